@@ -1,0 +1,162 @@
+package polargate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+	"unicode/utf8"
+)
+
+// Activation is a seat: one installation's hold on a license key. Source:
+// schema LicenseKeyActivationRead.
+type Activation struct {
+	ID           string
+	LicenseKeyID string
+	Label        string
+	Meta         map[string]any
+	CreatedAt    time.Time
+	ModifiedAt   time.Time
+	// LicenseKey is the key that was activated; nil where Polar leaves it out,
+	// as it does inside the answer of a validation.
+	LicenseKey *LicenseKey
+}
+
+// ActivateRequest asks for a seat.
+type ActivateRequest struct {
+	Key Key
+	// Label is what the customer sees in the list of their activations; may be
+	// empty. Control characters become spaces, and it is cut to 255 characters.
+	Label string
+	// Conditions must be repeated exactly in every validation of the
+	// activation; see ValidateRequest. Polar never returns them.
+	Conditions map[string]any
+	// Meta is kept with the activation for the vendor to read; the limits are
+	// those of Conditions.
+	Meta map[string]any
+}
+
+// Activate takes a seat. Polar never recognises a seat that it gave before:
+// each success takes another one, so a request is sent once and never repeated.
+// When it may have been carried out but no answer came, the error is
+// ErrActivationInDoubt.
+func (c *Client) Activate(ctx context.Context, r ActivateRequest) (*Activation, error) {
+	return c.activate(ctx, ctx, r)
+}
+
+// activate waits for its turn under ctx, and sends under hard.
+func (c *Client) activate(ctx, hard context.Context, r ActivateRequest) (*Activation, error) {
+	if err := c.checkInput(ctx, r.Key, r.Conditions); err != nil {
+		return nil, err
+	}
+	if err := checkMap("meta", r.Meta); err != nil {
+		return nil, err
+	}
+	label := cleanLabel(r.Label)
+	ask := exchange{
+		op:   opActivate,
+		path: "activate",
+		hard: hard,
+		key:  r.Key,
+		body: wireRequest{
+			Key:            r.Key.Reveal(),
+			OrganizationID: c.organizationID,
+			Label:          &label,
+			Conditions:     r.Conditions,
+			Meta:           r.Meta,
+		},
+	}
+	var activation *Activation
+	err := c.exchange(ctx, ask, func(body []byte, at time.Time) (err error) {
+		activation, err = parseActivation(body, r.Key, c.organizationID, at)
+		return err
+	})
+	if err != nil {
+		return nil, inDoubt(err)
+	}
+	return activation, nil
+}
+
+// Deactivate gives a seat back. It works for revoked and expired keys too. A
+// seat that was given back before, or a key or activation that Polar does not
+// know, is ErrSeatReleased.
+func (c *Client) Deactivate(ctx context.Context, key Key, activationID string) error {
+	if err := c.checkInput(ctx, key, nil); err != nil {
+		return err
+	}
+	id, ok := canonicalUUID4(activationID)
+	if !ok {
+		return &InputError{"activation id", "is not a UUID of version 4: pass it as Polar gave it"}
+	}
+	return c.exchange(ctx, exchange{
+		op:   opDeactivate,
+		path: "deactivate",
+		key:  key,
+		body: wireRequest{Key: key.Reveal(), OrganizationID: c.organizationID, ActivationID: id},
+		// Twice is once: the second answer is a 404.
+		repeatable: true,
+	}, nil)
+}
+
+// parseActivation reads the answer to an activation. The license key is nested
+// in it, and is held to the same rules as in a validation.
+func parseActivation(body []byte, asked Key, organizationID string, at time.Time) (*Activation, error) {
+	f, err := object(body)
+	if err != nil {
+		return nil, err
+	}
+	license, err := parseGranted(f["license_key"], asked, organizationID, at)
+	if err != nil {
+		return nil, err
+	}
+	var a Activation
+	if err := json.Unmarshal(body, &a); err != nil {
+		return nil, err
+	}
+	if _, ok := canonicalUUID4(a.ID); !ok {
+		return nil, errors.New("no activation: its id is missing")
+	}
+	a.LicenseKey = license
+	return &a, nil
+}
+
+// UnmarshalJSON reads Polar's form; what is missing or of another type is left
+// zero.
+func (a *Activation) UnmarshalJSON(data []byte) error {
+	f, err := object(data)
+	if err != nil {
+		return err
+	}
+	*a = Activation{}
+	f.text("id", &a.ID)
+	f.text("license_key_id", &a.LicenseKeyID)
+	f.text("label", &a.Label)
+	f.optional("meta", &a.Meta)
+	f.time("created_at", &a.CreatedAt)
+	f.time("modified_at", &a.ModifiedAt)
+	if _, ok := f["license_key"]; ok {
+		f.optional("license_key", &a.LicenseKey)
+	}
+	return nil
+}
+
+// inDoubt renames a failure after which the effect may have happened.
+func inDoubt(err error) error {
+	if e, ok := err.(*Error); ok && e.Reason == ErrUnreachable && e.sent {
+		doubt := *e
+		doubt.Reason = ErrInDoubt
+		return &doubt
+	}
+	return err
+}
+
+// cleanLabel fits a label to Polar, which refuses a NUL, and to the list that
+// it is shown in.
+func cleanLabel(s string) string {
+	clean := cleanText(s)
+	for utf8.RuneCountInString(clean) > 255 {
+		_, size := utf8.DecodeLastRuneInString(clean)
+		clean = clean[:len(clean)-size]
+	}
+	return clean
+}

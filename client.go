@@ -1,0 +1,543 @@
+package polargate
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Server names one of Polar's two servers by its base URL.
+type Server string
+
+// Polar's servers. The zero value of a Server field means Production.
+const (
+	Production Server = "https://api.polar.sh"
+	Sandbox    Server = "https://sandbox-api.polar.sh"
+)
+
+// ClientConfig configures a Client.
+type ClientConfig struct {
+	// OrganizationID is the organization whose keys are asked about: a UUID of
+	// version 4, from the organization's settings in Polar. Required. Build it
+	// into the program: whoever can choose it can bring keys of their own.
+	OrganizationID string
+	// AccessToken is an organization access token with the scopes
+	// license_keys:read and license_keys:write. Empty means the public
+	// endpoints, which need none. Never ship one inside a desktop program.
+	AccessToken string
+	// App and Version name the program in the User-Agent. Both may be empty.
+	App, Version string
+	// Server is Production or Sandbox; empty is Production.
+	Server Server
+	// BaseURL replaces Server, for a proxy of one's own or a test: http or
+	// https, with no user, query or fragment.
+	BaseURL string
+	// HTTPClient sends the requests; it is used by copy and never changed.
+	// Redirects are not followed whatever it says. nil means a client with a
+	// transport of its own that honours the proxy variables of the environment.
+	HTTPClient *http.Client
+	// RequestsPerMinute bounds requests with an AccessToken; 0 means 300 for
+	// Production or a BaseURL and 100 for Sandbox. Requests without a token are
+	// always paced to Polar's 3 a second.
+	RequestsPerMinute int
+	// Logger gets warnings; nil means none are written.
+	Logger *slog.Logger
+}
+
+// Format prints a configuration without its secrets, whatever the verb.
+func (c ClientConfig) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.ClientConfig{OrganizationID:%s App:%s Version:%s}", c.OrganizationID, c.App, c.Version)
+}
+
+// LogValue logs a configuration without its secrets.
+func (c ClientConfig) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
+
+// Client speaks to Polar's license key endpoints and holds no state of a
+// license: most programs want a Gate, which is built on it. A Client is safe
+// for use by many goroutines.
+type Client struct {
+	organizationID string
+	base           string // without a trailing slash
+	prefix         string // of the license key endpoints
+	token          masked
+	userAgent      string
+	http           *http.Client
+	own            *http.Transport // closed by Close; nil if the caller brought one
+	pace           pacing
+	log            *slog.Logger
+	now            func() time.Time
+}
+
+// pacing keeps requests within a limit. start waits for leave to send and
+// returns the function that must be called once with the outcome.
+type pacing interface {
+	start(ctx context.Context) (done func(outcome), err error)
+	// pauseFor keeps everybody from asking for d.
+	pauseFor(d time.Duration)
+}
+
+// NewClient makes a Client. A configuration that cannot work is an *InputError.
+func NewClient(config ClientConfig) (*Client, error) {
+	id, ok := canonicalUUID4(config.OrganizationID)
+	if !ok {
+		return nil, &InputError{"OrganizationID", "is not a UUID of version 4: copy it from the organization's settings in Polar"}
+	}
+	base, err := baseURL(config)
+	if err != nil {
+		return nil, err
+	}
+	if config.RequestsPerMinute < 0 {
+		return nil, &InputError{"RequestsPerMinute", "is negative: give the requests allowed in a minute, or 0 for the default"}
+	}
+	if strings.ContainsFunc(config.AccessToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, &InputError{"AccessToken", "holds spaces, line breaks or other characters that no token has: copy it again from Polar"}
+	}
+	c := &Client{
+		organizationID: id,
+		base:           base,
+		prefix:         "/v1/customer-portal/license-keys/",
+		userAgent:      userAgent(config.App, config.Version),
+		log:            config.Logger,
+		now:            wallClock,
+	}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	if config.AccessToken == "" {
+		c.pace = publicPacer(base)
+	} else {
+		c.prefix = "/v1/license-keys/"
+		c.token = mask(config.AccessToken, "****")
+		perMinute := config.RequestsPerMinute
+		if perMinute == 0 {
+			perMinute = 300
+			if config.BaseURL == "" && config.Server == Sandbox {
+				perMinute = 100
+			}
+		}
+		c.pace = newMinuteLimit(perMinute)
+	}
+	c.http, c.own = httpClient(config.HTTPClient)
+	return c, nil
+}
+
+// Close drops idle connections that the Client opened by itself. Calls under
+// way are not cut short; none after Close is refused.
+func (c *Client) Close() {
+	if c.own != nil {
+		c.own.CloseIdleConnections()
+	}
+}
+
+// wallClock is the time as a calendar has it. The monotonic part is dropped: it
+// stands still while a laptop sleeps, and cannot be stored.
+func wallClock() time.Time { return time.Now().UTC().Round(0) }
+
+func baseURL(config ClientConfig) (string, error) {
+	if config.BaseURL == "" {
+		switch config.Server {
+		case "", Production:
+			return string(Production), nil
+		case Sandbox:
+			return string(Sandbox), nil
+		}
+		return "", &InputError{"Server", "is neither Production nor Sandbox: use BaseURL for any other address"}
+	}
+	u, err := url.Parse(config.BaseURL)
+	bad := func(problem string) (string, error) { return "", &InputError{"BaseURL", problem} }
+	switch {
+	case err != nil:
+		return bad("is not a URL: give something like https://api.polar.sh")
+	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Opaque != "":
+		return bad("must begin with https:// or http:// and name a host")
+	case u.User != nil:
+		return bad("holds a user name or password: leave them out")
+	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(config.BaseURL, "#"):
+		return bad("has a query or a fragment: leave them out")
+	}
+	return strings.TrimRight(u.String(), "/"), nil
+}
+
+// httpClient copies the caller's client, or makes one, and forbids redirects,
+// which would carry the key to another host.
+func httpClient(given *http.Client) (*http.Client, *http.Transport) {
+	var c http.Client
+	var own *http.Transport
+	if given != nil {
+		c = *given
+	} else {
+		if t, ok := http.DefaultTransport.(*http.Transport); ok {
+			own = t.Clone()
+		} else {
+			own = &http.Transport{Proxy: http.ProxyFromEnvironment}
+		}
+		own.MaxIdleConnsPerHost = 3 // as many as may be in flight
+		c.Transport = own
+	}
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &c, own
+}
+
+// userAgent names program, library and platform: "inkwell/1.4.2
+// polargate/v0.1.0 (linux; amd64)".
+func userAgent(app, version string) string {
+	product := func(name, version string) string {
+		token := func(s string) string {
+			return strings.Map(func(r rune) rune {
+				if r > ' ' && r <= '~' && !strings.ContainsRune(`()<>@,;:\"/[]?={}`, r) {
+					return r
+				}
+				return '-'
+			}, s[:min(len(s), 64)])
+		}
+		if version == "" {
+			return token(name)
+		}
+		return token(name) + "/" + token(version)
+	}
+	agent := product("polargate", libraryVersion()) + " (" + runtime.GOOS + "; " + runtime.GOARCH + ")"
+	if app != "" {
+		agent = product(app, version) + " " + agent
+	}
+	return agent
+}
+
+// libraryVersion is the version of this module in the running program; "" when
+// the build does not say.
+var libraryVersion = sync.OnceValue(func() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return ""
+	}
+	const path = "github.com/polargate/polargate"
+	for _, m := range append(info.Deps, &info.Main) {
+		if m.Path == path && m.Version != "(devel)" {
+			return m.Version
+		}
+	}
+	return ""
+})
+
+func (c *Client) checkInput(ctx context.Context, key Key, conditions map[string]any) error {
+	if ctx == nil {
+		return errNilContext
+	}
+	if key.IsZero() {
+		return &InputError{"license key", "is missing: make one from text with ParseKey"}
+	}
+	if len(key.Reveal()) > maxKeyLen {
+		return errKeyTooLong
+	}
+	return checkMap("conditions", conditions)
+}
+
+var errNilContext = &InputError{"context", "is nil: pass context.Background() if there is no other"}
+
+const (
+	opValidate   = "validate"
+	opActivate   = "activate"
+	opDeactivate = "deactivate"
+
+	// maxAnswer bounds what is read of an answer. A license key with its
+	// customer takes about 2 KiB; metadata may make it more.
+	maxAnswer = 1 << 20
+	// attemptTimeout bounds one request, so that a server that hangs leaves
+	// time for another try within a patient caller's context.
+	attemptTimeout = 10 * time.Second
+	// attempts and firstBackoff: enough for a connection that was reset and a
+	// gateway that restarts; a longer outage is what grace is for.
+	attempts     = 3
+	firstBackoff = 250 * time.Millisecond
+)
+
+// exchange is one call of an endpoint.
+type exchange struct {
+	op, path   string
+	key        Key
+	body       wireRequest
+	repeatable bool // asking twice does no harm
+	// hard is the context of the request itself, when that must outlive the
+	// wait for its turn; nil means the caller's.
+	hard context.Context
+}
+
+// exchange sends a request, again where that is allowed, and lets accept read
+// the body of an answer with status 200 and the time at which Polar gave it. An
+// error of accept that is no *Error means that the answer proves nothing.
+func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []byte, at time.Time) error) error {
+	body, err := json.Marshal(x.body)
+	if err != nil {
+		return &InputError{"conditions", "cannot be written as JSON"}
+	}
+	backoff := firstBackoff
+	for attempt := 1; ; attempt++ {
+		err := c.attempt(ctx, x, body, accept)
+		if err == nil {
+			return nil
+		}
+		var again *worthAnotherTry
+		if !errors.As(err, &again) || !x.repeatable || attempt == attempts {
+			return err
+		}
+		if !sleep(ctx, jitter(backoff)) {
+			return err
+		}
+		backoff *= 4
+	}
+}
+
+// worthAnotherTry marks the cause of a failure that may be over in a moment.
+type worthAnotherTry struct{ error }
+
+func (w *worthAnotherTry) Unwrap() error { return w.error }
+
+// sleep waits for d and reports whether it did: not when ctx ends before.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
+		return false
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// jitter spreads d by a half to either side.
+func jitter(d time.Duration) time.Duration {
+	return d/2 + rand.N(d)
+}
+
+func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept func(body []byte, at time.Time) error) error {
+	done, err := c.pace.start(ctx)
+	if err != nil {
+		if e, ok := err.(*Error); ok {
+			e.Op = x.op
+		}
+		return err
+	}
+	outcome := outcomeLost
+	defer func() { done(outcome) }()
+
+	if err := ctx.Err(); err != nil {
+		outcome = outcomeUnsent
+		return &Error{Op: x.op, Reason: ErrUnreachable, Detail: "the caller's context ended before the request was sent", Err: err}
+	}
+	if x.hard != nil {
+		ctx = x.hard
+	}
+	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+c.prefix+x.path, bytes.NewReader(body))
+	if err != nil {
+		return &InputError{"BaseURL", "does not make a URL"}
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "application/json")
+	req.Header.Set("User-Agent", c.userAgent)
+	if token := c.token.Reveal(); token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		sent := !neverSent(err)
+		switch {
+		case !sent:
+			outcome = outcomeUnsent
+		case !timedOut(err):
+			outcome = outcomeAnswered // broken off: on its way no longer
+		}
+		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{tidy(err)}, sent: sent}
+	}
+	defer resp.Body.Close()
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{tidy(err)}, sent: true}
+	}
+	outcome = outcomeAnswered
+	err = c.classify(x, resp, answer, accept)
+	var e *Error
+	if errors.As(err, &e) && e.Reason == ErrRateLimited {
+		c.pace.pauseFor(e.RetryAfter)
+	}
+	return err
+}
+
+// tidy takes the method and URL off a network error: they are the same for
+// every call, and the shorter text reads better.
+func tidy(err error) error {
+	var u *url.Error
+	if errors.As(err, &u) {
+		return u.Err
+	}
+	return err
+}
+
+// neverSent reports whether a failed request cannot have reached the server:
+// the name did not resolve, nobody took the connection, or TLS was not agreed.
+func neverSent(err error) bool {
+	var op *net.OpError
+	var dns *net.DNSError
+	var certificate *tls.CertificateVerificationError
+	var record tls.RecordHeaderError
+	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &dns) || errors.As(err, &certificate) || errors.As(err, &record)
+}
+
+func timedOut(err error) bool {
+	var t interface{ Timeout() bool }
+	return errors.Is(err, context.Canceled) || errors.As(err, &t) && t.Timeout()
+}
+
+var (
+	errForeignAnswer = errors.New("the answer is about another license key or organization")
+	errTooLong       = errors.New("the answer is longer than 1 MiB")
+)
+
+// classify turns an answer into a verdict. Only Polar's own shapes are one;
+// everything else says that nobody authoritative answered.
+func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept func(body []byte, at time.Time) error) error {
+	status := resp.StatusCode
+	unknown := func(cause error) *Error {
+		// A client error was refused on the way; what failed on the server's
+		// side or came garbled may have been carried out there.
+		sent := status >= 500 && status != http.StatusNetworkAuthenticationRequired || status < 300
+		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: status, Err: cause, sent: sent}
+	}
+	if len(body) > maxAnswer {
+		return unknown(errTooLong)
+	}
+	switch {
+	case status == http.StatusNoContent && x.op == opDeactivate:
+		return nil
+	case status == http.StatusOK && x.op != opDeactivate:
+		err := accept(body, serverTime(resp, c.now()))
+		if refused, ok := err.(*Error); ok {
+			refused.Op = x.op
+			return refused
+		}
+		if err != nil {
+			return unknown(notPolar(resp, err))
+		}
+		return nil
+	case status == http.StatusTooManyRequests:
+		return &Error{Op: x.op, Reason: ErrRateLimited, StatusCode: status, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), c.now())}
+	case status >= 500:
+		return unknown(&worthAnotherTry{notPolar(resp, errors.New("the server failed"))})
+	}
+	said, ok := parseRefusal(body)
+	if !ok {
+		return unknown(notPolar(resp, errors.New("not JSON")))
+	}
+	if reason := verdict(x, status, said); reason != "" {
+		detail := said.Detail
+		if len(said.Faults) > 0 {
+			detail = strings.Join(said.Faults, "; ")
+		}
+		return &Error{Op: x.op, Reason: reason, StatusCode: status, Detail: cleanDetail(detail, x.key.Reveal(), c.token.Reveal())}
+	}
+	return unknown(notPolar(resp, errors.New("not in Polar's shape")))
+}
+
+// notPolar says of an answer what helps to find out who sent it.
+func notPolar(resp *http.Response, err error) error {
+	if t := resp.Header.Get("Content-Type"); strings.HasPrefix(t, "text/html") {
+		return errors.New("a web page came instead of Polar's answer: a Wi-Fi login, a proxy or a firewall")
+	}
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		return errors.New("a redirect came instead of Polar's answer: a Wi-Fi login or a proxy")
+	}
+	var syntax *json.SyntaxError
+	if errors.As(err, &syntax) {
+		return errors.New("the answer is not JSON")
+	}
+	return err
+}
+
+// verdict reads a refusal with the tables of Polar's behaviour: the status, the
+// word in `error`, and for the reason the text in `detail`. "" is no verdict.
+func verdict(x exchange, status int, said refusal) Reason {
+	switch {
+	case status == http.StatusUnauthorized && said.Error != "",
+		status == http.StatusForbidden && said.Error == "insufficient_scope",
+		status == http.StatusUnprocessableEntity && (said.Error != "" || len(said.Faults) > 0):
+		return ErrMisconfigured
+	case status == http.StatusNotFound && said.Error == "ResourceNotFound",
+		status == http.StatusForbidden && said.Error == "NotPermitted",
+		status == http.StatusBadRequest && said.Error == "BadRequest":
+	default:
+		return ""
+	}
+	detail := strings.ToLower(said.Detail)
+	for _, known := range []struct {
+		words  string
+		reason Reason
+	}{
+		{"no longer active", ErrInactive},
+		{"has expired", ErrExpired},
+		{"required conditions", ErrConditionsMismatch},
+		{"given benefit", ErrWrongBenefit},
+		{"given user", ErrWrongCustomer},
+		{"given customer", ErrWrongCustomer},
+		{"activation limit", ErrActivationLimit},
+		{"does not support activations", ErrActivationsUnsupported},
+		{"more usages", ErrUsageExceeded},
+	} {
+		if strings.Contains(detail, known.words) {
+			return known.reason
+		}
+	}
+	if status == http.StatusNotFound && strings.TrimRight(detail, ".") == "not found" {
+		if x.op == opDeactivate {
+			return ErrSeatReleased
+		}
+		return ErrUnknownKey
+	}
+	return ErrDenied
+}
+
+const (
+	// defaultPause follows a 429 without a Retry-After: Polar's own block.
+	defaultPause = time.Minute
+	// maxPause caps a Retry-After: a mistaken header must not silence a
+	// program for days.
+	maxPause = 15 * time.Minute
+)
+
+// serverTime is the time by the clock of who answered, and by ours if the
+// answer does not say. A clock that is wrong here must not make a key look
+// expired that Polar has just granted.
+func serverTime(resp *http.Response, ours time.Time) time.Time {
+	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		return t.UTC()
+	}
+	return ours
+}
+
+// retryAfter reads the header in either of its forms, seconds or a date.
+func retryAfter(header string, now time.Time) time.Duration {
+	d := defaultPause
+	if seconds, err := strconv.ParseUint(strings.TrimSpace(header), 10, 32); err == nil {
+		d = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(header); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, time.Second), maxPause)
+}

@@ -1,0 +1,193 @@
+package polargate
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"os"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Config configures a Gate. Only OrganizationID is required.
+type Config struct {
+	// OrganizationID is the vendor's organization: a UUID of version 4, from
+	// its settings in Polar. Build it into the program: a user who could
+	// choose it would bring keys from an organization of their own.
+	OrganizationID string
+	// App names the program: its state folder, its User-Agent and what Polar
+	// shows of its activations. Letters, digits, spaces, dots, dashes and
+	// underscores, at most 64. Empty means "polargate-app". Choose it once: a
+	// program under another name does not find its license again.
+	App string
+	// Version of the program, for the User-Agent and the activation's meta; may
+	// be empty.
+	Version string
+	// Features maps the ids of the benefits that this program accepts to the
+	// features that each unlocks. A key of any other benefit is refused as
+	// ErrWrongBenefit. Empty accepts every benefit of the organization and
+	// unlocks no feature.
+	Features map[string][]string
+
+	// BaseURL and Server say where Polar is; see ClientConfig. Empty means
+	// Production.
+	BaseURL string
+	Server  Server
+	// HTTPClient sends the requests; see ClientConfig. nil means one that
+	// honours the proxy variables of the environment.
+	HTTPClient *http.Client
+	// Store keeps the state. nil means a FileStore in the user's folder for
+	// settings, under the App's name.
+	Store Store
+	// Fingerprint stands for this machine: 1 to 500 characters. Empty means a
+	// hash of the system's machine id, or of a random id kept in the Store
+	// where the system has none.
+	Fingerprint string
+	// Conditions are what an activation is bound to; see ActivateRequest. nil
+	// means {"fingerprint": Fingerprint}; empty but not nil binds it to
+	// nothing. They count when a seat is taken: one taken under other
+	// conditions goes on with those.
+	Conditions map[string]any
+	// Label is what the customer sees in the list of their activations. Empty
+	// means the computer's name.
+	Label string
+
+	// FreshFor is how long a granted answer counts without asking again. 0
+	// means 24 hours; it must not be negative.
+	FreshFor time.Duration
+	// GracePeriod is how long the last granted answer counts while Polar cannot
+	// be reached. 0 means 14 days; negative means none beyond FreshFor.
+	GracePeriod time.Duration
+	// CheckTimeout bounds how long Check waits for Polar. 0 means 5 seconds; it
+	// must not be negative.
+	CheckTimeout time.Duration
+	// Secret makes the state harder to forge for somebody who knows how this
+	// library seals it. May be empty. A change of it loses all stored licenses.
+	Secret string
+	// AllowKeysWithoutSeats accepts keys whose benefit has no activation limit
+	// in Polar. Such a key works on any number of computers. False refuses
+	// them with ErrActivationsUnsupported.
+	AllowKeysWithoutSeats bool
+	// Logger gets warnings, for instance of a state that cannot be saved, and
+	// never a key. nil means none are written.
+	Logger *slog.Logger
+	// OnChange is called with each new Status whose state, reason or features
+	// differ from those before; one call at a time and in order. It may call
+	// the Gate. nil means nobody is told.
+	OnChange func(Status)
+}
+
+// Format prints a configuration without its secrets, whatever the verb.
+func (c Config) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.Config{OrganizationID:%s App:%s Version:%s}", c.OrganizationID, c.App, c.Version)
+}
+
+// LogValue logs a configuration without its secrets.
+func (c Config) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
+
+const (
+	defaultApp          = "polargate-app"
+	defaultFreshFor     = 24 * time.Hour
+	defaultGracePeriod  = 14 * 24 * time.Hour
+	defaultCheckTimeout = 5 * time.Second
+)
+
+// withDefaults is a copy in which zero values are replaced, and which later
+// changes of the caller's maps do not reach.
+func (c Config) withDefaults() Config {
+	if c.App == "" {
+		c.App = defaultApp
+	}
+	if c.FreshFor == 0 {
+		c.FreshFor = defaultFreshFor
+	}
+	if c.GracePeriod == 0 {
+		c.GracePeriod = defaultGracePeriod
+	}
+	if c.CheckTimeout == 0 {
+		c.CheckTimeout = defaultCheckTimeout
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Label == "" {
+		c.Label, _ = os.Hostname()
+		if c.Label == "" {
+			c.Label = c.App + " on " + runtime.GOOS
+		}
+	}
+	if c.Store == nil {
+		c.Store = defaultStore(c.App)
+	}
+	features := make(map[string][]string, len(c.Features))
+	for id, names := range c.Features {
+		if canonical, ok := canonicalUUID4(id); ok {
+			id = canonical
+		}
+		names = append(features[id], names...)
+		slices.Sort(names)
+		features[id] = slices.Compact(names)
+	}
+	c.Features = features
+	c.Conditions = maps.Clone(c.Conditions)
+	return c
+}
+
+var appName = regexp.MustCompile(`^[\pL\pN_-][\pL\pN _.-]*$`)
+
+// validate rejects what cannot work. The rest is checked by NewClient.
+func (c Config) validate() error {
+	if len(c.App) > 64 || !appName.MatchString(c.App) || strings.HasSuffix(c.App, ".") || strings.HasSuffix(c.App, " ") {
+		return &InputError{"App", "must be 1 to 64 letters, digits, spaces, dots, dashes and underscores, beginning with a letter or digit: it names a folder"}
+	}
+	for id, names := range c.Features {
+		if _, ok := canonicalUUID4(id); !ok {
+			return &InputError{"Features", "has a key that is not a UUID of version 4: use the benefits' ids as Polar shows them"}
+		}
+		for _, name := range names {
+			if name == "" {
+				return &InputError{"Features", "has a feature without a name for a benefit"}
+			}
+		}
+	}
+	if c.FreshFor < 0 {
+		return &InputError{"FreshFor", "is negative: give a duration, or 0 for 24 hours"}
+	}
+	if c.CheckTimeout < 0 {
+		return &InputError{"CheckTimeout", "is negative: give a duration, or 0 for 5 seconds"}
+	}
+	if c.Fingerprint != "" {
+		if err := checkMap("Fingerprint", map[string]any{"Fingerprint": c.Fingerprint}); err != nil {
+			return err
+		}
+	}
+	return checkMap("Conditions", c.Conditions)
+}
+
+// conditions are those that an activation made now is bound to, as the bytes
+// that will be stored and sent.
+func (c Config) conditions(fingerprint string) json.RawMessage {
+	m := c.Conditions
+	if m == nil {
+		m = map[string]any{"fingerprint": fingerprint}
+	}
+	raw, err := json.Marshal(m)
+	if err != nil {
+		panic(err) // checked by validate
+	}
+	return raw
+}
+
+// stateName is the name of the state in the Store. Programs that share a folder
+// must not take each other's state for a damaged one of their own.
+func (c Config) stateName(organizationID string) string {
+	sum := sha256.Sum256([]byte(organizationID + "\x00" + c.App))
+	return "license-" + hex.EncodeToString(sum[:6]) + ".sealed"
+}

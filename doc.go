@@ -1,0 +1,65 @@
+// Package polargate gates a Go program by license keys that are sold through
+// Polar (polar.sh). It answers one question for an installed program: may it
+// run here and now, and with which features?
+//
+// A program opens a [Gate] and asks it:
+//
+//	gate, err := polargate.Open(polargate.Config{
+//		OrganizationID: "…", App: "inkwell", Version: "1.4.2",
+//		Features: map[string][]string{"<benefit id>": {"export", "sync"}},
+//	})
+//	status, err := gate.Check(ctx) // err is nil exactly when the program may run
+//
+// When there is no license yet, err is [ErrNoLicense] and status.Message says
+// so to the user; [Gate.Activate] takes the key that the user pastes.
+// [Gate.Has] tells, on the hot path, whether a feature is unlocked,
+// [Gate.Consume] counts usage, and [Gate.Deactivate] gives the seat back.
+//
+// # What a Gate does
+//
+//   - It takes one seat for an installation, however often Activate is called
+//     and from however many goroutines or processes. What it is about to do is
+//     stored before it is done.
+//   - It asks Polar when the last answer is older than Config.FreshFor, and for
+//     no longer than Config.CheckTimeout. In between it answers from memory or
+//     from disk, in the next run of the program as well.
+//   - When Polar cannot be reached, the last granted answer counts for
+//     Config.GracePeriod, but never past the key's own expiry, and not on a
+//     clock that was set back.
+//   - Only an answer in Polar's own shape is a verdict. The login page of a
+//     Wi-Fi, a proxy's error page, a broken or empty answer, a rate limit: none
+//     of them unlocks or locks anything.
+//   - A refusal is never final: the next granted answer restores the license,
+//     with expiry and benefit as they are then.
+//   - All Gates and Clients of a process together keep to Polar's limit of three
+//     requests a second for programs without an access token, and to the
+//     pauses that Polar asks for.
+//   - License keys, tokens and e-mail addresses have types that print masked.
+//     Errors and logs do not carry them.
+//
+// # What it cannot do
+//
+// A program that runs on its user's machine can be patched, and so can the time
+// and the network it sees. The sealed state keeps an editor from making a
+// license, and another machine from using a copied one offline. It does not
+// stop somebody who takes the program apart.
+//
+// # Errors
+//
+// Every error that concerns a license is an [*Error], and errors.Is tells its
+// [Reason]: denials such as [ErrExpired], which Polar said, and others such as
+// [ErrUnreachable], which prove nothing. An [*InputError] is a value that cannot
+// be right, an [*StoreError] a state that cannot be read or written. Their texts
+// say what to do next.
+//
+// # Without a Gate
+//
+// A [Client] speaks to the three license key endpoints and keeps nothing. With
+// an access token it is for servers. Package polartest has a Polar that runs
+// inside a test.
+//
+// # Compatibility
+//
+// The package follows semantic versioning; before 1.0, a minor version may
+// change names. A state written by any version stays readable by later ones.
+package polargate

@@ -1,0 +1,246 @@
+// Desktop is a program that is sold by license key, reduced to what has to do
+// with the license.
+//
+// With nothing set it is a tour against an embedded Polar, which needs no
+// account and no network, and ends by itself. With POLAR_ORGANIZATION_ID set it
+// is the program:
+//
+//	desktop activate KEY          take a seat for this computer
+//	desktop status [--json] [--refresh]
+//	desktop use N                 count N uses against the key
+//	desktop deactivate            give the seat back
+//
+// POLAR_API_URL is another base URL, for a proxy or a test; POLARGATE_DIR the
+// folder for the state; POLARGATE_FEATURES the benefits that the program
+// accepts and what they unlock, as "benefit=feature,feature;benefit=…". A
+// product would build in all of these, the organization above all.
+//
+// The exit code is 0 when licensed or done, 2 when locked or refused, 3 when
+// there is no license, 4 when it could not be decided or done now, and 64 when
+// called wrongly.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+
+	"github.com/polargate/polargate"
+)
+
+const (
+	exitOK         = 0
+	exitLocked     = 2
+	exitUnlicensed = 3
+	exitNotNow     = 4
+	exitUsage      = 64
+)
+
+const usage = `usage:
+  desktop activate KEY
+  desktop status [--json] [--refresh]
+  desktop use N
+  desktop deactivate
+`
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	code := run(ctx, os.Args[1:], os.Getenv, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	if getenv("POLAR_ORGANIZATION_ID") == "" {
+		if len(args) > 0 {
+			fmt.Fprint(stderr, "POLAR_ORGANIZATION_ID is not set. Set it to use the program, or give no arguments for the tour.\n\n", usage)
+			return exitUsage
+		}
+		if err := tour(ctx, stdout); err != nil {
+			fmt.Fprintln(stderr, "the tour broke off:", err)
+			return 1
+		}
+		return exitOK
+	}
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
+	command, ok := map[string]func(context.Context, *polargate.Gate, []string, io.Writer) error{
+		"activate":   activate,
+		"status":     status,
+		"use":        use,
+		"deactivate": deactivate,
+	}[args[0]]
+	if !ok {
+		fmt.Fprintf(stderr, "unknown command %q\n\n%s", args[0], usage)
+		return exitUsage
+	}
+	features, err := parseFeatures(getenv("POLARGATE_FEATURES"))
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	config := polargate.Config{
+		OrganizationID: getenv("POLAR_ORGANIZATION_ID"),
+		App:            "polargate-desktop-example",
+		Version:        "1.0.0",
+		Features:       features,
+		BaseURL:        getenv("POLAR_API_URL"),
+		Logger:         slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	if dir := getenv("POLARGATE_DIR"); dir != "" {
+		config.Store = polargate.FileStore(dir)
+	}
+	gate, err := polargate.Open(config)
+	if err != nil {
+		fmt.Fprintln(stderr, err)
+		return exitUsage
+	}
+	defer gate.Close()
+	err = command(ctx, gate, args[1:], stdout)
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintln(stderr, err)
+	return exitCode(err)
+}
+
+// errUsage is a command that was called wrongly.
+var errUsage = errors.New(strings.TrimSpace(usage))
+
+// exitCode is what an error means to a script.
+func exitCode(err error) int {
+	var input *polargate.InputError
+	var failed *polargate.Error
+	switch {
+	case errors.Is(err, errUsage), errors.As(err, &input):
+		return exitUsage
+	case !errors.As(err, &failed):
+		return exitNotNow // for instance a folder that cannot be written
+	}
+	switch r := failed.Reason; {
+	case r == polargate.ErrNoLicense, r == polargate.ErrUnreadableState:
+		return exitUnlicensed
+	case r.Denial(), r == polargate.ErrUsageExceeded, r == polargate.ErrGraceEnded, r == polargate.ErrClockSetBack, r == polargate.ErrOtherMachine:
+		return exitLocked
+	}
+	return exitNotNow
+}
+
+func activate(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
+	if len(args) != 1 {
+		return errUsage
+	}
+	status, err := gate.Activate(ctx, args[0])
+	if err != nil {
+		return err
+	}
+	describe(out, status)
+	return nil
+}
+
+func status(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("status", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	asJSON := flags.Bool("json", false, "")
+	refresh := flags.Bool("refresh", false, "")
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+		return errUsage
+	}
+	ask := gate.Check
+	if *refresh {
+		ask = gate.Refresh
+	}
+	status, err := ask(ctx)
+	if *asJSON {
+		text, marshalErr := json.MarshalIndent(status, "", "  ")
+		if marshalErr != nil {
+			return marshalErr
+		}
+		fmt.Fprintf(out, "%s\n", text)
+	} else {
+		describe(out, status)
+	}
+	if status.OK() {
+		// Refresh reports an outage even where the license outlasts it; the
+		// status has said so.
+		return nil
+	}
+	return err
+}
+
+func use(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
+	if len(args) != 1 {
+		return errUsage
+	}
+	n, err := strconv.ParseInt(args[0], 10, 64)
+	if err != nil {
+		return errUsage
+	}
+	left, err := gate.Consume(ctx, n)
+	if err != nil {
+		return err
+	}
+	if left == polargate.Unlimited {
+		fmt.Fprintln(out, "Counted. This license has no limit.")
+	} else {
+		fmt.Fprintln(out, "Counted. Left:", left)
+	}
+	return nil
+}
+
+func deactivate(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
+	if len(args) != 0 {
+		return errUsage
+	}
+	if err := gate.Deactivate(ctx); err != nil {
+		var failed *polargate.Error
+		if errors.As(err, &failed) {
+			return fmt.Errorf("the license was removed from this computer, but its seat could not be given back yet; that is tried again at the next start: %w", err)
+		}
+		return err
+	}
+	fmt.Fprintln(out, "The license was removed from this computer, and its seat is free.")
+	return nil
+}
+
+func describe(out io.Writer, s polargate.Status) {
+	fmt.Fprintf(out, "%s: %s\n", s.State, s.Message)
+	if !s.Key.IsZero() {
+		fmt.Fprintln(out, "key:     ", s.Key)
+	}
+	if len(s.Features) > 0 {
+		fmt.Fprintln(out, "features:", strings.Join(s.Features, ", "))
+	}
+}
+
+// parseFeatures reads "benefit=feature,feature;benefit=…".
+func parseFeatures(text string) (map[string][]string, error) {
+	features := make(map[string][]string)
+	for part := range strings.SplitSeq(text, ";") {
+		if part = strings.TrimSpace(part); part == "" {
+			continue
+		}
+		benefit, list, ok := strings.Cut(part, "=")
+		if !ok {
+			return nil, errors.New("POLARGATE_FEATURES must look like benefit=feature,feature;benefit=feature")
+		}
+		benefit = strings.TrimSpace(benefit)
+		features[benefit] = features[benefit][:len(features[benefit]):len(features[benefit])]
+		for name := range strings.SplitSeq(list, ",") {
+			if name = strings.TrimSpace(name); name != "" {
+				features[benefit] = append(features[benefit], name)
+			}
+		}
+	}
+	return features, nil
+}

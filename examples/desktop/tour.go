@@ -1,0 +1,159 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
+)
+
+// freshFor is short, so that the tour need not wait for a day to see a license
+// go stale.
+const freshFor = time.Second
+
+// tour walks through the life of a license against an embedded Polar on
+// loopback.
+func tour(ctx context.Context, out io.Writer) (err error) {
+	say := func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }
+
+	polar := polartest.New(polartest.Config{})
+	server, err := polar.Start()
+	if err != nil {
+		return err
+	}
+	defer server.Close()
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), LimitUsage: polartest.Limit(10)})
+	folder, err := os.MkdirTemp("", "inkwell-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(folder)
+
+	config := polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		App:            "inkwell",
+		Version:        "1.4.2",
+		Features:       map[string][]string{key.BenefitID: {"export", "sync"}},
+		BaseURL:        server.URL,
+		Store:          polargate.FileStore(folder),
+		FreshFor:       freshFor,
+	}
+	gate, err := polargate.Open(config)
+	if err != nil {
+		return err
+	}
+	defer func() { gate.Close() }()
+	show := func(s polargate.Status) {
+		say("   %s: %s", s.State, s.Message)
+		say("   may export: %v; seats taken at Polar: %d", gate.Has("export"), polar.Seats(key.ID))
+	}
+	// expect holds the tour to what it tells.
+	expect := func(s polargate.Status, err error, want polargate.State, reason polargate.Reason) error {
+		show(s)
+		if s.State != want || s.Reason != reason {
+			return fmt.Errorf("expected %s (%s), found %s (%s): %w", want, string(reason), s.State, string(s.Reason), err)
+		}
+		return nil
+	}
+
+	say("1. The first start. Nothing is stored, so nobody is asked.")
+	status, err := gate.Check(ctx)
+	if err := expect(status, err, polargate.Unlicensed, polargate.ErrNoLicense); err != nil {
+		return err
+	}
+
+	say("2. The user pastes the key, with a line break and quotes around it.")
+	status, err = gate.Activate(ctx, " \""+key.Key+"\"\n")
+	if err := expect(status, err, polargate.Active, ""); err != nil {
+		return err
+	}
+	say("   the key prints as %v", status.Key)
+
+	say("3. A second click on Activate takes no second seat.")
+	status, err = gate.Activate(ctx, key.Key)
+	if err := expect(status, err, polargate.Active, ""); err != nil {
+		return err
+	}
+
+	say("4. The program is closed and started again. The answer on disk is fresh: Polar is not asked.")
+	if err := gate.Close(); err != nil {
+		return err
+	}
+	asked := len(polar.Requests())
+	if gate, err = polargate.Open(config); err != nil {
+		return err
+	}
+	status, err = gate.Check(ctx)
+	if err := expect(status, err, polargate.Active, ""); err != nil {
+		return err
+	}
+	say("   answered from %s; requests to Polar: %d", status.Source, len(polar.Requests())-asked)
+
+	say("5. A use is counted.")
+	left, err := gate.Consume(ctx, 3)
+	if err != nil {
+		return err
+	}
+	say("   left: %d of 10", left)
+
+	say("6. The network is pulled out, and the answer goes stale. The license lives on in grace.")
+	polar.SetOffline(true)
+	if err := wait(ctx, freshFor+200*time.Millisecond); err != nil {
+		return err
+	}
+	status, err = gate.Check(ctx)
+	if err := expect(status, err, polargate.Grace, polargate.ErrUnreachable); err != nil {
+		return err
+	}
+
+	say("7. The network is back.")
+	polar.SetOffline(false)
+	status, err = gate.Refresh(ctx)
+	if err := expect(status, err, polargate.Active, ""); err != nil {
+		return err
+	}
+
+	say("8. The subscription ends: Polar revokes the key.")
+	polar.Revoke(key.ID)
+	status, err = gate.Refresh(ctx)
+	if err := expect(status, err, polargate.Locked, polargate.ErrInactive); err != nil {
+		return err
+	}
+	if !errors.Is(err, polargate.ErrInactive) {
+		return fmt.Errorf("expected an inactive key, found %w", err)
+	}
+
+	say("9. It is renewed, and the license is back.")
+	polar.Grant(key.ID)
+	status, err = gate.Refresh(ctx)
+	if err := expect(status, err, polargate.Active, ""); err != nil {
+		return err
+	}
+
+	say("10. The user moves to another computer and gives the seat back.")
+	if err := gate.Deactivate(ctx); err != nil {
+		return err
+	}
+	status, err = gate.Check(ctx)
+	if err := expect(status, err, polargate.Unlicensed, polargate.ErrNoLicense); err != nil {
+		return err
+	}
+	if seats := polar.Seats(key.ID); seats != 0 {
+		return fmt.Errorf("expected no seat to be taken, found %d", seats)
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

@@ -1,0 +1,678 @@
+package polargate
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/polargate/polargate/internal/flight"
+)
+
+// Gate is one installation's license: it knows the key and the seat, asks Polar
+// when that is due, keeps the answer, and says at any moment which features are
+// unlocked. All methods are safe for use by many goroutines.
+type Gate struct {
+	config Config
+	client *Client
+	store  Store
+	name   string // of the state in store
+	seal   sealer
+	now    func() time.Time
+
+	current  atomic.Pointer[snapshot] // what Has reads; never nil
+	flights  flight.Group
+	seatTurn chan struct{} // held while the seat is changed, across the network
+
+	// life ends with Close; patience ends later, and with it requests that
+	// must not be cut short.
+	life, patience       context.Context
+	endLife, endPatience context.CancelFunc
+	background           sync.WaitGroup
+
+	mu      sync.Mutex // guards what follows; never held across I/O
+	closed  bool
+	checked bool // by a Check; until then the Store is read anew
+	held    held
+	source  Source
+	timer   *time.Timer
+	changes []Status // to be told to OnChange
+	telling bool
+}
+
+// held is the stored state, opened.
+type held struct {
+	state   state
+	verdict *lastVerdict // nil: there is none, or it does not open here
+	trouble Reason       // why something that should be there is not
+}
+
+// snapshot is what the state comes to at a moment. It is never changed.
+type snapshot struct {
+	status   Status
+	features map[string]struct{} // nil unless unlocked
+}
+
+// Open makes a Gate and reads the stored state, without asking Polar: from here
+// on, Has works with what was known last. A configuration that cannot work is
+// an *InputError. A state that is missing, damaged or out of reach does not
+// fail the start; the Status says so.
+func Open(config Config) (*Gate, error) {
+	config = config.withDefaults()
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	client, err := NewClient(ClientConfig{
+		OrganizationID: config.OrganizationID,
+		App:            config.App,
+		Version:        config.Version,
+		Server:         config.Server,
+		BaseURL:        config.BaseURL,
+		HTTPClient:     config.HTTPClient,
+		Logger:         config.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	g := &Gate{
+		config:   config,
+		client:   client,
+		store:    config.Store,
+		name:     config.stateName(client.organizationID),
+		seal:     newSealer(client.organizationID, config.App, config.Secret),
+		now:      wallClock,
+		seatTurn: make(chan struct{}, 1),
+	}
+	g.life, g.endLife = context.WithCancel(context.Background())
+	g.patience, g.endPatience = context.WithCancel(context.Background())
+	g.adopt(g.load(g.life), FromDisk)
+	return g, nil
+}
+
+// closePatience is how long Close lets a request finish whose answer must not
+// be lost.
+const closePatience = 5 * time.Second
+
+// Close ends all work of the Gate and waits for it, 5 seconds at most. Calls
+// under way return; calls that come after fail with ErrClosed, and Has reports
+// nothing. The license stays stored. Close can be called again, and always
+// returns nil.
+func (g *Gate) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	if g.timer != nil {
+		g.timer.Stop()
+	}
+	g.current.Store(&snapshot{status: Status{State: Locked, Reason: ErrClosed, Message: upperFirst(sentences[ErrClosed].short) + "."}})
+	g.mu.Unlock()
+	g.endLife()
+	impatient := time.AfterFunc(closePatience, g.endPatience)
+	defer impatient.Stop()
+	g.flights.Close()
+	g.background.Wait()
+	g.endPatience()
+	g.client.Close()
+	return nil
+}
+
+// Has reports whether a feature is unlocked now. It does no I/O, takes no lock
+// and allocates nothing. It needs no call of Check before it: a stored license
+// counts from Open on.
+func (g *Gate) Has(feature string) bool {
+	_, ok := g.current.Load().features[feature]
+	return ok
+}
+
+// Status is where the license stands now, from memory.
+func (g *Gate) Status() Status {
+	s := g.current.Load().status
+	s.Features = slices.Clone(s.Features)
+	return s
+}
+
+// Check finds out whether the program may run: from memory, else from the
+// Store, else from Polar. Polar is asked only when the last answer is older
+// than FreshFor, or was a refusal, and for no longer than CheckTimeout; when
+// nobody answers, the last granted answer counts for the rest of GracePeriod.
+// An answer past half its freshness is renewed behind the caller's back.
+//
+// The error is nil exactly when the program may run, which is in the states
+// Active and Grace. The Status is valid either way; show its Message. When ctx
+// ends early, the result is what is known by then.
+func (g *Gate) Check(ctx context.Context) (Status, error) {
+	if err := g.enter(ctx); err != nil {
+		return g.Status(), err
+	}
+	if status, ok := g.recall(); ok {
+		return status, statusError(status, nil)
+	}
+	status, err := flight.Do(ctx, &g.flights, "check", func(ctx context.Context) (Status, error) {
+		err := g.check(ctx, false)
+		status := g.Status()
+		return status, statusError(status, err)
+	})
+	return g.landed(ctx, status, err)
+}
+
+// Refresh asks Polar now, however fresh the last answer is, within
+// CheckTimeout. The error is nil when Polar answered and the program may run;
+// when nobody answered, the Status can be OK all the same.
+func (g *Gate) Refresh(ctx context.Context) (Status, error) {
+	if err := g.enter(ctx); err != nil {
+		return g.Status(), err
+	}
+	status, err := flight.Do(ctx, &g.flights, "refresh", func(ctx context.Context) (Status, error) {
+		err := g.check(ctx, true)
+		status := g.Status()
+		if err == nil {
+			err = statusError(status, nil)
+		}
+		return status, err
+	})
+	if status.State == "" {
+		// The flight itself failed, or ctx ended before it.
+		status = g.Status()
+	}
+	return status, g.callError("refresh", err)
+}
+
+// enter refuses calls that cannot be served.
+func (g *Gate) enter(ctx context.Context) error {
+	if ctx == nil {
+		return errNilContext
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return &Error{Op: "gate", Reason: ErrClosed}
+	}
+	return nil
+}
+
+// landed turns the end of a shared check into what Check returns. Where the
+// flight failed or ctx ended before it, what is known by now decides.
+func (g *Gate) landed(ctx context.Context, status Status, err error) (Status, error) {
+	if status.State == "" {
+		status = g.Status()
+		if status.OK() {
+			return status, nil
+		}
+		var own *Error
+		if !errors.As(err, &own) {
+			err = statusError(status, g.callError("check", err))
+		}
+	}
+	return status, err
+}
+
+// callError dresses an error that did not come from Polar: a context's, a
+// closed flight's or a panic's.
+func (g *Gate) callError(op string, err error) error {
+	var panicked *flight.PanicError
+	switch {
+	case errors.Is(err, flight.ErrClosed):
+		return &Error{Op: op, Reason: ErrClosed}
+	case errors.As(err, &panicked):
+		g.config.Logger.Error("polargate: a panic was caught; please report it", "op", op, "panic", panicked.Value, "stack", string(panicked.Stack))
+		return &Error{Op: op, Reason: ErrUnreachable, Detail: "a fault in the program: see its log"}
+	case err == context.Canceled, err == context.DeadlineExceeded:
+		return &Error{Op: op, Reason: ErrUnreachable, Detail: "the caller's context ended before an answer came", Err: err}
+	}
+	return err
+}
+
+// statusError is the error that goes with a status: nil if the program may
+// run, the cause if it says the same, and else the status' reason with it.
+func statusError(s Status, cause error) error {
+	if s.OK() {
+		return nil
+	}
+	var e *Error
+	if errors.As(cause, &e) && e.Reason == s.Reason {
+		return cause
+	}
+	return &Error{Op: "check", Reason: s.Reason, Err: cause}
+}
+
+// recall answers from memory, if what is there is fresh.
+func (g *Gate) recall() (Status, bool) {
+	now := g.now()
+	g.mu.Lock()
+	g.review(now)
+	s, verdict, checked := g.standing(now), g.held.verdict, g.checked
+	g.mu.Unlock()
+	if !checked || !now.Before(s.freshUntil) {
+		return Status{}, false
+	}
+	g.renewBehind(verdict, s, now)
+	status := g.Status()
+	status.Source = FromMemory
+	return status, true
+}
+
+// renewBehind asks Polar behind the caller's back when a granted answer is past
+// half of its freshness, so that a program in daily use never waits.
+func (g *Gate) renewBehind(v *lastVerdict, s standing, now time.Time) {
+	half := v.CheckedAt.Add(s.freshUntil.Sub(v.CheckedAt) / 2)
+	if s.state == Active && now.After(half) && !now.Before(v.RetryAt) {
+		g.behind(func(ctx context.Context) { _, _ = g.Refresh(ctx) })
+	}
+}
+
+// behind runs work that nobody waits for, except Close.
+func (g *Gate) behind(work func(context.Context)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return
+	}
+	g.background.Go(func() { work(g.life) })
+}
+
+// check looks at the Store and then, if need be or must be, asks Polar. The
+// error is why Polar gave no grant; it is nil if Polar was not asked.
+func (g *Gate) check(ctx context.Context, must bool) error {
+	h, enough := g.checkStore(ctx, must)
+	if enough {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	defer cancel()
+	// Of several processes one asks; the others find its answer in the Store.
+	if unlock, err := g.store.Lock(ctx, g.name+".check"); err == nil {
+		defer unlock()
+		if h, enough = g.checkStore(ctx, must); enough {
+			return nil
+		}
+	}
+	if h.trouble == ErrOtherMachine {
+		// The disk moved, or the system was installed anew: so does the seat.
+		return g.takeSeat(ctx, newKey(h.state.Seat.Key))
+	}
+	license, err := g.ask(ctx, h.state.Seat, newKey(h.state.Seat.Key), 0)
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return err // nobody waits any more; it says nothing of Polar
+	}
+	g.settle(ctx, h.state.Seat, license, err)
+	return err
+}
+
+// checkStore adopts what is stored and reports whether that is enough. If not,
+// there is a seat to ask Polar about.
+func (g *Gate) checkStore(ctx context.Context, must bool) (h held, enough bool) {
+	h = g.load(ctx)
+	g.mu.Lock()
+	g.checked = true
+	g.mu.Unlock()
+	g.adopt(h, FromDisk)
+	if h.state.Seat == nil {
+		if len(h.state.Outbox) > 0 {
+			g.behind(func(ctx context.Context) { _ = g.drainOutbox(ctx) })
+		}
+		return h, true
+	}
+	if must || h.verdict == nil {
+		return h, false
+	}
+	now := g.now()
+	g.mu.Lock()
+	s := g.standing(now)
+	g.mu.Unlock()
+	switch {
+	case now.Before(s.freshUntil):
+		g.renewBehind(h.verdict, s, now)
+	case s.state == Grace && now.Before(h.verdict.RetryAt):
+		// Asked in vain a moment ago; grace carries on without waiting again.
+	default:
+		return h, false
+	}
+	g.moveMark(ctx, h, now)
+	return h, true
+}
+
+// moveMark keeps the highest time seen up to date on disk while Polar is not
+// asked, at most once an hour: a clock set back later is measured by it.
+func (g *Gate) moveMark(ctx context.Context, h held, now time.Time) {
+	if now.Sub(h.verdict.Mark) < clockSlack {
+		return
+	}
+	_ = g.change(ctx, func(h *held) bool {
+		if h.verdict == nil || !now.After(h.verdict.Mark) {
+			return false
+		}
+		v := *h.verdict
+		v.Mark = now
+		h.verdict = &v
+		return true
+	})
+}
+
+// ask validates a seat under a key, which is another than the seat's own when
+// the key was rotated.
+func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*LicenseKey, error) {
+	r := ValidateRequest{Key: key, ActivationID: s.ActivationID, IncrementUsage: increment}
+	if s.ActivationID != "" {
+		r.Conditions = s.conditions()
+	}
+	return g.client.Validate(ctx, r)
+}
+
+// settle stores the outcome of a validation of a seat, unless the seat has been
+// changed meanwhile. It does its part even if ctx has ended.
+func (g *Gate) settle(ctx context.Context, of *seat, license *LicenseKey, err error) {
+	now := g.now()
+	apply := func(h *held) bool {
+		if !h.state.Seat.same(of) {
+			return false
+		}
+		next := nextVerdict(h.verdict, license, err, now, g.config.FreshFor)
+		if next == nil {
+			return false
+		}
+		h.verdict, h.trouble = next, ""
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if saveErr := g.change(ctx, apply); saveErr != nil {
+		// A disk that fails costs memory across restarts, not the license now.
+		g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
+		h := g.holding()
+		if apply(&h) {
+			g.adopt(h, FromNetwork)
+		}
+		return
+	}
+	if license != nil || isDenial(err) {
+		g.mu.Lock()
+		g.source = FromNetwork
+		g.review(now)
+		g.mu.Unlock()
+	}
+}
+
+func isDenial(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Reason.Denial()
+}
+
+// nextVerdict is what an outcome makes of the last verdict. nil means that there
+// is nothing to keep.
+func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Time, fresh time.Duration) *lastVerdict {
+	var e *Error
+	switch {
+	case license != nil:
+		v := &lastVerdict{CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Mark: now}
+		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
+			v.Skew = skew
+		}
+		return v
+	case isDenial(err) && errors.As(err, &e):
+		v := &lastVerdict{Refused: e.Reason, CheckedAt: now, Mark: now}
+		if last != nil {
+			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
+		}
+		return v
+	case last == nil:
+		return nil
+	}
+	v := *last
+	if now.After(v.Mark) {
+		v.Mark = now
+	}
+	v.Vain = ErrUnreachable
+	pause := vainFresh
+	if errors.As(err, &e) {
+		v.Vain, pause = e.Reason, max(pause, e.RetryAfter)
+	}
+	v.RetryAt = now.Add(min(pause, fresh))
+	return &v
+}
+
+// conditions reads the stored bytes, with numbers as they were written.
+func (s *seat) conditions() map[string]any {
+	var raw map[string]json.RawMessage
+	if json.Unmarshal(s.Conditions, &raw) != nil {
+		return nil
+	}
+	m := make(map[string]any, len(raw))
+	for name, value := range raw {
+		m[name] = value
+	}
+	return m
+}
+
+// load reads and opens the stored state. What cannot be read is kept aside and
+// counts as absent.
+func (g *Gate) load(ctx context.Context) held {
+	data, err := g.store.Load(ctx, g.name)
+	switch {
+	case errors.Is(err, ErrNotStored):
+		return g.blank("")
+	case err != nil:
+		g.config.Logger.Warn("polargate: the license state cannot be read", "error", err)
+		return g.blank(ErrUnreadableState)
+	}
+	st, err := g.seal.openState(data)
+	if err != nil {
+		if g.holding().trouble == ErrUnreadableState {
+			return g.blank(ErrUnreadableState) // was seen to before
+		}
+		aside := g.name + ".corrupt"
+		g.config.Logger.Warn("polargate: the license state is unreadable and was kept aside", "kept as", aside, "error", err)
+		if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {
+			g.config.Logger.Warn("polargate: the unreadable license state was not kept aside", "error", err)
+		}
+		return g.blank(ErrUnreadableState)
+	}
+	h := held{state: *st}
+	if st.Seat != nil && len(st.Verdict) > 0 {
+		h.verdict, err = g.seal.openVerdict(st.Verdict, st.Seat, g.fingerprint(&h.state))
+		if err != nil {
+			h.trouble = ErrOtherMachine
+		}
+	}
+	return h
+}
+
+// blank is a state without a license. If it was made before without being
+// saved, the installation keeps the id that it was given then.
+func (g *Gate) blank(trouble Reason) held {
+	id := g.holding().state.InstallationID
+	if id == "" {
+		id = rand.Text()
+	}
+	return held{state: state{InstallationID: id}, trouble: trouble}
+}
+
+func (g *Gate) fingerprint(st *state) string {
+	if g.config.Fingerprint != "" {
+		return g.config.Fingerprint
+	}
+	return fingerprint(g.client.organizationID, g.config.App, st.InstallationID)
+}
+
+// save seals and stores a state, and adopts it.
+func (g *Gate) save(ctx context.Context, h held, source Source) error {
+	h.state.Verdict = nil
+	if h.state.Seat != nil && h.verdict != nil {
+		sealed, err := g.seal.sealVerdict(h.verdict, h.state.Seat, g.fingerprint(&h.state))
+		if err != nil {
+			return &StoreError{"save", err}
+		}
+		h.state.Verdict = sealed
+	}
+	data, err := g.seal.sealState(&h.state)
+	if err != nil {
+		return &StoreError{"save", err}
+	}
+	if err := g.store.Save(ctx, g.name, data); err != nil {
+		return &StoreError{"save", err}
+	}
+	g.adopt(h, source)
+	return nil
+}
+
+// change loads the state, lets f change it, and saves it if f says so, while
+// nobody else on this machine can.
+func (g *Gate) change(ctx context.Context, f func(*held) bool) error {
+	unlock, err := g.lockSeat(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	h := g.load(ctx)
+	if !f(&h) {
+		g.adopt(h, FromDisk)
+		return nil
+	}
+	return g.save(ctx, h, FromDisk)
+}
+
+// lockSeat keeps out all others that would change the seat: in this Gate, in
+// this process, and on this machine.
+func (g *Gate) lockSeat(ctx context.Context) (unlock func(), err error) {
+	select {
+	case g.seatTurn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	release, err := g.store.Lock(ctx, g.name)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		release = func() {}
+	case err != nil:
+		<-g.seatTurn
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, &StoreError{"lock", err}
+	}
+	return func() { release(); <-g.seatTurn }, nil
+}
+
+func (g *Gate) holding() held {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.held
+}
+
+// adopt makes a state the one in memory.
+func (g *Gate) adopt(h held, source Source) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held, g.source = h, source
+	g.review(g.now())
+}
+
+// standing is where the state in memory stands. g.mu is held.
+func (g *Gate) standing(now time.Time) standing {
+	h := g.held
+	switch {
+	case h.state.Seat == nil && h.trouble != "":
+		return standing{state: Unlicensed, reason: h.trouble}
+	case h.state.Seat == nil:
+		return standing{state: Unlicensed, reason: ErrNoLicense}
+	case h.verdict == nil && h.trouble != "":
+		return standing{state: Locked, reason: h.trouble}
+	case h.verdict == nil:
+		return standing{state: Locked, reason: ErrUnreachable}
+	case h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
+		return standing{state: Locked, reason: ErrWrongBenefit}
+	}
+	return stand(h.verdict, now, g.config.FreshFor, g.config.GracePeriod)
+}
+
+// accepts reports whether keys of a benefit are for this program.
+func (g *Gate) accepts(benefitID string) bool {
+	_, ok := g.config.Features[normalUUID(benefitID)]
+	return ok || len(g.config.Features) == 0
+}
+
+// maxNap bounds the wait for the end of a standing: timers stand still while a
+// laptop sleeps, and a deadline passed asleep is noticed that long after.
+const maxNap = time.Minute
+
+// review makes the snapshot anew and sets the clock for the next time. g.mu is
+// held.
+func (g *Gate) review(now time.Time) {
+	if g.closed {
+		return
+	}
+	s, h := g.standing(now), g.held
+	next := &snapshot{status: Status{
+		State:      s.state,
+		Reason:     s.reason,
+		FreshUntil: s.freshUntil,
+		GraceUntil: s.graceUntil,
+		Source:     g.source,
+	}}
+	if h.state.Seat != nil {
+		next.status.Key = newKey(h.state.Seat.Key)
+	}
+	if h.verdict != nil {
+		next.status.CheckedAt = h.verdict.CheckedAt
+		next.status.ExpiresAt = h.verdict.ExpiresAt
+		next.status.BenefitID = h.verdict.BenefitID
+	}
+	if next.status.OK() {
+		next.status.Features = g.config.Features[normalUUID(next.status.BenefitID)]
+		next.features = make(map[string]struct{}, len(next.status.Features))
+		for _, feature := range next.status.Features {
+			next.features[feature] = struct{}{}
+		}
+	}
+	next.status.Message = next.status.message(h.verdict != nil && h.verdict.Vain != "")
+	last := g.current.Swap(next)
+	if last != nil && changed(last.status, next.status) {
+		g.tell(next.status)
+	}
+	if g.timer != nil {
+		g.timer.Stop()
+		g.timer = nil
+	}
+	if !s.changes.IsZero() {
+		nap := min(max(s.changes.Sub(now), time.Millisecond), maxNap)
+		g.timer = time.AfterFunc(nap, func() {
+			g.mu.Lock()
+			defer g.mu.Unlock()
+			g.review(g.now())
+		})
+	}
+}
+
+func changed(a, b Status) bool {
+	return a.State != b.State || a.Reason != b.Reason || !slices.Equal(a.Features, b.Features)
+}
+
+// tell lets OnChange know, from a goroutine of its own, so that it may call the
+// Gate. g.mu is held.
+func (g *Gate) tell(s Status) {
+	if g.config.OnChange == nil {
+		return
+	}
+	s.Features = slices.Clone(s.Features)
+	g.changes = append(g.changes, s)
+	if g.telling {
+		return
+	}
+	g.telling = true
+	go func() {
+		for {
+			g.mu.Lock()
+			if len(g.changes) == 0 {
+				g.telling = false
+				g.mu.Unlock()
+				return
+			}
+			next := g.changes[0]
+			g.changes = g.changes[1:]
+			g.mu.Unlock()
+			g.config.OnChange(next)
+		}
+	}()
+}

@@ -1,0 +1,16 @@
+module github.com/polargate/polargate
+
+go 1.26.0
+
+require (
+	github.com/denisbrodbeck/machineid v1.0.1
+	github.com/gofrs/flock v0.13.1
+	github.com/stretchr/testify v1.12.1
+	golang.org/x/sync v0.24.0
+	golang.org/x/time v0.16.0
+)
+
+require (
+	go.yaml.in/yaml/v3 v3.0.5 // indirect
+	golang.org/x/sys v0.47.0 // indirect
+)

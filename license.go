@@ -1,0 +1,323 @@
+package polargate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+	"unicode"
+)
+
+// LicenseKey is a license key as Polar describes it. Of its fields Polar
+// promises little for the years to come, so only ID, Key, OrganizationID,
+// BenefitID and Status are relied on; any other may be zero. A zero time and a
+// nil limit stand for Polar's null. Source: schemas LicenseKeyRead and
+// ValidatedLicenseKey of Polar's published API, version 2026-04.
+type LicenseKey struct {
+	ID             string
+	OrganizationID string
+	CustomerID     string
+	BenefitID      string
+	Key            Key
+	// DisplayKey is Polar's own masked form. For a key so short that Polar
+	// shows nearly all of it, it is "****".
+	DisplayKey string
+	Status     KeyStatus
+	// LimitActivations is how many seats the key has; nil is none to take.
+	LimitActivations *int64
+	// Usage is what increments have added up to so far.
+	Usage int64
+	// LimitUsage is where Usage ends; nil is no limit.
+	LimitUsage *int64
+	// Validations is how often the key has been validated.
+	Validations     int64
+	LastValidatedAt time.Time
+	// ExpiresAt is when the key stops being valid; zero is never. Keys that
+	// come with a subscription have none and are revoked when it ends.
+	ExpiresAt  time.Time
+	CreatedAt  time.Time
+	ModifiedAt time.Time
+	Customer   Customer
+	// Activation is the one that was asked about; nil when none was.
+	Activation *Activation
+
+	answeredAt time.Time // by Polar's clock
+}
+
+// KeyStatus is Polar's word for the state of a key.
+type KeyStatus string
+
+// The statuses that Polar has today. More may come; only KeyGranted grants.
+const (
+	KeyGranted  KeyStatus = "granted"
+	KeyRevoked  KeyStatus = "revoked"
+	KeyDisabled KeyStatus = "disabled"
+)
+
+// Remaining is how many uses are left, never below 0, and Unlimited without a
+// limit.
+func (l *LicenseKey) Remaining() int64 {
+	if l.LimitUsage == nil {
+		return Unlimited
+	}
+	return max(0, *l.LimitUsage-l.Usage)
+}
+
+// Unlimited is what remains of a usage that has no limit. It compares as more
+// than any number of uses.
+const Unlimited int64 = math.MaxInt64
+
+// Customer is the owner of a license key. Source: schema LicenseKeyCustomer.
+type Customer struct {
+	ID                     string
+	OrganizationID         string
+	ExternalID             string // the id in the vendor's own system; "" if none
+	Email                  Email  // zero for teams
+	EmailVerified          bool
+	Type                   string // "individual" or "team" today
+	Name                   string
+	BillingName            string
+	BillingAddress         *Address
+	TaxID                  []string // number and format, as Polar pairs them
+	Locale                 string
+	DefaultPaymentMethodID string
+	AvatarURL              string
+	Metadata               map[string]any
+	CreatedAt              time.Time
+	ModifiedAt             time.Time
+	DeletedAt              time.Time
+	FirstUserEventAt       time.Time
+}
+
+// Address is a billing address. Source: schema Address.
+type Address struct {
+	Line1      string
+	Line2      string
+	PostalCode string
+	City       string
+	State      string
+	Country    string // ISO 3166-1 alpha-2
+}
+
+// ValidateRequest is a question about a license key.
+type ValidateRequest struct {
+	Key Key
+	// ActivationID asks for this activation too; "" asks about the key alone.
+	ActivationID string
+	// BenefitID and CustomerID, when set, must be those of the key.
+	BenefitID  string
+	CustomerID string
+	// IncrementUsage adds to the key's usage if the answer is granted, from 0
+	// to 2147483647. It is not idempotent, so such a request is never repeated.
+	IncrementUsage int64
+	// Conditions must equal those of the activation, as a whole map; Polar
+	// looks at them only when ActivationID is sent. At most 50 entries, names
+	// of 1 to 40 characters, values string (1 to 500 characters), integer,
+	// float or bool.
+	Conditions map[string]any
+}
+
+// Validate asks Polar whether a license key is good. It returns the key only
+// when Polar granted it; every other outcome is an *Error whose Reason says
+// whether Polar refused (Reason.Denial) or nobody answered.
+//
+// Polar answers "Not found" for an unknown key and for a released activation
+// alike. When an ActivationID was sent, a second request without it tells
+// ErrSeatReleased from ErrUnknownKey. A request without IncrementUsage is tried
+// up to three times within ctx when the network or a gateway fails.
+func (c *Client) Validate(ctx context.Context, r ValidateRequest) (*LicenseKey, error) {
+	if err := c.checkInput(ctx, r.Key, r.Conditions); err != nil {
+		return nil, err
+	}
+	if r.IncrementUsage < 0 || r.IncrementUsage > math.MaxInt32 {
+		return nil, &InputError{"IncrementUsage", "must be between 0 and 2147483647"}
+	}
+	for field, id := range map[string]string{"ActivationID": r.ActivationID, "BenefitID": r.BenefitID, "CustomerID": r.CustomerID} {
+		if _, ok := canonicalUUID4(id); id != "" && !ok {
+			return nil, &InputError{field, "is not a UUID of version 4: pass it as Polar gave it"}
+		}
+	}
+	license, err := c.validate(ctx, r)
+	if r.ActivationID == "" || !isNotFound(err) {
+		return license, err
+	}
+	// The key, or only its activation?
+	alone := ValidateRequest{Key: r.Key}
+	switch _, err2 := c.validate(ctx, alone); {
+	case err2 == nil:
+		return nil, &Error{Op: opValidate, Reason: ErrSeatReleased, StatusCode: err.(*Error).StatusCode}
+	case isNotFound(err2):
+		return nil, err
+	default:
+		// Refused for sure, with the cause left open.
+		return nil, &Error{Op: opValidate, Reason: ErrDenied, StatusCode: err.(*Error).StatusCode, Detail: "Not found"}
+	}
+}
+
+func isNotFound(err error) bool {
+	e, ok := err.(*Error)
+	return ok && e.Reason == ErrUnknownKey
+}
+
+// validate is one question with its retries.
+func (c *Client) validate(ctx context.Context, r ValidateRequest) (*LicenseKey, error) {
+	ask := exchange{
+		op:   opValidate,
+		path: "validate",
+		key:  r.Key,
+		body: wireRequest{
+			Key:            r.Key.Reveal(),
+			OrganizationID: c.organizationID,
+			ActivationID:   r.ActivationID,
+			BenefitID:      r.BenefitID,
+			CustomerID:     r.CustomerID,
+			IncrementUsage: r.IncrementUsage,
+			Conditions:     r.Conditions,
+		},
+		repeatable: r.IncrementUsage == 0,
+	}
+	var license *LicenseKey
+	err := c.exchange(ctx, ask, func(body []byte, at time.Time) (err error) {
+		license, err = parseGranted(body, r.Key, c.organizationID, at)
+		if err != nil {
+			return err
+		}
+		if a := license.Activation; r.ActivationID != "" && a != nil && !sameUUID(a.ID, r.ActivationID) {
+			return errForeignAnswer
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return license, nil
+}
+
+// parseGranted reads a license key from an answer with status 200 and holds it
+// against what was asked. A *Error is Polar's refusal; any other error means
+// that the answer proves nothing.
+func parseGranted(body []byte, asked Key, organizationID string, at time.Time) (*LicenseKey, error) {
+	var l LicenseKey
+	if err := json.Unmarshal(body, &l); err != nil {
+		return nil, err
+	}
+	if l.Key != asked || !sameUUID(l.OrganizationID, organizationID) {
+		return nil, errForeignAnswer
+	}
+	if l.Status != KeyGranted {
+		return nil, &Error{Op: opValidate, Reason: ErrInactive, StatusCode: 200, Detail: cleanDetail("status "+string(l.Status), asked.Reveal())}
+	}
+	if !l.ExpiresAt.IsZero() && !at.Before(l.ExpiresAt) {
+		return nil, &Error{Op: opValidate, Reason: ErrExpired, StatusCode: 200}
+	}
+	l.answeredAt = at
+	return &l, nil
+}
+
+// UnmarshalJSON reads Polar's form. The five fields that a verdict rests on
+// must be there and be text, and an expiry that is there must be readable; of
+// all others, one that is missing or has changed its type is left zero.
+func (l *LicenseKey) UnmarshalJSON(data []byte) error {
+	fields, err := object(data)
+	if err != nil {
+		return err
+	}
+	*l = LicenseKey{}
+	var key, status string
+	for _, f := range []struct {
+		name string
+		to   *string
+	}{
+		{"id", &l.ID},
+		{"key", &key},
+		{"organization_id", &l.OrganizationID},
+		{"benefit_id", &l.BenefitID},
+		{"status", &status},
+	} {
+		if err := json.Unmarshal(fields[f.name], f.to); err != nil || *f.to == "" {
+			return fmt.Errorf("no license key: field %q is missing or no text", f.name)
+		}
+	}
+	l.Key, l.Status = newKey(key), KeyStatus(status)
+	if raw := fields["expires_at"]; len(raw) > 0 && string(raw) != "null" {
+		if l.ExpiresAt, err = parseTime(raw); err != nil {
+			return err
+		}
+	}
+	fields.text("customer_id", &l.CustomerID)
+	fields.text("display_key", &l.DisplayKey)
+	if !strings.Contains(l.Key.String(), "-") {
+		l.DisplayKey = l.Key.String()
+	}
+	fields.optional("limit_activations", &l.LimitActivations)
+	fields.optional("usage", &l.Usage)
+	fields.optional("limit_usage", &l.LimitUsage)
+	fields.optional("validations", &l.Validations)
+	fields.time("last_validated_at", &l.LastValidatedAt)
+	fields.time("created_at", &l.CreatedAt)
+	fields.time("modified_at", &l.ModifiedAt)
+	fields.optional("customer", &l.Customer)
+	fields.optional("activation", &l.Activation)
+	return nil
+}
+
+// UnmarshalJSON reads Polar's form; what is missing or of another type is left
+// zero.
+func (c *Customer) UnmarshalJSON(data []byte) error {
+	fields, err := object(data)
+	if err != nil {
+		return err
+	}
+	*c = Customer{}
+	var email string
+	fields.text("id", &c.ID)
+	fields.text("organization_id", &c.OrganizationID)
+	fields.text("external_id", &c.ExternalID)
+	fields.text("email", &email)
+	c.Email = newEmail(email)
+	fields.optional("email_verified", &c.EmailVerified)
+	fields.text("type", &c.Type)
+	fields.text("name", &c.Name)
+	fields.text("billing_name", &c.BillingName)
+	fields.optional("billing_address", &c.BillingAddress)
+	fields.optional("tax_id", &c.TaxID)
+	fields.text("locale", &c.Locale)
+	fields.text("default_payment_method_id", &c.DefaultPaymentMethodID)
+	fields.text("avatar_url", &c.AvatarURL)
+	fields.optional("metadata", &c.Metadata)
+	fields.time("created_at", &c.CreatedAt)
+	fields.time("modified_at", &c.ModifiedAt)
+	fields.time("deleted_at", &c.DeletedAt)
+	fields.time("first_user_event_at", &c.FirstUserEventAt)
+	return nil
+}
+
+// UnmarshalJSON reads Polar's form; see Customer.UnmarshalJSON.
+func (a *Address) UnmarshalJSON(data []byte) error {
+	fields, err := object(data)
+	if err != nil {
+		return err
+	}
+	*a = Address{}
+	fields.text("line1", &a.Line1)
+	fields.text("line2", &a.Line2)
+	fields.text("postal_code", &a.PostalCode)
+	fields.text("city", &a.City)
+	fields.text("state", &a.State)
+	fields.text("country", &a.Country)
+	return nil
+}
+
+// trimKey drops what comes along when a key is copied: white space, quotes of
+// any language, back ticks, and characters of no width.
+func trimKey(s string) string {
+	return strings.TrimFunc(s, func(r rune) bool {
+		return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) || unicode.In(r, unicode.Pi, unicode.Pf) || strings.ContainsRune("\"'`„‚", r)
+	})
+}
+
+func hasControl(s string) bool {
+	return strings.ContainsFunc(s, unicode.IsControl)
+}

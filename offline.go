@@ -1,0 +1,241 @@
+package polargate
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"time"
+)
+
+// state is what a Gate keeps in its Store: who holds which seat, and, sealed
+// once more, what Polar said of it last. The outer seal opens with what the
+// program itself knows, so that a seat can be given back from wherever the file
+// ends up; the verdict opens on this machine only.
+type state struct {
+	// InstallationID is random, made at the first start, and tells the
+	// activations of this folder from those of all others.
+	InstallationID string `json:"installation_id"`
+	Seat           *seat  `json:"seat,omitempty"`
+	// Intent is an activation that was begun: written before the request
+	// leaves, taken away with its answer. One that is found is in doubt.
+	Intent *intent `json:"intent,omitempty"`
+	// Outbox holds seats that are to be given back when Polar can be reached.
+	Outbox []seat `json:"outbox,omitempty"`
+	// Verdict is sealed; see openVerdict.
+	Verdict []byte `json:"verdict,omitempty"`
+}
+
+// seat is an activation, or, with an empty ActivationID, a key without seats.
+type seat struct {
+	Key          string `json:"key"`
+	ActivationID string `json:"activation_id,omitempty"`
+	// Conditions are the bytes that were sent when the seat was taken: Polar
+	// compares them as a whole and never tells them again.
+	Conditions json.RawMessage `json:"conditions,omitempty"`
+}
+
+func (s *seat) same(t *seat) bool {
+	return s != nil && t != nil && s.Key == t.Key && s.ActivationID == t.ActivationID
+}
+
+type intent struct {
+	AttemptID string    `json:"attempt_id"`
+	Key       string    `json:"key"`
+	At        time.Time `json:"at"`
+}
+
+// lastVerdict is what Polar said of the seat last. All times are UTC by this
+// machine's clock; only ExpiresAt is by Polar's.
+type lastVerdict struct {
+	// Refused is the denial; "" means granted.
+	Refused   Reason    `json:"refused,omitempty"`
+	CheckedAt time.Time `json:"checked_at"`
+	BenefitID string    `json:"benefit_id,omitempty"`
+	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	// Skew is how far Polar's clock was ahead of ours, when that was more than
+	// maxSkew; negative if behind.
+	Skew time.Duration `json:"skew,omitempty"`
+	// Mark is the latest time ever seen here. A clock behind it was set back.
+	Mark time.Time `json:"mark"`
+	// Vain is why Polar gave no answer when it was asked after CheckedAt, if it
+	// was, and RetryAt when to ask again.
+	Vain    Reason    `json:"vain,omitempty"`
+	RetryAt time.Time `json:"retry_at,omitzero"`
+}
+
+const (
+	// clockSlack is how far a clock may be behind the mark without alarm: a
+	// correction over the network or a time zone set by hand.
+	clockSlack = time.Hour
+	// maxSkew is a difference to Polar's clock that is of no interest.
+	maxSkew = 5 * time.Minute
+	// refusalFresh is how long a denial is believed without asking again:
+	// short, for who has just renewed is in a hurry, and long enough for a
+	// script that calls a locked program in a loop.
+	refusalFresh = 15 * time.Second
+	// vainFresh is how long an outage is believed while grace lasts.
+	vainFresh = 30 * time.Second
+)
+
+// standing is what a verdict comes to at some moment.
+type standing struct {
+	state      State
+	reason     Reason
+	freshUntil time.Time // no need to ask before
+	graceUntil time.Time // no access after, unless Polar answers
+	// changes is when this standing ends by itself; zero if it does not.
+	changes time.Time
+}
+
+// stand is the whole of the offline rules: a verdict, the clock, and the two
+// periods decide. It does no I/O. grace counts from the last granted verdict;
+// negative is none.
+func stand(v *lastVerdict, now time.Time, fresh, grace time.Duration) standing {
+	if now.Before(v.Mark) {
+		// A clock that is set back must not buy time.
+		if v.Mark.Sub(now) > clockSlack {
+			return standing{state: Locked, reason: ErrClockSetBack, changes: v.Mark.Add(-clockSlack)}
+		}
+		now = v.Mark
+	}
+	if v.Refused != "" {
+		return standing{state: Locked, reason: v.Refused, freshUntil: v.CheckedAt.Add(min(fresh, refusalFresh))}
+	}
+	s := standing{
+		freshUntil: v.CheckedAt.Add(fresh),
+		graceUntil: v.CheckedAt.Add(max(fresh, grace)),
+	}
+	var expiry time.Time // by our clock
+	if !v.ExpiresAt.IsZero() {
+		expiry = v.ExpiresAt.Add(-v.Skew)
+		s.freshUntil = earlier(s.freshUntil, expiry)
+		s.graceUntil = earlier(s.graceUntil, expiry)
+	}
+	switch {
+	case !expiry.IsZero() && !now.Before(expiry):
+		s.state, s.reason = Locked, ErrExpired
+	case now.Before(s.freshUntil):
+		s.state, s.changes = Active, s.freshUntil
+	case now.Before(s.graceUntil):
+		s.state, s.reason, s.changes = Grace, v.Vain, s.graceUntil
+		if s.reason == "" {
+			s.reason = ErrUnreachable
+		}
+	default:
+		s.state, s.reason = Locked, ErrGraceEnded
+	}
+	return s
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// The sealed form: four bytes that name format and version, a random nonce, and
+// AES-256-GCM over JSON. The key comes by HKDF from the organization, the app
+// and the program's Secret. It keeps the file from being read and edited by
+// hand; it is no protection from who takes the program apart.
+const (
+	stateMagic   = "PGS1"
+	verdictMagic = "PGV1"
+)
+
+var errSealBroken = errors.New("damaged, of another program, or of a newer version")
+
+// sealer holds the key of the outer seal.
+type sealer struct {
+	key []byte
+}
+
+func newSealer(organizationID, app, secret string) sealer {
+	return sealer{derive([]byte(organizationID+"\x00"+app+"\x00"+secret), "polargate state v1")}
+}
+
+func derive(secret []byte, info string) []byte {
+	key, err := hkdf.Key(sha256.New, secret, nil, info, 32)
+	if err != nil {
+		panic(err) // 32 bytes are never too many
+	}
+	return key
+}
+
+func (s sealer) sealState(st *state) ([]byte, error) {
+	return sealJSON(s.key, stateMagic, "", st)
+}
+
+func (s sealer) openState(data []byte) (*state, error) {
+	var st state
+	if err := openJSON(s.key, stateMagic, "", data, &st); err != nil {
+		return nil, err
+	}
+	if st.InstallationID == "" || st.Seat != nil && st.Seat.Key == "" {
+		return nil, errSealBroken
+	}
+	return &st, nil
+}
+
+// The verdict is bound to the machine by its key, and to the seat by the data
+// that the seal covers: it cannot be put beside another seat.
+func (s sealer) sealVerdict(v *lastVerdict, of *seat, fingerprint string) ([]byte, error) {
+	return sealJSON(s.verdictKey(fingerprint), verdictMagic, of.Key+"\x00"+of.ActivationID, v)
+}
+
+func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVerdict, error) {
+	var v lastVerdict
+	if err := openJSON(s.verdictKey(fingerprint), verdictMagic, of.Key+"\x00"+of.ActivationID, data, &v); err != nil {
+		return nil, err
+	}
+	return &v, nil
+}
+
+func (s sealer) verdictKey(fingerprint string) []byte {
+	return derive(append(append([]byte{}, s.key...), fingerprint...), "polargate verdict v1")
+}
+
+func gcm(key []byte) cipher.AEAD {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		panic(err) // the key has 32 bytes
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err) // AES has the block size that GCM wants
+	}
+	return aead
+}
+
+func sealJSON(key []byte, magic, bound string, v any) ([]byte, error) {
+	plain, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	aead := gcm(key)
+	out := make([]byte, len(magic)+aead.NonceSize(), len(magic)+aead.NonceSize()+len(plain)+aead.Overhead())
+	copy(out, magic)
+	nonce := out[len(magic):]
+	_, _ = rand.Read(nonce) // never fails
+	return aead.Seal(out, nonce, plain, []byte(magic+bound)), nil
+}
+
+func openJSON(key []byte, magic, bound string, data []byte, v any) error {
+	aead := gcm(key)
+	head := len(magic) + aead.NonceSize()
+	if len(data) < head || len(data) > maxState || string(data[:len(magic)]) != magic {
+		return errSealBroken
+	}
+	plain, err := aead.Open(nil, data[len(magic):head], data[head:], []byte(magic+bound))
+	if err != nil {
+		return errSealBroken
+	}
+	if err := json.Unmarshal(plain, v); err != nil {
+		return errSealBroken
+	}
+	return nil
+}

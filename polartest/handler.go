@@ -1,0 +1,305 @@
+package polartest
+
+import (
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+const (
+	versionHeader  = "Polar-Version"
+	currentVersion = "2026-04"
+	nextVersion    = "2026-10"
+
+	// largestBody is the size over which Polar answers 413.
+	largestBody = 10 << 20
+	// drainedBody is how much of a body that is refused is still read, so that a client that sends
+	// before it listens gets to hear the refusal.
+	drainedBody = 64 << 20
+)
+
+// route is an endpoint. Routes without scopes are open to everyone.
+type route struct {
+	method, pattern string
+	scopes          []string // any one of them
+	handle          func(*Polar, *call) *answer
+}
+
+var (
+	toRead  = []string{scopeRead, scopeWrite}
+	toWrite = []string{scopeWrite}
+	// the portal of signed-in customers is not played here: this is only its door
+	portal = []string{"customer_portal:read", "customer_portal:write"}
+)
+
+// routes are in the order in which Polar tries them; where only the path fits, the first decides
+// what a 405 allows.
+var routes = []route{
+	{"GET", "/v1/customer-portal/license-keys/", portal, nil},
+	{"GET", "/v1/customer-portal/license-keys/{id}", portal, nil},
+	{"POST", "/v1/customer-portal/license-keys/validate", nil, (*Polar).validate},
+	{"POST", "/v1/customer-portal/license-keys/activate", nil, (*Polar).activate},
+	{"POST", "/v1/customer-portal/license-keys/deactivate", nil, (*Polar).deactivate},
+	{"GET", "/v1/license-keys/", toRead, (*Polar).listKeys},
+	{"GET", "/v1/license-keys/{id}", toRead, (*Polar).getKey},
+	{"PATCH", "/v1/license-keys/{id}", toWrite, (*Polar).patchKey},
+	{"POST", "/v1/license-keys/{id}/rotate", toWrite, (*Polar).rotateKey},
+	{"GET", "/v1/license-keys/{id}/activations/{activation_id}", toRead, (*Polar).getActivation},
+	{"POST", "/v1/license-keys/validate", toWrite, (*Polar).validate},
+	{"POST", "/v1/license-keys/activate", toWrite, (*Polar).activate},
+	{"POST", "/v1/license-keys/deactivate", toWrite, (*Polar).deactivate},
+	{"GET", "/v1/customers/{id}/state", []string{scopeCustomers, "customers:write"}, nil},
+	{"GET", "/v1/customers/external/{external_id}/state", []string{scopeCustomers, "customers:write"}, nil},
+}
+
+// publicPaths share the limit of three requests a second.
+const publicPaths = "/v1/customer-portal/license-keys/"
+
+// ServeHTTP answers as Polar would, or as the fault says whose turn it is. The address that the rate
+// limits count by is the True-Client-IP header, or else where the connection came from.
+func (p *Polar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := &call{
+		method: r.Method, scheme: "http", host: r.Host,
+		path: r.URL.Path, rawQuery: r.URL.RawQuery,
+		header:     r.Header.Clone(),
+		unmeasured: r.ContentLength < 0,
+		oversized:  r.ContentLength > largestBody,
+	}
+	if r.TLS != nil {
+		c.scheme = "https"
+	}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		c.client = host
+	} else {
+		c.client = r.RemoteAddr
+	}
+	if c.unmeasured || c.oversized {
+		_, _ = io.CopyN(io.Discard, r.Body, drainedBody)
+	} else if body, err := io.ReadAll(r.Body); err == nil {
+		c.body = body
+	} else {
+		panic(http.ErrAbortHandler) // the client broke off while sending
+	}
+	p.take(c).write(w, r)
+}
+
+// take receives a request: the one place where faults, recording and Polar itself meet.
+func (p *Polar) take(c *call) delivery {
+	c.at = p.Now()
+	if ip := c.header.Get("True-Client-IP"); ip != "" {
+		c.client = ip
+	}
+	record := &Request{
+		Method: c.method, Path: c.path, RawQuery: c.rawQuery, Header: c.header, Body: c.body,
+		At: c.at, Client: c.client,
+	}
+
+	p.mu.Lock()
+	if p.offline {
+		p.mu.Unlock()
+		return delivery{travel: travel{cut: cutConnect}}
+	}
+	effect := p.nextFault(c)
+	record.Fault = effect.name
+	p.records = append(p.records, record)
+	a := effect.fixed
+	if effect.reaches() {
+		a = p.answer(c)
+	}
+	if a != nil {
+		record.Status = a.status
+	}
+	var seen Request
+	report := effect.reaches() && a.breach != "" && p.config.OnBreach != nil
+	if report {
+		seen = record.clone()
+	}
+	p.mu.Unlock()
+
+	if a == nil {
+		return delivery{travel: effect.travel}
+	}
+	if report {
+		p.config.OnBreach(seen, a.breach)
+	}
+	if effect.rewrite != nil {
+		header := a.header.Clone()
+		status, body := effect.rewrite(a.status, header, slices.Clone(a.body))
+		a = &answer{status: status, header: header, body: body}
+		p.mu.Lock()
+		record.Status = status
+		p.mu.Unlock()
+	}
+	header := a.header.Clone()
+	header.Set("Date", c.at.Format(http.TimeFormat))
+	return delivery{answer: &answer{status: a.status, header: header, body: a.body}, travel: effect.travel}
+}
+
+// answer is Polar itself. It runs with the mutex held.
+func (p *Polar) answer(c *call) *answer {
+	notice := false
+	if rest, old := strings.CutPrefix(c.path, "/api/v1"); old && (rest == "" || rest[0] == '/') {
+		c.path, notice = "/v1"+rest, true
+	}
+	version := currentVersion
+	a := p.limit(c)
+	if sent, ok := c.header[versionHeader]; ok && a == nil {
+		switch version = strings.Join(sent, ","); version {
+		case currentVersion, nextVersion:
+		default:
+			a = noSuchPath()
+			a.header[versionHeader] = nil
+		}
+	}
+	if a == nil {
+		a = p.dispatch(c)
+	}
+	if _, set := a.header[versionHeader]; set {
+		a.header.Del(versionHeader)
+	} else {
+		a.header.Set(versionHeader, version)
+	}
+	if notice {
+		a.header.Set("X-Polar-Deprecation-Notice", "The API root has moved from /api/v1 to /v1. Please update your integration.")
+	}
+	if c.header.Get(versionHeader) != "" && a.breach == "" {
+		a.breach = "a Polar-Version header was sent: the day that version ends, so does the program"
+	}
+	return a
+}
+
+// limit counts the request and refuses it if it is one too many.
+func (p *Polar) limit(c *call) *answer {
+	if p.config.Unlimited || !strings.HasPrefix(c.path, "/v1") {
+		return nil
+	}
+	secret := c.bearer()
+	token := p.validToken(c)
+	caller := "address " + c.client
+	if token != nil {
+		caller = "organization " + token.OrganizationID
+	}
+	r := rule{zone: "api", requests: tokenRequests, window: authenticatedInterval}
+	if p.config.Sandbox {
+		r.requests = sandboxTokenRequests
+	}
+	switch rest, public := strings.CutPrefix(c.path, publicPaths); {
+	case public && slices.Contains([]string{"validate", "activate", "deactivate"}, rest):
+		r = rule{zone: "public", requests: publicRequests, window: publicWindow, block: publicBlock}
+	case secret != "" && token == nil:
+		r = rule{zone: "unknown token", requests: unknownTokenRequests, window: authenticatedInterval}
+	}
+	seconds, ok := p.limits.admit(c.at, caller, r)
+	if ok {
+		return nil
+	}
+	a := rateLimited(strconv.Itoa(seconds))
+	a.breach = "over the rate limit of " + strconv.Itoa(r.requests) + " in " + r.window.String() + ", or blocked for having been"
+	return a
+}
+
+// validToken is the token that was sent, if Polar knows it.
+func (p *Polar) validToken(c *call) *Token {
+	t, ok := p.tokens[c.bearer()]
+	if !ok || t.NoAPIAccess || !t.ExpiresAt.IsZero() && !c.at.Before(t.ExpiresAt) {
+		return nil
+	}
+	return &t
+}
+
+// dispatch finds the route, then checks the token, and only then looks at path and body.
+func (p *Polar) dispatch(c *call) *answer {
+	if c.unmeasured {
+		a := refuse(http.StatusLengthRequired, "LengthRequired", "A Content-Length header is required.")
+		a.breach = "the body was sent in chunks, without a Content-Length"
+		return a
+	}
+	if c.oversized {
+		a := refuse(http.StatusRequestEntityTooLarge, "RequestBodyTooLarge",
+			"Request body exceeded the maximum allowed size of "+strconv.Itoa(largestBody)+" bytes.")
+		a.breach = "the body is too large"
+		return a
+	}
+	var near *route
+	for i := range routes {
+		r := &routes[i]
+		parameters, ok := r.match(c.path)
+		switch {
+		case !ok:
+		case r.method == c.method:
+			c.parameters = parameters
+			return p.enter(r, c)
+		case near == nil:
+			near = r
+		}
+	}
+	if near != nil {
+		a := router(http.StatusMethodNotAllowed, "Method Not Allowed", "the path does not take "+c.method)
+		a.header.Set("Allow", near.method)
+		return a
+	}
+	other := c.path + "/"
+	if trimmed, slash := strings.CutSuffix(c.path, "/"); slash {
+		other = trimmed
+	}
+	if slices.ContainsFunc(routes, func(r route) bool { _, ok := r.match(other); return ok }) {
+		location := c.scheme + "://" + c.host + other
+		if c.rawQuery != "" {
+			location += "?" + c.rawQuery
+		}
+		return &answer{
+			status: http.StatusTemporaryRedirect, header: http.Header{"Location": {location}},
+			breach: "a slash too many or too few at the end of the path",
+		}
+	}
+	return noSuchPath()
+}
+
+// enter is what happens at an endpoint.
+func (p *Polar) enter(r *route, c *call) *answer {
+	token := p.validToken(c)
+	if c.bearer() != "" && token == nil {
+		return invalidToken()
+	}
+	if r.scopes != nil {
+		if token == nil {
+			return unauthorized()
+		}
+		if !slices.ContainsFunc(r.scopes, func(s string) bool { return slices.Contains(token.Scopes, s) }) {
+			return insufficientScope(r.scopes)
+		}
+		c.token = token
+	}
+	if r.handle == nil {
+		a := noSuchPath()
+		a.breach = "polartest does not play this endpoint"
+		return a
+	}
+	return r.handle(p, c)
+}
+
+// match compares segment by segment; {name} stands for one that is not empty.
+func (r *route) match(path string) (parameters map[string]string, ok bool) {
+	pattern, segments := strings.Split(r.pattern, "/"), strings.Split(path, "/")
+	if len(pattern) != len(segments) {
+		return nil, false
+	}
+	for i, want := range pattern {
+		got := segments[i]
+		name, variable := strings.CutPrefix(want, "{")
+		switch {
+		case !variable && want == got:
+		case variable && got != "":
+			if parameters == nil {
+				parameters = make(map[string]string)
+			}
+			parameters[strings.TrimSuffix(name, "}")] = got
+		default:
+			return nil, false
+		}
+	}
+	return parameters, true
+}

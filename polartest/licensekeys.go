@@ -1,0 +1,464 @@
+package polartest
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"math"
+	"math/big"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+)
+
+// The endpoints of license keys. Each gets a request that is well-formed in shape and allowed, runs
+// with the mutex held, and gives an answer.
+
+// visible finds a key as requests see it.
+func (p *Polar) visible(k *LicenseKey, now time.Time) *LicenseKey {
+	if k == nil || k.Deleted || now.Before(k.VisibleFrom) {
+		return nil
+	}
+	return k
+}
+
+// asked is the license key that the body of a request speaks of. A token sees its own organization's.
+func (c *call) asked(p *Polar, organizationID, key string) *LicenseKey {
+	if c.token != nil && c.token.OrganizationID != organizationID {
+		return nil
+	}
+	return p.visible(p.byKey[keyName{organizationID, key}], c.at)
+}
+
+// addressed is the license key of the path.
+func (c *call) addressed(p *Polar, id string) *LicenseKey {
+	k := p.visible(p.byID[id], c.at)
+	if k == nil || k.OrganizationID != c.token.OrganizationID {
+		return nil
+	}
+	return k
+}
+
+// expired takes the very moment of expiry for expired, without tolerance.
+func (k *LicenseKey) expired(now time.Time) bool {
+	return !k.ExpiresAt.IsZero() && !now.Before(k.ExpiresAt)
+}
+
+func (k *LicenseKey) activation(id string) *Activation {
+	for i := range k.Activations {
+		if a := &k.Activations[i]; a.ID == id && !a.Released {
+			return a
+		}
+	}
+	return nil
+}
+
+func (p *Polar) validate(c *call) *answer {
+	f, refusal := c.form()
+	if refusal != nil {
+		return refusal
+	}
+	key := f.text("key")
+	organizationID := f.uuid("organization_id")
+	activationID := f.uuidOrNull("activation_id")
+	benefitID := f.uuidOrNull("benefit_id")
+	customerID := f.uuidOrNull("customer_id")
+	var increment *big.Int
+	if v, ok := f.fields.get("increment_usage"); ok && v != nil {
+		increment = f.integer("increment_usage", v, bound{"ge", 0})
+	}
+	conditions := f.entries("conditions")
+	if len(f.problems) > 0 {
+		return unprocessable(f.problems)
+	}
+
+	k := c.asked(p, organizationID, key)
+	if k == nil {
+		return notFound("Not found")
+	}
+	if k.Status != granted {
+		return notFound("License key is no longer active.")
+	}
+	if k.expired(c.at) {
+		return notFound("License key has expired.")
+	}
+	var activation any
+	if activationID != "" {
+		a := k.activation(activationID)
+		if a == nil {
+			return notFound("Not found")
+		}
+		if len(a.Conditions) > 0 && !equalConditions(a.Conditions, conditions.plainMap()) {
+			return notFound("License key does not match required conditions")
+		}
+		activation = k.describeActivation(a)
+	}
+	if benefitID != "" && benefitID != k.BenefitID {
+		return notFound("License key does not match given benefit.")
+	}
+	if customerID != "" && customerID != k.CustomerID {
+		return notFound("License key does not match given user.")
+	}
+	usage := big.NewInt(k.Usage)
+	if increment != nil {
+		if left := limitOf(k.LimitUsage) - k.Usage; k.LimitUsage != nil && increment.Sign() > 0 && increment.Cmp(big.NewInt(left)) > 0 {
+			return refuse(400, "BadRequest", fmt.Sprintf("License key only has %d more usages.", left))
+		}
+		usage.Add(usage, increment)
+	}
+	if usage.Cmp(big.NewInt(math.MaxInt32)) > 0 {
+		return serverError() // the column is a 32-bit integer
+	}
+	k.Usage = usage.Int64()
+	k.Validations++
+	k.LastValidatedAt = c.at
+	k.ModifiedAt = c.at
+	return ok(k.describe().set("activation", activation))
+}
+
+func (p *Polar) activate(c *call) *answer {
+	f, refusal := c.form()
+	if refusal != nil {
+		return refusal
+	}
+	key := f.text("key")
+	organizationID := f.uuid("organization_id")
+	label := f.text("label")
+	conditions := f.entries("conditions")
+	meta := f.entries("meta")
+	if len(f.problems) > 0 {
+		return unprocessable(f.problems)
+	}
+
+	k := c.asked(p, organizationID, key)
+	switch {
+	case k == nil:
+		return notFound("Not found")
+	case k.Status != granted:
+		return refuse(403, "NotPermitted", "License key is no longer active. This license key can not be activated.")
+	case k.expired(c.at):
+		return refuse(403, "NotPermitted", "License key has expired.")
+	case limitOf(k.LimitActivations) == 0:
+		return refuse(403, "NotPermitted", "This license key does not support activations. Use the /validate endpoint instead to check license validity.")
+	case int64(k.seats()) >= *k.LimitActivations:
+		return refuse(403, "NotPermitted", "License key activation limit already reached")
+	}
+	if _, err := printJSON([]any{conditions, meta}); err != nil {
+		return serverError() // NaN and infinity pass the schema, not the database
+	}
+	k.Activations = append(k.Activations, Activation{
+		ID: newUUID(), Label: label, Conditions: conditions.plainMap(), Meta: meta.plainMap(), CreatedAt: c.at,
+	})
+	a := &k.Activations[len(k.Activations)-1]
+	// in this one answer meta comes back in the order in which it was sent
+	return ok(k.describeActivation(a).set("meta", meta).set("license_key", k.describe()))
+}
+
+func (p *Polar) deactivate(c *call) *answer {
+	f, refusal := c.form()
+	if refusal != nil {
+		return refusal
+	}
+	key := f.text("key")
+	organizationID := f.uuid("organization_id")
+	activationID := f.uuid("activation_id")
+	if len(f.problems) > 0 {
+		return unprocessable(f.problems)
+	}
+	k := c.asked(p, organizationID, key)
+	if k == nil {
+		return notFound("Not found")
+	}
+	a := k.activation(activationID)
+	if a == nil {
+		return notFound("Not found")
+	}
+	a.Released = true
+	return &answer{status: 204, header: jsonHeader()}
+}
+
+func (p *Polar) listKeys(c *call) *answer {
+	f := c.queryForm()
+	query := c.query()
+	var benefits, organizations, wanted []string
+	for _, v := range query["organization_id"] {
+		organizations = append(organizations, f.readUUID("organization_id", v))
+	}
+	for _, v := range query["benefit_id"] {
+		benefits = append(benefits, f.readUUID("benefit_id", v))
+	}
+	for _, v := range query["status"] {
+		wanted = append(wanted, f.status("status", v))
+	}
+	page := f.pageNumber("page", 1)
+	limit := f.pageNumber("limit", 10)
+	if len(f.problems) > 0 {
+		return unprocessable(f.problems)
+	}
+	if !page.IsInt64() || page.Int64() > math.MaxInt64/100 {
+		return serverError() // beyond what the database takes for an offset
+	}
+	size := int64(100) // more is cut down to that without a word
+	if limit.Cmp(big.NewInt(size)) < 0 {
+		size = limit.Int64()
+	}
+
+	var found []*LicenseKey
+	for _, k := range p.keys {
+		if c.addressed(p, k.ID) == nil ||
+			len(organizations) > 0 && !slices.Contains(organizations, k.OrganizationID) ||
+			len(benefits) > 0 && !slices.Contains(benefits, k.BenefitID) ||
+			len(wanted) > 0 && !slices.Contains(wanted, k.Status) {
+			continue
+		}
+		found = append(found, k)
+	}
+	slices.SortStableFunc(found, func(a, b *LicenseKey) int { return a.CreatedAt.Compare(b.CreatedAt) })
+	total := int64(len(found))
+	from := min((page.Int64()-1)*size, total)
+	items := []any{}
+	for _, k := range found[from:min(from+size, total)] {
+		items = append(items, k.describe())
+	}
+	return ok(newObject("items", items,
+		"pagination", newObject("total_count", total, "max_page", (total+size-1)/size)))
+}
+
+func (p *Polar) getKey(c *call) *answer {
+	f := c.pathForm("id")
+	id := f.uuid("id")
+	if len(f.problems) > 0 {
+		return unprocessable(f.problems)
+	}
+	k := c.addressed(p, id)
+	if k == nil {
+		return notFound("Not found")
+	}
+	live := []any{} // newest first
+	for i := len(k.Activations) - 1; i >= 0; i-- {
+		if a := &k.Activations[i]; !a.Released {
+			live = append(live, k.describeActivation(a))
+		}
+	}
+	return ok(k.describe().set("activations", live))
+}
+
+func (p *Polar) getActivation(c *call) *answer {
+	f := c.pathForm("id", "activation_id")
+	id, activationID := f.uuid("id"), f.uuid("activation_id")
+	if len(f.problems) > 0 {
+		return unprocessable(f.problems)
+	}
+	k := c.addressed(p, id)
+	if k == nil {
+		return notFound("Not found")
+	}
+	a := k.activation(activationID)
+	if a == nil {
+		return notFound("Not found")
+	}
+	return ok(k.describeActivation(a).set("license_key", k.describe()))
+}
+
+func (p *Polar) patchKey(c *call) *answer {
+	f := c.pathForm("id")
+	id := f.uuid("id")
+	body, refusal := c.form()
+	if body == nil {
+		if refusal.problems != nil {
+			return unprocessable(append(f.problems, refusal.problems...))
+		}
+		return refusal
+	}
+	const lowest, highest = math.MinInt32, math.MaxInt32
+	var next LicenseKey
+	status, statusSent := body.fields.get("status")
+	if statusSent && status != nil {
+		next.Status = body.status("status", status)
+	}
+	usage, usageSent := body.fields.get("usage")
+	var newUsage *big.Int
+	if usageSent {
+		newUsage = body.integer("usage", usage, bound{"le", highest}, bound{"ge", lowest})
+	}
+	limit := func(name string) (sent bool, limit *int64) {
+		v, sent := body.fields.get(name)
+		if sent && v != nil {
+			if n := body.integer(name, v, bound{"le", highest}, bound{"ge", lowest}, bound{"gt", 0}); n != nil {
+				limit = Limit(n.Int64())
+			}
+		}
+		return sent, limit
+	}
+	activationsSent, newActivations := limit("limit_activations")
+	usagesSent, newUsages := limit("limit_usage")
+	expires, expiresSent := body.fields.get("expires_at")
+	var echo string
+	if expiresSent && expires != nil {
+		next.ExpiresAt, echo = body.instant("expires_at", expires)
+	}
+	if problems := append(f.problems, body.problems...); len(problems) > 0 {
+		return unprocessable(problems)
+	}
+	k := c.addressed(p, id)
+	if k == nil {
+		return notFound("Not found")
+	}
+	if statusSent && status == nil {
+		return serverError() // the schema lets null pass, the database does not
+	}
+
+	before := *k
+	if statusSent {
+		k.Status = next.Status
+	}
+	if usageSent {
+		k.Usage = newUsage.Int64()
+	}
+	if activationsSent {
+		k.LimitActivations = newActivations
+	}
+	if usagesSent {
+		k.LimitUsage = newUsages
+	}
+	if expiresSent {
+		k.ExpiresAt = next.ExpiresAt
+	}
+	if before.Status != k.Status || before.Usage != k.Usage || !before.ExpiresAt.Equal(k.ExpiresAt) ||
+		!sameLimit(before.LimitActivations, k.LimitActivations) || !sameLimit(before.LimitUsage, k.LimitUsage) {
+		k.ModifiedAt = c.at
+	}
+	description := k.describe()
+	if echo != "" {
+		description.set("expires_at", echo)
+	}
+	return ok(description)
+}
+
+func (p *Polar) rotateKey(c *call) *answer {
+	f := c.pathForm("id")
+	id := f.uuid("id")
+	if len(f.problems) > 0 {
+		return unprocessable(f.problems)
+	}
+	k := c.addressed(p, id)
+	if k == nil {
+		return notFound("Not found")
+	}
+	if k.Status == revoked {
+		return refuse(400, "RotateNotPermitted",
+			"License key cannot be rotated in its current status. Current status: revoked. Allowed statuses: disabled, granted.")
+	}
+	next := k.clone()
+	next.Key = randomKey(k.Prefix)
+	next.ModifiedAt = c.at
+	p.replace(k, next)
+	return ok(k.describe())
+}
+
+func limitOf(limit *int64) int64 {
+	if limit == nil {
+		return 0
+	}
+	return *limit
+}
+
+func sameLimit(a, b *int64) bool {
+	return (a == nil) == (b == nil) && limitOf(a) == limitOf(b)
+}
+
+// describe is the license key as answers carry it, fields outside Polar's published schema included.
+func (k *LicenseKey) describe() *object {
+	return newObject(
+		"id", k.ID,
+		"created_at", printTimeOrNull(k.CreatedAt),
+		"modified_at", printTimeOrNull(k.ModifiedAt),
+		"organization_id", k.OrganizationID,
+		"user_id", k.CustomerID,
+		"customer_id", k.CustomerID,
+		"user", newObject(
+			"id", k.CustomerID,
+			"email", textOrNull(k.Customer.Email),
+			"public_name", k.Customer.initial(),
+			"avatar_url", k.Customer.avatar()),
+		"customer", newObject(
+			"id", k.CustomerID,
+			"created_at", printTimeOrNull(k.Customer.CreatedAt),
+			"modified_at", nil,
+			"metadata", k.Customer.Metadata,
+			"external_id", textOrNull(k.Customer.ExternalID),
+			"email", textOrNull(k.Customer.Email),
+			"email_verified", false,
+			"type", k.Customer.Type,
+			"name", textOrNull(k.Customer.Name),
+			"billing_name", textOrNull(k.Customer.Name),
+			"billing_address", nil,
+			"tax_id", nil,
+			"locale", nil,
+			"organization_id", k.OrganizationID,
+			"default_payment_method_id", nil,
+			"deleted_at", nil,
+			"first_user_event_at", nil,
+			"avatar_url", k.Customer.avatar()),
+		"benefit_id", k.BenefitID,
+		"key", k.Key,
+		"display_key", "****-"+lastCharacters(k.Key, 6),
+		"status", k.Status,
+		"limit_activations", limitOrNull(k.LimitActivations),
+		"usage", k.Usage,
+		"limit_usage", limitOrNull(k.LimitUsage),
+		"validations", k.Validations,
+		"last_validated_at", printTimeOrNull(k.LastValidatedAt),
+		"expires_at", printTimeOrNull(k.ExpiresAt),
+	)
+}
+
+// describeActivation leaves the conditions out: Polar never tells them.
+func (k *LicenseKey) describeActivation(a *Activation) *object {
+	return newObject(
+		"id", a.ID,
+		"license_key_id", k.ID,
+		"label", a.Label,
+		"meta", a.Meta,
+		"created_at", printTimeOrNull(a.CreatedAt),
+		"modified_at", nil,
+	)
+}
+
+func textOrNull(s string) any {
+	if s == "" {
+		return nil
+	}
+	return s
+}
+
+func limitOrNull(limit *int64) any {
+	if limit == nil {
+		return nil
+	}
+	return *limit
+}
+
+func (c *Customer) initial() string {
+	for _, s := range []string{c.Name, c.Email} {
+		if s != "" {
+			_, n := utf8.DecodeRuneInString(s)
+			return strings.ToUpper(s[:n])
+		}
+	}
+	return ""
+}
+
+func (c *Customer) avatar() any {
+	if c.Email == "" {
+		return nil
+	}
+	sum := sha256.Sum256([]byte(strings.ToLower(c.Email)))
+	return "https://www.gravatar.com/avatar/" + hex.EncodeToString(sum[:]) + "?d=404"
+}
+
+func lastCharacters(s string, n int) string {
+	r := []rune(s)
+	return string(r[max(0, len(r)-n):])
+}

@@ -1,0 +1,219 @@
+package polargate
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+)
+
+// outcome is how a request ended, which decides how soon the next one may go.
+type outcome int
+
+const (
+	// outcomeAnswered: the answer came, so Polar counted the request before now.
+	outcomeAnswered outcome = iota
+	// outcomeUnsent: Polar never saw it.
+	outcomeUnsent
+	// outcomeLost: no answer. The request may still be on its way, and count
+	// at Polar later than now.
+	outcomeLost
+)
+
+const (
+	// permits is how many requests Polar's public endpoints take in the second
+	// that opens with the first of them; one more blocks the address for 60 s.
+	permits = 3
+	// rest is how long a permit stays unused after its answer. Of any four
+	// requests in a row two had the same permit, and the later of them left at
+	// least this long after Polar had counted the earlier: more than a second,
+	// whatever the network did to either.
+	rest = 1050 * time.Millisecond
+	// lostRest is the same after a request with no answer, whose way to Polar
+	// may not be over. A packet still on its way after that is a rare one.
+	lostRest = 5 * time.Second
+)
+
+// pacer keeps all requests of this process to one server's public endpoints
+// within Polar's limit, and silent after Polar asked for a pause.
+type pacer struct {
+	mu     sync.Mutex // never held while waiting
+	permit [permits]permit
+	paused time.Time       // nobody asks before
+	queue  []chan struct{} // who waits, in order of arrival; the first is told of changes
+}
+
+type permit struct {
+	inUse bool
+	ready time.Time // may be used again from then on
+}
+
+var pacers sync.Map // base URL to *pacer
+
+// publicPacer is the one pacer of this process for a server: Polar counts by
+// address, so all clients have to share it.
+func publicPacer(base string) *pacer {
+	p, _ := pacers.LoadOrStore(base, &pacer{})
+	return p.(*pacer)
+}
+
+// start waits for a permit. It fails at once, with ErrRateLimited, when Polar
+// asked for a pause or when the permit would come after the deadline of ctx.
+func (p *pacer) start(ctx context.Context) (func(outcome), error) {
+	if err := ctx.Err(); err != nil {
+		return nil, gaveUp(err)
+	}
+	me := make(chan struct{}, 1)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.queue = append(p.queue, me)
+	defer p.leave(me)
+	for {
+		now := time.Now()
+		if wait := within(p.paused.Sub(now), maxPause); wait > 0 {
+			return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "waiting out a pause that Polar asked for"}
+		}
+		var timer *time.Timer
+		var due <-chan time.Time
+		if p.queue[0] == me {
+			if i := p.soonest(); i >= 0 {
+				wait := within(p.permit[i].ready.Sub(now), lostRest)
+				if wait <= 0 {
+					p.permit[i].inUse = true
+					return func(o outcome) { p.finish(i, o) }, nil
+				}
+				if deadline, ok := ctx.Deadline(); ok && deadline.Sub(now) < wait {
+					return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "Polar's limit of 3 requests a second allows the next one only after the caller's deadline", Err: context.DeadlineExceeded}
+				}
+				timer = time.NewTimer(wait)
+				due = timer.C
+			}
+		}
+		p.mu.Unlock()
+		select {
+		case <-me:
+		case <-due:
+		case <-ctx.Done():
+		}
+		if timer != nil {
+			timer.Stop()
+		}
+		p.mu.Lock()
+		if err := ctx.Err(); err != nil {
+			return nil, gaveUp(err)
+		}
+	}
+}
+
+func gaveUp(err error) error {
+	return &Error{Reason: ErrRateLimited, Detail: "the caller's context ended while waiting for Polar's limit of 3 requests a second", Err: err}
+}
+
+// within is a wait that makes sense: one longer than it can have been set to
+// means that the clock has been turned back, and is over.
+func within(wait, limit time.Duration) time.Duration {
+	if wait > limit {
+		return 0
+	}
+	return wait
+}
+
+// soonest is the free permit that may be used first, or -1 if all are in use.
+func (p *pacer) soonest() int {
+	best := -1
+	for i, s := range p.permit {
+		if !s.inUse && (best < 0 || s.ready.Before(p.permit[best].ready)) {
+			best = i
+		}
+	}
+	return best
+}
+
+// leave takes a waiter out of the queue and tells the next one to look.
+func (p *pacer) leave(me chan struct{}) {
+	i := slices.Index(p.queue, me)
+	p.queue = slices.Delete(p.queue, i, i+1)
+	p.tellFirst()
+}
+
+func (p *pacer) tellFirst() {
+	if len(p.queue) > 0 {
+		select {
+		case p.queue[0] <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (p *pacer) finish(i int, o outcome) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	ready := time.Now()
+	switch o {
+	case outcomeAnswered:
+		ready = ready.Add(rest)
+	case outcomeLost:
+		ready = ready.Add(lostRest)
+	}
+	p.permit[i] = permit{ready: ready}
+	p.tellFirst()
+}
+
+func (p *pacer) pauseFor(d time.Duration) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.paused = time.Now().Add(d)
+	// All who wait learn of it now.
+	for _, waiter := range p.queue {
+		select {
+		case waiter <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// minuteLimit keeps the requests of a client with an access token within a
+// number a minute, and silent after Polar asked for a pause.
+type minuteLimit struct {
+	limiter *rate.Limiter
+	mu      sync.Mutex
+	paused  time.Time
+}
+
+// newMinuteLimit splits a minute's allowance into a burst and a refill that
+// together never exceed it in any minute.
+func newMinuteLimit(perMinute int) *minuteLimit {
+	burst := max(1, perMinute/5)
+	refill := max(1, perMinute-burst)
+	return &minuteLimit{limiter: rate.NewLimiter(rate.Limit(float64(refill)/60), burst)}
+}
+
+// start waits for the limiter. rate.Limiter.Wait is not used: it reports a
+// deadline that is too near as an error of its own kind.
+func (m *minuteLimit) start(ctx context.Context) (func(outcome), error) {
+	m.mu.Lock()
+	wait := within(time.Until(m.paused), maxPause)
+	m.mu.Unlock()
+	if wait > 0 {
+		return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "waiting out a pause that Polar asked for"}
+	}
+	turn := m.limiter.Reserve()
+	wait = turn.Delay()
+	if wait > 0 && !sleep(ctx, wait) {
+		turn.Cancel()
+		err := ctx.Err()
+		if err == nil {
+			err = context.DeadlineExceeded
+		}
+		return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit on requests a minute allows the next one only after the caller's deadline", Err: err}
+	}
+	return func(outcome) {}, nil
+}
+
+func (m *minuteLimit) pauseFor(d time.Duration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.paused = time.Now().Add(d)
+}

@@ -1,0 +1,233 @@
+package polargate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// ErrNotStored is what Store.Load returns when nothing is stored by that name.
+var ErrNotStored = errors.New("polargate: nothing stored by that name")
+
+// A Store keeps a Gate's sealed state. What it is given is encrypted already,
+// and small: a few KiB. Names consist of the characters a-z, 0-9, - and dot.
+// All methods must be safe for use by many goroutines.
+type Store interface {
+	// Load returns what was saved last, or an error that is ErrNotStored.
+	Load(ctx context.Context, name string) ([]byte, error)
+	// Save replaces what is stored, as a whole or not at all, and returns when
+	// a crash can no longer undo it.
+	Save(ctx context.Context, name string, data []byte) error
+	// Lock keeps others who share this store out of name until unlock is
+	// called, waiting no longer than ctx allows. It does not affect Load and
+	// Save. An error that is errors.ErrUnsupported means that this store
+	// cannot be shared between processes; a Gate then does without.
+	Lock(ctx context.Context, name string) (unlock func(), err error)
+}
+
+// maxState bounds what is read from a store.
+const maxState = 1 << 20
+
+// FileStore keeps the state in the folder of that path, which is made, for this
+// user alone, when something is saved. The files in it have mode 0600.
+type FileStore string
+
+// Load reads a file.
+func (s FileStore) Load(_ context.Context, name string) ([]byte, error) {
+	f, err := os.Open(s.path(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNotStored
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(data) > maxState {
+		// As long as it needs to be to be recognised as nobody's state.
+		data = data[:maxState+1]
+	}
+	return data, nil
+}
+
+// Save writes a file beside the old one, syncs it, and puts it in its place.
+func (s FileStore) Save(_ context.Context, name string, data []byte) (err error) {
+	if err := os.MkdirAll(string(s), 0o700); err != nil {
+		return err
+	}
+	s.sweep(name)
+	// CreateTemp makes it with mode 0600.
+	temp, err := os.CreateTemp(string(s), name+".*.tmp")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			_ = temp.Close()
+			_ = os.Remove(temp.Name())
+		}
+	}()
+	if _, err := temp.Write(data); err != nil {
+		return err
+	}
+	if err := temp.Sync(); err != nil {
+		return err
+	}
+	if err := temp.Close(); err != nil {
+		return err
+	}
+	if err := replace(temp.Name(), s.path(name)); err != nil {
+		return err
+	}
+	return s.syncFolder()
+}
+
+// replace renames. On Windows a virus scanner or an indexer may hold the old
+// file open for a moment, which refuses the rename; it is tried for a second.
+func replace(from, to string) error {
+	err := os.Rename(from, to)
+	for wait := 10 * time.Millisecond; err != nil && runtime.GOOS == "windows" && wait < time.Second; wait *= 2 {
+		time.Sleep(wait)
+		err = os.Rename(from, to)
+	}
+	return err
+}
+
+// syncFolder makes a rename last. Where folders cannot be synced, as on
+// Windows, the rename lasts by itself or nothing can be done about it.
+func (s FileStore) syncFolder() error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	folder, err := os.Open(string(s))
+	if err != nil {
+		return err
+	}
+	defer folder.Close()
+	if err := folder.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) {
+		return err
+	}
+	return nil
+}
+
+// sweep removes what a crash left half-written. A file that is younger than an
+// hour may be another process's at work.
+func (s FileStore) sweep(name string) {
+	left, _ := filepath.Glob(filepath.Join(escapeGlob(string(s)), name+".*.tmp"))
+	for _, path := range left {
+		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > time.Hour {
+			_ = os.Remove(path)
+		}
+	}
+}
+
+// escapeGlob keeps a folder's own name from being read as a pattern. Windows
+// has no escape, and no names with the characters that matter most.
+func escapeGlob(path string) string {
+	if runtime.GOOS == "windows" {
+		return path
+	}
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+// Lock takes the lock of a file of its own, name.lock, which stays in the
+// folder: removing it would let two holders in. The system releases it when
+// the process ends, however it ends.
+func (s FileStore) Lock(ctx context.Context, name string) (func(), error) {
+	if err := os.MkdirAll(string(s), 0o700); err != nil {
+		return nil, err
+	}
+	lock := flock.New(s.path(name+".lock"), flock.SetPermissions(0o600))
+	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	return func() { _ = lock.Close() }, nil
+}
+
+func (s FileStore) path(name string) string { return filepath.Join(string(s), name) }
+
+// MemoryStore keeps the state for the life of the process, for tests and for
+// programs that keep their state elsewhere. The zero value is empty and ready
+// to use; it must not be copied.
+type MemoryStore struct {
+	mu    sync.Mutex
+	data  map[string][]byte
+	locks map[string]chan struct{}
+}
+
+// Load returns a copy of what was saved.
+func (s *MemoryStore) Load(_ context.Context, name string) ([]byte, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	data, ok := s.data[name]
+	if !ok {
+		return nil, ErrNotStored
+	}
+	return slices.Clone(data), nil
+}
+
+// Save keeps a copy.
+func (s *MemoryStore) Save(_ context.Context, name string, data []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.data == nil {
+		s.data = make(map[string][]byte)
+	}
+	s.data[name] = slices.Clone(data)
+	return nil
+}
+
+// Lock waits for its turn.
+func (s *MemoryStore) Lock(ctx context.Context, name string) (func(), error) {
+	s.mu.Lock()
+	lock, ok := s.locks[name]
+	if !ok {
+		lock = make(chan struct{}, 1)
+		if s.locks == nil {
+			s.locks = make(map[string]chan struct{})
+		}
+		s.locks[name] = lock
+	}
+	s.mu.Unlock()
+	select {
+	case lock <- struct{}{}:
+		return func() { <-lock }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// noStore stands in where no folder for the state could be found. Nothing is
+// stored in it, and saving says why.
+type noStore struct{ err error }
+
+func (s noStore) Load(context.Context, string) ([]byte, error) { return nil, ErrNotStored }
+
+func (s noStore) Save(context.Context, string, []byte) error { return s.err }
+
+func (s noStore) Lock(context.Context, string) (func(), error) { return nil, s.err }
+
+// defaultStore is a folder of the program's own where the system wants such
+// things: ~/.config on Linux, AppData on Windows, Library on macOS.
+func defaultStore(app string) Store {
+	folder, err := os.UserConfigDir()
+	if err != nil {
+		return noStore{fmt.Errorf("no folder for settings is known: %w", err)}
+	}
+	return FileStore(filepath.Join(folder, app, "license"))
+}

@@ -1,0 +1,179 @@
+package polargate
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// wireRequest is the body of the three license key endpoints. It holds a key in
+// the clear: it is marshalled and dropped, never kept or printed.
+type wireRequest struct {
+	Key            string         `json:"key"`
+	OrganizationID string         `json:"organization_id"`
+	ActivationID   string         `json:"activation_id,omitempty"`
+	BenefitID      string         `json:"benefit_id,omitempty"`
+	CustomerID     string         `json:"customer_id,omitempty"`
+	IncrementUsage int64          `json:"increment_usage,omitempty"`
+	Label          *string        `json:"label,omitempty"` // required on activate, even empty
+	Conditions     map[string]any `json:"conditions,omitempty"`
+	Meta           map[string]any `json:"meta,omitempty"`
+}
+
+// fields are the members of a JSON object, read one by one, so that one that
+// changed its type does not spoil the others.
+type fields map[string]json.RawMessage
+
+func object(data []byte) (fields, error) {
+	var f fields
+	if err := json.Unmarshal(data, &f); err != nil {
+		return nil, err
+	}
+	if f == nil {
+		return nil, errors.New("not a JSON object")
+	}
+	return f, nil
+}
+
+// optional reads a member into to, and leaves to as it is if that fails.
+func (f fields) optional(name string, to any) {
+	if raw, ok := f[name]; ok {
+		_ = json.Unmarshal(raw, to)
+	}
+}
+
+func (f fields) text(name string, to *string) { f.optional(name, to) }
+
+func (f fields) time(name string, to *time.Time) {
+	if raw, ok := f[name]; ok {
+		*to, _ = parseTime(raw)
+	}
+}
+
+// parseTime reads Polar's times: RFC 3339, and, since PATCH echoes what it was
+// given, the same without a zone, which is UTC, and a bare date.
+func parseTime(raw json.RawMessage) (time.Time, error) {
+	var s string
+	if err := json.Unmarshal(raw, &s); err != nil {
+		return time.Time{}, errors.New("time is no text")
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", time.DateOnly} {
+		if t, err := time.Parse(layout, s); err == nil {
+			return t.UTC(), nil
+		}
+	}
+	return time.Time{}, errors.New("time is in no known form")
+}
+
+// canonicalUUID4 gives the usual form, in lower case and with dashes, of a UUID
+// of version 4, the only one that Polar takes for an id.
+func canonicalUUID4(s string) (string, bool) {
+	plain := strings.ToLower(strings.ReplaceAll(s, "-", ""))
+	if len(plain) != 32 || len(s) != 32 && len(s) != 36 {
+		return "", false
+	}
+	if _, err := hex.DecodeString(plain); err != nil {
+		return "", false
+	}
+	if plain[12] != '4' || !strings.ContainsRune("89ab", rune(plain[16])) {
+		return "", false
+	}
+	id := plain[:8] + "-" + plain[8:12] + "-" + plain[12:16] + "-" + plain[16:20] + "-" + plain[20:]
+	if len(s) == 36 && !strings.EqualFold(s, id) {
+		return "", false
+	}
+	return id, true
+}
+
+// normalUUID is the usual form of an id, and the id itself if it is no UUID.
+func normalUUID(s string) string {
+	if id, ok := canonicalUUID4(s); ok {
+		return id
+	}
+	return s
+}
+
+func sameUUID(a, b string) bool { return normalUUID(a) == normalUUID(b) }
+
+// checkMap holds conditions and meta to Polar's limits, so that a program
+// learns of a mistake from us and not from a 422 at its customers.
+func checkMap(field string, m map[string]any) error {
+	bad := func(format string, args ...any) error {
+		return &InputError{field, fmt.Sprintf(format, args...)}
+	}
+	if len(m) > 50 {
+		return bad("has %d entries; Polar takes at most 50", len(m))
+	}
+	for name, value := range m {
+		if n := utf8.RuneCountInString(name); n < 1 || n > 40 || !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
+			return bad("has a name of %d characters or with a NUL; Polar takes 1 to 40 characters", n)
+		}
+		switch v := value.(type) {
+		case string:
+			if n := utf8.RuneCountInString(v); n < 1 || n > 500 || !utf8.ValidString(v) || strings.ContainsRune(v, 0) {
+				return bad("%q is a text of %d characters or with a NUL; Polar takes 1 to 500 characters", name, n)
+			}
+		case json.RawMessage:
+			// A stored condition, which was checked when it was first sent.
+		case bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, float32, float64, json.Number:
+			if _, err := json.Marshal(v); err != nil {
+				return bad("%q is not a finite number", name)
+			}
+		default:
+			return bad("%q is a %T; Polar takes text, numbers and true or false", name, value)
+		}
+	}
+	return nil
+}
+
+// refusal is what Polar says when it says no, in one of the shapes that are its
+// own. OAuth's description and the router's bare detail fit too, and are told
+// apart by what is empty.
+type refusal struct {
+	Error  string
+	Detail string
+	// Faults are the parts of a 422: where and what, without the echoed input.
+	Faults []string
+}
+
+func parseRefusal(body []byte) (refusal, bool) {
+	f, err := object(bytes.TrimSpace(body))
+	if err != nil {
+		return refusal{}, false
+	}
+	var r refusal
+	f.text("error", &r.Error)
+	f.text("detail", &r.Detail)
+	if r.Detail == "" {
+		f.text("error_description", &r.Detail)
+	}
+	var faults []struct {
+		Loc []any  `json:"loc"`
+		Msg string `json:"msg"`
+	}
+	f.optional("detail", &faults)
+	for _, fault := range faults[:min(len(faults), 5)] {
+		var where []string
+		for _, step := range fault.Loc {
+			where = append(where, fmt.Sprint(step))
+		}
+		r.Faults = append(r.Faults, strings.Join(where, ".")+": "+fault.Msg)
+	}
+	return r, true
+}
+
+// cleanText makes a text of one line, without characters that cannot be seen.
+func cleanText(s string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, s))
+}
