@@ -31,7 +31,7 @@ type route struct {
 var (
 	toRead  = []string{scopeRead, scopeWrite}
 	toWrite = []string{scopeWrite}
-	// the portal of signed-in customers is not played here: this is only its door
+	// the portal of signed-in customers is not played here: this is only its door.
 	portal = []string{"customer_portal:read", "customer_portal:write"}
 )
 
@@ -89,7 +89,7 @@ func (p *Polar) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // take receives a request: the one place where faults, recording and Polar itself meet.
 func (p *Polar) take(c *call) delivery {
 	c.at = p.Now()
-	if ip := c.header.Get("True-Client-IP"); ip != "" {
+	if ip := c.header.Get("True-Client-Ip"); ip != "" {
 		c.client = ip
 	}
 	record := &Request{

@@ -1,6 +1,7 @@
 package polartest
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -472,7 +473,7 @@ func appendFloat(b []byte, f float64) ([]byte, error) {
 	}
 	start := len(b)
 	b = strconv.AppendFloat(b, f, format, -1, 64)
-	if format == 'f' && !strings.ContainsRune(string(b[start:]), '.') {
+	if format == 'f' && !bytes.ContainsRune(b[start:], '.') {
 		b = append(b, ".0"...)
 	}
 	return b, nil

@@ -286,7 +286,7 @@ func (p *Polar) patchKey(c *call) *answer {
 		v, sent := body.fields.get(name)
 		if sent && v != nil {
 			if n := body.integer(name, v, bound{"le", highest}, bound{"ge", lowest}, bound{"gt", 0}); n != nil {
-				limit = Limit(n.Int64())
+				limit = new(n.Int64())
 			}
 		}
 		return sent, limit

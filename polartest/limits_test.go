@@ -19,13 +19,22 @@ import (
 
 const portalPath = "/v1/customer-portal/license-keys/"
 
-// ask sends a request in process and gives the answer, its body read.
-func ask(t *testing.T, client *http.Client, method, path, token, body string) (*http.Response, string) {
+// reply is the head of an answer.
+type reply struct {
+	StatusCode    int
+	Header        http.Header
+	ContentLength int64
+}
+
+func answered(r *http.Response) reply { return reply{r.StatusCode, r.Header, r.ContentLength} }
+
+// ask sends a request in process and gives the answer.
+func ask(t *testing.T, client *http.Client, method, path, token, body string) (reply, string) {
 	t.Helper()
 	return askAt(t, client, "https://api.polar.sh", method, path, token, body)
 }
 
-func askAt(t *testing.T, client *http.Client, base, method, path, token, body string) (*http.Response, string) {
+func askAt(t *testing.T, client *http.Client, base, method, path, token, body string) (reply, string) {
 	t.Helper()
 	var reader io.Reader
 	if body != "" {
@@ -39,10 +48,10 @@ func askAt(t *testing.T, client *http.Client, base, method, path, token, body st
 	}
 	response, err := client.Do(r)
 	require.NoError(t, err)
-	defer response.Body.Close()
+	defer func() { _ = response.Body.Close() }()
 	text, err := io.ReadAll(response.Body)
 	require.NoError(t, err)
-	return response, string(text)
+	return answered(response), string(text)
 }
 
 // asking is the body of a request about a key; more is further fields, with a comma in front.
@@ -57,7 +66,7 @@ func TestAFourthRequestWithinTheSecondBlocksItsAddressOnEveryPathForAMinute(t *t
 		k := p.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(3)})
 		token := p.AddToken(polartest.Token{})
 		client := p.Client()
-		validate := func(token string) *http.Response {
+		validate := func(token string) reply {
 			response, _ := ask(t, client, "POST", portalPath+"validate", token, asking(k, ""))
 			return response
 		}
@@ -135,7 +144,7 @@ func TestWithATokenTheOrganizationIsLimitedAndNotTheAddress(t *testing.T) {
 func TestAClockSetBackNeverBlocksForMoreThanAMinute(t *testing.T) {
 	t.Parallel()
 	p := polartest.New(polartest.Config{})
-	now := func() *http.Response {
+	now := func() reply {
 		response, _ := ask(t, p.Client(), "POST", portalPath+"validate", "", "{}")
 		return response
 	}
@@ -222,8 +231,7 @@ func TestPacingFaresAsItDidOnTheRealServer(t *testing.T) {
 				there := func() time.Duration {
 					mu.Lock()
 					defer mu.Unlock()
-					// every third request, which opens a second, is a little slower than the one before and
-					// the next: that is all it takes
+					// the fourth, which opens another second, is ten milliseconds late: that is all it takes
 					calls++
 					if calls == 4 {
 						return 15 * time.Millisecond
@@ -246,7 +254,7 @@ func TestPacingFaresAsItDidOnTheRealServer(t *testing.T) {
 					response, _ := ask(t, client, "POST", portalPath+"validate", "", "{}")
 					mu.Lock()
 					defer mu.Unlock()
-					if response.StatusCode != 429 {
+					if response.StatusCode != http.StatusTooManyRequests {
 						answered++
 						return
 					}

@@ -147,7 +147,7 @@ type Activation struct {
 }
 
 // Limit makes a limit: polartest.Limit(3).
-func Limit(n int64) *int64 { return &n }
+func Limit(n int64) *int64 { return new(n) }
 
 // AddKey adds a license key and returns it with everything filled in that was empty: ID, Key
 // (random, "POLAR-" and a UUID, or with the Prefix given), OrganizationID, BenefitID, CustomerID,
@@ -256,10 +256,10 @@ func settled(m map[string]any) map[string]any {
 func (k *LicenseKey) clone() LicenseKey {
 	c := *k
 	if c.LimitActivations != nil {
-		c.LimitActivations = Limit(*c.LimitActivations)
+		c.LimitActivations = new(*c.LimitActivations)
 	}
 	if c.LimitUsage != nil {
-		c.LimitUsage = Limit(*c.LimitUsage)
+		c.LimitUsage = new(*c.LimitUsage)
 	}
 	c.Customer.Metadata = maps.Clone(c.Customer.Metadata)
 	c.Activations = slices.Clone(c.Activations)

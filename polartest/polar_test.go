@@ -192,7 +192,7 @@ func TestConditionsAreComparedAsPythonCompares(t *testing.T) {
 			Activations: []polartest.Activation{{Conditions: map[string]any{"v": test.stored}}}})
 		response, body := ask(t, p.Client(), "POST", portalPath+"validate", "", asking(k,
 			fmt.Sprintf(`,"activation_id":%q,"conditions":{"v":%s}`, k.Activations[0].ID, test.sent)))
-		assert.Equal(t, test.equal, response.StatusCode == 200, "%v and %s: %s", test.stored, test.sent, body)
+		assert.Equal(t, test.equal, response.StatusCode == http.StatusOK, "%v and %s: %s", test.stored, test.sent, body)
 	}
 }
 
@@ -292,7 +292,7 @@ func TestBreachesOfTheProtocolAreReported(t *testing.T) {
 				if over == "socket" {
 					server, err := p.Start()
 					require.NoError(t, err)
-					defer server.Close()
+					defer func() { assert.NoError(t, server.Close()) }()
 					client, base = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}, server.URL
 				}
 				client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"io"
 	"log"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -76,9 +77,7 @@ func (d delivery) write(w http.ResponseWriter, r *http.Request) {
 	}
 	a := d.answer
 	header := w.Header()
-	for name, values := range a.header {
-		header[name] = values
-	}
+	maps.Copy(header, a.header)
 	if _, ok := header["Content-Type"]; !ok {
 		header["Content-Type"] = nil // nothing is to be guessed
 	}

@@ -45,7 +45,7 @@ func receive(r *http.Request) (*call, error) {
 	if body == nil {
 		body = http.NoBody
 	}
-	defer body.Close()
+	defer func() { _ = body.Close() }()
 	if r.URL == nil || r.URL.Host == "" {
 		return nil, errors.New("polartest: no host in request URL")
 	}

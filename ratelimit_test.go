@@ -1,0 +1,402 @@
+package polargate
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
+)
+
+// jitterTransport delays each request on its way there and back by up to max.
+type jitterTransport struct {
+	to  http.RoundTripper
+	max time.Duration
+	mu  *sync.Mutex
+	rng *rand.Rand
+}
+
+func withJitter(to http.RoundTripper, longest time.Duration, seed uint64) jitterTransport {
+	return jitterTransport{to, longest, &sync.Mutex{}, rand.New(rand.NewPCG(seed, seed))}
+}
+
+func (j jitterTransport) delay() time.Duration {
+	if j.max == 0 {
+		return 0
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return time.Duration(j.rng.Int64N(int64(j.max)))
+}
+
+func (j jitterTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	time.Sleep(j.delay())
+	resp, err := j.to.RoundTrip(r)
+	time.Sleep(j.delay())
+	return resp, err
+}
+
+func testClient(t *testing.T, polar *polartest.Polar, transport http.RoundTripper) *Client {
+	t.Helper()
+	client, err := NewClient(ClientConfig{
+		OrganizationID: polar.OrganizationID(),
+		BaseURL:        polar.URL(),
+		HTTPClient:     &http.Client{Transport: transport},
+	})
+	require.NoError(t, err)
+	return client
+}
+
+func countStatus(polar *polartest.Polar, status int) int {
+	n := 0
+	for _, r := range polar.Requests() {
+		if r.Status == status {
+			n++
+		}
+	}
+	return n
+}
+
+func TestThePacerIsNeverRefusedWhateverTheNetworkDelays(t *testing.T) {
+	t.Parallel()
+	for name, longest := range map[string]time.Duration{
+		"no delay":       0,
+		"a fast network": 50 * time.Millisecond,
+		"a slow one":     800 * time.Millisecond,
+		"a wild one":     4 * time.Second,
+	} {
+		for seed := range uint64(5) {
+			synctest.Test(t, func(t *testing.T) {
+				polar := polartest.New(polartest.Config{})
+				key := polar.AddKey(polartest.LicenseKey{})
+				k, err := ParseKey(key.Key)
+				require.NoError(t, err)
+				// Two clients: the limit counts the address, not the client.
+				clients := []*Client{
+					testClient(t, polar, withJitter(polar.Transport(), longest, seed)),
+					testClient(t, polar, withJitter(polar.Transport(), longest, seed+100)),
+				}
+				const calls = 60
+				began := time.Now()
+				var group sync.WaitGroup
+				for i := range calls {
+					group.Go(func() {
+						_, err := clients[i%2].Validate(context.Background(), ValidateRequest{Key: k})
+						assert.NoError(t, err, name)
+					})
+				}
+				group.Wait()
+				assert.Equal(t, calls, countStatus(polar, 200), name)
+				assert.Zero(t, countStatus(polar, 429), name)
+				if longest == 0 {
+					// 60 calls by three permits in turn: 19 rests, and no more.
+					assert.Equal(t, 19*rest, time.Since(began))
+				}
+			})
+		}
+	}
+}
+
+// bucketTransport paces with a token bucket, as one would at first thought.
+type bucketTransport struct {
+	to      http.RoundTripper
+	limiter *rate.Limiter
+}
+
+func (b bucketTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := b.limiter.Wait(r.Context()); err != nil {
+		return nil, err
+	}
+	return b.to.RoundTrip(r)
+}
+
+func TestATokenBucketOfThreeWouldBeBlockedWithinASecond(t *testing.T) {
+	t.Parallel()
+	for name, limiter := range map[string]*rate.Limiter{
+		"rate 3 burst 3": rate.NewLimiter(3, 3),
+		"rate 3 burst 1": rate.NewLimiter(3, 1),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			polar := polartest.New(polartest.Config{})
+			key := polar.AddKey(polartest.LicenseKey{})
+			// Plain HTTP, as the pacer is what is being compared with.
+			client := &http.Client{Transport: bucketTransport{withJitter(polar.Transport(), 200*time.Millisecond, 1), limiter}}
+			began := time.Now()
+			refused := atomic.Int64{}
+			refused.Store(-1)
+			var group sync.WaitGroup
+			for range 12 {
+				group.Go(func() {
+					resp, err := client.Post(polar.URL()+"/v1/customer-portal/license-keys/validate", "application/json",
+						jsonBody(t, map[string]any{"key": key.Key, "organization_id": polar.OrganizationID()}))
+					if assert.NoError(t, err) {
+						resp.Body.Close()
+						if resp.StatusCode == 429 {
+							refused.CompareAndSwap(-1, int64(time.Since(began)))
+						}
+					}
+				})
+			}
+			group.Wait()
+			assert.NotZero(t, countStatus(polar, 429), name)
+			if name == "rate 3 burst 3" {
+				assert.Less(t, time.Duration(refused.Load()), time.Second, name)
+			}
+		})
+	}
+}
+
+func TestAfterA429NobodyAsksBeforeThePauseIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{})
+		k, err := ParseKey(key.Key)
+		require.NoError(t, err)
+		client, other := testClient(t, polar, polar.Transport()), testClient(t, polar, polar.Transport())
+		polar.Inject(polartest.Fault{Times: 1, Effect: polartest.RateLimited("42")})
+
+		_, err = client.Validate(context.Background(), ValidateRequest{Key: k})
+		var failed *Error
+		require.ErrorAs(t, err, &failed)
+		assert.Equal(t, ErrRateLimited, failed.Reason)
+		assert.Equal(t, 42*time.Second, failed.RetryAfter)
+		assert.Contains(t, err.Error(), "Try again in 42s")
+		assert.Equal(t, 1, polar.Count("/validate"), "a 429 is not retried")
+
+		time.Sleep(41 * time.Second)
+		before := time.Now()
+		_, err = other.Validate(context.Background(), ValidateRequest{Key: k})
+		require.ErrorAs(t, err, &failed)
+		assert.Equal(t, ErrRateLimited, failed.Reason)
+		assert.Equal(t, time.Second, failed.RetryAfter)
+		assert.Equal(t, before, time.Now(), "the pause is reported, not slept through")
+		assert.Equal(t, 1, polar.Count("/validate"))
+
+		time.Sleep(time.Second)
+		_, err = other.Validate(context.Background(), ValidateRequest{Key: k})
+		require.NoError(t, err)
+	})
+}
+
+func TestRetryAfterIsReadInBothFormsAndCapped(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	for header, want := range map[string]time.Duration{
+		"":                              defaultPause,
+		"3":                             3 * time.Second,
+		" 60 ":                          time.Minute,
+		"0":                             time.Second,
+		"-5":                            defaultPause,
+		"soon":                          defaultPause,
+		"999999999":                     maxPause,
+		"99999999999999999999":          defaultPause,
+		"Sun, 22 Nov 2026 12:01:30 GMT": 90 * time.Second,
+		"Sun, 22 Nov 2020 12:01:30 GMT": time.Second,
+		"Sun, 22 Nov 2099 12:01:30 GMT": maxPause,
+	} {
+		assert.Equal(t, want, retryAfter(header, now), "%q", header)
+	}
+}
+
+func TestAWaitThatTheDeadlineForbidsFailsAtOnceAndIsNoOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &pacer{}
+		for range permits {
+			done, err := p.start(context.Background())
+			require.NoError(t, err)
+			done(outcomeAnswered)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+		defer cancel()
+		before := time.Now()
+		_, err := p.start(ctx)
+		require.ErrorIs(t, err, ErrRateLimited)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		require.NotErrorIs(t, err, ErrUnreachable)
+		var failed *Error
+		require.ErrorAs(t, err, &failed)
+		assert.Equal(t, rest, failed.RetryAfter)
+		assert.Equal(t, before, time.Now())
+	})
+}
+
+func TestAWaiterThatGivesUpLeavesItsPlaceToTheNext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &pacer{}
+		var held []func(outcome)
+		for range permits {
+			done, err := p.start(context.Background())
+			require.NoError(t, err)
+			held = append(held, done)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		gone := make(chan error, 1)
+		go func() { _, err := p.start(ctx); gone <- err }()
+		synctest.Wait()
+		served := make(chan time.Time, 1)
+		go func() {
+			done, err := p.start(context.Background())
+			assert.NoError(t, err)
+			done(outcomeUnsent)
+			served <- time.Now()
+		}()
+		synctest.Wait()
+		cancel()
+		err := <-gone
+		require.ErrorIs(t, err, context.Canceled)
+		require.ErrorIs(t, err, ErrRateLimited)
+
+		began := time.Now()
+		held[1](outcomeAnswered)
+		assert.Equal(t, rest, (<-served).Sub(began))
+		assert.Empty(t, p.queue)
+	})
+}
+
+func TestAPermitRestsByHowItsRequestEnded(t *testing.T) {
+	t.Parallel()
+	for _, test := range []struct {
+		how  string
+		o    outcome
+		rest time.Duration
+	}{
+		{"an answer came", outcomeAnswered, rest},
+		{"it never left", outcomeUnsent, 0},
+		{"it timed out, and may arrive late", outcomeLost, lostRest},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			p := &pacer{}
+			var done []func(outcome)
+			for range permits {
+				d, err := p.start(context.Background())
+				require.NoError(t, err)
+				done = append(done, d)
+			}
+			for _, d := range done {
+				d(test.o)
+			}
+			began := time.Now()
+			_, err := p.start(context.Background())
+			require.NoError(t, err)
+			assert.Equal(t, test.rest, time.Since(began), test.how)
+		})
+	}
+}
+
+func TestTheSoonestPermitIsUsedFirst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := &pacer{}
+		var done []func(outcome)
+		for range permits {
+			d, err := p.start(context.Background())
+			require.NoError(t, err)
+			done = append(done, d)
+		}
+		done[0](outcomeLost)
+		done[1](outcomeLost)
+		done[2](outcomeAnswered)
+		began := time.Now()
+		_, err := p.start(context.Background())
+		require.NoError(t, err)
+		assert.Equal(t, rest, time.Since(began))
+	})
+}
+
+func TestRequestsInTheOutageOfATimeoutRestLonger(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{})
+		k, err := ParseKey(key.Key)
+		require.NoError(t, err)
+		client := testClient(t, polar, polar.Transport())
+		polar.Inject(polartest.Fault{Effect: polartest.Hang()})
+		for range permits {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			_, err := client.Validate(ctx, ValidateRequest{Key: k})
+			require.ErrorIs(t, err, ErrUnreachable)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			cancel()
+		}
+		polar.ClearFaults()
+		// The first of the three was lost two seconds ago.
+		began := time.Now()
+		_, err = client.Validate(context.Background(), ValidateRequest{Key: k})
+		require.NoError(t, err)
+		assert.Equal(t, lostRest-2*time.Second, time.Since(began))
+	})
+}
+
+func TestClientsOfOneServerShareAPacerAndOthersDoNot(t *testing.T) {
+	t.Parallel()
+	assert.Same(t, publicPacer("http://one.example.test"), publicPacer("http://one.example.test"))
+	assert.NotSame(t, publicPacer("http://one.example.test"), publicPacer("http://two.example.test"))
+}
+
+func TestAMinuteOfATokenNeverSeesMoreThanItsAllowance(t *testing.T) {
+	t.Parallel()
+	for _, perMinute := range []int{1, 5, 60, 300} {
+		synctest.Test(t, func(t *testing.T) {
+			m := newMinuteLimit(perMinute)
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
+			defer cancel()
+			var at []time.Time
+			for {
+				done, err := m.start(ctx)
+				if err != nil {
+					require.ErrorIs(t, err, ErrRateLimited)
+					break
+				}
+				at = append(at, time.Now())
+				done(outcomeAnswered)
+			}
+			most := 0
+			for i := range at {
+				n := 0
+				for _, other := range at[i:] {
+					if other.Sub(at[i]) < time.Minute {
+						n++
+					}
+				}
+				most = max(most, n)
+			}
+			assert.LessOrEqual(t, most, perMinute)
+			assert.GreaterOrEqual(t, len(at), 3*perMinute, "five minutes' worth, less the burst kept back")
+		})
+	}
+}
+
+func TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMinuteLimit(1)
+		_, err := m.start(context.Background())
+		require.NoError(t, err)
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		before := time.Now()
+		_, err = m.start(ctx)
+		require.ErrorIs(t, err, ErrRateLimited)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Equal(t, before, time.Now())
+
+		m.pauseFor(10 * time.Second)
+		var failed *Error
+		_, err = m.start(context.Background())
+		require.True(t, errors.As(err, &failed))
+		assert.Equal(t, 10*time.Second, failed.RetryAfter)
+	})
+}
