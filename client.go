@@ -12,12 +12,14 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"net/http/httptrace"
 	"net/url"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -356,9 +358,10 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	if token := c.token.Reveal(); token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	resp, err := c.http.Do(req)
+	var wire connection
+	resp, err := c.http.Do(req.WithContext(httptrace.WithClientTrace(ctx, wire.trace())))
 	if err != nil {
-		sent := !neverSent(err)
+		sent := !neverSent(err) && !wire.never()
 		switch {
 		case !sent:
 			outcome = outcomeUnsent
@@ -390,6 +393,21 @@ func tidy(err error) error {
 	}
 	return err
 }
+
+// connection watches whether a request got one. A transport that does not tell
+// leaves both false.
+type connection struct{ wanted, got atomic.Bool }
+
+func (c *connection) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GetConn: func(string) { c.wanted.Store(true) },
+		GotConn: func(httptrace.GotConnInfo) { c.got.Store(true) },
+	}
+}
+
+// never reports that a connection was wanted and not had, so that nothing can
+// have been sent.
+func (c *connection) never() bool { return c.wanted.Load() && !c.got.Load() }
 
 // neverSent reports whether a failed request cannot have reached the server:
 // the name did not resolve, nobody took the connection, or TLS was not agreed.

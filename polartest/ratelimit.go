@@ -54,7 +54,7 @@ func (l *limiter) admit(now time.Time, caller string, r rule) (retryAfter int, o
 	}
 	key := limitKey{r.zone, caller}
 	w := l.windows[key]
-	if age := now.Sub(w.opened); age < 0 || age > r.window {
+	if age := now.Sub(w.opened); age < 0 || age >= r.window {
 		w = window{opened: now}
 	}
 	w.requests++

@@ -1,0 +1,336 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+var binary string
+
+func TestMain(m *testing.M) {
+	folder, err := os.MkdirTemp("", "desktop-")
+	if err != nil {
+		panic(err)
+	}
+	binary = filepath.Join(folder, "desktop")
+	if runtime.GOOS == "windows" {
+		binary += ".exe"
+	}
+	out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput()
+	if err != nil {
+		panic(string(out))
+	}
+	code := m.Run()
+	_ = os.RemoveAll(folder)
+	os.Exit(code)
+}
+
+// installation is one computer's program and what it is set to.
+type installation struct {
+	t      *testing.T
+	polar  *polartest.Polar
+	server *polartest.Server
+	key    polartest.LicenseKey
+	env    map[string]string
+}
+
+func install(t *testing.T, key polartest.LicenseKey) *installation {
+	t.Helper()
+	// Unlimited, since each process paces itself only.
+	polar := polartest.New(polartest.Config{Unlimited: true, OnBreach: func(r polartest.Request, what string) {
+		t.Errorf("%s %s: %s", r.Method, r.Path, what)
+	}})
+	server, err := polar.Start()
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Close() })
+	added := polar.AddKey(key)
+	return &installation{t, polar, server, added, map[string]string{
+		"POLAR_ORGANIZATION_ID": polar.OrganizationID(),
+		"POLAR_API_URL":         server.URL,
+		"POLARGATE_DIR":         filepath.Join(t.TempDir(), "state"),
+		"POLARGATE_FEATURES":    added.BenefitID + "=export, sync;",
+	}}
+}
+
+type result struct {
+	code           int
+	stdout, stderr string
+}
+
+func (i *installation) command(args ...string) (*exec.Cmd, *bytes.Buffer, *bytes.Buffer) {
+	cmd := exec.Command(binary, args...)
+	for _, v := range os.Environ() {
+		if !strings.HasPrefix(v, "POLAR") && !strings.HasPrefix(strings.ToUpper(v), "HTTP_PROXY=") {
+			cmd.Env = append(cmd.Env, v)
+		}
+	}
+	for name, value := range i.env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	return cmd, &stdout, &stderr
+}
+
+func (i *installation) run(args ...string) result {
+	i.t.Helper()
+	cmd, stdout, stderr := i.command(args...)
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if err != nil && !errors.As(err, &exit) {
+		i.t.Fatal(err)
+	}
+	r := result{cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()}
+	if i.key.Key != "" {
+		assert.NotContains(i.t, r.stdout+r.stderr, i.key.Key, "a key was printed")
+	}
+	return r
+}
+
+func (i *installation) expect(code int, args ...string) result {
+	i.t.Helper()
+	r := i.run(args...)
+	require.Equal(i.t, code, r.code, "%s\nstdout: %s\nstderr: %s", append(args, "tour")[0], r.stdout, r.stderr)
+	if code != exitOK {
+		assert.NotEmpty(i.t, r.stderr, "a failure says why")
+	}
+	return r
+}
+
+func (i *installation) status(code int, args ...string) map[string]any {
+	i.t.Helper()
+	r := i.expect(code, append([]string{"status", "--json"}, args...)...)
+	var status map[string]any
+	require.NoError(i.t, json.Unmarshal([]byte(r.stdout), &status), r.stdout)
+	return status
+}
+
+func TestTheTourTellsTheLifeOfALicenseAndEndsByItself(t *testing.T) {
+	t.Parallel()
+	i := &installation{t: t, env: map[string]string{}}
+	r := i.expect(exitOK)
+	for _, words := range []string{"unlicensed", "active", "grace", "locked", "****-", "left: 7 of 10", "seats taken at Polar: 0"} {
+		assert.Contains(t, r.stdout, words)
+	}
+	assert.Empty(t, r.stderr)
+}
+
+func TestALicenseIsActivatedUsedAndGivenBackByTheCommandLine(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1), LimitUsage: polartest.Limit(10)})
+
+	status := i.status(exitUnlicensed)
+	assert.Equal(t, "unlicensed", status["state"])
+	assert.Equal(t, "no_license", status["reason"])
+	i.expect(exitUnlicensed, "use", "1")
+
+	i.expect(exitOK, "activate", "  \""+i.key.Key+"\"\n")
+	i.expect(exitOK, "activate", i.key.Key)
+	assert.Equal(t, 1, i.polar.Seats(i.key.ID))
+
+	asked := len(i.polar.Requests())
+	status = i.status(exitOK)
+	assert.Equal(t, "active", status["state"])
+	assert.Empty(t, status["reason"])
+	assert.Equal(t, "disk", status["source"])
+	assert.Equal(t, []any{"export", "sync"}, status["features"])
+	assert.Equal(t, i.key.BenefitID, status["benefit_id"])
+	assert.Equal(t, "****-"+i.key.Key[len(i.key.Key)-6:], status["key"])
+	assert.Nil(t, status["expires_at"])
+	for _, field := range []string{"checked_at", "fresh_until", "grace_until"} {
+		_, err := time.Parse(time.RFC3339, status[field].(string))
+		require.NoError(t, err, field)
+	}
+	assert.Len(t, status, 11)
+	assert.Len(t, i.polar.Requests(), asked, "a fresh answer on disk asks nobody")
+	assert.Equal(t, "network", i.status(exitOK, "--refresh")["source"])
+
+	assert.Contains(t, i.expect(exitOK, "use", "4").stdout, "Left: 6")
+	assert.Contains(t, i.expect(exitLocked, "use", "7").stderr, "not enough uses")
+	assert.Equal(t, "active", i.status(exitOK)["state"], "a use too many refuses the one call")
+
+	i.expect(exitOK, "deactivate")
+	assert.Zero(t, i.polar.Seats(i.key.ID))
+	i.expect(exitOK, "deactivate")
+	i.expect(exitUnlicensed, "status")
+}
+
+func TestARefusedKeyLocksAndComesBack(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(3)})
+	i.expect(exitOK, "activate", i.key.Key)
+	i.polar.Revoke(i.key.ID)
+	status := i.status(exitLocked, "--refresh")
+	assert.Equal(t, "locked", status["state"])
+	assert.Equal(t, "inactive", status["reason"])
+	assert.Equal(t, []any{}, status["features"])
+	i.polar.SetOffline(true)
+	i.expect(exitLocked, "status")
+	i.polar.SetOffline(false)
+	i.polar.Grant(i.key.ID)
+	i.expect(exitOK, "status", "--refresh")
+}
+
+func TestKeysThatCannotBeActivatedSayWhy(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	assert.Contains(t, i.expect(exitLocked, "activate", "ACME-NO-SUCH-KEY").stderr, "does not know this license key")
+	i.expect(exitUsage, "activate", "")
+	i.expect(exitUsage, "activate", strings.Repeat("x", 600))
+	i.polar.Update(i.key.ID, func(k *polartest.LicenseKey) {
+		k.Activations = append(k.Activations, polartest.Activation{Label: "elsewhere"})
+	})
+	assert.Contains(t, i.expect(exitLocked, "activate", i.key.Key).stderr, "in use")
+	other := i.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	assert.Contains(t, i.expect(exitLocked, "activate", other.Key).stderr, "another product")
+	assert.Zero(t, i.polar.Seats(other.ID))
+	i.expect(exitUnlicensed, "status")
+}
+
+func TestWithoutANetworkALicenseLastsAndNothingElseIsDecided(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	i.polar.SetOffline(true)
+	i.expect(exitNotNow, "activate", i.key.Key)
+	i.expect(exitUnlicensed, "status")
+	i.polar.SetOffline(false)
+	i.expect(exitOK, "activate", i.key.Key)
+	i.polar.SetOffline(true)
+	i.expect(exitOK, "status", "--refresh")
+	r := i.expect(exitNotNow, "deactivate")
+	assert.Contains(t, r.stderr, "tried again at the next start")
+	i.expect(exitUnlicensed, "status")
+	assert.Equal(t, 1, i.polar.Seats(i.key.ID))
+	i.polar.SetOffline(false)
+	i.expect(exitOK, "deactivate")
+	assert.Zero(t, i.polar.Seats(i.key.ID), "the seat is given back later")
+}
+
+func TestEightProcessesAtOnceTakeOneSeat(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(5)})
+	var group sync.WaitGroup
+	for range 8 {
+		group.Go(func() { assert.Zero(t, i.run("activate", i.key.Key).code) })
+	}
+	group.Wait()
+	assert.Equal(t, 1, i.polar.Seats(i.key.ID))
+	assert.Equal(t, 1, i.polar.Count("/activate"))
+}
+
+func TestAProcessKilledWhileActivatingLeavesAStateThatWorks(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(2)})
+	i.polar.Inject(polartest.Fault{Path: "/activate", Times: 1, Effect: polartest.Delay(time.Minute)})
+	cmd, _, _ := i.command("activate", i.key.Key)
+	require.NoError(t, cmd.Start())
+	require.Eventually(t, func() bool { return i.polar.Seats(i.key.ID) == 1 }, 10*time.Second, 10*time.Millisecond)
+	require.NoError(t, cmd.Process.Kill())
+	_ = cmd.Wait()
+	i.expect(exitUnlicensed, "status")
+	i.expect(exitOK, "activate", i.key.Key)
+	assert.Equal(t, "active", i.status(exitOK)["state"])
+	assert.Equal(t, 2, i.polar.Seats(i.key.ID), "the first seat was given and never told")
+}
+
+func TestWrongCallsAreUsageErrors(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	for _, args := range [][]string{
+		{}, {"dance"}, {"activate"}, {"activate", "a", "b"}, {"status", "--loud"}, {"status", "now"},
+		{"use"}, {"use", "many"}, {"use", "0"}, {"use", "-1"}, {"use", "99999999999"}, {"deactivate", "please"},
+	} {
+		r := i.run(args...)
+		if len(args) > 1 && args[0] == "use" && r.code == exitUnlicensed {
+			continue // no license comes first
+		}
+		assert.Equal(t, exitUsage, r.code, "%v", args)
+		assert.NotEmpty(t, r.stderr)
+		assert.Empty(t, r.stdout)
+	}
+	for name, value := range map[string]string{
+		"POLAR_ORGANIZATION_ID": "not-a-uuid",
+		"POLAR_API_URL":         "ftp://example.test",
+		"POLARGATE_FEATURES":    "nonsense",
+	} {
+		before := i.env[name]
+		i.env[name] = value
+		i.expect(exitUsage, "status")
+		i.env[name] = before
+	}
+	i.env["POLARGATE_FEATURES"] = "not-a-uuid=export"
+	i.expect(exitUsage, "status")
+	delete(i.env, "POLAR_ORGANIZATION_ID")
+	i.expect(exitUsage, "status")
+	assert.Empty(t, i.polar.Requests())
+}
+
+func TestAFolderThatCannotBeWrittenFailsTheActivationBeforeASeatIsTaken(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	// A file where the folder should be keeps even an administrator out.
+	blocked := filepath.Join(t.TempDir(), "file")
+	require.NoError(t, os.WriteFile(blocked, nil, 0o600))
+	i.env["POLARGATE_DIR"] = filepath.Join(blocked, "state")
+	r := i.expect(exitNotNow, "activate", i.key.Key)
+	assert.Contains(t, r.stderr, "writable")
+	assert.Empty(t, i.polar.Requests())
+	i.expect(exitUnlicensed, "status")
+}
+
+func TestTheProxyOfTheEnvironmentIsHonoured(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	var through []string
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		through = append(through, r.URL.Host)
+		i.polar.ServeHTTP(w, r)
+	}))
+	defer proxy.Close()
+	i.env["POLAR_API_URL"] = "http://polar.example"
+	i.env["HTTP_PROXY"] = proxy.URL
+	i.expect(exitOK, "activate", i.key.Key)
+	assert.Equal(t, []string{"polar.example"}, through)
+}
+
+func TestALoginPageOnTheWayDecidesNothing(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	i.expect(exitOK, "activate", i.key.Key)
+	for _, effect := range []polartest.Effect{polartest.LoginPage(200), polartest.LoginPage(302), polartest.LoginPage(511)} {
+		i.polar.ClearFaults()
+		i.polar.Inject(polartest.Fault{Effect: effect})
+		assert.Equal(t, "active", i.status(exitOK, "--refresh")["state"])
+	}
+}
+
+// A port that nobody listens on refuses at once, as a computer without a
+// network does.
+func TestARefusedConnectionIsNotNow(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	i.env["POLAR_API_URL"] = "http://" + listener.Addr().String()
+	require.NoError(t, listener.Close())
+	began := time.Now()
+	r := i.expect(exitNotNow, "activate", i.key.Key)
+	assert.Contains(t, r.stderr, "could not be reached")
+	assert.Less(t, time.Since(began), 30*time.Second)
+}
