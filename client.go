@@ -292,8 +292,8 @@ func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []by
 		if err == nil {
 			return nil
 		}
-		var again *worthAnotherTry
-		if !errors.As(err, &again) || !x.repeatable || attempt == attempts {
+		_, again := errors.AsType[*worthAnotherTry](err)
+		if !again || !x.repeatable || attempt == attempts {
 			return err
 		}
 		if !sleep(ctx, jitter(backoff)) {
@@ -348,6 +348,8 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
+	var wire connection
+	ctx = httptrace.WithClientTrace(ctx, wire.trace())
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+c.prefix+x.path, bytes.NewReader(body))
 	if err != nil {
 		return &InputError{"BaseURL", "does not make a URL"}
@@ -358,8 +360,7 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	if token := c.token.Reveal(); token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
-	var wire connection
-	resp, err := c.http.Do(req.WithContext(httptrace.WithClientTrace(ctx, wire.trace())))
+	resp, err := c.http.Do(req)
 	if err != nil {
 		sent := !neverSent(err) && !wire.never()
 		switch {
@@ -377,8 +378,7 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	}
 	outcome = outcomeAnswered
 	err = c.classify(x, resp, answer, accept)
-	var e *Error
-	if errors.As(err, &e) && e.Reason == ErrRateLimited {
+	if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrRateLimited {
 		c.pace.pauseFor(e.RetryAfter)
 	}
 	return err
@@ -387,8 +387,7 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 // tidy takes the method and URL off a network error: they are the same for
 // every call, and the shorter text reads better.
 func tidy(err error) error {
-	var u *url.Error
-	if errors.As(err, &u) {
+	if u, ok := errors.AsType[*url.Error](err); ok {
 		return u.Err
 	}
 	return err
@@ -482,8 +481,7 @@ func notPolar(resp *http.Response, err error) error {
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		return errors.New("a redirect came instead of Polar's answer: a Wi-Fi login or a proxy")
 	}
-	var syntax *json.SyntaxError
-	if errors.As(err, &syntax) {
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return errors.New("the answer is not JSON")
 	}
 	return err

@@ -151,10 +151,8 @@ func (c Config) validate() error {
 		if _, ok := canonicalUUID4(id); !ok {
 			return &InputError{"Features", "has a key that is not a UUID of version 4: use the benefits' ids as Polar shows them"}
 		}
-		for _, name := range names {
-			if name == "" {
-				return &InputError{"Features", "has a feature without a name for a benefit"}
-			}
+		if slices.Contains(names, "") {
+			return &InputError{"Features", "has a feature without a name"}
 		}
 	}
 	if c.FreshFor < 0 {

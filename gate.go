@@ -155,7 +155,7 @@ func (g *Gate) Check(ctx context.Context) (Status, error) {
 		status := g.Status()
 		return status, statusError(status, err)
 	})
-	return g.landed(ctx, status, err)
+	return g.landed(status, err)
 }
 
 // Refresh asks Polar now, however fresh the last answer is, within
@@ -195,14 +195,13 @@ func (g *Gate) enter(ctx context.Context) error {
 
 // landed turns the end of a shared check into what Check returns. Where the
 // flight failed or ctx ended before it, what is known by now decides.
-func (g *Gate) landed(ctx context.Context, status Status, err error) (Status, error) {
+func (g *Gate) landed(status Status, err error) (Status, error) {
 	if status.State == "" {
 		status = g.Status()
 		if status.OK() {
 			return status, nil
 		}
-		var own *Error
-		if !errors.As(err, &own) {
+		if _, ours := errors.AsType[*Error](err); !ours {
 			err = statusError(status, g.callError("check", err))
 		}
 	}
@@ -282,6 +281,9 @@ func (g *Gate) check(ctx context.Context, must bool) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
 	defer cancel()
+	if h.state.Seat == nil {
+		return g.drainOutbox(ctx)
+	}
 	// Of several processes one asks; the others find its answer in the Store.
 	if unlock, err := g.store.Lock(ctx, g.name+".check"); err == nil {
 		defer unlock()
@@ -298,27 +300,27 @@ func (g *Gate) check(ctx context.Context, must bool) error {
 		return err // nobody waits any more; it says nothing of Polar
 	}
 	g.settle(ctx, h.state.Seat, license, err)
+	if err == nil && len(h.state.Outbox) > 0 {
+		_ = g.drainOutbox(ctx) // while Polar can be reached
+	}
 	return err
 }
 
 // checkStore adopts what is stored and reports whether that is enough. If not,
-// there is a seat to ask Polar about.
+// there is a seat to ask Polar about, or to give back.
 func (g *Gate) checkStore(ctx context.Context, must bool) (h held, enough bool) {
 	h = g.load(ctx)
 	g.mu.Lock()
 	g.checked = true
 	g.mu.Unlock()
 	g.adopt(h, FromDisk)
-	if h.state.Seat == nil {
-		if len(h.state.Outbox) > 0 {
-			g.behind(func(ctx context.Context) { _ = g.drainOutbox(ctx) })
-		}
-		return h, true
-	}
-	if must || h.verdict == nil {
+	now := g.now()
+	switch {
+	case h.state.Seat == nil:
+		return h, len(h.state.Outbox) == 0 || !must && now.Before(h.state.OutboxRetry)
+	case must || h.verdict == nil:
 		return h, false
 	}
-	now := g.now()
 	g.mu.Lock()
 	s := g.standing(now)
 	g.mu.Unlock()
@@ -447,27 +449,35 @@ func (s *seat) conditions() map[string]any {
 }
 
 // load reads and opens the stored state. What cannot be read is kept aside and
-// counts as absent.
+// counts as absent, unless memory knows better: a disk that fails under a
+// running program does not take its license, nor give back one that was refused.
 func (g *Gate) load(ctx context.Context) held {
+	known := g.holding()
+	lost := func() held {
+		if known.state.Seat != nil {
+			return known
+		}
+		return g.blank(ErrUnreadableState)
+	}
 	data, err := g.store.Load(ctx, g.name)
 	switch {
 	case errors.Is(err, ErrNotStored):
 		return g.blank("")
 	case err != nil:
 		g.config.Logger.Warn("polargate: the license state cannot be read", "error", err)
-		return g.blank(ErrUnreadableState)
+		return lost()
 	}
 	st, err := g.seal.openState(data)
 	if err != nil {
-		if g.holding().trouble == ErrUnreadableState {
-			return g.blank(ErrUnreadableState) // was seen to before
+		if known.trouble == ErrUnreadableState {
+			return lost() // was seen to before
 		}
 		aside := g.name + ".corrupt"
 		g.config.Logger.Warn("polargate: the license state is unreadable and was kept aside", "kept as", aside, "error", err)
 		if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {
 			g.config.Logger.Warn("polargate: the unreadable license state was not kept aside", "error", err)
 		}
-		return g.blank(ErrUnreadableState)
+		return lost()
 	}
 	h := held{state: *st}
 	if st.Seat != nil && len(st.Verdict) > 0 {
@@ -475,6 +485,9 @@ func (g *Gate) load(ctx context.Context) held {
 		if err != nil {
 			h.trouble = ErrOtherMachine
 		}
+	}
+	if h.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(h.verdict) {
+		h.verdict = known.verdict // could not be saved when it came
 	}
 	return h
 }

@@ -25,6 +25,8 @@ type state struct {
 	Intent *intent `json:"intent,omitempty"`
 	// Outbox holds seats that are to be given back when Polar can be reached.
 	Outbox []seat `json:"outbox,omitempty"`
+	// OutboxRetry is when to try that again of one's own accord.
+	OutboxRetry time.Time `json:"outbox_retry,omitzero"`
 	// Verdict is sealed; see openVerdict.
 	Verdict []byte `json:"verdict,omitempty"`
 }
@@ -67,6 +69,14 @@ type lastVerdict struct {
 	RetryAt time.Time `json:"retry_at,omitzero"`
 }
 
+// newer reports whether v is at least as recent as w.
+func (v *lastVerdict) newer(w *lastVerdict) bool {
+	if v == nil {
+		return false
+	}
+	return v.CheckedAt.After(w.CheckedAt) || v.CheckedAt.Equal(w.CheckedAt) && !v.Mark.Before(w.Mark)
+}
+
 const (
 	// clockSlack is how far a clock may be behind the mark without alarm: a
 	// correction over the network or a time zone set by hand.
@@ -79,6 +89,9 @@ const (
 	refusalFresh = 15 * time.Second
 	// vainFresh is how long an outage is believed while grace lasts.
 	vainFresh = 30 * time.Second
+	// outboxPause is how long a seat that could not be given back waits for the
+	// next try: nobody is kept from anything by it.
+	outboxPause = time.Minute
 )
 
 // standing is what a verdict comes to at some moment.

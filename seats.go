@@ -8,6 +8,7 @@ import (
 	"math"
 	"runtime"
 	"slices"
+	"time"
 
 	"github.com/polargate/polargate/internal/flight"
 )
@@ -38,8 +39,39 @@ func (g *Gate) Activate(ctx context.Context, licenseKey string) (Status, error) 
 	return g.Status(), g.callError(opActivate, err)
 }
 
-// takeSeat is Activate, alone on this machine.
+// purchaseLag is how long a key can be unknown to Polar after it was bought:
+// 30 s to 2 min are reported, since a worker makes the grant.
+const purchaseLag = 150 * time.Second
+
+// ActivateWait is Activate for a key that was bought a moment ago: for as long
+// as Polar does not know the key, it tries again, for two and a half minutes at
+// most or until ctx ends. Show the user that it is waiting.
+func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, error) {
+	began := g.now()
+	for pause := 5 * time.Second; ; pause = min(2*pause, 30*time.Second) {
+		status, err := g.Activate(ctx, licenseKey)
+		if !errors.Is(err, ErrUnknownKey) || g.now().Sub(began)+pause > purchaseLag || !sleep(ctx, pause) {
+			return status, err
+		}
+	}
+}
+
+// takeSeat is Activate: the change of seats, and then the release of the one
+// that was given up by it, if there was one.
 func (g *Gate) takeSeat(ctx context.Context, key Key) error {
+	if err := g.changeSeat(ctx, key); err != nil {
+		return err
+	}
+	if len(g.holding().state.Outbox) > 0 {
+		ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
+		defer cancel()
+		_ = g.drainOutbox(ctx) // or else later
+	}
+	return nil
+}
+
+// changeSeat gets a seat for a key, with nobody else on this machine at it.
+func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil {
 		return err
@@ -78,8 +110,7 @@ func (g *Gate) takeSeat(ctx context.Context, key Key) error {
 			return err
 		}
 		if doubt && errors.Is(err, ErrActivationLimit) {
-			var e *Error
-			if errors.As(err, &e) {
+			if e, ok := errors.AsType[*Error](err); ok {
 				e.Detail += "; the answer to an earlier attempt from this computer was lost, and it may hold one of them"
 			}
 		}
@@ -97,9 +128,6 @@ func (g *Gate) takeSeat(ctx context.Context, key Key) error {
 	if err := g.save(hard, h, FromNetwork); err != nil {
 		g.giveBack(hard, taken)
 		return err
-	}
-	if len(h.state.Outbox) > 0 {
-		g.behind(func(ctx context.Context) { _ = g.drainOutbox(ctx) })
 	}
 	return nil
 }
@@ -181,8 +209,7 @@ func (g *Gate) reuseSeat(ctx context.Context, h *held, key Key, fromOutbox bool)
 			g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
 		}
 	}
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		e.Op = opActivate
 	}
 	return false, false, err
@@ -264,22 +291,24 @@ func (g *Gate) drainOutbox(ctx context.Context) error {
 		}
 		freed = append(freed, s)
 	}
-	if len(freed) > 0 {
-		err := g.change(ctx, func(h *held) bool {
-			var left []seat
-			for _, s := range h.state.Outbox {
-				if !slices.ContainsFunc(freed, func(f seat) bool { return f.same(&s) }) {
-					left = append(left, s)
-				}
-			}
-			changed := len(left) != len(h.state.Outbox)
-			h.state.Outbox = left
-			return changed
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	err := g.change(ctx, func(h *held) bool {
+		left := slices.DeleteFunc(slices.Clone(h.state.Outbox), func(s seat) bool {
+			return slices.ContainsFunc(freed, func(f seat) bool { return f.same(&s) })
 		})
-		if err != nil {
-			// They are tried again, and found to be free.
-			g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
+		if len(left) == 0 && len(h.state.Outbox) == 0 {
+			return false
 		}
+		h.state.Outbox, h.state.OutboxRetry = left, time.Time{}
+		if len(left) > 0 {
+			h.state.OutboxRetry = g.now().Add(outboxPause)
+		}
+		return true
+	})
+	if err != nil {
+		// Those that were freed are tried again, and found to be free.
+		g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
 	}
 	return failed
 }
@@ -308,16 +337,13 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 		return 0, &Error{Op: "consume", Reason: h.trouble}
 	}
 	license, err := g.ask(ctx, h.state.Seat, newKey(h.state.Seat.Key), n)
-	var e *Error
-	if errors.As(err, &e) && e.Reason == ErrUsageExceeded {
+	if e, ok := errors.AsType[*Error](err); ok {
 		e.Op = "consume"
-		return 0, err
 	}
-	g.settle(ctx, h.state.Seat, license, err)
+	if !errors.Is(err, ErrUsageExceeded) {
+		g.settle(ctx, h.state.Seat, license, err)
+	}
 	if err != nil {
-		if errors.As(err, &e) {
-			e.Op = "consume"
-		}
 		return 0, inDoubt(err)
 	}
 	if !g.accepts(license.BenefitID) {

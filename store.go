@@ -45,7 +45,8 @@ type FileStore string
 
 // Load reads a file.
 func (s FileStore) Load(_ context.Context, name string) ([]byte, error) {
-	f, err := os.Open(s.path(name))
+	var f *os.File
+	err := patiently(func() (err error) { f, err = os.Open(s.path(name)); return err })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotStored
 	}
@@ -90,19 +91,19 @@ func (s FileStore) Save(_ context.Context, name string, data []byte) (err error)
 	if err := temp.Close(); err != nil {
 		return err
 	}
-	if err := replace(temp.Name(), s.path(name)); err != nil {
+	if err := patiently(func() error { return os.Rename(temp.Name(), s.path(name)) }); err != nil {
 		return err
 	}
 	return s.syncFolder()
 }
 
-// replace renames. On Windows a virus scanner or an indexer may hold the old
-// file open for a moment, which refuses the rename; it is tried for a second.
-func replace(from, to string) error {
-	err := os.Rename(from, to)
-	for wait := 10 * time.Millisecond; err != nil && runtime.GOOS == "windows" && wait < time.Second; wait *= 2 {
+// patiently does what Windows may refuse for a moment, while a virus scanner or
+// an indexer holds a file open, again for up to a second.
+func patiently(do func() error) error {
+	err := do()
+	for wait := 10 * time.Millisecond; runtime.GOOS == "windows" && err != nil && !errors.Is(err, fs.ErrNotExist) && wait < time.Second; wait *= 2 {
 		time.Sleep(wait)
-		err = os.Rename(from, to)
+		err = do()
 	}
 	return err
 }

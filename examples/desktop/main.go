@@ -203,8 +203,7 @@ func deactivate(ctx context.Context, gate *polargate.Gate, args []string, out io
 		return errUsage
 	}
 	if err := gate.Deactivate(ctx); err != nil {
-		var failed *polargate.Error
-		if errors.As(err, &failed) {
+		if _, ok := errors.AsType[*polargate.Error](err); ok {
 			return fmt.Errorf("the license was removed from this computer, but its seat could not be given back yet; that is tried again at the next start: %w", err)
 		}
 		return err
@@ -235,7 +234,6 @@ func parseFeatures(text string) (map[string][]string, error) {
 			return nil, errors.New("POLARGATE_FEATURES must look like benefit=feature,feature;benefit=feature")
 		}
 		benefit = strings.TrimSpace(benefit)
-		features[benefit] = features[benefit][:len(features[benefit]):len(features[benefit])]
 		for name := range strings.SplitSeq(list, ",") {
 			if name = strings.TrimSpace(name); name != "" {
 				features[benefit] = append(features[benefit], name)

@@ -1,0 +1,97 @@
+package polargate_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
+)
+
+// A program opens its Gate, finds that there is no license yet, and lets the
+// user enter a key.
+func Example() {
+	polar := polartest.New(polartest.Config{}) // a program has none of this
+	key := polar.AddKey(polartest.LicenseKey{Key: "INKWELL-0000-1111-0A1B2C", LimitActivations: polartest.Limit(2)})
+
+	gate, err := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		App:            "inkwell",
+		Version:        "1.4.2",
+		Features:       map[string][]string{key.BenefitID: {"export", "sync"}},
+		BaseURL:        polar.URL(),              // a program leaves these three out:
+		HTTPClient:     polar.Client(),           // Polar itself, the network
+		Store:          &polargate.MemoryStore{}, // and the user's settings folder
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer gate.Close()
+
+	ctx := context.Background()
+	status, err := gate.Check(ctx)
+	if errors.Is(err, polargate.ErrNoLicense) {
+		fmt.Println(status.Message)
+		status, err = gate.Activate(ctx, " INKWELL-0000-1111-0A1B2C\n")
+	}
+	if err != nil {
+		fmt.Println(status.Message)
+		return
+	}
+	fmt.Println(status.State, status.Key, status.Features, gate.Has("export"))
+	// Output:
+	// No license key has been activated. Enter your license key.
+	// active ****-0A1B2C [export sync] true
+}
+
+// Uses are counted against the key's limit at Polar.
+func ExampleGate_Consume() {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), LimitUsage: polartest.Limit(10)})
+	gate, _ := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		BaseURL:        polar.URL(),
+		HTTPClient:     polar.Client(),
+		Store:          &polargate.MemoryStore{},
+	})
+	defer gate.Close()
+	ctx := context.Background()
+	_, _ = gate.Activate(ctx, key.Key)
+
+	left, err := gate.Consume(ctx, 8)
+	fmt.Println(left, err)
+	_, err = gate.Consume(ctx, 5)
+	fmt.Println(errors.Is(err, polargate.ErrUsageExceeded), gate.Status().State)
+	// Output:
+	// 2 <nil>
+	// true active
+}
+
+// With an access token, a Client asks on a server's behalf and keeps nothing.
+func ExampleClient_Validate() {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{})
+	client, err := polargate.NewClient(polargate.ClientConfig{
+		OrganizationID: polar.OrganizationID(),
+		AccessToken:    polar.AddToken(polartest.Token{}), // from the environment, in a server
+		BaseURL:        polar.URL(),
+		HTTPClient:     polar.Client(),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	sent, _ := polargate.ParseKey(key.Key) // from a header, in a server
+	license, err := client.Validate(ctx, polargate.ValidateRequest{Key: sent})
+	fmt.Println(license.Status, err)
+
+	polar.Revoke(key.ID)
+	_, err = client.Validate(ctx, polargate.ValidateRequest{Key: sent})
+	fmt.Println(errors.Is(err, polargate.ErrInactive))
+	// Output:
+	// granted <nil>
+	// true
+}

@@ -1,0 +1,121 @@
+package polargate
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func openGate(t *testing.T, polar *polartest.Polar, change func(*Config)) *Gate {
+	t.Helper()
+	config := Config{
+		OrganizationID: polar.OrganizationID(),
+		App:            "inkwell",
+		BaseURL:        polar.URL(),
+		HTTPClient:     polar.Client(),
+		Store:          &MemoryStore{},
+	}
+	if change != nil {
+		change(&config)
+	}
+	gate, err := Open(config)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = gate.Close() })
+	return gate
+}
+
+func TestAKeyThatWasJustBoughtIsWaitedFor(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		lag      time.Duration
+		patience time.Duration // of the caller
+		want     Reason
+		atMost   time.Duration
+	}{
+		"a key that is ready is activated at once":     {0, time.Hour, "", 0},
+		"one that appears after 30 s is waited for":    {30 * time.Second, time.Hour, "", time.Minute},
+		"one that appears after two minutes, too":      {2 * time.Minute, time.Hour, "", purchaseLag},
+		"one that never appears is given up":           {24 * time.Hour, time.Hour, ErrUnknownKey, purchaseLag},
+		"the caller's context ends the wait before it": {24 * time.Hour, 20 * time.Second, ErrUnknownKey, 20 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				polar := polartest.New(polartest.Config{})
+				key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), VisibleFrom: time.Now().Add(test.lag)})
+				gate := openGate(t, polar, nil)
+				ctx, cancel := context.WithTimeout(t.Context(), test.patience)
+				defer cancel()
+				began := time.Now()
+				status, err := gate.ActivateWait(ctx, key.Key)
+				assert.LessOrEqual(t, time.Since(began), test.atMost)
+				if test.want == "" {
+					require.NoError(t, err)
+					assert.Equal(t, Active, status.State)
+					assert.Equal(t, 1, polar.Seats(key.ID))
+					return
+				}
+				require.ErrorIs(t, err, test.want)
+				assert.Contains(t, err.Error(), "bought in the last two minutes")
+			})
+		})
+	}
+}
+
+// The state on disk is no better than memory when the disk has failed since.
+func TestADiskThatFailsUnderARunningProgramDecidesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		store := &failingStore{Store: &MemoryStore{}}
+		gate := openGate(t, polar, func(c *Config) { c.Store = store })
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+
+		store.failing = context.DeadlineExceeded
+		status, err := gate.Refresh(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, Active, status.State)
+
+		polar.Revoke(key.ID)
+		_, err = gate.Refresh(t.Context())
+		require.ErrorIs(t, err, ErrInactive)
+		polar.SetOffline(true)
+		// Readable again, but as it was before the refusal.
+		store.failing = nil
+		store.readOnly = true
+		time.Sleep(time.Minute)
+		status, err = gate.Check(t.Context())
+		require.ErrorIs(t, err, ErrInactive)
+		assert.Equal(t, Locked, status.State)
+	})
+}
+
+type failingStore struct {
+	Store
+	failing  error
+	readOnly bool
+}
+
+func (s *failingStore) Load(ctx context.Context, name string) ([]byte, error) {
+	if s.failing != nil {
+		return nil, s.failing
+	}
+	return s.Store.Load(ctx, name)
+}
+
+func (s *failingStore) Save(ctx context.Context, name string, data []byte) error {
+	if s.failing != nil {
+		return s.failing
+	}
+	if s.readOnly {
+		return context.Canceled
+	}
+	return s.Store.Save(ctx, name, data)
+}
