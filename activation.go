@@ -93,8 +93,6 @@ func (c *Client) Deactivate(ctx context.Context, key Key, activationID string) e
 		path: "deactivate",
 		key:  key,
 		body: wireRequest{Key: key.Reveal(), OrganizationID: c.organizationID, ActivationID: id},
-		// Twice is once: the second answer is a 404.
-		repeatable: true,
 	}, nil)
 }
 

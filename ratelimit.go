@@ -2,7 +2,9 @@ package polargate
 
 import (
 	"context"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -50,12 +52,16 @@ type permit struct {
 	ready time.Time // may be used again from then on
 }
 
-var pacers sync.Map // base URL to *pacer
+var pacers sync.Map // server to *pacer
 
 // publicPacer is the one pacer of this process for a server: Polar counts by
-// address, so all clients have to share it.
+// address, so all clients have to share it, however they spell the base URL.
 func publicPacer(base string) *pacer {
-	p, _ := pacers.LoadOrStore(base, &pacer{})
+	server := base
+	if u, err := url.Parse(base); err == nil {
+		server = strings.ToLower(u.Host)
+	}
+	p, _ := pacers.LoadOrStore(server, &pacer{})
 	return p.(*pacer)
 }
 

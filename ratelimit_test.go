@@ -2,7 +2,6 @@ package polargate
 
 import (
 	"context"
-	"errors"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -342,7 +341,7 @@ func TestRequestsInTheOutageOfATimeoutRestLonger(t *testing.T) {
 
 func TestClientsOfOneServerShareAPacerAndOthersDoNot(t *testing.T) {
 	t.Parallel()
-	assert.Same(t, publicPacer("http://one.example.test"), publicPacer("http://one.example.test"))
+	assert.Same(t, publicPacer("http://one.example.test"), publicPacer("http://ONE.example.test/polar"))
 	assert.NotSame(t, publicPacer("http://one.example.test"), publicPacer("http://two.example.test"))
 }
 
@@ -396,7 +395,7 @@ func TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer(t *testing.T) {
 		m.pauseFor(10 * time.Second)
 		var failed *Error
 		_, err = m.start(context.Background())
-		require.True(t, errors.As(err, &failed))
+		require.ErrorAs(t, err, &failed)
 		assert.Equal(t, 10*time.Second, failed.RetryAfter)
 	})
 }

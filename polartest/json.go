@@ -484,7 +484,7 @@ func appendString(b []byte, s string) ([]byte, error) {
 		return nil, errUnprintable
 	}
 	b = append(b, '"')
-	for i := 0; i < len(s); i++ {
+	for i := range len(s) {
 		switch c := s[i]; {
 		case c == '"' || c == '\\':
 			b = append(b, '\\', c)

@@ -298,7 +298,7 @@ func (p *Polar) patchKey(c *call) *answer {
 	if expiresSent && expires != nil {
 		next.ExpiresAt, echo = body.instant("expires_at", expires)
 	}
-	if problems := append(f.problems, body.problems...); len(problems) > 0 {
+	if problems := slices.Concat(f.problems, body.problems); len(problems) > 0 {
 		return unprocessable(problems)
 	}
 	k := c.addressed(p, id)
