@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -190,6 +191,11 @@ func (e *Error) Unwrap() []error {
 		return []error{e.Reason}
 	}
 	return []error{e.Reason, e.Err}
+}
+
+func isDenial(err error) bool {
+	var e *Error
+	return errors.As(err, &e) && e.Reason.Denial()
 }
 
 // InputError is a value that cannot be right, found before anything was sent

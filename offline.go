@@ -44,6 +44,19 @@ func (s *seat) same(t *seat) bool {
 	return s != nil && t != nil && s.Key == t.Key && s.ActivationID == t.ActivationID
 }
 
+// conditions reads the stored bytes, with numbers as they were written.
+func (s *seat) conditions() map[string]any {
+	var raw map[string]json.RawMessage
+	if json.Unmarshal(s.Conditions, &raw) != nil {
+		return nil
+	}
+	m := make(map[string]any, len(raw))
+	for name, value := range raw {
+		m[name] = value
+	}
+	return m
+}
+
 type intent struct {
 	AttemptID string    `json:"attempt_id"`
 	Key       string    `json:"key"`
@@ -142,6 +155,39 @@ func stand(v *lastVerdict, now time.Time, fresh, grace time.Duration) standing {
 		s.state, s.reason = Locked, ErrGraceEnded
 	}
 	return s
+}
+
+// nextVerdict is what an outcome makes of the last verdict. nil means that there
+// is nothing to keep.
+func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Time, fresh time.Duration) *lastVerdict {
+	var e *Error
+	switch {
+	case license != nil:
+		v := &lastVerdict{CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Mark: now}
+		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
+			v.Skew = skew
+		}
+		return v
+	case isDenial(err) && errors.As(err, &e):
+		v := &lastVerdict{Refused: e.Reason, CheckedAt: now, Mark: now}
+		if last != nil {
+			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
+		}
+		return v
+	case last == nil:
+		return nil
+	}
+	v := *last
+	if now.After(v.Mark) {
+		v.Mark = now
+	}
+	v.Vain = ErrUnreachable
+	pause := vainFresh
+	if errors.As(err, &e) {
+		v.Vain, pause = e.Reason, max(pause, e.RetryAfter)
+	}
+	v.RetryAt = now.Add(min(pause, fresh))
+	return &v
 }
 
 func earlier(a, b time.Time) time.Time {

@@ -88,14 +88,24 @@ func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 		if done || err != nil {
 			return err
 		}
+		if fromOutbox {
+			h.state.Seat, h.verdict = nil, nil // free already, so not to be given back either
+		}
 	}
-	doubt := h.state.Intent != nil
+	before := h.state.Intent
 	h.state.Intent = &intent{AttemptID: rand.Text(), Key: key.Reveal(), At: g.now()}
 	if err := g.save(ctx, h, FromDisk); err != nil {
 		return err
 	}
+	nothingTaken := func(why error) error {
+		h.state.Intent = before
+		if err := g.save(context.WithoutCancel(ctx), h, FromDisk); err != nil {
+			g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
+		}
+		return why
+	}
 	if err := ctx.Err(); err != nil {
-		return g.forgetIntent(h, err)
+		return nothingTaken(err)
 	}
 
 	// From here on the caller may go, but the request is seen through.
@@ -109,16 +119,14 @@ func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 			g.config.Logger.Warn("polargate: an activation is in doubt", "attempt", h.state.Intent.AttemptID, "error", err)
 			return err
 		}
-		if doubt && errors.Is(err, ErrActivationLimit) {
-			if e, ok := errors.AsType[*Error](err); ok {
-				e.Detail += "; the answer to an earlier attempt from this computer was lost, and it may hold one of them"
-			}
+		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit && before != nil && before.Key == key.Reveal() {
+			e.Detail += "; the answer to an earlier attempt from this computer was lost, and it may hold one of them"
 		}
-		return g.forgetIntent(h, err)
+		return nothingTaken(err)
 	}
 	if !g.accepts(license.BenefitID) {
 		g.giveBack(hard, taken)
-		return g.forgetIntent(h, &Error{Op: opActivate, Reason: ErrWrongBenefit})
+		return nothingTaken(&Error{Op: opActivate, Reason: ErrWrongBenefit})
 	}
 	if old := h.state.Seat; old != nil && old.ActivationID != "" && !gone {
 		h.state.Outbox = append(h.state.Outbox, *old)
@@ -236,15 +244,6 @@ func (g *Gate) giveBack(ctx context.Context, s *seat) {
 	if err := g.client.Deactivate(ctx, newKey(s.Key), s.ActivationID); err != nil && !errors.Is(err, ErrSeatReleased) {
 		g.config.Logger.Error("polargate: an activation could not be given back", "activation", s.ActivationID, "error", err)
 	}
-}
-
-// forgetIntent records that nothing was taken after all, and returns why.
-func (g *Gate) forgetIntent(h held, why error) error {
-	h.state.Intent = nil
-	if err := g.save(context.WithoutCancel(g.life), h, FromDisk); err != nil {
-		g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
-	}
-	return why
 }
 
 // Deactivate gives the seat back and forgets the license key. Access ends at

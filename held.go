@@ -1,0 +1,148 @@
+package polargate
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+)
+
+// held is the stored state, opened.
+type held struct {
+	state   state
+	verdict *lastVerdict // nil: there is none, or it does not open here
+	trouble Reason       // why something that should be there is not
+}
+
+// load reads and opens the stored state. What cannot be read is kept aside and
+// counts as absent, unless memory knows better: a disk that fails under a
+// running program does not take its license, nor give back one that was refused.
+func (g *Gate) load(ctx context.Context) held {
+	known := g.holding()
+	lost := func() held {
+		if known.state.Seat != nil {
+			return known
+		}
+		return g.blank(ErrUnreadableState)
+	}
+	data, err := g.store.Load(ctx, g.name)
+	switch {
+	case errors.Is(err, ErrNotStored):
+		return g.blank("")
+	case err != nil:
+		g.config.Logger.Warn("polargate: the license state cannot be read", "error", err)
+		return lost()
+	}
+	st, err := g.seal.openState(data)
+	if err != nil {
+		if known.trouble == ErrUnreadableState {
+			return lost() // was seen to before
+		}
+		aside := g.name + ".corrupt"
+		g.config.Logger.Warn("polargate: the license state is unreadable and was kept aside", "kept as", aside, "error", err)
+		if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {
+			g.config.Logger.Warn("polargate: the unreadable license state was not kept aside", "error", err)
+		}
+		return lost()
+	}
+	h := held{state: *st}
+	if st.Seat != nil && len(st.Verdict) > 0 {
+		h.verdict, err = g.seal.openVerdict(st.Verdict, st.Seat, g.fingerprint(&h.state))
+		if err != nil {
+			h.trouble = ErrOtherMachine
+		}
+	}
+	if h.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(h.verdict) {
+		h.verdict = known.verdict // could not be saved when it came
+	}
+	return h
+}
+
+// blank is a state without a license. If it was made before without being
+// saved, the installation keeps the id that it was given then.
+func (g *Gate) blank(trouble Reason) held {
+	id := g.holding().state.InstallationID
+	if id == "" {
+		id = rand.Text()
+	}
+	return held{state: state{InstallationID: id}, trouble: trouble}
+}
+
+func (g *Gate) fingerprint(st *state) string {
+	if g.config.Fingerprint != "" {
+		return g.config.Fingerprint
+	}
+	return fingerprint(g.client.organizationID, g.config.App, st.InstallationID)
+}
+
+// save seals and stores a state, and adopts it.
+func (g *Gate) save(ctx context.Context, h held, source Source) error {
+	h.state.Verdict = nil
+	if h.state.Seat != nil && h.verdict != nil {
+		sealed, err := g.seal.sealVerdict(h.verdict, h.state.Seat, g.fingerprint(&h.state))
+		if err != nil {
+			return &StoreError{"save", err}
+		}
+		h.state.Verdict = sealed
+	}
+	data, err := g.seal.sealState(&h.state)
+	if err != nil {
+		return &StoreError{"save", err}
+	}
+	if err := g.store.Save(ctx, g.name, data); err != nil {
+		return &StoreError{"save", err}
+	}
+	g.adopt(h, source)
+	return nil
+}
+
+// change loads the state, lets f change it, and saves it if f says so, while
+// nobody else on this machine can.
+func (g *Gate) change(ctx context.Context, f func(*held) bool) error {
+	unlock, err := g.lockSeat(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	h := g.load(ctx)
+	if !f(&h) {
+		g.adopt(h, FromDisk)
+		return nil
+	}
+	return g.save(ctx, h, FromDisk)
+}
+
+// lockSeat keeps out all others that would change the seat: in this Gate, in
+// this process, and on this machine.
+func (g *Gate) lockSeat(ctx context.Context) (unlock func(), err error) {
+	select {
+	case g.seatTurn <- struct{}{}:
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	release, err := g.store.Lock(ctx, g.name)
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		release = func() {}
+	case err != nil:
+		<-g.seatTurn
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, &StoreError{"lock", err}
+	}
+	return func() { release(); <-g.seatTurn }, nil
+}
+
+func (g *Gate) holding() held {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.held
+}
+
+// adopt makes a state the one in memory.
+func (g *Gate) adopt(h held, source Source) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held, g.source = h, source
+	g.review(g.now())
+}
