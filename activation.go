@@ -129,12 +129,10 @@ func (a *Activation) UnmarshalJSON(data []byte) error {
 	f.text("id", &a.ID)
 	f.text("license_key_id", &a.LicenseKeyID)
 	f.text("label", &a.Label)
-	f.optional("meta", &a.Meta)
+	optional(f, "meta", &a.Meta)
 	f.time("created_at", &a.CreatedAt)
 	f.time("modified_at", &a.ModifiedAt)
-	if _, ok := f["license_key"]; ok {
-		f.optional("license_key", &a.LicenseKey)
-	}
+	optional(f, "license_key", &a.LicenseKey)
 	return nil
 }
 

@@ -138,6 +138,14 @@ func NewClient(config ClientConfig) (*Client, error) {
 	return c, nil
 }
 
+// Format prints that it is a Client and of which organization, whatever the verb.
+func (c *Client) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.Client{OrganizationID:%s}", c.organizationID)
+}
+
+// LogValue logs what Format prints.
+func (c *Client) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
+
 // Close drops idle connections that the Client opened by itself. Calls under
 // way are not cut short; none after Close is refused.
 func (c *Client) Close() {

@@ -3,6 +3,8 @@ package polargate
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -78,6 +80,7 @@ func Open(config Config) (*Gate, error) {
 		now:      wallClock,
 		seatTurn: make(chan struct{}, 1),
 	}
+	g.config.Secret = "" // it is in the seal now, and in nothing that is printed
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.patience, g.endPatience = context.WithCancel(context.Background())
 	ctx, cancel := context.WithTimeout(g.life, config.CheckTimeout)
@@ -85,6 +88,13 @@ func Open(config Config) (*Gate, error) {
 	g.adopt(g.load(ctx), FromDisk)
 	return g, nil
 }
+
+// Format prints that it is a Gate and for which program, and nothing of the
+// license in it, whatever the verb.
+func (g *Gate) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "polargate.Gate{App:%s}", g.config.App) }
+
+// LogValue logs what Format prints.
+func (g *Gate) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(g)) }
 
 // closePatience is how long Close lets a request finish whose answer must not
 // be lost.
@@ -250,7 +260,7 @@ func (g *Gate) recall() (Status, bool) {
 // half of its freshness, so that a program in daily use never waits.
 func (g *Gate) renewBehind(v *lastVerdict, s standing, now time.Time) {
 	half := v.CheckedAt.Add(s.freshUntil.Sub(v.CheckedAt) / 2)
-	if s.state == Active && now.After(half) && !now.Before(v.RetryAt) {
+	if s.state == Active && now.After(half) && within(v.RetryAt.Sub(now), maxPause) <= 0 {
 		g.behind(func(ctx context.Context) { _, _ = g.Refresh(ctx) })
 	}
 }
@@ -310,7 +320,7 @@ func (g *Gate) checkStore(ctx context.Context, must bool) (h held, enough bool) 
 	now := g.now()
 	switch {
 	case h.state.Seat == nil:
-		return h, len(h.state.Outbox) == 0 || !must && now.Before(h.state.OutboxRetry)
+		return h, len(h.state.Outbox) == 0 || !must && within(h.state.OutboxRetry.Sub(now), outboxPause) > 0
 	case must || h.verdict == nil:
 		return h, false
 	}
@@ -320,7 +330,7 @@ func (g *Gate) checkStore(ctx context.Context, must bool) (h held, enough bool) 
 	switch {
 	case now.Before(s.freshUntil):
 		g.renewBehind(h.verdict, s, now)
-	case s.state == Grace && now.Before(h.verdict.RetryAt):
+	case s.state == Grace && within(h.verdict.RetryAt.Sub(now), maxPause) > 0:
 		// Asked in vain a moment ago; grace carries on without waiting again.
 	default:
 		return h, false

@@ -251,15 +251,15 @@ func (l *LicenseKey) UnmarshalJSON(data []byte) error {
 	if !strings.Contains(l.Key.String(), "-") {
 		l.DisplayKey = l.Key.String()
 	}
-	fields.optional("limit_activations", &l.LimitActivations)
-	fields.optional("usage", &l.Usage)
-	fields.optional("limit_usage", &l.LimitUsage)
-	fields.optional("validations", &l.Validations)
+	optional(fields, "limit_activations", &l.LimitActivations)
+	optional(fields, "usage", &l.Usage)
+	optional(fields, "limit_usage", &l.LimitUsage)
+	optional(fields, "validations", &l.Validations)
 	fields.time("last_validated_at", &l.LastValidatedAt)
 	fields.time("created_at", &l.CreatedAt)
 	fields.time("modified_at", &l.ModifiedAt)
-	fields.optional("customer", &l.Customer)
-	fields.optional("activation", &l.Activation)
+	optional(fields, "customer", &l.Customer)
+	optional(fields, "activation", &l.Activation)
 	return nil
 }
 
@@ -277,16 +277,16 @@ func (c *Customer) UnmarshalJSON(data []byte) error {
 	fields.text("external_id", &c.ExternalID)
 	fields.text("email", &email)
 	c.Email = newEmail(email)
-	fields.optional("email_verified", &c.EmailVerified)
+	optional(fields, "email_verified", &c.EmailVerified)
 	fields.text("type", &c.Type)
 	fields.text("name", &c.Name)
 	fields.text("billing_name", &c.BillingName)
-	fields.optional("billing_address", &c.BillingAddress)
-	fields.optional("tax_id", &c.TaxID)
+	optional(fields, "billing_address", &c.BillingAddress)
+	optional(fields, "tax_id", &c.TaxID)
 	fields.text("locale", &c.Locale)
 	fields.text("default_payment_method_id", &c.DefaultPaymentMethodID)
 	fields.text("avatar_url", &c.AvatarURL)
-	fields.optional("metadata", &c.Metadata)
+	optional(fields, "metadata", &c.Metadata)
 	fields.time("created_at", &c.CreatedAt)
 	fields.time("modified_at", &c.ModifiedAt)
 	fields.time("deleted_at", &c.DeletedAt)
@@ -310,11 +310,11 @@ func (a *Address) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// trimKey drops what comes along when a key is copied: white space, quotes of
-// any language, back ticks, and characters of no width.
+// trimKey drops what comes along when a key is copied: white space, quotation
+// marks of any script, back ticks, and characters that cannot be seen.
 func trimKey(s string) string {
 	return strings.TrimFunc(s, func(r rune) bool {
-		return unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) || unicode.In(r, unicode.Pi, unicode.Pf) || strings.ContainsRune("\"'`„‚", r)
+		return r == '`' || unicode.IsSpace(r) || unicode.In(r, unicode.Quotation_Mark, unicode.Cf)
 	})
 }
 

@@ -121,15 +121,23 @@ type standing struct {
 // periods decide. It does no I/O. grace counts from the last granted verdict;
 // negative is none.
 func stand(v *lastVerdict, now time.Time, fresh, grace time.Duration) standing {
-	if now.Before(v.Mark) {
-		// A clock that is set back must not buy time.
-		if v.Mark.Sub(now) > clockSlack {
-			return standing{state: Locked, reason: ErrClockSetBack, changes: v.Mark.Add(-clockSlack)}
-		}
-		now = v.Mark
+	mark := v.Mark
+	if mark.Before(v.CheckedAt) {
+		mark = v.CheckedAt
+	}
+	// A clock that is set back must not buy time.
+	if mark.Sub(now) > clockSlack {
+		return standing{state: Locked, reason: ErrClockSetBack, changes: mark.Add(-clockSlack)}
 	}
 	if v.Refused != "" {
-		return standing{state: Locked, reason: v.Refused, freshUntil: v.CheckedAt.Add(min(fresh, refusalFresh))}
+		s := standing{state: Locked, reason: v.Refused}
+		if !now.Before(v.CheckedAt) {
+			s.freshUntil = v.CheckedAt.Add(min(fresh, refusalFresh))
+		}
+		return s
+	}
+	if now.Before(mark) {
+		now = mark
 	}
 	s := standing{
 		freshUntil: v.CheckedAt.Add(fresh),
@@ -204,6 +212,9 @@ func earlier(a, b time.Time) time.Time {
 const (
 	stateMagic   = "PGS1"
 	verdictMagic = "PGV1"
+	// maxPlain leaves room for the seal within maxState. A state takes 2 KiB,
+	// and 300 bytes for each seat that waits to be given back.
+	maxPlain = maxState - 1024
 )
 
 var errSealBroken = errors.New("damaged, of another program, or of a newer version")
@@ -274,6 +285,9 @@ func sealJSON(key []byte, magic, bound string, v any) ([]byte, error) {
 	plain, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
+	}
+	if len(plain) > maxPlain {
+		return nil, errors.New("the state has grown too long")
 	}
 	aead := gcm(key)
 	out := make([]byte, len(magic)+aead.NonceSize(), len(magic)+aead.NonceSize()+len(plain)+aead.Overhead())

@@ -41,14 +41,15 @@ func object(data []byte) (fields, error) {
 	return f, nil
 }
 
-// optional reads a member into to, and leaves to as it is if that fails.
-func (f fields) optional(name string, to any) {
-	if raw, ok := f[name]; ok {
-		_ = json.Unmarshal(raw, to)
+// optional reads a member into to, and leaves to as it is if any of that fails.
+func optional[T any](f fields, name string, to *T) {
+	var v T
+	if raw, ok := f[name]; ok && json.Unmarshal(raw, &v) == nil {
+		*to = v
 	}
 }
 
-func (f fields) text(name string, to *string) { f.optional(name, to) }
+func (f fields) text(name string, to *string) { optional(f, name, to) }
 
 func (f fields) time(name string, to *time.Time) {
 	if raw, ok := f[name]; ok {
@@ -64,8 +65,10 @@ func parseTime(raw json.RawMessage) (time.Time, error) {
 		return time.Time{}, errors.New("time is no text")
 	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", time.DateOnly} {
-		if t, err := time.Parse(layout, s); err == nil {
-			return t.UTC(), nil
+		t, err := time.Parse(layout, s)
+		// In UTC the year may be one that cannot be written again.
+		if t = t.UTC(); err == nil && t.Year() >= 0 && t.Year() <= 9999 {
+			return t, nil
 		}
 	}
 	return time.Time{}, errors.New("time is in no known form")
@@ -157,7 +160,7 @@ func parseRefusal(body []byte) (refusal, bool) {
 		Loc []any  `json:"loc"`
 		Msg string `json:"msg"`
 	}
-	f.optional("detail", &faults)
+	optional(f, "detail", &faults)
 	for _, fault := range faults[:min(len(faults), 5)] {
 		var where []string
 		for _, step := range fault.Loc {

@@ -89,13 +89,28 @@ func Do[T any](ctx context.Context, g *Group, name string, work func(context.Con
 	}
 }
 
+// guard runs work where neither a panic nor runtime.Goexit, with which a failed
+// test ends its goroutine, can keep the callers from an answer.
 func guard[T any](ctx context.Context, work func(context.Context) (T, error)) (v T, err error) {
-	defer func() {
-		if p := recover(); p != nil {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		returned := false
+		defer func() {
+			if returned {
+				return
+			}
+			p := recover()
+			if p == nil {
+				p = "the goroutine ended"
+			}
 			err = &PanicError{Value: p, Stack: debug.Stack()}
-		}
+		}()
+		v, err = work(ctx)
+		returned = true
 	}()
-	return work(ctx)
+	<-done
+	return v, err
 }
 
 // land takes finished work off the list, before its callers get the result.
