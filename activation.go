@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"time"
-	"unicode/utf8"
 )
 
 // Activation is a seat: one installation's hold on a license key. Source:
@@ -52,7 +51,8 @@ func (c *Client) activate(ctx, hard context.Context, r ActivateRequest) (*Activa
 	if err := checkMap("meta", r.Meta); err != nil {
 		return nil, err
 	}
-	label := cleanLabel(r.Label)
+	// A NUL would be refused, and the rest would not be seen in a list.
+	label := shorten(cleanText(r.Label), 255)
 	ask := exchange{
 		op:   opActivate,
 		path: "activate",
@@ -144,15 +144,4 @@ func inDoubt(err error) error {
 		return &doubt
 	}
 	return err
-}
-
-// cleanLabel fits a label to Polar, which refuses a NUL, and to the list that
-// it is shown in.
-func cleanLabel(s string) string {
-	clean := cleanText(s)
-	for utf8.RuneCountInString(clean) > 255 {
-		_, size := utf8.DecodeLastRuneInString(clean)
-		clean = clean[:len(clean)-size]
-	}
-	return clean
 }

@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // Reason says why a license is not plainly active, or why a call failed. Its
@@ -235,21 +234,7 @@ func cleanDetail(s string, secrets ...string) string {
 			s = strings.ReplaceAll(s, secret, "****")
 		}
 	}
-	const limit = 200
-	var b strings.Builder
-	n := 0
-	for _, r := range s {
-		if n == limit {
-			b.WriteString("…")
-			break
-		}
-		if !unicode.IsPrint(r) {
-			r = ' '
-		}
-		b.WriteRune(r)
-		n++
-	}
-	return strings.TrimSpace(b.String())
+	return shorten(cleanText(s), 200)
 }
 
 // readable rounds a wait up to whole seconds, so that nobody is told "0s".

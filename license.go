@@ -184,8 +184,10 @@ func (c *Client) validate(ctx context.Context, r ValidateRequest) (*LicenseKey, 
 		if err != nil {
 			return err
 		}
-		if a := license.Activation; r.ActivationID != "" && a != nil && !sameUUID(a.ID, r.ActivationID) {
-			return errForeignAnswer
+		if a := license.Activation; r.ActivationID != "" && a != nil {
+			if id, ok := canonicalUUID4(a.ID); ok && !sameUUID(id, r.ActivationID) {
+				return errForeignAnswer
+			}
 		}
 		return nil
 	})

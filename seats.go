@@ -125,7 +125,9 @@ func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 		return nothingTaken(err)
 	}
 	if !g.accepts(license.BenefitID) {
-		g.giveBack(hard, taken)
+		if taken.ActivationID != "" && !g.giveBack(hard, taken) {
+			h.state.Outbox = append(h.state.Outbox, *taken)
+		}
 		return nothingTaken(&Error{Op: opActivate, Reason: ErrWrongBenefit})
 	}
 	if old := h.state.Seat; old != nil && old.ActivationID != "" && !gone {
@@ -134,7 +136,9 @@ func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 	h.state.Seat, h.state.Intent, h.trouble = taken, nil, ""
 	h.verdict = nextVerdict(nil, license, nil, g.now(), g.config.FreshFor)
 	if err := g.save(hard, h, FromNetwork); err != nil {
-		g.giveBack(hard, taken)
+		if taken.ActivationID != "" {
+			g.giveBack(hard, taken)
+		}
 		return err
 	}
 	return nil
@@ -151,8 +155,8 @@ func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *License
 		"app":          g.config.App,
 		"os":           runtime.GOOS + "/" + runtime.GOARCH,
 	}
-	if version := cleanText(g.config.Version); version != "" {
-		meta["version"] = version[:min(len(version), 100)]
+	if version := shorten(cleanText(g.config.Version), 100); version != "" {
+		meta["version"] = version
 	}
 	activation, err := g.client.activate(ctx, hard, ActivateRequest{Key: key, Label: g.config.Label, Conditions: taken.conditions(), Meta: meta})
 	if errors.Is(err, ErrActivationsUnsupported) && g.config.AllowKeysWithoutSeats {
@@ -236,14 +240,15 @@ func (g *Gate) release(ctx context.Context, h *held) error {
 	return nil
 }
 
-// giveBack frees a seat that was taken and cannot be kept.
-func (g *Gate) giveBack(ctx context.Context, s *seat) {
-	if s.ActivationID == "" {
-		return
+// giveBack frees a seat that was taken and is not kept, and reports whether it
+// is free.
+func (g *Gate) giveBack(ctx context.Context, s *seat) bool {
+	err := g.client.Deactivate(ctx, newKey(s.Key), s.ActivationID)
+	if err == nil || errors.Is(err, ErrSeatReleased) {
+		return true
 	}
-	if err := g.client.Deactivate(ctx, newKey(s.Key), s.ActivationID); err != nil && !errors.Is(err, ErrSeatReleased) {
-		g.config.Logger.Error("polargate: an activation could not be given back", "activation", s.ActivationID, "error", err)
-	}
+	g.config.Logger.Error("polargate: an activation could not be given back", "activation", s.ActivationID, "error", err)
+	return false
 }
 
 // Deactivate gives the seat back and forgets the license key. Access ends at

@@ -180,3 +180,11 @@ func cleanText(s string) string {
 		return r
 	}, s))
 }
+
+// shorten cuts a text to n characters, the last of which then says so.
+func shorten(s string, n int) string {
+	if utf8.RuneCountInString(s) <= n {
+		return s
+	}
+	return string([]rune(s)[:n-1]) + "…"
+}
