@@ -173,7 +173,7 @@ func baseURL(config ClientConfig) (string, error) {
 	switch {
 	case err != nil:
 		return bad("is not a URL: give something like https://api.polar.sh")
-	case u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.Opaque != "":
+	case u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.Opaque != "":
 		return bad("must begin with https:// or http:// and name a host")
 	case u.User != nil:
 		return bad("holds a user name or password: leave them out")
@@ -256,7 +256,7 @@ func (c *Client) checkInput(ctx context.Context, key Key, conditions map[string]
 	return checkMap("conditions", conditions)
 }
 
-var errNilContext = &InputError{"context", "is nil: pass context.Background() if there is no other"}
+var errNilContext = &InputError{"ctx", "is nil: pass context.Background() if there is no other"}
 
 const (
 	opValidate   = "validate"
@@ -377,7 +377,12 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 		case !timedOut(err):
 			outcome = outcomeAnswered // broken off: on its way no longer
 		}
-		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{tidy(err)}, sent: sent}
+		if !sent {
+			// Without a network the answer is at hand: a start must not wait
+			// for what will not change within a second.
+			return &Error{Op: x.op, Reason: ErrUnreachable, Err: tidy(err)}
+		}
+		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{tidy(err)}, sent: true}
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))

@@ -39,9 +39,11 @@ type Gate struct {
 	checked bool // by a Check; until then the Store is read anew
 	held    held
 	source  Source
-	timer   *time.Timer
-	changes []Status // to be told to OnChange
-	telling bool
+	// adoptions counts states made in memory, as against read from the Store.
+	adoptions int
+	timer     *time.Timer
+	changes   []Status // to be told to OnChange
+	telling   bool
 }
 
 // snapshot is what the state comes to at a moment. It is never changed.
@@ -83,9 +85,7 @@ func Open(config Config) (*Gate, error) {
 	g.config.Secret = "" // it is in the seal now, and in nothing that is printed
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.patience, g.endPatience = context.WithCancel(context.Background())
-	ctx, cancel := context.WithTimeout(g.life, config.CheckTimeout)
-	defer cancel()
-	g.adopt(g.load(ctx), FromDisk)
+	g.reload(g.life)
 	return g, nil
 }
 
@@ -278,17 +278,20 @@ func (g *Gate) behind(work func(context.Context)) {
 // check looks at the Store and then, if need be or must be, asks Polar. The
 // error is why Polar gave no grant; it is nil if Polar was not asked.
 func (g *Gate) check(ctx context.Context, must bool) error {
+	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	defer cancel()
 	h, enough := g.checkStore(ctx, must)
 	if enough {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
-	defer cancel()
 	if h.state.Seat == nil {
 		return g.drainOutbox(ctx)
 	}
-	// Of several processes one asks; the others find its answer in the Store.
-	if unlock, err := g.store.Lock(ctx, g.name+".check"); err == nil {
+	// Of several processes one asks; the others find its answer in the Store,
+	// or ask too after a while.
+	patient, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/2)
+	defer cancel()
+	if unlock, err := g.store.Lock(patient, g.name+".check"); err == nil {
 		defer unlock()
 		if h, enough = g.checkStore(ctx, must); enough {
 			return nil
@@ -312,11 +315,7 @@ func (g *Gate) check(ctx context.Context, must bool) error {
 // checkStore adopts what is stored and reports whether that is enough. If not,
 // there is a seat to ask Polar about, or to give back.
 func (g *Gate) checkStore(ctx context.Context, must bool) (h held, enough bool) {
-	h = g.load(ctx)
-	g.mu.Lock()
-	g.checked = true
-	g.mu.Unlock()
-	g.adopt(h, FromDisk)
+	h = g.reload(ctx)
 	now := g.now()
 	switch {
 	case h.state.Seat == nil:
@@ -326,6 +325,7 @@ func (g *Gate) checkStore(ctx context.Context, must bool) (h held, enough bool) 
 	}
 	g.mu.Lock()
 	s := g.standing(now)
+	g.checked = true
 	g.mu.Unlock()
 	switch {
 	case now.Before(s.freshUntil):
@@ -366,6 +366,9 @@ func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*Lic
 	return g.client.Validate(ctx, r)
 }
 
+// settleTime is how long an answer may take to be stored when it came late.
+const settleTime = 500 * time.Millisecond
+
 // settle stores the outcome of a validation of a seat, unless the seat has been
 // changed meanwhile. It does its part even if ctx has ended.
 func (g *Gate) settle(ctx context.Context, of *seat, license *LicenseKey, err error) {
@@ -381,7 +384,12 @@ func (g *Gate) settle(ctx context.Context, of *seat, license *LicenseKey, err er
 		h.verdict, h.trouble = next, ""
 		return true
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	// What is left of the time, or as much as a disk needs.
+	left := settleTime
+	if deadline, ok := ctx.Deadline(); ok {
+		left = max(left, time.Until(deadline))
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), left)
 	defer cancel()
 	if saveErr := g.change(ctx, apply); saveErr != nil {
 		// A disk that fails costs memory across restarts, not the license now.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"time"
 )
 
 // held is the stored state, opened.
@@ -11,13 +12,20 @@ type held struct {
 	state   state
 	verdict *lastVerdict // nil: there is none, or it does not open here
 	trouble Reason       // why something that should be there is not
+	// unread is set when the Store failed to load. What it holds is then not
+	// known, and not to be written over.
+	unread error
 }
 
 // load reads and opens the stored state. What cannot be read is kept aside and
 // counts as absent, unless memory knows better: a disk that fails under a
 // running program does not take its license, nor give back one that was refused.
 func (g *Gate) load(ctx context.Context) held {
+	// A Store that hangs leaves time to ask Polar.
+	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
+	defer cancel()
 	known := g.holding()
+	known.unread = nil
 	lost := func() held {
 		if known.state.Seat != nil {
 			return known
@@ -30,7 +38,9 @@ func (g *Gate) load(ctx context.Context) held {
 		return g.blank("")
 	case err != nil:
 		g.config.Logger.Warn("polargate: the license state cannot be read", "error", err)
-		return lost()
+		h := lost()
+		h.unread = &StoreError{"load", err}
+		return h
 	}
 	st, err := g.seal.openState(data)
 	if err != nil {
@@ -103,9 +113,11 @@ func (g *Gate) change(ctx context.Context, f func(*held) bool) error {
 		return err
 	}
 	defer unlock()
-	h := g.load(ctx)
+	h := g.reload(ctx)
+	if h.unread != nil {
+		return h.unread
+	}
 	if !f(&h) {
-		g.adopt(h, FromDisk)
 		return nil
 	}
 	return g.save(ctx, h, FromDisk)
@@ -114,23 +126,34 @@ func (g *Gate) change(ctx context.Context, f func(*held) bool) error {
 // lockSeat keeps out all others that would change the seat: in this Gate, in
 // this process, and on this machine.
 func (g *Gate) lockSeat(ctx context.Context) (unlock func(), err error) {
+	patient, cancel := context.WithTimeout(ctx, lockPatience)
+	defer cancel()
 	select {
 	case g.seatTurn <- struct{}{}:
-	case <-ctx.Done():
-		return nil, ctx.Err()
+	case <-patient.Done():
+		return nil, lockError(ctx, patient.Err())
 	}
-	release, err := g.store.Lock(ctx, g.name)
+	release, err := g.store.Lock(patient, g.name)
 	switch {
 	case errors.Is(err, errors.ErrUnsupported):
 		release = func() {}
 	case err != nil:
 		<-g.seatTurn
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		return nil, &StoreError{"lock", err}
+		return nil, lockError(ctx, err)
 	}
 	return func() { release(); <-g.seatTurn }, nil
+}
+
+// lockPatience is how long a change waits for another one that is under way on
+// this machine: one that asks Polar several times takes less.
+const lockPatience = time.Minute
+
+// lockError is why there was no lock: the caller's context, if it has ended.
+func lockError(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return &StoreError{"lock", err}
 }
 
 func (g *Gate) holding() held {
@@ -143,6 +166,26 @@ func (g *Gate) holding() held {
 func (g *Gate) adopt(h held, source Source) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	g.adoptions++
 	g.held, g.source = h, source
 	g.review(g.now())
+}
+
+// reload makes what is stored the state in memory, unless a newer one was made
+// that while it was being read.
+func (g *Gate) reload(ctx context.Context) held {
+	for {
+		g.mu.Lock()
+		before := g.adoptions
+		g.mu.Unlock()
+		h := g.load(ctx)
+		g.mu.Lock()
+		if g.adoptions == before {
+			g.held, g.source = h, FromDisk
+			g.review(g.now())
+			g.mu.Unlock()
+			return h
+		}
+		g.mu.Unlock()
+	}
 }

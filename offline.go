@@ -96,10 +96,10 @@ const (
 	clockSlack = time.Hour
 	// maxSkew is a difference to Polar's clock that is of no interest.
 	maxSkew = 5 * time.Minute
-	// refusalFresh is how long a denial is believed without asking again:
-	// short, for who has just renewed is in a hurry, and long enough for a
-	// script that calls a locked program in a loop.
-	refusalFresh = 15 * time.Second
+	// refusalFresh is how long a denial is believed without asking again: no
+	// longer than keeps a script that calls a locked program in a loop within
+	// Polar's limit, for who has just renewed is in a hurry.
+	refusalFresh = time.Second
 	// vainFresh is how long an outage is believed while grace lasts.
 	vainFresh = 30 * time.Second
 	// outboxPause is how long a seat that could not be given back waits for the

@@ -77,8 +77,10 @@ func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 		return err
 	}
 	defer unlock()
-	h := g.load(ctx)
-	g.adopt(h, FromDisk)
+	h := g.reload(ctx)
+	if h.unread != nil {
+		return h.unread
+	}
 
 	fromOutbox := h.state.Seat == nil && g.recoverSeat(&h, key)
 	gone := false
@@ -331,8 +333,7 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	}
 	h := g.holding()
 	if h.state.Seat == nil {
-		h = g.load(ctx)
-		g.adopt(h, FromDisk)
+		h = g.reload(ctx)
 	}
 	switch {
 	case h.state.Seat == nil:

@@ -128,21 +128,15 @@ func (s FileStore) syncFolder() error {
 // sweep removes what a crash left half-written. A file that is younger than an
 // hour may be another process's at work.
 func (s FileStore) sweep(name string) {
-	left, _ := filepath.Glob(filepath.Join(escapeGlob(string(s)), name+".*.tmp"))
-	for _, path := range left {
-		if info, err := os.Stat(path); err == nil && time.Since(info.ModTime()) > time.Hour {
-			_ = os.Remove(path)
+	entries, _ := os.ReadDir(string(s))
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), name+".") || !strings.HasSuffix(entry.Name(), ".tmp") {
+			continue
+		}
+		if info, err := entry.Info(); err == nil && time.Since(info.ModTime()) > time.Hour {
+			_ = os.Remove(s.path(entry.Name()))
 		}
 	}
-}
-
-// escapeGlob keeps a folder's own name from being read as a pattern. Windows
-// has no escape, and no names with the characters that matter most.
-func escapeGlob(path string) string {
-	if runtime.GOOS == "windows" {
-		return path
-	}
-	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
 }
 
 // Lock takes the lock of a file of its own, name.lock, which stays in the
@@ -195,6 +189,9 @@ func (s *MemoryStore) Save(_ context.Context, name string, data []byte) error {
 
 // Lock waits for its turn.
 func (s *MemoryStore) Lock(ctx context.Context, name string) (func(), error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	s.mu.Lock()
 	lock, ok := s.locks[name]
 	if !ok {

@@ -1,0 +1,695 @@
+package polargate
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	ns   = time.Nanosecond
+	hour = time.Hour
+	days = 24 * time.Hour
+)
+
+// noon is when the verdicts of these tests were given.
+var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
+func TestWhereAVerdictStands(t *testing.T) {
+	t.Parallel()
+	granted := lastVerdict{CheckedAt: noon, Mark: noon}
+	with := func(change func(*lastVerdict)) lastVerdict {
+		v := granted
+		change(&v)
+		return v
+	}
+	expires := func(in time.Duration) lastVerdict {
+		return with(func(v *lastVerdict) { v.ExpiresAt = noon.Add(in) })
+	}
+	marked := func(at time.Duration) lastVerdict {
+		return with(func(v *lastVerdict) { v.Mark = noon.Add(at) })
+	}
+	refused := func(why Reason) lastVerdict {
+		return with(func(v *lastVerdict) { v.Refused = why })
+	}
+	skewed := func(skew time.Duration) lastVerdict {
+		return with(func(v *lastVerdict) { v.ExpiresAt, v.Skew = noon.Add(10*hour), skew })
+	}
+	const never = time.Duration(math.MinInt64)
+	for name, c := range map[string]struct {
+		v            lastVerdict
+		now          time.Duration // after noon
+		fresh, grace time.Duration // 24 hours and 14 days if 0
+
+		state   State
+		reason  Reason
+		changes time.Duration // after noon
+	}{
+		"just granted":                  {v: granted, now: 0, state: Active, changes: days},
+		"granted an hour ago":           {v: granted, now: hour, state: Active, changes: days},
+		"the last nanosecond of fresh":  {v: granted, now: days - ns, state: Active, changes: days},
+		"the first nanosecond of grace": {v: granted, now: days, state: Grace, reason: ErrUnreachable, changes: 14 * days},
+		"the last nanosecond of grace":  {v: granted, now: 14*days - ns, state: Grace, reason: ErrUnreachable, changes: 14 * days},
+		"the first one after grace":     {v: granted, now: 14 * days, state: Locked, reason: ErrGraceEnded, changes: never},
+		"a century later":               {v: granted, now: 36500 * days, state: Locked, reason: ErrGraceEnded, changes: never},
+		"in grace, Polar having asked for a pause": {
+			v:   with(func(v *lastVerdict) { v.Vain, v.RetryAt = ErrRateLimited, noon.Add(3*days) }),
+			now: 2 * days, state: Grace, reason: ErrRateLimited, changes: 14 * days,
+		},
+		"asked in vain while still fresh": {
+			v:   with(func(v *lastVerdict) { v.Vain = ErrUnreachable }),
+			now: hour, state: Active, changes: days,
+		},
+
+		"no grace: the last nanosecond of fresh":       {v: granted, now: days - ns, grace: -1, state: Active, changes: days},
+		"no grace: locked with the end of fresh":       {v: granted, now: days, grace: -1, state: Locked, reason: ErrGraceEnded, changes: never},
+		"no grace, as negative as can be":              {v: granted, now: days - ns, grace: math.MinInt64, state: Active, changes: days},
+		"grace shorter than fresh does not cut it":     {v: granted, now: days - ns, grace: hour, state: Active, changes: days},
+		"grace shorter than fresh adds nothing either": {v: granted, now: days, grace: hour, state: Locked, reason: ErrGraceEnded, changes: never},
+		"grace as long as fresh adds nothing":          {v: granted, now: days, grace: days, state: Locked, reason: ErrGraceEnded, changes: never},
+		"a nanosecond of fresh, at once":               {v: granted, now: 0, fresh: ns, state: Active, changes: ns},
+		"a nanosecond of fresh, one later":             {v: granted, now: ns, fresh: ns, state: Grace, reason: ErrUnreachable, changes: 14 * days},
+		"fresh for as long as a duration can be":       {v: granted, now: 36500 * days, fresh: math.MaxInt64, state: Active, changes: math.MaxInt64},
+
+		"before its expiry, which ends fresh early":        {v: expires(10 * hour), now: 10*hour - ns, state: Active, changes: 10 * hour},
+		"at its expiry, while fresh":                       {v: expires(10 * hour), now: 10 * hour, state: Locked, reason: ErrExpired, changes: never},
+		"after its expiry, while fresh":                    {v: expires(10 * hour), now: 11 * hour, state: Locked, reason: ErrExpired, changes: never},
+		"before its expiry, which ends grace early":        {v: expires(3 * days), now: 3*days - ns, state: Grace, reason: ErrUnreachable, changes: 3 * days},
+		"at its expiry, in grace":                          {v: expires(3 * days), now: 3 * days, state: Locked, reason: ErrExpired, changes: never},
+		"expiry with the end of fresh leaves no grace":     {v: expires(days), now: days, state: Locked, reason: ErrExpired, changes: never},
+		"expiry with the end of grace is expiry":           {v: expires(14 * days), now: 14 * days, state: Locked, reason: ErrExpired, changes: never},
+		"expiry after grace changes nothing in grace":      {v: expires(20 * days), now: 14*days - ns, state: Grace, reason: ErrUnreachable, changes: 14 * days},
+		"expiry after grace: grace ended":                  {v: expires(20 * days), now: 14 * days, state: Locked, reason: ErrGraceEnded, changes: never},
+		"expiry after grace, and past":                     {v: expires(20 * days), now: 21 * days, state: Locked, reason: ErrExpired, changes: never},
+		"granted and expired by our clock from the outset": {v: expires(-hour), now: 0, state: Locked, reason: ErrExpired, changes: never},
+
+		"Polar's clock two hours ahead: before expiry":  {v: skewed(2 * hour), now: 8*hour - ns, state: Active, changes: 8 * hour},
+		"Polar's clock two hours ahead: at expiry":      {v: skewed(2 * hour), now: 8 * hour, state: Locked, reason: ErrExpired, changes: never},
+		"Polar's clock two hours behind: before expiry": {v: skewed(-2 * hour), now: 12*hour - ns, state: Active, changes: 12 * hour},
+		"Polar's clock two hours behind: at expiry":     {v: skewed(-2 * hour), now: 12 * hour, state: Locked, reason: ErrExpired, changes: never},
+		"our clock ten years slow": {
+			v:   with(func(v *lastVerdict) { v.ExpiresAt, v.Skew = noon.Add(3650*days+hour), 3650*days }),
+			now: hour, state: Locked, reason: ErrExpired, changes: never,
+		},
+		"our clock ten years slow, before expiry": {
+			v:   with(func(v *lastVerdict) { v.ExpiresAt, v.Skew = noon.Add(3650*days+hour), 3650*days }),
+			now: hour - ns, state: Active, changes: hour,
+		},
+
+		"set back by 59m59s, fresh as of the mark":           {v: marked(10 * hour), now: 9*hour + time.Second, state: Active, changes: days},
+		"set back by an hour to the nanosecond":              {v: marked(10 * hour), now: 9 * hour, state: Active, changes: days},
+		"set back by an hour and a nanosecond":               {v: marked(10 * hour), now: 9*hour - ns, state: Locked, reason: ErrClockSetBack, changes: 9 * hour},
+		"set back by an hour and a second":                   {v: marked(10 * hour), now: 9*hour - time.Second, state: Locked, reason: ErrClockSetBack, changes: 9 * hour},
+		"set back by ten years":                              {v: marked(10 * hour), now: -3650 * days, state: Locked, reason: ErrClockSetBack, changes: 9 * hour},
+		"at the mark":                                        {v: marked(10 * hour), now: 10 * hour, state: Active, changes: days},
+		"set back into fresh: in grace as of the mark":       {v: marked(days), now: days - 59*time.Minute - 59*time.Second, state: Grace, reason: ErrUnreachable, changes: 14 * days},
+		"set back into fresh by a nanosecond":                {v: marked(days), now: days - ns, state: Grace, reason: ErrUnreachable, changes: 14 * days},
+		"set back into fresh by too much":                    {v: marked(days), now: days - hour - ns, state: Locked, reason: ErrClockSetBack, changes: days - hour},
+		"set back into grace: ended as of the mark":          {v: marked(14 * days), now: 14*days - hour, state: Locked, reason: ErrGraceEnded, changes: never},
+		"set back before expiry: expired as of the mark":     {v: with(func(v *lastVerdict) { v.ExpiresAt, v.Mark = noon.Add(hour), noon.Add(hour) }), now: hour / 2, state: Locked, reason: ErrExpired, changes: never},
+		"set back far before expiry":                         {v: with(func(v *lastVerdict) { v.ExpiresAt, v.Mark = noon.Add(hour), noon.Add(3*hour) }), now: hour / 2, state: Locked, reason: ErrClockSetBack, changes: 2 * hour},
+		"checked in the future: an hour and a nanosecond":    {v: granted, now: -hour - ns, state: Locked, reason: ErrClockSetBack, changes: -hour},
+		"checked in the future: an hour":                     {v: granted, now: -hour, state: Active, changes: days},
+		"checked a year in the future":                       {v: granted, now: -365 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
+		"without a mark, as if written before there was one": {v: with(func(v *lastVerdict) { v.Mark = time.Time{} }), now: hour, state: Active, changes: days},
+		"checked in the future, with the mark lost":          {v: with(func(v *lastVerdict) { v.Mark = time.Time{} }), now: -365 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
+		"checked in the future, with a mark before it":       {v: marked(-365 * days), now: -364 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
+
+		"refused just now":                         {v: refused(ErrInactive), now: 0, state: Locked, reason: ErrInactive, changes: never},
+		"refused, and the network cut afterwards":  {v: refused(ErrSeatReleased), now: 7 * days, state: Locked, reason: ErrSeatReleased, changes: never},
+		"refused, in what would be the last grace": {v: refused(ErrUnknownKey), now: 14*days - ns, state: Locked, reason: ErrUnknownKey, changes: never},
+		"refused a century ago":                    {v: refused(ErrDenied), now: 36500 * days, state: Locked, reason: ErrDenied, changes: never},
+		"refused, with an expiry that is to come":  {v: with(func(v *lastVerdict) { v.Refused, v.ExpiresAt = ErrInactive, noon.Add(days) }), now: 0, state: Locked, reason: ErrInactive, changes: never},
+		"refused, then asked in vain":              {v: with(func(v *lastVerdict) { v.Refused, v.Vain = ErrInactive, ErrUnreachable }), now: hour, state: Locked, reason: ErrInactive, changes: never},
+		"refused, and the clock set back a little": {v: refused(ErrInactive), now: -hour, state: Locked, reason: ErrInactive, changes: never},
+		"refused, and the clock set back too far":  {v: refused(ErrInactive), now: -hour - ns, state: Locked, reason: ErrClockSetBack, changes: -hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fresh, grace := c.fresh, c.grace
+			if fresh == 0 {
+				fresh = days
+			}
+			if grace == 0 {
+				grace = 14 * days
+			}
+			v := c.v
+			got := stand(&v, noon.Add(c.now), fresh, grace)
+			assert.Equal(t, c.state, got.state)
+			assert.Equal(t, c.reason, got.reason)
+			if c.changes == never {
+				assert.True(t, got.changes.IsZero(), "it does not end by itself, but does at %v", got.changes)
+			} else {
+				assert.Equal(t, noon.Add(c.changes), got.changes)
+			}
+			assert.Equal(t, c.v, v, "standing changes nothing")
+		})
+	}
+}
+
+func TestHowLongAVerdictIsBelieved(t *testing.T) {
+	t.Parallel()
+	granted := lastVerdict{CheckedAt: noon, Mark: noon}
+	s := stand(&granted, noon, days, 14*days)
+	assert.Equal(t, noon.Add(days), s.freshUntil)
+	assert.Equal(t, noon.Add(14*days), s.graceUntil)
+
+	s = stand(&granted, noon, days, -1)
+	assert.Equal(t, noon.Add(days), s.graceUntil, "no grace beyond fresh")
+
+	expiring := granted
+	expiring.ExpiresAt = noon.Add(hour)
+	s = stand(&expiring, noon, days, 14*days)
+	assert.Equal(t, noon.Add(hour), s.freshUntil)
+	assert.Equal(t, noon.Add(hour), s.graceUntil)
+
+	refused := granted
+	refused.Refused = ErrInactive
+	s = stand(&refused, noon, days, 14*days)
+	assert.Equal(t, noon.Add(refusalFresh), s.freshUntil, "who has just renewed is in a hurry")
+	assert.True(t, s.graceUntil.IsZero())
+	s = stand(&refused, noon, time.Second, 14*days)
+	assert.Equal(t, noon.Add(time.Second), s.freshUntil, "never longer than a grant would be")
+
+	s = stand(&granted, noon.Add(-2*hour), days, 14*days)
+	assert.True(t, s.freshUntil.IsZero(), "with the clock set back Polar is asked at once")
+	assert.True(t, s.graceUntil.IsZero())
+}
+
+// randomVerdict is one that nextVerdict could have made, with a mark that was
+// seen at or after it.
+func randomVerdict(r *rand.Rand) lastVerdict {
+	v := lastVerdict{CheckedAt: noon}
+	v.Mark = noon.Add(time.Duration(r.Int64N(int64(20 * days))))
+	switch r.IntN(4) {
+	case 0:
+		v.Mark = noon
+	case 1:
+		v.Mark = noon.Add(days + time.Duration(r.IntN(3)-1))
+	}
+	if r.IntN(2) == 0 {
+		v.ExpiresAt = noon.Add(time.Duration(r.Int64N(int64(20*days))) - days)
+		if r.IntN(2) == 0 {
+			v.Skew = time.Duration(r.Int64N(int64(10*days))) - 5*days
+		}
+	}
+	if r.IntN(8) == 0 {
+		v.Refused = ErrInactive
+	}
+	if r.IntN(3) == 0 {
+		v.Vain = ErrRateLimited
+	}
+	return v
+}
+
+func randomPeriods(r *rand.Rand) (fresh, grace time.Duration) {
+	return 1 + time.Duration(r.Int64N(int64(2*days))), time.Duration(r.Int64N(int64(16*days))) - days
+}
+
+// rank orders standings by how much they allow.
+func rank(s standing) int {
+	switch s.state {
+	case Active:
+		return 2
+	case Grace:
+		return 1
+	}
+	return 0
+}
+
+func TestAClockSetBackNeverAllowsMoreThanTheTrueTime(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(1, 2))
+	allowed := 0
+	for range 200_000 {
+		v := randomVerdict(r)
+		fresh, grace := randomPeriods(r)
+		// The last time that was seen is the true time; then the clock is set.
+		truth := v.Mark
+		back := time.Duration(r.Int64N(int64(3 * hour)))
+		switch r.IntN(4) {
+		case 0:
+			back = hour + time.Duration(r.IntN(5)-2)
+		case 1:
+			back = time.Duration(r.Int64N(int64(40 * days)))
+		}
+		shown := truth.Add(-back)
+		with, without := stand(&v, shown, fresh, grace), stand(&v, truth, fresh, grace)
+		if rank(with) > rank(without) {
+			t.Fatalf("%+v with fresh %v and grace %v: %v at %v, but %v when set back by %v", v, fresh, grace, without.state, truth, with.state, back)
+		}
+		if back > hour && rank(with) > 0 {
+			t.Fatalf("%+v: %v although set back by %v", v, with.state, back)
+		}
+		if back <= hour && rank(with) != rank(without) {
+			t.Fatalf("%+v: an hour or less must not alarm, but %v became %v for %v", v, without.state, with.state, back)
+		}
+		if rank(with) > 0 {
+			allowed++
+		}
+	}
+	assert.Greater(t, allowed, 1000, "the property was not tried on licenses that run")
+}
+
+func TestAsTimePassesALicenseOnlyLosesAccess(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(3, 4))
+	for range 100_000 {
+		v := randomVerdict(r)
+		fresh, grace := randomPeriods(r)
+		a := v.Mark.Add(time.Duration(r.Int64N(int64(20 * days))))
+		b := a.Add(time.Duration(r.Int64N(int64(20 * days))))
+		before, after := stand(&v, a, fresh, grace), stand(&v, b, fresh, grace)
+		if rank(after) > rank(before) {
+			t.Fatalf("%+v with fresh %v and grace %v: %v at %v, %v at %v", v, fresh, grace, before.state, a, after.state, b)
+		}
+		if end := v.CheckedAt.Add(max(fresh, grace)); !b.Before(end) && rank(after) > 0 {
+			t.Fatalf("%+v: %v at %v, after the end of all grace at %v", v, after.state, b, end)
+		}
+		if v.Refused != "" && rank(before) > 0 {
+			t.Fatalf("%+v: refused, and %v", v, before.state)
+		}
+	}
+}
+
+func TestAStandingChangesWhenItSaysSoAndNotBefore(t *testing.T) {
+	t.Parallel()
+	r := rand.New(rand.NewPCG(5, 6))
+	tried := 0
+	for range 100_000 {
+		v := randomVerdict(r)
+		fresh, grace := randomPeriods(r)
+		now := v.Mark.Add(time.Duration(r.Int64N(int64(20*days))) - 3*hour)
+		s := stand(&v, now, fresh, grace)
+		if s.changes.IsZero() {
+			continue
+		}
+		tried++
+		if !s.changes.After(now) {
+			t.Fatalf("%+v: %v at %v changes in the past, at %v", v, s.state, now, s.changes)
+		}
+		if last := stand(&v, s.changes.Add(-ns), fresh, grace); last.state != s.state || last.reason != s.reason {
+			t.Fatalf("%+v: %v at %v is %v before it changes", v, s.state, now, last.state)
+		}
+		if next := stand(&v, s.changes, fresh, grace); next.state == s.state && next.reason == s.reason {
+			t.Fatalf("%+v: %v at %v is the same after it changed at %v", v, s.state, now, s.changes)
+		}
+	}
+	assert.Greater(t, tried, 1000)
+}
+
+// answers is a Polar that gives one answer to everything, and counts.
+type answers struct {
+	status int
+	body   string
+	asked  atomic.Int32
+}
+
+func (a *answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	a.asked.Add(1)
+	return &http.Response{
+		StatusCode: a.status, Header: http.Header{"Content-Type": {"application/json"}},
+		Body: io.NopCloser(strings.NewReader(a.body)), Request: r,
+	}, nil
+}
+
+// A clock that was ahead and has been put right must not keep a renewed license
+// locked: a refusal is believed for seconds, not until the clock has caught up.
+func TestARefusalIsNotBelievedLongerForAClockThatWasPutRight(t *testing.T) {
+	t.Parallel()
+	for _, back := range []time.Duration{time.Minute, 30 * time.Minute, hour} {
+		t.Run(back.String(), func(t *testing.T) {
+			t.Parallel()
+			for name, fromMemory := range map[string]bool{"by a running program": true, "by one that starts": false} {
+				t.Run(name, func(t *testing.T) {
+					t.Parallel()
+					polar := &answers{status: 200, body: fullLicense}
+					store := &MemoryStore{}
+					config := Config{
+						OrganizationID: testOrganization, Fingerprint: "here", Store: store,
+						BaseURL:    "http://" + strings.ReplaceAll(t.Name(), "/", "-") + ".invalid",
+						HTTPClient: &http.Client{Transport: polar},
+					}
+					gate, err := Open(config)
+					require.NoError(t, err)
+					defer func() { _ = gate.Close() }()
+					var ahead atomic.Int64
+					ahead.Store(int64(back))
+					gate.now = func() time.Time { return fullLicenseAt.Add(time.Duration(ahead.Load())) }
+					refusedAt := gate.now()
+					require.NoError(t, gate.save(t.Context(), held{
+						state:   state{InstallationID: "i", Seat: &seat{Key: "ACME-TEST-OK-000001"}},
+						verdict: &lastVerdict{Refused: ErrInactive, CheckedAt: refusedAt, Mark: refusedAt},
+					}, FromDisk))
+					if fromMemory {
+						_, err = gate.Check(t.Context())
+						require.ErrorIs(t, err, ErrInactive)
+						require.Zero(t, polar.asked.Load(), "refused a moment ago")
+					}
+
+					// The license is renewed, the clock put right, and half a
+					// minute passes.
+					ahead.Store(int64(refusalFresh) * 2)
+					status, err := gate.Check(t.Context())
+					require.NoError(t, err)
+					assert.Equal(t, Active, status.State)
+					assert.NotZero(t, polar.asked.Load())
+				})
+			}
+		})
+	}
+}
+
+var testSeat = seat{Key: pastedKey, ActivationID: "11111111-2222-4333-8444-555555555555", Conditions: json.RawMessage(`{"fingerprint":"f","n":1.0,"big":12345678901234567890}`)}
+
+func testState() *state {
+	copied := testSeat
+	return &state{
+		InstallationID: "INSTALLATION",
+		Seat:           &copied,
+		Intent:         &intent{AttemptID: "a", Key: pastedKey, At: noon},
+		Outbox:         []seat{{Key: "OLD-KEY", ActivationID: "22222222-2222-4333-8444-555555555555"}},
+		Verdict:        []byte{0, 1, 2, 255},
+	}
+}
+
+func testVerdict() *lastVerdict {
+	return &lastVerdict{
+		CheckedAt: noon, BenefitID: "b", ExpiresAt: noon.Add(days), Skew: -hour, Mark: noon.Add(ns),
+		Vain: ErrRateLimited, RetryAt: noon.Add(time.Minute),
+	}
+}
+
+func TestWhatWasSealedOpensAsItWas(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "secret")
+	for name, st := range map[string]*state{
+		"everything":             testState(),
+		"no more than is needed": {InstallationID: "i"},
+		"a key without seats":    {InstallationID: "i", Seat: &seat{Key: "k"}},
+		"only an outbox":         {InstallationID: "i", Outbox: []seat{testSeat, testSeat}},
+	} {
+		sealed, err := s.sealState(st)
+		require.NoError(t, err, name)
+		opened, err := newSealer("org", "app", "secret").openState(sealed)
+		require.NoError(t, err, name)
+		assert.Equal(t, st, opened, name)
+	}
+	for name, v := range map[string]*lastVerdict{
+		"everything":  testVerdict(),
+		"a refusal":   {Refused: ErrInactive, CheckedAt: noon, Mark: noon},
+		"no expiry":   {CheckedAt: noon, Mark: noon},
+		"a long past": {CheckedAt: time.Time{}, Mark: noon},
+	} {
+		sealed, err := s.sealVerdict(v, &testSeat, "here")
+		require.NoError(t, err, name)
+		opened, err := s.openVerdict(sealed, &testSeat, "here")
+		require.NoError(t, err, name)
+		assert.Equal(t, v, opened, name)
+	}
+}
+
+func TestASealHidesWhatIsInIt(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "secret")
+	sealed, err := s.sealState(testState())
+	require.NoError(t, err)
+	for _, text := range []string{pastedKey, testSeat.ActivationID, "OLD-KEY", "INSTALLATION", "fingerprint", "installation_id"} {
+		assert.NotContains(t, string(sealed), text)
+	}
+	assert.True(t, bytes.HasPrefix(sealed, []byte("PGS1")))
+	again, err := s.sealState(testState())
+	require.NoError(t, err)
+	assert.NotEqual(t, sealed, again, "each seal has a nonce of its own")
+	assert.Equal(t, []byte("PGV1"), mustSealVerdict(t, s)[:4])
+}
+
+func mustSealVerdict(t *testing.T, s sealer) []byte {
+	t.Helper()
+	sealed, err := s.sealVerdict(testVerdict(), &testSeat, "here")
+	require.NoError(t, err)
+	return sealed
+}
+
+func TestASealThatWasTouchedDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "secret")
+	sealedState, err := s.sealState(testState())
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		sealed []byte
+		open   func([]byte) (any, error)
+	}{
+		"state": {sealedState, func(data []byte) (any, error) {
+			st, err := s.openState(data)
+			if st == nil {
+				return nil, err
+			}
+			return st, err
+		}},
+		"verdict": {mustSealVerdict(t, s), func(data []byte) (any, error) {
+			v, err := s.openVerdict(data, &testSeat, "here")
+			if v == nil {
+				return nil, err
+			}
+			return v, err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := c.open(c.sealed)
+			require.NoError(t, err)
+			broken := func(data []byte, how string) {
+				opened, err := c.open(data)
+				if err == nil || opened != nil {
+					t.Fatalf("%s opened as %+v", how, opened)
+				}
+				require.ErrorIs(t, err, errSealBroken, how)
+			}
+			for i := range c.sealed {
+				for bit := range 8 {
+					data := bytes.Clone(c.sealed)
+					data[i] ^= 1 << bit
+					broken(data, fmt.Sprintf("with bit %d of byte %d flipped it", bit, i))
+				}
+				broken(c.sealed[:i], fmt.Sprintf("cut to %d bytes it", i))
+				broken(c.sealed[i+1:], fmt.Sprintf("without its first %d bytes it", i+1))
+			}
+			broken(nil, "nothing")
+			broken(append(bytes.Clone(c.sealed), 0), "with a byte more it")
+			broken(append(bytes.Clone(c.sealed), c.sealed...), "twice in a row it")
+			broken(make([]byte, len(c.sealed)), "all zero it")
+			broken(append(bytes.Clone(c.sealed), make([]byte, maxState)...), "with a mebibyte more it")
+			broken([]byte(`{"installation_id":"i","seat":{"key":"k"}}`), "plain JSON")
+		})
+	}
+}
+
+func TestASealOfAnotherProgramDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "secret")
+	sealed, err := s.sealState(testState())
+	require.NoError(t, err)
+	verdict := mustSealVerdict(t, s)
+	for name, other := range map[string]sealer{
+		"another organization":            newSealer("other", "app", "secret"),
+		"another app":                     newSealer("org", "other", "secret"),
+		"another secret":                  newSealer("org", "app", "other"),
+		"no secret":                       newSealer("org", "app", ""),
+		"nothing the same":                newSealer("", "", ""),
+		"the parts run together":          newSealer("orgapp", "", "secret"),
+		"the parts cut elsewhere":         newSealer("or", "gapp", "secret"),
+		"the secret as part of the app":   newSealer("org", "appsecret", ""),
+		"organization and app turned":     newSealer("app", "org", "secret"),
+		"the same in capitals":            newSealer("ORG", "app", "secret"),
+		"the verdict's key for the state": {s.verdictKey("here")},
+	} {
+		_, err := other.openState(sealed)
+		require.ErrorIs(t, err, errSealBroken, name)
+		_, err = other.openVerdict(verdict, &testSeat, "here")
+		require.ErrorIs(t, err, errSealBroken, name)
+	}
+	_, err = s.openState(verdict)
+	require.ErrorIs(t, err, errSealBroken, "a verdict is no state")
+	_, err = s.openVerdict(sealed, &testSeat, "here")
+	require.ErrorIs(t, err, errSealBroken, "a state is no verdict")
+}
+
+func TestAVerdictOpensOnItsMachineAndForItsSeatOnly(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "")
+	sealed := mustSealVerdict(t, s)
+	for name, c := range map[string]struct {
+		of          seat
+		fingerprint string
+	}{
+		"another machine":           {testSeat, "there"},
+		"no machine":                {testSeat, ""},
+		"the machine in capitals":   {testSeat, "HERE"},
+		"another key":               {seat{Key: "OTHER", ActivationID: testSeat.ActivationID}, "here"},
+		"another activation":        {seat{Key: testSeat.Key, ActivationID: "22222222-2222-4333-8444-555555555555"}, "here"},
+		"no activation":             {seat{Key: testSeat.Key}, "here"},
+		"the parts run together":    {seat{Key: testSeat.Key + testSeat.ActivationID}, "here"},
+		"key and activation turned": {seat{Key: testSeat.ActivationID, ActivationID: testSeat.Key}, "here"},
+	} {
+		v, err := s.openVerdict(sealed, &c.of, c.fingerprint)
+		require.ErrorIs(t, err, errSealBroken, name)
+		require.Nil(t, v, name)
+	}
+	// The outer seal opens wherever the file ends up, so that the seat can be
+	// given back.
+	st := testState()
+	st.Verdict = sealed
+	file, err := s.sealState(st)
+	require.NoError(t, err)
+	opened, err := s.openState(file)
+	require.NoError(t, err)
+	assert.Equal(t, testSeat, *opened.Seat)
+}
+
+func TestAVerdictPastedBesideAnotherSeatDoesNotCount(t *testing.T) {
+	t.Parallel()
+	// Who has taken the program apart can open the outer seal; the verdict of
+	// a paid key must not serve an unpaid one for that.
+	config := Config{OrganizationID: testOrganization, Fingerprint: "here", Store: &MemoryStore{}}
+	gate, err := Open(config)
+	require.NoError(t, err)
+	defer func() { _ = gate.Close() }()
+	now := gate.now()
+	verdict, err := gate.seal.sealVerdict(&lastVerdict{CheckedAt: now, Mark: now}, &testSeat, "here")
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		of    seat
+		state State
+	}{
+		"beside its own seat": {testSeat, Active},
+		"beside another one":  {seat{Key: "UNPAID", ActivationID: testSeat.ActivationID}, Locked},
+	} {
+		sealed, err := gate.seal.sealState(&state{InstallationID: "i", Seat: &c.of, Verdict: verdict})
+		require.NoError(t, err)
+		require.NoError(t, config.Store.Save(t.Context(), gate.name, sealed))
+		second, err := Open(config)
+		require.NoError(t, err)
+		assert.Equal(t, c.state, second.Status().State, name)
+		require.NoError(t, second.Close())
+	}
+}
+
+func TestASealedStateWithoutWhatItNeedsDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "")
+	for name, plain := range map[string]string{
+		"null":                       `null`,
+		"an empty object":            `{}`,
+		"a list":                     `[]`,
+		"not JSON":                   `installation`,
+		"nothing":                    ``,
+		"no installation":            `{"seat":{"key":"k"}}`,
+		"a seat without a key":       `{"installation_id":"i","seat":{"activation_id":"a"}}`,
+		"an empty seat":              `{"installation_id":"i","seat":{}}`,
+		"a seat that is a text":      `{"installation_id":"i","seat":"k"}`,
+		"an outbox that is no list":  `{"installation_id":"i","outbox":{"key":"k"}}`,
+		"a verdict that is no bytes": `{"installation_id":"i","verdict":"%%"}`,
+		"two of them":                `{"installation_id":"i"}{"installation_id":"i"}`,
+	} {
+		sealed := sealPlain(s, plain)
+		st, err := s.openState(sealed)
+		require.ErrorIs(t, err, errSealBroken, name)
+		require.Nil(t, st, name)
+	}
+	st, err := s.openState(sealPlain(s, `{"installation_id":"i","from_a_newer_version":{"a":1}}`))
+	require.NoError(t, err, "members that are not known do no harm")
+	assert.Equal(t, "i", st.InstallationID)
+}
+
+// sealPlain seals bytes that need not be what this version would write as a
+// state, under a nonce of zeros.
+func sealPlain(s sealer, plain string) []byte {
+	return sealBytes(s.key, stateMagic, "", []byte(plain))
+}
+
+func sealBytes(key []byte, magic, bound string, plain []byte) []byte {
+	aead := gcm(key)
+	out := append([]byte(magic), make([]byte, aead.NonceSize())...)
+	return aead.Seal(out, out[len(magic):], plain, []byte(magic+bound))
+}
+
+func TestAStateThatIsTooLongToOpenIsNotSealed(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "")
+	st := &state{InstallationID: "i", Seat: &seat{Key: "k", Conditions: json.RawMessage(`{"a":"` + strings.Repeat("x", maxState) + `"}`)}}
+	sealed, err := s.sealState(st)
+	if err != nil {
+		return
+	}
+	_, err = s.openState(sealed)
+	assert.NoError(t, err, "what was saved without an error must open again")
+}
+
+func FuzzOpenState(f *testing.F) {
+	s := newSealer("org", "app", "secret")
+	// The same bytes in every process that takes part in fuzzing.
+	plain, err := json.Marshal(testState())
+	require.NoError(f, err)
+	sealed := sealPlain(s, string(plain))
+	plain, err = json.Marshal(testVerdict())
+	require.NoError(f, err)
+	verdict := sealBytes(s.verdictKey("here"), verdictMagic, testSeat.Key+"\x00"+testSeat.ActivationID, plain)
+	_, err = s.openState(sealed)
+	require.NoError(f, err)
+	_, err = s.openVerdict(verdict, &testSeat, "here")
+	require.NoError(f, err)
+	f.Add(sealed)
+	f.Add(verdict)
+	f.Add(sealed[:16])
+	f.Add([]byte("PGS1"))
+	f.Add([]byte("PGS2"))
+	f.Add([]byte{})
+	f.Add([]byte(`{"installation_id":"i","seat":{"key":"k","conditions":{"a":1}},"outbox":[{"key":"k"}],"intent":{"attempt_id":"a","key":"k","at":"2026-11-22T12:00:00Z"},"verdict":"UEdWMQ=="}`))
+	f.Add([]byte(`{"installation_id":"i","seat":{"key":"k","conditions":[]}}`))
+	f.Add([]byte(`{"checked_at":"2026-11-22T12:00:00Z","mark":"2026-11-22T12:00:00Z","skew":-9223372036854775808,"expires_at":"0001-01-01T00:00:00Z"}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// Bytes as somebody left them in the file.
+		if st, err := s.openState(data); err == nil {
+			require.Equal(t, sealed, data, "forged")
+			require.Equal(t, testState(), st)
+		}
+		if _, err := s.openVerdict(data, &testSeat, "here"); err == nil {
+			require.Equal(t, verdict, data, "forged")
+		}
+		// The same as the content of a seal that holds.
+		if st, err := s.openState(sealPlain(s, string(data))); err == nil {
+			require.NotEmpty(t, st.InstallationID)
+			if st.Seat != nil {
+				require.NotEmpty(t, st.Seat.Key)
+				_ = st.Seat.conditions()
+				_, err := s.openVerdict(st.Verdict, st.Seat, "here")
+				require.Error(t, err)
+			}
+			again, err := s.sealState(st)
+			require.NoError(t, err)
+			_, err = s.openState(again)
+			require.NoError(t, err)
+		}
+		var v lastVerdict
+		if json.Unmarshal(data, &v) == nil {
+			got := stand(&v, noon, days, 14*days)
+			require.Contains(t, []State{Active, Grace, Locked}, got.state)
+			if v.Refused != "" {
+				require.Equal(t, Locked, got.state)
+			}
+		}
+	})
+}

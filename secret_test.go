@@ -1,0 +1,511 @@
+package polargate
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/gob"
+	"encoding/json"
+	"encoding/xml"
+	"errors"
+	"fmt"
+	"log"
+	"log/slog"
+	"strings"
+	"testing"
+	"text/template"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	pastedKey     = "INKWELL-8c4f7a52-93d1-4b0E-a6e2-5f1d7c90TAIL42"
+	pastedAddress = "ada.lovelace@example.com"
+)
+
+func TestAPastedKeyIsFreedOfWhatCameAlongWithIt(t *testing.T) {
+	t.Parallel()
+	for name, pasted := range map[string]string{
+		"nothing came along":                    pastedKey,
+		"spaces around":                         "  " + pastedKey + "   ",
+		"a tab and a line break":                "\t" + pastedKey + "\n",
+		"a Windows line break":                  pastedKey + "\r\n",
+		"a vertical tab and a form feed":        "\v\f" + pastedKey + "\f\v",
+		"a next-line character":                 pastedKey + "\u0085",
+		"line and paragraph separators":         "\u2028" + pastedKey + "\u2029",
+		"no-break spaces":                       "\u00a0" + pastedKey + "\u202f",
+		"an ideographic space":                  "\u3000" + pastedKey + "\u3000",
+		"an em space and a figure space":        "\u2003" + pastedKey + "\u2007",
+		"straight quotes":                       `"` + pastedKey + `"`,
+		"apostrophes":                           "'" + pastedKey + "'",
+		"back ticks of a chat":                  "`" + pastedKey + "`",
+		"a code fence of a chat":                "```\n" + pastedKey + "\n```",
+		"English curly quotes":                  "“" + pastedKey + "”",
+		"English single quotes":                 "‘" + pastedKey + "’",
+		"German quotes":                         "„" + pastedKey + "“",
+		"German single quotes":                  "‚" + pastedKey + "‘",
+		"French quotes with narrow spaces":      "«\u202f" + pastedKey + "\u202f»",
+		"Swiss single quotes":                   "‹" + pastedKey + "›",
+		"Danish quotes, turned":                 "»" + pastedKey + "«",
+		"Swedish quotes":                        "”" + pastedKey + "”",
+		"reversed high quotes":                  "‟" + pastedKey + "‛",
+		"Japanese corner brackets":              "「" + pastedKey + "」",
+		"Japanese white corner brackets":        "『" + pastedKey + "』",
+		"half-width corner brackets":            "｢" + pastedKey + "｣",
+		"Chinese vertical corner brackets":      "﹁" + pastedKey + "﹂",
+		"Chinese double prime quotes":           "〝" + pastedKey + "〞",
+		"full-width quotation marks":            "＂" + pastedKey + "＂",
+		"full-width apostrophes":                "＇" + pastedKey + "＇",
+		"a byte order mark":                     "\ufeff" + pastedKey,
+		"zero-width spaces":                     "\u200b" + pastedKey + "\u200b",
+		"zero-width joiners":                    "\u200d" + pastedKey + "\u200c",
+		"word joiners":                          "\u2060" + pastedKey + "\u2060",
+		"soft hyphens":                          "\u00ad" + pastedKey + "\u00ad",
+		"marks of right-to-left writing":        "\u200f\u202b" + pastedKey + "\u202c\u200e",
+		"isolates of right-to-left writing":     "\u2067" + pastedKey + "\u2069",
+		"a Mongolian vowel separator":           "\u180e" + pastedKey,
+		"tag characters":                        pastedKey + "\U000e0001",
+		"all of it, in layers":                  "\ufeff \"“\u200b« '" + pastedKey + "' »\u200b”\" \r\n",
+		"quotes with an invisible one outside":  "\u200b\"" + pastedKey + "\"\u200b",
+		"half a mebibyte of spaces on one side": strings.Repeat(" ", 1<<19) + pastedKey,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			key, err := ParseKey(pasted)
+			require.NoError(t, err)
+			assert.Equal(t, pastedKey, key.Reveal())
+		})
+	}
+}
+
+func TestEveryQuotationMarkAndInvisibleCharacterIsTakenOffAKey(t *testing.T) {
+	t.Parallel()
+	var stayed []string
+	for r := range rune(unicode.MaxRune + 1) {
+		if !unicode.Is(unicode.Quotation_Mark, r) && !unicode.IsSpace(r) && !unicode.Is(unicode.Cf, r) {
+			continue
+		}
+		if key, err := ParseKey(string(r) + pastedKey + string(r)); err != nil || key.Reveal() != pastedKey {
+			stayed = append(stayed, fmt.Sprintf("%U", r))
+		}
+	}
+	assert.Empty(t, stayed)
+}
+
+func TestWhatIsInsideAKeyStaysAsItIs(t *testing.T) {
+	t.Parallel()
+	for name, text := range map[string]string{
+		"capitals and small letters":         "AbCdEfGh-IjKl",
+		"one letter":                         "A",
+		"spaces inside":                      "ACME SPACE KEY",
+		"two spaces inside":                  "ACME  KEY",
+		"a no-break space inside":            "ACME\u00a0KEY",
+		"quotes inside":                      `ACME"KEY'1`,
+		"a zero-width space inside":          "ACME\u200bKEY",
+		"dashes around":                      "-ACME-",
+		"brackets around":                    "(ACME)",
+		"full stops around":                  ".ACME.",
+		"letters of other scripts":           "ключ-鍵-🔑-ÉÈ",
+		"letters that are not composed":      "E\u0301-1",
+		"the replacement character, as sent": "ACME-\ufffd-1",
+		"512 bytes":                          strings.Repeat("k", 512),
+		"512 bytes of two-byte letters":      strings.Repeat("é", 256),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			key, err := ParseKey(text)
+			require.NoError(t, err)
+			assert.Equal(t, text, key.Reveal())
+
+			key, err = ParseKey(" “" + text + "”\n")
+			require.NoError(t, err)
+			assert.Equal(t, text, key.Reveal())
+		})
+	}
+}
+
+func TestWhatCannotBeAKeyIsRefusedWithoutRepeatingIt(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ pasted, problem string }{
+		"nothing":                         {"", "is empty"},
+		"only spaces":                     {" \t\r\n\u3000", "is empty"},
+		"only quotes":                     {`"”“'`, "is empty"},
+		"only invisible characters":       {"\ufeff\u200b\u2060", "is empty"},
+		"513 bytes":                       {strings.Repeat("k", 513), "too long"},
+		"513 bytes, of fewer characters":  {strings.Repeat("é", 256) + "k", "too long"},
+		"a whole mail":                    {strings.Repeat("Dear Ada, ", 1000), "too long"},
+		"more than a mebibyte":            {strings.Repeat(" ", 1<<20) + pastedKey, "too long"},
+		"a line break inside":             {"SECRET-ONE\nSECRET-TWO", "no key has"},
+		"a tab inside":                    {"SECRET-ONE\tSECRET-TWO", "no key has"},
+		"a NUL inside":                    {"SECRET-ONE\x00SECRET-TWO", "no key has"},
+		"an escape sequence inside":       {"SECRET\x1b[31m-ONE", "no key has"},
+		"a delete character inside":       {"SECRET\x7f-ONE", "no key has"},
+		"a control character of Latin-1":  {"SECRET\u0080-ONE", "no key has"},
+		"bytes that are not UTF-8":        {"SECRET-\xff\xfe-ONE", "no key has"},
+		"bytes that are not UTF-8 at end": {"SECRET-ONE\xc3", "no key has"},
+		"UTF-16":                          {"S\x00E\x00C\x00R\x00E\x00T\x00", "no key has"},
+		"half a surrogate pair":           {"SECRET-\xed\xa0\x80-ONE", "no key has"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			key, err := ParseKey(c.pasted)
+			assert.True(t, key.IsZero())
+			var input *InputError
+			require.ErrorAs(t, err, &input)
+			assert.Equal(t, "license key", input.Field)
+			assert.Contains(t, input.Problem, c.problem)
+			assert.NotContains(t, err.Error(), "SECRET")
+		})
+	}
+}
+
+func TestAKeyShowsItsLastSixCharactersOrNone(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ text, shown string }{
+		"no key":                             {"", ""},
+		"one letter":                         {"A", "****"},
+		"15 characters":                      {"123456789012345", "****"},
+		"16 characters":                      {"1234567890123456", "****-123456"},
+		"15 characters of two bytes":         {strings.Repeat("é", 15), "****"},
+		"16 characters of four bytes":        {strings.Repeat("🔑", 16), "****-" + strings.Repeat("🔑", 6)},
+		"a usual one":                        {pastedKey, "****-TAIL42"},
+		"a tail that begins inside a letter": {strings.Repeat("a", 12) + "é12345", "****-é12345"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			key := newKey(c.text)
+			assert.Equal(t, c.shown, key.String())
+			assert.Equal(t, c.text, key.Reveal())
+			assert.Equal(t, c.text == "", key.IsZero())
+			assert.Equal(t, c.shown, fmt.Sprint(key))
+			assert.Equal(t, `"`+c.shown+`"`, fmt.Sprintf("%q", key))
+		})
+	}
+	assert.Equal(t, "****", newEmail(pastedAddress).String())
+	assert.Equal(t, "****", newEmail(strings.Repeat("a", 80)+"@example.com").String())
+	assert.Empty(t, newEmail("").String())
+	assert.Empty(t, Email{}.Reveal())
+	assert.Equal(t, pastedAddress, newEmail(pastedAddress).Reveal())
+}
+
+// leaks are the forms in which a secret could come through a formatter.
+func leaks(secret string) []string {
+	var decimal []string
+	for _, b := range []byte(secret)[:8] {
+		decimal = append(decimal, fmt.Sprint(b))
+	}
+	return []string{
+		secret[:8],
+		fmt.Sprintf("%x", secret[:8]),
+		fmt.Sprintf("%X", secret[:8]),
+		strings.Join(decimal, " "),
+		strings.Join(decimal, ", "),
+		base64.StdEncoding.EncodeToString([]byte(secret))[:10],
+	}
+}
+
+func assertNoSecret(t *testing.T, got string, how string) {
+	t.Helper()
+	for _, secret := range []string{pastedKey, pastedAddress} {
+		for _, form := range leaks(secret) {
+			if at := strings.Index(got, form); at >= 0 {
+				t.Errorf("%s gives the secret away: …%.80s…", how, got[max(0, at-20):])
+			}
+		}
+	}
+}
+
+// Programs hold a key in ways of their own, in fields exported and not.
+type (
+	openHolder struct {
+		Key     Key
+		Email   Email
+		Pointer *Key
+		Any     any
+		Map     map[string]Key
+		Keyed   map[Key]Email
+		Slice   []Key
+		Array   [1]Email
+		Nested  struct{ Key Key }
+	}
+	closedHolder struct {
+		key     Key
+		email   Email
+		pointer *Key
+		any     any
+		mapped  map[string]Key
+		keyed   map[Key]Email
+		slice   []Key
+		array   [1]Email
+		nested  struct{ key Key }
+	}
+	embeddingHolder struct {
+		Key
+		Name string
+	}
+	errorHolder struct{ key Key }
+)
+
+func (e errorHolder) Error() string { return fmt.Sprintf("failed: %+v", e.key) }
+
+func holders() map[string]any {
+	key, email := newKey(pastedKey), newEmail(pastedAddress)
+	pointer := &key
+	open := openHolder{
+		key, email, pointer, key, map[string]Key{"k": key}, map[Key]Email{key: email},
+		[]Key{key}, [1]Email{email}, struct{ Key Key }{key},
+	}
+	closed := closedHolder{
+		key, email, pointer, key, map[string]Key{"k": key}, map[Key]Email{key: email},
+		[]Key{key}, [1]Email{email}, struct{ key Key }{key},
+	}
+	license := LicenseKey{Key: key, Customer: Customer{Email: email}}
+	return map[string]any{
+		"a key":                       key,
+		"an address":                  email,
+		"a pointer":                   pointer,
+		"a pointer to a pointer":      &pointer,
+		"a slice":                     []Key{key, key},
+		"a slice of pointers":         []*Key{pointer},
+		"an array":                    [2]Email{email, email},
+		"a map":                       map[string]Key{"key": key},
+		"a map keyed by it":           map[Key]Email{key: email},
+		"a slice of any":              []any{key, email, pointer},
+		"exported fields":             open,
+		"a pointer to them":           &open,
+		"unexported fields":           closed,
+		"a pointer to those":          &closed,
+		"a slice of those":            []closedHolder{closed},
+		"a map of those":              map[string]closedHolder{"closed": closed},
+		"an embedded key":             embeddingHolder{Key: key, Name: "n"},
+		"an error that holds it":      errorHolder{key},
+		"an error that wraps that":    fmt.Errorf("wrapped: %w", errorHolder{key}),
+		"joined errors":               errors.Join(errorHolder{key}, errorHolder{key}),
+		"a license key":               license,
+		"a pointer to a license key":  &license,
+		"an activation":               &Activation{LicenseKey: &license},
+		"a status":                    Status{State: Active, Key: key},
+		"a question":                  ValidateRequest{Key: key},
+		"a wish for a seat":           &ActivateRequest{Key: key},
+		"a channel's worth of a func": func() Key { return key },
+	}
+}
+
+func TestNoVerbOfFmtShowsASecret(t *testing.T) {
+	t.Parallel()
+	for name, v := range holders() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for verb := 'A'; verb <= 'z'; verb++ {
+				if !unicode.IsLetter(verb) {
+					continue
+				}
+				for _, flags := range []string{"", "+", "#", "+#", " ", "-", "0", "60", "-60", ".60", "60.60"} {
+					format := "%" + flags + string(verb)
+					assertNoSecret(t, fmt.Sprintf(format, v), format)
+				}
+			}
+			assertNoSecret(t, fmt.Sprint(v), "Sprint")
+			assertNoSecret(t, fmt.Sprintln("x", v), "Sprintln")
+			assertNoSecret(t, fmt.Sprintf("%d", []any{v}), "a list in a wrong verb")
+			for how, format := range map[string]string{
+				"a broken format": "%!", "an argument too many": "no verb", "a secret for a width": "%[1]*[1]d", "an index": "%[1]d%[3]d",
+			} {
+				assertNoSecret(t, fmt.Sprintf(format, v), how)
+			}
+
+			var out bytes.Buffer
+			log.New(&out, "", 0).Printf("%v and %s", v, v)
+			assertNoSecret(t, out.String(), "package log")
+
+			out.Reset()
+			_ = template.Must(template.New("").Parse("{{.}} {{printf \"%s\" .}}")).Execute(&out, v)
+			assertNoSecret(t, out.String(), "a template")
+		})
+	}
+}
+
+func TestEveryDirectVerbPrintsTheMaskedForm(t *testing.T) {
+	t.Parallel()
+	key := newKey(pastedKey)
+	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%d", "%x", "%X", "%t", "%c", "%U", "%e", "%b", "%o", "%O", "%60v"} {
+		assert.Equal(t, "****-TAIL42", fmt.Sprintf(format, key), format)
+		assert.Equal(t, "****-TAIL42", fmt.Sprintf(format, &key), format)
+		assert.Equal(t, "****", fmt.Sprintf(format, newEmail(pastedAddress)), format)
+	}
+	assert.Equal(t, "{****-TAIL42}", fmt.Sprintf("%v", struct{ Key Key }{key}))
+	assert.Equal(t, "map[a:****-TAIL42]", fmt.Sprint(map[string]Key{"a": key}))
+	var none *Key
+	assert.NotPanics(t, func() { _ = fmt.Sprint(none) })
+}
+
+func TestNoEncodingShowsASecret(t *testing.T) {
+	t.Parallel()
+	for name, v := range holders() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			data, _ := json.Marshal(v)
+			assertNoSecret(t, string(data), "JSON")
+			data, _ = xml.Marshal(v)
+			assertNoSecret(t, string(data), "XML")
+			var out bytes.Buffer
+			_ = gob.NewEncoder(&out).Encode(v)
+			assertNoSecret(t, out.String(), "gob")
+		})
+	}
+	key := newKey(pastedKey)
+	data, err := json.Marshal(map[string]any{"key": key, "pointer": &key, "email": newEmail(pastedAddress), "none": Key{}, "keyed": map[Key]int{key: 1}})
+	require.NoError(t, err)
+	assert.JSONEq(t, `{"key":"****-TAIL42","pointer":"****-TAIL42","email":"****","none":"","keyed":{"****-TAIL42":1}}`, string(data))
+
+	data, err = json.Marshal(struct {
+		Key Key `json:"key,omitzero"`
+	}{})
+	require.NoError(t, err)
+	assert.JSONEq(t, `{}`, string(data))
+}
+
+func TestNoLogShowsASecret(t *testing.T) {
+	t.Parallel()
+	for name, v := range holders() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var text, asJSON bytes.Buffer
+			for _, h := range []slog.Handler{slog.NewTextHandler(&text, nil), slog.NewJSONHandler(&asJSON, nil)} {
+				l := slog.New(h)
+				l.Info("message", "v", v)
+				l.With("v", v).WithGroup("group").Info("message", slog.Group("inner", "v", v), slog.Any("list", []any{v}))
+			}
+			assertNoSecret(t, text.String(), "slog's text")
+			assertNoSecret(t, asJSON.String(), "slog's JSON")
+		})
+	}
+	var out bytes.Buffer
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("m", "key", newKey(pastedKey), "email", newEmail(pastedAddress))
+	assert.Contains(t, out.String(), `"key":"****-TAIL42","email":"****"`)
+}
+
+// A Gate keeps keys that it has to give back, and the Secret of its Config.
+func TestAGateThatIsPrintedShowsNoSecret(t *testing.T) {
+	t.Parallel()
+	gate, err := Open(Config{
+		OrganizationID: testOrganization,
+		Secret:         pastedAddress,
+		Store:          &MemoryStore{},
+	})
+	require.NoError(t, err)
+	defer func() { _ = gate.Close() }()
+	gate.adopt(held{state: state{
+		InstallationID: "here",
+		Seat:           &seat{Key: pastedKey},
+		Outbox:         []seat{{Key: pastedKey}},
+		Intent:         &intent{Key: pastedKey},
+	}}, FromDisk)
+	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q"} {
+		assertNoSecret(t, fmt.Sprintf(format, gate), format)
+	}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%x", "%q"} {
+		assertNoSecret(t, fmt.Sprintf(format, gate.config), format+" of the Config")
+		assertNoSecret(t, fmt.Sprintf(format, &gate.config), format+" of a pointer to the Config")
+	}
+	var out bytes.Buffer
+	slog.New(slog.NewTextHandler(&out, nil)).Info("m", "gate", gate, "config", gate.config)
+	assertNoSecret(t, out.String(), "slog")
+}
+
+func TestKeysCompareByTheirText(t *testing.T) {
+	t.Parallel()
+	parsed, err := ParseKey(" " + pastedKey + "\n")
+	require.NoError(t, err)
+	var read Key
+	require.NoError(t, json.Unmarshal([]byte(`"`+pastedKey+`"`), &read))
+	assert.True(t, parsed == read)
+	assert.True(t, parsed == newKey(strings.Clone(pastedKey)))
+	assert.Equal(t, 1, map[Key]int{parsed: 1}[read])
+
+	assert.False(t, parsed == newKey(strings.ToLower(pastedKey)), "case counts")
+	// The masks are equal here, the keys are not.
+	a, b := newKey("0000000000-same42"), newKey("1111111111-same42")
+	assert.Equal(t, a.String(), b.String())
+	assert.False(t, a == b)
+	assert.False(t, newKey("short-1") == newKey("short-2"))
+
+	assert.True(t, newKey("") == Key{})
+	assert.True(t, newEmail(pastedAddress) == newEmail(strings.Clone(pastedAddress)))
+	assert.False(t, newEmail(pastedAddress) == newEmail("other@example.com"))
+	assert.Equal(t, Key{}.String(), Email{}.String())
+}
+
+func TestUnmarshallingTakesTheTextAsItIs(t *testing.T) {
+	t.Parallel()
+	var v struct {
+		Key   Key
+		Email Email
+	}
+	require.NoError(t, json.Unmarshal([]byte(`{"Key":" ACME SPACE KEY ","Email":"ada.lovelace@example.com"}`), &v))
+	assert.Equal(t, " ACME SPACE KEY ", v.Key.Reveal())
+	assert.Equal(t, pastedAddress, v.Email.Reveal())
+	require.NoError(t, json.Unmarshal([]byte(`{"Key":"","Email":""}`), &v))
+	assert.True(t, v.Key.IsZero())
+	assert.True(t, v.Email.IsZero())
+	assert.Error(t, json.Unmarshal([]byte(`{"Key":5}`), &v))
+}
+
+func FuzzParseKey(f *testing.F) {
+	for _, seed := range []string{
+		"", " ", pastedKey, "\ufeff\"" + pastedKey + "\"\r\n", "«\u00a0" + pastedKey + "\u00a0»", "A", " ACME SPACE KEY ",
+		"ключ-鍵-🔑-1234567890", "\xff\xfe", "a\x00b", "`k`", "「key」", "''", "****-****-****-****", "123456789012345", "1234567890123456",
+		"%s%d%!v(MISSING)%%", "<script>&\"quoted\"</script>", strings.Repeat("é", 256), strings.Repeat("k", 513), "\u0085k\u0085", "E\u0301\ufe0f",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, pasted string) {
+		key, err := ParseKey(pasted)
+		if err != nil {
+			var input *InputError
+			require.ErrorAs(t, err, &input)
+			require.True(t, key.IsZero())
+			return
+		}
+		text := key.Reveal()
+		require.NotEmpty(t, text)
+		require.LessOrEqual(t, len(text), maxKeyLen)
+		require.True(t, utf8.ValidString(text))
+		require.Contains(t, pasted, text)
+		first, _ := utf8.DecodeRuneInString(text)
+		last, _ := utf8.DecodeLastRuneInString(text)
+		for _, r := range []rune{first, last} {
+			require.False(t, unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) || r == '"' || r == '\'', "%U is left at an end", r)
+		}
+		require.False(t, strings.ContainsFunc(text, unicode.IsControl))
+
+		again, err := ParseKey(text)
+		require.NoError(t, err)
+		require.True(t, again == key, "parsing is idempotent")
+		quoted, err := ParseKey(" \"" + text + "\" ")
+		require.NoError(t, err)
+		require.True(t, quoted == key)
+
+		if utf8.RuneCountInString(text) < 16 {
+			require.Equal(t, "****", key.String())
+			return
+		}
+		holder := struct {
+			Key    Key
+			hidden Key
+		}{key, key}
+		asJSON, err := json.Marshal(holder)
+		require.NoError(t, err)
+		var log bytes.Buffer
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("", "key", key, "holder", holder)
+		shown := []string{key.String(), string(asJSON), log.String()}
+		for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d"} {
+			shown = append(shown, fmt.Sprintf(format, holder))
+		}
+		for _, s := range shown {
+			require.NotContains(t, s, text)
+		}
+	})
+}
