@@ -199,8 +199,24 @@ func httpClient(given *http.Client) (*http.Client, *http.Transport) {
 		own.MaxIdleConnsPerHost = 3 // as many as may be in flight
 		c.Transport = own
 	}
+	if c.Transport == nil {
+		c.Transport = http.DefaultTransport
+	}
+	c.Transport = unled{c.Transport}
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &c, own
+}
+
+// unled takes the address off every redirect. net/http looks at it even where
+// it is not to be followed, and repeats it in an error if it is malformed.
+type unled struct{ http.RoundTripper }
+
+func (u unled) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := u.RoundTripper.RoundTrip(r)
+	if err == nil && resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		resp.Header.Del("Location")
+	}
+	return resp, err
 }
 
 // userAgent names program, library and platform: "inkwell/1.4.2
@@ -380,14 +396,14 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 		if !sent {
 			// Without a network the answer is at hand: a start must not wait
 			// for what will not change within a second.
-			return &Error{Op: x.op, Reason: ErrUnreachable, Err: tidy(err)}
+			return &Error{Op: x.op, Reason: ErrUnreachable, Err: c.tidy(err, x)}
 		}
-		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{tidy(err)}, sent: true}
+		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{c.tidy(err, x)}, sent: true}
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{tidy(err)}, sent: true}
+		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, sent: true}
 	}
 	outcome = outcomeAnswered
 	err = c.classify(x, resp, answer, accept)
@@ -398,12 +414,21 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 }
 
 // tidy takes the method and URL off a network error: they are the same for
-// every call, and the shorter text reads better.
-func tidy(err error) error {
+// every call, and the shorter text reads better. An error that quotes a server
+// that quotes a secret is replaced by its redacted text.
+func (c *Client) tidy(err error, x exchange) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
-		return u.Err
+		err = u.Err
+	}
+	text := err.Error()
+	if clean := redact(text, x.key.Reveal(), c.token.Reveal()); clean != text {
+		return errors.New(clean)
 	}
 	return err
+}
+
+func (c *Client) cleanDetail(text string, x exchange) string {
+	return cleanDetail(text, x.key.Reveal(), c.token.Reveal())
 }
 
 // connection watches whether a request got one. A transport that does not tell
@@ -460,7 +485,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 	case status == http.StatusOK && x.op != opDeactivate:
 		err := accept(body, serverTime(resp, c.now()))
 		if refused, ok := err.(*Error); ok {
-			refused.Op = x.op
+			refused.Op, refused.Detail = x.op, c.cleanDetail(refused.Detail, x)
 			return refused
 		}
 		if err != nil {
@@ -481,7 +506,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		if len(said.Faults) > 0 {
 			detail = strings.Join(said.Faults, "; ")
 		}
-		return &Error{Op: x.op, Reason: reason, StatusCode: status, Detail: cleanDetail(detail, x.key.Reveal(), c.token.Reveal())}
+		return &Error{Op: x.op, Reason: reason, StatusCode: status, Detail: c.cleanDetail(detail, x)}
 	}
 	return unknown(notPolar(resp, errors.New("not in Polar's shape")))
 }

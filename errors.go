@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strings"
 	"time"
 )
@@ -227,15 +229,26 @@ func (e *StoreError) Error() string {
 func (e *StoreError) Unwrap() error { return e.Err }
 
 // cleanDetail makes a text from the network fit for an error: one line,
-// printable, short, and without the secrets that it may echo.
+// printable, short, and redacted.
 func cleanDetail(s string, secrets ...string) string {
+	return shorten(cleanText(redact(s, secrets...)), 200)
+}
+
+// redact takes out of a text from the network what it may echo: the secrets, in
+// whatever case and escaping, and anything that looks like an e-mail address.
+func redact(s string, secrets ...string) string {
 	for _, secret := range secrets {
-		if secret != "" {
-			s = strings.ReplaceAll(s, secret, "****")
+		if secret == "" {
+			continue
+		}
+		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
+			s = regexp.MustCompile("(?i)"+regexp.QuoteMeta(form)).ReplaceAllLiteralString(s, "****")
 		}
 	}
-	return shorten(cleanText(s), 200)
+	return emailAddress.ReplaceAllLiteralString(s, "****")
 }
+
+var emailAddress = regexp.MustCompile(`[^\s@"'<>(),;:/]+(@|%40)[^\s@"'<>(),;:/]+`)
 
 // readable rounds a wait up to whole seconds, so that nobody is told "0s".
 func readable(d time.Duration) time.Duration {

@@ -261,18 +261,24 @@ func (g *Gate) recall() (Status, bool) {
 func (g *Gate) renewBehind(v *lastVerdict, s standing, now time.Time) {
 	half := v.CheckedAt.Add(s.freshUntil.Sub(v.CheckedAt) / 2)
 	if s.state == Active && now.After(half) && within(v.RetryAt.Sub(now), maxPause) <= 0 {
-		g.behind(func(ctx context.Context) { _, _ = g.Refresh(ctx) })
+		if g.begin() {
+			go func() {
+				defer g.background.Done()
+				_, _ = g.Refresh(g.life)
+			}()
+		}
 	}
 }
 
-// behind runs work that nobody waits for, except Close.
-func (g *Gate) behind(work func(context.Context)) {
+// begin counts in work that Close is to wait for, unless it is too late for it.
+// Who got true calls g.background.Done.
+func (g *Gate) begin() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
-		return
+	if !g.closed {
+		g.background.Add(1)
 	}
-	g.background.Go(func() { work(g.life) })
+	return !g.closed
 }
 
 // check looks at the Store and then, if need be or must be, asks Polar. The

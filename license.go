@@ -209,7 +209,7 @@ func parseGranted(body []byte, asked Key, organizationID string, at time.Time) (
 		return nil, errForeignAnswer
 	}
 	if l.Status != KeyGranted {
-		return nil, &Error{Op: opValidate, Reason: ErrInactive, StatusCode: 200, Detail: cleanDetail("status "+string(l.Status), asked.Reveal())}
+		return nil, &Error{Op: opValidate, Reason: ErrInactive, StatusCode: 200, Detail: "status " + string(l.Status)}
 	}
 	if !l.ExpiresAt.IsZero() && !at.Before(l.ExpiresAt) {
 		return nil, &Error{Op: opValidate, Reason: ErrExpired, StatusCode: 200}

@@ -331,6 +331,14 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	if n < 1 || n > math.MaxInt32 {
 		return 0, &InputError{"n", fmt.Sprintf("must be between 1 and %d", math.MaxInt32)}
 	}
+	// Close waits for a count that is under way, for a while.
+	if !g.begin() {
+		return 0, &Error{Op: "consume", Reason: ErrClosed}
+	}
+	defer g.background.Done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.patience, cancel)()
 	h := g.holding()
 	if h.state.Seat == nil {
 		h = g.reload(ctx)
