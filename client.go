@@ -278,6 +278,7 @@ const (
 	opValidate   = "validate"
 	opActivate   = "activate"
 	opDeactivate = "deactivate"
+	opConsume    = "consume" // a validate that counts
 
 	// maxAnswer bounds what is read of an answer. A license key with its
 	// customer takes about 2 KiB; metadata may make it more.

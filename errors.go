@@ -178,9 +178,12 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " (%s)", strings.Join(more, ": "))
 	}
 	b.WriteString(". ")
-	if e.RetryAfter > 0 {
+	switch {
+	case e.RetryAfter > 0:
 		fmt.Fprintf(&b, "Try again in %s.", readable(e.RetryAfter))
-	} else {
+	case e.Reason == ErrInDoubt && e.Op == opConsume:
+		b.WriteString("The uses may have been counted or not: trying again can count them twice.")
+	default:
 		b.WriteString(s.advice)
 	}
 	return b.String()

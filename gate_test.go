@@ -119,3 +119,22 @@ func (s *failingStore) Save(ctx context.Context, name string, data []byte) error
 	}
 	return s.Store.Save(ctx, name, data)
 }
+
+func TestAnAnswerThatWasLostToACountSaysThatItMayHaveCounted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), LimitUsage: polartest.Limit(10)})
+		gate := openGate(t, polar, nil)
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		polar.Inject(polartest.Fault{Times: 1, Effect: polartest.AnswerLost()})
+		_, err = gate.Consume(t.Context(), 4)
+		require.ErrorIs(t, err, ErrInDoubt)
+		assert.Contains(t, err.Error(), "can count them twice")
+		assert.NotContains(t, err.Error(), "activation")
+		left, err := gate.Consume(t.Context(), 1)
+		require.NoError(t, err)
+		assert.Equal(t, int64(5), left)
+	})
+}

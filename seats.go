@@ -333,7 +333,7 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	}
 	// Close waits for a count that is under way, for a while.
 	if !g.begin() {
-		return 0, &Error{Op: "consume", Reason: ErrClosed}
+		return 0, &Error{Op: opConsume, Reason: ErrClosed}
 	}
 	defer g.background.Done()
 	ctx, cancel := context.WithCancel(ctx)
@@ -345,13 +345,13 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	}
 	switch {
 	case h.state.Seat == nil:
-		return 0, &Error{Op: "consume", Reason: ErrNoLicense}
+		return 0, &Error{Op: opConsume, Reason: ErrNoLicense}
 	case h.trouble != "":
-		return 0, &Error{Op: "consume", Reason: h.trouble}
+		return 0, &Error{Op: opConsume, Reason: h.trouble}
 	}
 	license, err := g.ask(ctx, h.state.Seat, newKey(h.state.Seat.Key), n)
 	if e, ok := errors.AsType[*Error](err); ok {
-		e.Op = "consume"
+		e.Op = opConsume
 	}
 	if !errors.Is(err, ErrUsageExceeded) {
 		g.settle(ctx, h.state.Seat, license, err)
@@ -360,7 +360,7 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 		return 0, inDoubt(err)
 	}
 	if !g.accepts(license.BenefitID) {
-		return 0, &Error{Op: "consume", Reason: ErrWrongBenefit}
+		return 0, &Error{Op: opConsume, Reason: ErrWrongBenefit}
 	}
 	return license.Remaining(), nil
 }
