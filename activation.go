@@ -38,7 +38,9 @@ type ActivateRequest struct {
 // Activate takes a seat. Polar never recognises a seat that it gave before:
 // each success takes another one, so a request is sent once and never repeated.
 // When it may have been carried out but no answer came, the error is
-// ErrActivationInDoubt.
+// ErrActivationInDoubt. In the case that Polar gives a seat of a key that it
+// calls expired or inactive in the same answer, the Activation comes with the
+// error, for the caller to give it back.
 func (c *Client) Activate(ctx context.Context, r ActivateRequest) (*Activation, error) {
 	return c.activate(ctx, ctx, r)
 }
@@ -71,10 +73,7 @@ func (c *Client) activate(ctx, hard context.Context, r ActivateRequest) (*Activa
 		activation, err = parseActivation(body, r.Key, c.organizationID, at)
 		return err
 	})
-	if err != nil {
-		return nil, inDoubt(err)
-	}
-	return activation, nil
+	return activation, inDoubt(err)
 }
 
 // Deactivate gives a seat back. It works for revoked and expired keys too. A
@@ -97,15 +96,16 @@ func (c *Client) Deactivate(ctx context.Context, key Key, activationID string) e
 }
 
 // parseActivation reads the answer to an activation. The license key is nested
-// in it, and is held to the same rules as in a validation.
+// in it, and is held to the same rules as in a validation. If it is refused by
+// them, there is an Activation all the same.
 func parseActivation(body []byte, asked Key, organizationID string, at time.Time) (*Activation, error) {
 	f, err := object(body)
 	if err != nil {
 		return nil, err
 	}
-	license, err := parseGranted(f["license_key"], asked, organizationID, at)
-	if err != nil {
-		return nil, err
+	license, refused := parseGranted(f["license_key"], asked, organizationID, at)
+	if _, ok := refused.(*Error); refused != nil && !ok {
+		return nil, refused
 	}
 	var a Activation
 	if err := json.Unmarshal(body, &a); err != nil {
@@ -114,8 +114,10 @@ func parseActivation(body []byte, asked Key, organizationID string, at time.Time
 	if _, ok := canonicalUUID4(a.ID); !ok {
 		return nil, errors.New("no activation: its id is missing")
 	}
-	a.LicenseKey = license
-	return &a, nil
+	if license != nil {
+		a.LicenseKey = license
+	}
+	return &a, refused
 }
 
 // UnmarshalJSON reads Polar's form; what is missing or of another type is left

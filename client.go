@@ -21,6 +21,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode/utf8"
 )
 
 // Server names one of Polar's two servers by its base URL.
@@ -132,7 +133,7 @@ func NewClient(config ClientConfig) (*Client, error) {
 				perMinute = 100
 			}
 		}
-		c.pace = newMinuteLimit(perMinute)
+		c.pace = tokenLimit(base, config.AccessToken, perMinute)
 	}
 	c.http, c.own = httpClient(config.HTTPClient)
 	return c, nil
@@ -213,7 +214,7 @@ type unled struct{ http.RoundTripper }
 
 func (u unled) RoundTrip(r *http.Request) (*http.Response, error) {
 	resp, err := u.RoundTripper.RoundTrip(r)
-	if err == nil && resp.StatusCode >= 300 && resp.StatusCode < 400 {
+	if resp != nil && resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		resp.Header.Del("Location")
 	}
 	return resp, err
@@ -269,6 +270,9 @@ func (c *Client) checkInput(ctx context.Context, key Key, conditions map[string]
 	if len(key.Reveal()) > maxKeyLen {
 		return errKeyTooLong
 	}
+	if !utf8.ValidString(key.Reveal()) {
+		return errKeyNoText
+	}
 	return checkMap("conditions", conditions)
 }
 
@@ -312,11 +316,16 @@ func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []by
 		return &InputError{"conditions", "cannot be written as JSON"}
 	}
 	backoff := firstBackoff
+	var last error
 	for attempt := 1; ; attempt++ {
 		err := c.attempt(ctx, x, body, accept)
 		if err == nil {
 			return nil
 		}
+		if e, ok := err.(*Error); ok && last != nil && e.Reason == ErrRateLimited && e.StatusCode == 0 {
+			return last // our own pace forbids another try: that is not why it failed
+		}
+		last = err
 		_, again := errors.AsType[*worthAnotherTry](err)
 		if !again || !x.repeatable || attempt == attempts {
 			return err

@@ -97,9 +97,10 @@ func (r Reason) Error() string {
 	return "polargate: " + string(r)
 }
 
-// Denial reports whether r is Polar's own refusal of the license, which locks,
-// as against an answer that proves nothing. ErrUsageExceeded is a refusal of
-// one call and not of the license.
+// Denial reports whether r is Polar's own refusal, as against an answer that
+// proves nothing. In answer to a validation it locks the license. The refusal of
+// an activation leaves the license that is held as it is, and ErrUsageExceeded,
+// which refuses one call only, is not counted as a denial.
 func (r Reason) Denial() bool {
 	switch r {
 	case ErrUnknownKey, ErrInactive, ErrExpired, ErrSeatReleased, ErrConditionsMismatch,
@@ -130,7 +131,7 @@ var sentences = map[Reason]struct{ short, advice string }{
 	ErrGraceEnded:             {"the license could not be checked for too long", "Connect to the internet and check again."},
 	ErrClockSetBack:           {"this computer's clock is behind the time seen before", "Set the clock right, or connect to the internet and check again."},
 	ErrOtherMachine:           {"the stored license belongs to another computer", "Activate the license key on this computer."},
-	ErrUnreadableState:        {"the stored license could not be read", "Enter the license key again. The damaged file was kept aside."},
+	ErrUnreadableState:        {"the stored license could not be read", "If it was damaged, it was kept aside: enter the license key again."},
 	ErrNoLicense:              {"no license key has been activated", "Enter your license key."},
 	ErrClosed:                 {"the gate is closed", "Open a new one."},
 }
@@ -215,8 +216,8 @@ func (e *InputError) Error() string {
 	return "polargate: " + e.Field + " " + e.Problem
 }
 
-// StoreError is a license state that could not be read or written. Activate
-// returns it before a seat is taken; Check works on without a disk.
+// StoreError is a license state that could not be read or written. After it,
+// Activate holds no seat that it did not hold before. Check works without a disk.
 type StoreError struct {
 	// Op is "load", "save" or "lock".
 	Op string

@@ -34,12 +34,13 @@ type Gate struct {
 	endLife, endPatience context.CancelFunc
 	background           sync.WaitGroup
 
-	mu      sync.Mutex // guards what follows; never held across I/O
-	closed  bool
-	checked bool // by a Check; until then the Store is read anew
-	held    held
-	source  Source
-	// adoptions counts states made in memory, as against read from the Store.
+	mu       sync.Mutex // guards what follows; never held across I/O
+	closed   bool
+	checked  bool // by a Check; until then the Store is read anew
+	held     held
+	source   Source
+	renewing bool // a renewal is under way
+	// adoptions counts the states that were made the one in memory.
 	adoptions int
 	timer     *time.Timer
 	changes   []Status // to be told to OnChange
@@ -102,8 +103,9 @@ const closePatience = 5 * time.Second
 
 // Close ends all work of the Gate and waits for it, 5 seconds at most. Calls
 // under way return; calls that come after fail with ErrClosed, and Has reports
-// nothing. The license stays stored. Close can be called again, and always
-// returns nil.
+// nothing. The license stays stored. It waits longer only for a Store that does
+// not heed its context, and not for a call of OnChange under way. Close can be
+// called again, and always returns nil.
 func (g *Gate) Close() error {
 	g.mu.Lock()
 	g.closed = true
@@ -153,12 +155,13 @@ func (g *Gate) Check(ctx context.Context) (Status, error) {
 	if status, ok := g.recall(); ok {
 		return status, statusError(status, nil)
 	}
-	status, err := flight.Do(ctx, &g.flights, "check", func(ctx context.Context) (Status, error) {
-		err := g.check(ctx, false)
-		status := g.Status()
-		return status, statusError(status, err)
-	})
-	return g.landed(status, err)
+	status, err := g.fly(ctx, "check", ifStale)
+	if status.State == "" {
+		// ctx or the time for it ended first: what is known by now decides.
+		status = g.Status()
+		return status, statusError(status, g.callError("check", err))
+	}
+	return status, statusError(status, err)
 }
 
 // Refresh asks Polar now, however fresh the last answer is, within
@@ -168,20 +171,44 @@ func (g *Gate) Refresh(ctx context.Context) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err
 	}
-	status, err := flight.Do(ctx, &g.flights, "refresh", func(ctx context.Context) (Status, error) {
-		err := g.check(ctx, true)
-		status := g.Status()
-		if err == nil {
-			err = statusError(status, nil)
-		}
-		return status, err
-	})
+	status, err := g.fly(ctx, "refresh", always)
 	if status.State == "" {
-		// The flight itself failed, or ctx ended before it.
 		status = g.Status()
+	}
+	if err == nil {
+		err = statusError(status, nil)
 	}
 	return status, g.callError("refresh", err)
 }
+
+// fly shares a check between its callers. The Status is empty if it did not end
+// in time; a seat that moves can take longer.
+func (g *Gate) fly(ctx context.Context, name string, when occasion) (Status, error) {
+	type outcome struct {
+		status Status
+		err    error
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout+settleTime)
+	defer cancel()
+	out, err := flight.Do(ctx, &g.flights, name, func(ctx context.Context) (outcome, error) {
+		err := g.check(ctx, when)
+		return outcome{g.Status(), err}, nil
+	})
+	if err != nil {
+		return Status{}, err
+	}
+	out.status.Features = slices.Clone(out.status.Features) // each caller's own
+	return out.status, out.err
+}
+
+// occasion is what a check is for.
+type occasion int
+
+const (
+	ifStale occasion = iota // the last answer may do
+	renewal                 // it would do, but is past half of its freshness
+	always
+)
 
 // enter refuses calls that cannot be served.
 func (g *Gate) enter(ctx context.Context) error {
@@ -196,27 +223,12 @@ func (g *Gate) enter(ctx context.Context) error {
 	return nil
 }
 
-// landed turns the end of a shared check into what Check returns. Where the
-// flight failed or ctx ended before it, what is known by now decides.
-func (g *Gate) landed(status Status, err error) (Status, error) {
-	if status.State == "" {
-		status = g.Status()
-		if status.OK() {
-			return status, nil
-		}
-		if _, ours := errors.AsType[*Error](err); !ours {
-			err = statusError(status, g.callError("check", err))
-		}
-	}
-	return status, err
-}
-
 // callError dresses an error that did not come from Polar: a context's, a
 // closed flight's or a panic's.
 func (g *Gate) callError(op string, err error) error {
 	var panicked *flight.PanicError
 	switch {
-	case errors.Is(err, flight.ErrClosed):
+	case errors.Is(err, flight.ErrClosed), err == context.Canceled && g.life.Err() != nil:
 		return &Error{Op: op, Reason: ErrClosed}
 	case errors.As(err, &panicked):
 		g.config.Logger.Error("polargate: a panic was caught; please report it", "op", op, "panic", panicked.Value, "stack", string(panicked.Stack))
@@ -257,17 +269,35 @@ func (g *Gate) recall() (Status, bool) {
 }
 
 // renewBehind asks Polar behind the caller's back when a granted answer is past
-// half of its freshness, so that a program in daily use never waits.
+// half of its freshness, so that a program in daily use never waits. A program
+// that ends at once waits in Close, so that the answer is not asked for in vain
+// at each of its runs.
 func (g *Gate) renewBehind(v *lastVerdict, s standing, now time.Time) {
-	half := v.CheckedAt.Add(s.freshUntil.Sub(v.CheckedAt) / 2)
-	if s.state == Active && now.After(half) && within(v.RetryAt.Sub(now), maxPause) <= 0 {
-		if g.begin() {
-			go func() {
-				defer g.background.Done()
-				_, _ = g.Refresh(g.life)
-			}()
-		}
+	if !renewable(v, s, now) || !g.begin() {
+		return
 	}
+	g.mu.Lock()
+	busy := g.renewing
+	g.renewing = true
+	g.mu.Unlock()
+	if busy {
+		g.background.Done()
+		return
+	}
+	go func() {
+		defer g.background.Done()
+		defer func() {
+			g.mu.Lock()
+			g.renewing = false
+			g.mu.Unlock()
+		}()
+		_ = g.check(g.patience, renewal)
+	}()
+}
+
+func renewable(v *lastVerdict, s standing, now time.Time) bool {
+	half := v.CheckedAt.Add(s.freshUntil.Sub(v.CheckedAt) / 2)
+	return s.state == Active && now.After(half) && within(v.RetryAt.Sub(now), maxPause) <= 0
 }
 
 // begin counts in work that Close is to wait for, unless it is too late for it.
@@ -283,10 +313,10 @@ func (g *Gate) begin() bool {
 
 // check looks at the Store and then, if need be or must be, asks Polar. The
 // error is why Polar gave no grant; it is nil if Polar was not asked.
-func (g *Gate) check(ctx context.Context, must bool) error {
+func (g *Gate) check(ctx context.Context, when occasion) error {
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
 	defer cancel()
-	h, enough := g.checkStore(ctx, must)
+	h, enough := g.checkStore(ctx, when)
 	if enough {
 		return nil
 	}
@@ -299,20 +329,24 @@ func (g *Gate) check(ctx context.Context, must bool) error {
 	defer cancel()
 	if unlock, err := g.store.Lock(patient, g.name+".check"); err == nil {
 		defer unlock()
-		if h, enough = g.checkStore(ctx, must); enough {
+		if h, enough = g.checkStore(ctx, when); enough {
 			return nil
 		}
+	}
+	if h.state.Seat == nil {
+		return nil // given back meanwhile
 	}
 	if h.trouble == ErrOtherMachine {
 		// The disk moved, or the system was installed anew: so does the seat.
 		return g.takeSeat(ctx, newKey(h.state.Seat.Key))
 	}
+	asked := g.now()
 	license, err := g.ask(ctx, h.state.Seat, newKey(h.state.Seat.Key), 0)
-	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+	if err != nil && when != renewal && errors.Is(ctx.Err(), context.Canceled) {
 		return err // nobody waits any more; it says nothing of Polar
 	}
-	g.settle(ctx, h.state.Seat, license, err)
-	if err == nil && len(h.state.Outbox) > 0 {
+	g.settle(ctx, h, license, err, asked)
+	if err == nil && h.state.waiting() {
 		_ = g.drainOutbox(ctx) // while Polar can be reached
 	}
 	return err
@@ -320,20 +354,20 @@ func (g *Gate) check(ctx context.Context, must bool) error {
 
 // checkStore adopts what is stored and reports whether that is enough. If not,
 // there is a seat to ask Polar about, or to give back.
-func (g *Gate) checkStore(ctx context.Context, must bool) (h held, enough bool) {
+func (g *Gate) checkStore(ctx context.Context, when occasion) (h held, enough bool) {
 	h = g.reload(ctx)
 	now := g.now()
-	switch {
-	case h.state.Seat == nil:
-		return h, len(h.state.Outbox) == 0 || !must && within(h.state.OutboxRetry.Sub(now), outboxPause) > 0
-	case must || h.verdict == nil:
-		return h, false
-	}
 	g.mu.Lock()
 	s := g.standing(now)
 	g.checked = true
 	g.mu.Unlock()
 	switch {
+	case h.state.Seat == nil:
+		return h, !h.state.waiting() || when != always && within(h.state.OutboxRetry.Sub(now), outboxPause) > 0
+	case when == always || h.verdict == nil:
+		return h, false
+	case when == renewal:
+		return h, !renewable(h.verdict, s, now)
 	case now.Before(s.freshUntil):
 		g.renewBehind(h.verdict, s, now)
 	case s.state == Grace && within(h.verdict.RetryAt.Sub(now), maxPause) > 0:
@@ -375,24 +409,26 @@ func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*Lic
 // settleTime is how long an answer may take to be stored when it came late.
 const settleTime = 500 * time.Millisecond
 
-// settle stores the outcome of a validation of a seat, unless the seat has been
-// changed meanwhile. It does its part even if ctx has ended.
-func (g *Gate) settle(ctx context.Context, of *seat, license *LicenseKey, err error) {
+// settle stores the outcome of a validation that was asked for at that time with
+// that state at hand, unless the seat has been changed since, or somebody else
+// stored an answer that came later. It does its part even if ctx has ended.
+func (g *Gate) settle(ctx context.Context, before held, license *LicenseKey, err error, asked time.Time) {
 	now := g.now()
+	applied := false
 	apply := func(h *held) bool {
-		if !h.state.Seat.same(of) {
+		if !h.state.Seat.same(before.state.Seat) || h.verdict.replaced(before.verdict) && h.verdict.CheckedAt.After(asked) {
 			return false
 		}
 		next := nextVerdict(h.verdict, license, err, now, g.config.FreshFor)
 		if next == nil {
 			return false
 		}
-		h.verdict, h.trouble = next, ""
+		h.verdict, h.trouble, applied = next, "", true
 		return true
 	}
 	// What is left of the time, or as much as a disk needs.
 	left := settleTime
-	if deadline, ok := ctx.Deadline(); ok {
+	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil {
 		left = max(left, time.Until(deadline))
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), left)
@@ -406,7 +442,7 @@ func (g *Gate) settle(ctx context.Context, of *seat, license *LicenseKey, err er
 		}
 		return
 	}
-	if license != nil || isDenial(err) {
+	if applied && (license != nil || isDenial(err)) {
 		g.mu.Lock()
 		g.source = FromNetwork
 		g.review(now)
@@ -427,7 +463,8 @@ func (g *Gate) standing(now time.Time) standing {
 	case h.verdict == nil:
 		return standing{state: Locked, reason: ErrUnreachable}
 	case h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
-		return standing{state: Locked, reason: ErrWrongBenefit}
+		s := stand(h.verdict, now, min(g.config.FreshFor, refusalFresh), -1)
+		return standing{state: Locked, reason: ErrWrongBenefit, freshUntil: s.freshUntil}
 	}
 	return stand(h.verdict, now, g.config.FreshFor, g.config.GracePeriod)
 }
@@ -509,7 +546,7 @@ func (g *Gate) tell(s Status) {
 	go func() {
 		for {
 			g.mu.Lock()
-			if len(g.changes) == 0 {
+			if len(g.changes) == 0 || g.closed {
 				g.telling = false
 				g.mu.Unlock()
 				return

@@ -55,10 +55,11 @@ func (g *Gate) load(ctx context.Context) held {
 		return lost()
 	}
 	h := held{state: *st}
-	if st.Seat != nil && len(st.Verdict) > 0 {
-		h.verdict, err = g.seal.openVerdict(st.Verdict, st.Seat, g.fingerprint(&h.state))
-		if err != nil {
-			h.trouble = ErrOtherMachine
+	if st.Seat != nil {
+		here := g.fingerprint(&h.state)
+		h.verdict, err = g.seal.openVerdict(st.Verdict, st.Seat, here)
+		if err != nil || st.Seat.Machine != here || st.Seat.Moving {
+			h.verdict, h.trouble = nil, ErrOtherMachine
 		}
 	}
 	if h.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(h.verdict) {
@@ -84,10 +85,13 @@ func (g *Gate) fingerprint(st *state) string {
 	return fingerprint(g.client.organizationID, g.config.App, st.InstallationID)
 }
 
-// save seals and stores a state, and adopts it.
+// save seals and stores a state, and adopts it. A sealed verdict that does not
+// open here stays as it is.
 func (g *Gate) save(ctx context.Context, h held, source Source) error {
-	h.state.Verdict = nil
-	if h.state.Seat != nil && h.verdict != nil {
+	switch {
+	case h.state.Seat == nil:
+		h.state.Verdict = nil
+	case h.verdict != nil:
 		sealed, err := g.seal.sealVerdict(h.verdict, h.state.Seat, g.fingerprint(&h.state))
 		if err != nil {
 			return &StoreError{"save", err}
@@ -171,8 +175,8 @@ func (g *Gate) adopt(h held, source Source) {
 	g.review(g.now())
 }
 
-// reload makes what is stored the state in memory, unless a newer one was made
-// that while it was being read.
+// reload makes what is stored the state in memory. If another state was adopted
+// while it was being read, that one may be newer, and it is read again.
 func (g *Gate) reload(ctx context.Context) held {
 	for {
 		g.mu.Lock()
@@ -181,6 +185,7 @@ func (g *Gate) reload(ctx context.Context) held {
 		h := g.load(ctx)
 		g.mu.Lock()
 		if g.adoptions == before {
+			g.adoptions++
 			g.held, g.source = h, FromDisk
 			g.review(g.now())
 			g.mu.Unlock()
@@ -188,4 +193,10 @@ func (g *Gate) reload(ctx context.Context) held {
 		}
 		g.mu.Unlock()
 	}
+}
+
+func (g *Gate) sourceNow() Source {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.source
 }

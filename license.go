@@ -152,7 +152,7 @@ func (c *Client) Validate(ctx context.Context, r ValidateRequest) (*LicenseKey, 
 		return nil, err
 	default:
 		// Refused for sure, with the cause left open.
-		return nil, &Error{Op: opValidate, Reason: ErrDenied, StatusCode: err.(*Error).StatusCode, Detail: "Not found"}
+		return nil, &Error{Op: opValidate, Reason: ErrDenied, StatusCode: err.(*Error).StatusCode, Detail: "Not found", Err: err2}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
+	"slices"
 	"time"
 )
 
@@ -31,17 +32,48 @@ type state struct {
 	Verdict []byte `json:"verdict,omitempty"`
 }
 
-// seat is an activation, or, with an empty ActivationID, a key without seats.
+// seat is an activation, or a key that has none.
 type seat struct {
 	Key          string `json:"key"`
 	ActivationID string `json:"activation_id,omitempty"`
+	// Machine is the fingerprint under which the seat was taken.
+	Machine string `json:"machine,omitempty"`
 	// Conditions are the bytes that were sent when the seat was taken: Polar
 	// compares them as a whole and never tells them again.
 	Conditions json.RawMessage `json:"conditions,omitempty"`
+	// Seatless: the key has no activations, and ActivationID is empty.
+	Seatless bool `json:"seatless,omitempty"`
+	// Moving: given back, to be taken again on this machine.
+	Moving bool `json:"moving,omitempty"`
+	// Gone: found to be released at Polar.
+	Gone bool `json:"gone,omitempty"`
+	// Stranded, in the outbox: the key is not known any more, so the seat can
+	// only be freed or taken up under the key that replaced it.
+	Stranded bool `json:"stranded,omitempty"`
 }
 
 func (s *seat) same(t *seat) bool {
 	return s != nil && t != nil && s.Key == t.Key && s.ActivationID == t.ActivationID
+}
+
+// held reports whether the seat is taken at Polar, for all that is known here.
+func (s *seat) held() bool { return s.ActivationID != "" && !s.Moving && !s.Gone }
+
+func (s *seat) movingTo(machine string) *seat {
+	t := *s
+	t.Machine, t.Moving, t.Gone = machine, true, false
+	return &t
+}
+
+func (s *seat) gone() *seat {
+	t := *s
+	t.Moving, t.Gone = false, true
+	return &t
+}
+
+// waiting reports whether there are seats to be given back.
+func (s *state) waiting() bool {
+	return slices.ContainsFunc(s.Outbox, func(o seat) bool { return !o.Stranded })
 }
 
 // conditions reads the stored bytes, with numbers as they were written.
@@ -82,6 +114,11 @@ type lastVerdict struct {
 	RetryAt time.Time `json:"retry_at,omitzero"`
 }
 
+// replaced reports whether v is another answer than w was.
+func (v *lastVerdict) replaced(w *lastVerdict) bool {
+	return v != nil && (w == nil || !v.CheckedAt.Equal(w.CheckedAt) || v.Refused != w.Refused)
+}
+
 // newer reports whether v is at least as recent as w.
 func (v *lastVerdict) newer(w *lastVerdict) bool {
 	if v == nil {
@@ -102,6 +139,9 @@ const (
 	refusalFresh = time.Second
 	// vainFresh is how long an outage is believed while grace lasts.
 	vainFresh = 30 * time.Second
+	// renewPause is the same while the last answer is fresh still: short runs
+	// of a program are not to be held up by a network that hangs.
+	renewPause = 10 * time.Minute
 	// outboxPause is how long a seat that could not be given back waits for the
 	// next try: nobody is kept from anything by it.
 	outboxPause = time.Minute
@@ -191,6 +231,9 @@ func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Tim
 	}
 	v.Vain = ErrUnreachable
 	pause := vainFresh
+	if now.Before(v.CheckedAt.Add(fresh)) {
+		pause = renewPause
+	}
 	if errors.As(err, &e) {
 		v.Vain, pause = e.Reason, max(pause, e.RetryAfter)
 	}

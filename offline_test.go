@@ -349,7 +349,7 @@ func TestARefusalIsNotBelievedLongerForAClockThatWasPutRight(t *testing.T) {
 					gate.now = func() time.Time { return fullLicenseAt.Add(time.Duration(ahead.Load())) }
 					refusedAt := gate.now()
 					require.NoError(t, gate.save(t.Context(), held{
-						state:   state{InstallationID: "i", Seat: &seat{Key: "ACME-TEST-OK-000001"}},
+						state:   state{InstallationID: "i", Seat: &seat{Key: "ACME-TEST-OK-000001", Machine: "here"}},
 						verdict: &lastVerdict{Refused: ErrInactive, CheckedAt: refusedAt, Mark: refusedAt},
 					}, FromDisk))
 					if fromMemory {
@@ -371,7 +371,7 @@ func TestARefusalIsNotBelievedLongerForAClockThatWasPutRight(t *testing.T) {
 	}
 }
 
-var testSeat = seat{Key: pastedKey, ActivationID: "11111111-2222-4333-8444-555555555555", Conditions: json.RawMessage(`{"fingerprint":"f","n":1.0,"big":12345678901234567890}`)}
+var testSeat = seat{Key: pastedKey, ActivationID: "11111111-2222-4333-8444-555555555555", Machine: "here", Conditions: json.RawMessage(`{"fingerprint":"f","n":1.0,"big":12345678901234567890}`)}
 
 func testState() *state {
 	copied := testSeat
@@ -574,7 +574,7 @@ func TestAVerdictPastedBesideAnotherSeatDoesNotCount(t *testing.T) {
 		state State
 	}{
 		"beside its own seat": {testSeat, Active},
-		"beside another one":  {seat{Key: "UNPAID", ActivationID: testSeat.ActivationID}, Locked},
+		"beside another one":  {seat{Key: "UNPAID", ActivationID: testSeat.ActivationID, Machine: "here"}, Locked},
 	} {
 		sealed, err := gate.seal.sealState(&state{InstallationID: "i", Seat: &c.of, Verdict: verdict})
 		require.NoError(t, err)

@@ -2,6 +2,8 @@ package polargate
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"net/url"
 	"slices"
 	"strings"
@@ -59,7 +61,11 @@ var pacers sync.Map // server to *pacer
 func publicPacer(base string) *pacer {
 	server := base
 	if u, err := url.Parse(base); err == nil {
-		server = strings.ToLower(u.Host)
+		port := u.Port()
+		if port == "" {
+			port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+		}
+		server = strings.TrimSuffix(strings.ToLower(u.Hostname()), ".") + ":" + port
 	}
 	p, _ := pacers.LoadOrStore(server, &pacer{})
 	return p.(*pacer)
@@ -170,7 +176,7 @@ func (p *pacer) finish(i int, o outcome) {
 func (p *pacer) pauseFor(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.paused = time.Now().Add(d)
+	p.paused = laterPause(p.paused, d)
 	// All who wait learn of it now.
 	for _, waiter := range p.queue {
 		select {
@@ -188,6 +194,16 @@ type minuteLimit struct {
 	paused  time.Time
 }
 
+var tokenLimits sync.Map // server, token and allowance, hashed, to *minuteLimit
+
+// tokenLimit is shared by all clients of this process with the same token:
+// Polar counts by organization.
+func tokenLimit(base, token string, perMinute int) *minuteLimit {
+	name := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", base, token, perMinute))
+	m, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(perMinute))
+	return m.(*minuteLimit)
+}
+
 // newMinuteLimit splits a minute's allowance into a burst and a refill that
 // together never exceed it in any minute.
 func newMinuteLimit(perMinute int) *minuteLimit {
@@ -199,14 +215,11 @@ func newMinuteLimit(perMinute int) *minuteLimit {
 // start waits for the limiter. rate.Limiter.Wait is not used: it reports a
 // deadline that is too near as an error of its own kind.
 func (m *minuteLimit) start(ctx context.Context) (func(outcome), error) {
-	m.mu.Lock()
-	wait := within(time.Until(m.paused), maxPause)
-	m.mu.Unlock()
-	if wait > 0 {
-		return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "waiting out a pause that Polar asked for"}
+	if err := m.pausing(); err != nil {
+		return nil, err
 	}
 	turn := m.limiter.Reserve()
-	wait = turn.Delay()
+	wait := turn.Delay()
 	if wait > 0 && !sleep(ctx, wait) {
 		turn.Cancel()
 		err := ctx.Err()
@@ -215,11 +228,33 @@ func (m *minuteLimit) start(ctx context.Context) (func(outcome), error) {
 		}
 		return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit on requests a minute allows the next one only after the caller's deadline", Err: err}
 	}
+	if err := m.pausing(); err != nil {
+		return nil, err // asked for while this call was waiting
+	}
 	return func(outcome) {}, nil
+}
+
+func (m *minuteLimit) pausing() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if wait := within(time.Until(m.paused), maxPause); wait > 0 {
+		return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "waiting out a pause that Polar asked for"}
+	}
+	return nil
 }
 
 func (m *minuteLimit) pauseFor(d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.paused = time.Now().Add(d)
+	m.paused = laterPause(m.paused, d)
+}
+
+// laterPause adds a pause to one that may be under way, which it does not cut
+// short.
+func laterPause(paused time.Time, d time.Duration) time.Time {
+	now := time.Now()
+	if within(paused.Sub(now), maxPause) > d {
+		return paused
+	}
+	return now.Add(d)
 }

@@ -21,7 +21,8 @@ import (
 // the new key has been accepted; any failure leaves it as it was. After
 // ErrActivationInDoubt Polar may have given a seat that nobody here knows of;
 // the attempt is recorded, and Activate can be called again. A *StoreError
-// means that nothing was asked for, since a seat could not have been kept.
+// means that no seat is held that was not held before: without a place to keep
+// it none is taken, and one that could not be stored is given back.
 //
 // ctx bounds how long the caller waits. A request that has left by then is
 // finished behind the caller's back, and its outcome stored.
@@ -47,31 +48,29 @@ const purchaseLag = 150 * time.Second
 // as Polar does not know the key, it tries again, for two and a half minutes at
 // most or until ctx ends. Show the user that it is waiting.
 func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, error) {
-	began := g.now()
+	if ctx == nil {
+		return g.Status(), errNilContext
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.life, cancel)()
+	end := time.Now().Add(purchaseLag)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(end) {
+		end = deadline
+	}
 	for pause := 5 * time.Second; ; pause = min(2*pause, 30*time.Second) {
 		status, err := g.Activate(ctx, licenseKey)
-		if !errors.Is(err, ErrUnknownKey) || g.now().Sub(began)+pause > purchaseLag || !sleep(ctx, pause) {
+		// The last try is made with a little time left for it.
+		left := time.Until(end) - 2*time.Second
+		if !errors.Is(err, ErrUnknownKey) || left < time.Second || !sleep(ctx, min(pause, left)) {
 			return status, err
 		}
 	}
 }
 
-// takeSeat is Activate: the change of seats, and then the release of the one
-// that was given up by it, if there was one.
+// takeSeat is Activate: the change of seats, and then the release of those that
+// were given up by it.
 func (g *Gate) takeSeat(ctx context.Context, key Key) error {
-	if err := g.changeSeat(ctx, key); err != nil {
-		return err
-	}
-	if len(g.holding().state.Outbox) > 0 {
-		ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
-		defer cancel()
-		_ = g.drainOutbox(ctx) // or else later
-	}
-	return nil
-}
-
-// changeSeat gets a seat for a key, with nobody else on this machine at it.
-func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil {
 		return err
@@ -81,19 +80,25 @@ func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 	if h.unread != nil {
 		return h.unread
 	}
-
-	fromOutbox := h.state.Seat == nil && g.recoverSeat(&h, key)
-	gone := false
-	if h.state.Seat != nil {
-		var done bool
-		done, gone, err = g.reuseSeat(ctx, &h, key, fromOutbox)
-		if done || err != nil {
-			return err
-		}
-		if fromOutbox {
-			h.state.Seat, h.verdict = nil, nil // free already, so not to be given back either
-		}
+	if err := g.changeSeat(ctx, h, key); err != nil {
+		return err
 	}
+	ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
+	defer cancel()
+	_ = g.drain(ctx, g.holding()) // or else later
+	return nil
+}
+
+// changeSeat gets a seat for a key. The seat is locked.
+func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
+	kept, err := g.keepSeat(ctx, &h, key)
+	if kept || err != nil {
+		return err
+	}
+	if err := g.clearWay(ctx, &h, key); err != nil {
+		return err
+	}
+
 	before := h.state.Intent
 	h.state.Intent = &intent{AttemptID: rand.Text(), Key: key.Reveal(), At: g.now()}
 	if err := g.save(ctx, h, FromDisk); err != nil {
@@ -101,7 +106,9 @@ func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 	}
 	nothingTaken := func(why error) error {
 		h.state.Intent = before
-		if err := g.save(context.WithoutCancel(ctx), h, FromDisk); err != nil {
+		ctx, cancel := g.lastMoment(ctx)
+		defer cancel()
+		if err := g.save(ctx, h, FromDisk); err != nil {
 			g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
 		}
 		return why
@@ -116,43 +123,66 @@ func (g *Gate) changeSeat(ctx context.Context, key Key) error {
 	defer context.AfterFunc(g.patience, cancel)()
 
 	taken, license, err := g.post(ctx, hard, h, key)
-	if err != nil {
-		if errors.Is(err, ErrInDoubt) {
-			g.config.Logger.Warn("polargate: an activation is in doubt", "attempt", h.state.Intent.AttemptID, "error", err)
-			return err
+	if known := g.holding(); known.state.Seat.same(h.state.Seat) {
+		// A check may have had an answer meanwhile, which could not be stored.
+		h.verdict, h.trouble = known.verdict, known.trouble
+	}
+	if taken != nil && err == nil && !g.accepts(license.BenefitID) {
+		err = &Error{Op: opActivate, Reason: ErrWrongBenefit}
+	}
+	switch {
+	case errors.Is(err, ErrInDoubt):
+		g.config.Logger.Warn("polargate: an activation is in doubt", "attempt", h.state.Intent.AttemptID, "error", err)
+		if h.state.Seat != nil && h.state.Seat.Moving {
+			// Not to be tried again unasked: each try may cost a seat.
+			h.state.Seat = h.state.Seat.gone()
+			h.verdict, h.trouble = &lastVerdict{Refused: ErrSeatReleased, CheckedAt: g.now(), Mark: g.now()}, ""
+		}
+		before = h.state.Intent
+		return nothingTaken(err)
+	case err != nil:
+		if taken != nil && taken.ActivationID != "" && !g.giveBack(hard, taken) {
+			h.state.Outbox = append(h.state.Outbox, *taken)
 		}
 		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit && before != nil && before.Key == key.Reveal() {
 			e.Detail += "; the answer to an earlier attempt from this computer was lost, and it may hold one of them"
 		}
 		return nothingTaken(err)
 	}
-	if !g.accepts(license.BenefitID) {
-		if taken.ActivationID != "" && !g.giveBack(hard, taken) {
-			h.state.Outbox = append(h.state.Outbox, *taken)
-		}
-		return nothingTaken(&Error{Op: opActivate, Reason: ErrWrongBenefit})
-	}
-	if old := h.state.Seat; old != nil && old.ActivationID != "" && !gone {
-		h.state.Outbox = append(h.state.Outbox, *old)
-	}
-	h.state.Seat, h.state.Intent, h.trouble = taken, nil, ""
-	h.verdict = nextVerdict(nil, license, nil, g.now(), g.config.FreshFor)
-	if err := g.save(hard, h, FromNetwork); err != nil {
-		if taken.ActivationID != "" {
-			g.giveBack(hard, taken)
-		}
-		return err
-	}
-	return nil
+	return g.settleSeat(hard, h, taken, license)
 }
 
-// post asks Polar for a seat.
+// lastMoment is time for what must be stored although the caller has gone.
+func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.WithoutCancel(ctx), settleTime)
+}
+
+// settleSeat makes a seat the one that is held, and stores it.
+func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *LicenseKey) error {
+	is := func(o seat) bool { return o.ActivationID == s.ActivationID }
+	old := h.state.Seat
+	stored := old != nil && is(*old) || slices.ContainsFunc(h.state.Outbox, is)
+	h.state.Outbox = slices.DeleteFunc(slices.Clone(h.state.Outbox), is)
+	if old != nil && old.held() && !is(*old) {
+		h.state.Outbox = append(h.state.Outbox, *old)
+	}
+	h.state.Seat, h.state.Intent, h.trouble = s, nil, ""
+	h.verdict = nextVerdict(nil, license, nil, g.now(), g.config.FreshFor)
+	err := g.save(ctx, h, FromNetwork)
+	if err != nil && !stored && s.ActivationID != "" {
+		g.giveBack(ctx, s)
+	}
+	return err
+}
+
+// post asks Polar for a seat. A seat may come with an error: Polar gave it, and
+// refuses the key all the same.
 func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *LicenseKey, error) {
-	fingerprint := g.fingerprint(&h.state)
-	taken := &seat{Key: key.Reveal(), Conditions: g.config.conditions(fingerprint)}
+	machine := g.fingerprint(&h.state)
+	taken := &seat{Key: key.Reveal(), Machine: machine, Conditions: g.config.conditions(machine)}
 	meta := map[string]any{
 		"installation": h.state.InstallationID,
-		"fingerprint":  fingerprint,
+		"fingerprint":  machine,
 		"attempt":      h.state.Intent.AttemptID,
 		"app":          g.config.App,
 		"os":           runtime.GOOS + "/" + runtime.GOARCH,
@@ -163,83 +193,117 @@ func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *License
 	activation, err := g.client.activate(ctx, hard, ActivateRequest{Key: key, Label: g.config.Label, Conditions: taken.conditions(), Meta: meta})
 	if errors.Is(err, ErrActivationsUnsupported) && g.config.AllowKeysWithoutSeats {
 		license, err := g.client.Validate(ctx, ValidateRequest{Key: key})
-		return &seat{Key: key.Reveal()}, license, err
+		return &seat{Key: key.Reveal(), Machine: machine, Seatless: true}, license, err
 	}
-	if err != nil {
+	if activation == nil {
 		return nil, nil, err
 	}
 	taken.ActivationID = activation.ID
-	return taken, activation.LicenseKey, nil
+	return taken, activation.LicenseKey, err
 }
 
-// recoverSeat takes a seat of this key that waits to be given back out of the
-// outbox: it is as good as a new one.
-func (g *Gate) recoverSeat(h *held, key Key) bool {
-	i := slices.IndexFunc(h.state.Outbox, func(s seat) bool { return s.Key == key.Reveal() })
-	if i < 0 {
-		return false
-	}
-	s := h.state.Outbox[i]
-	h.state.Seat = &s
-	h.state.Outbox = slices.Delete(slices.Clone(h.state.Outbox), i, i+1)
-	return true
-}
-
-// reuseSeat tries to go on with the seat at hand under key. done means that the
-// license is settled. Neither done nor an error means that a new seat is due,
-// and gone that the one at hand is no longer held at Polar.
-func (g *Gate) reuseSeat(ctx context.Context, h *held, key Key, fromOutbox bool) (done, gone bool, err error) {
-	old := h.state.Seat
-	same := old.Key == key.Reveal()
-	if h.trouble == ErrOtherMachine {
-		// Taken elsewhere: the seat moves here, and is free before a new one is
-		// asked for, so that a limit of one is no obstacle.
-		return false, true, g.release(ctx, h)
-	}
-	if old.ActivationID == "" && !same {
-		return false, true, nil
-	}
-	// With another key: Polar keeps activations when it rotates a key, so the
-	// old seat may be the new key's too.
-	license, err := g.ask(ctx, old, key, 0)
-	switch {
-	case err == nil && !g.accepts(license.BenefitID):
-		return false, false, &Error{Op: opActivate, Reason: ErrWrongBenefit}
-	case err == nil:
-		h.state.Seat = &seat{Key: key.Reveal(), ActivationID: old.ActivationID, Conditions: old.Conditions}
-		h.state.Intent = nil
-		h.verdict, h.trouble = nextVerdict(h.verdict, license, nil, g.now(), g.config.FreshFor), ""
-		return true, false, g.save(ctx, *h, FromNetwork)
-	case errors.Is(err, ErrSeatReleased) && same:
-		h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)
-		return false, true, nil
-	case errors.Is(err, ErrConditionsMismatch) && same:
-		return false, true, g.release(ctx, h)
-	case errors.Is(err, ErrSeatReleased), errors.Is(err, ErrConditionsMismatch):
-		return false, false, nil
-	case isDenial(err) && same && !fromOutbox:
-		h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)
-		if saveErr := g.save(ctx, *h, FromNetwork); saveErr != nil {
-			g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
+// keepSeat tries to go on with a seat that this machine took before: the one at
+// hand, or one that waits to be given back, which is as good as a new one. The
+// key may be another than the seat's: Polar keeps activations when it rotates a
+// key. kept means that the license is settled; neither that nor an error means
+// that a new seat is due.
+func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err error) {
+	here := g.fingerprint(&h.state)
+	var candidates []*seat
+	consider := func(s *seat) {
+		same := s.Key == key.Reveal()
+		switch usable := s.held() || s.Gone || s.Seatless && same && g.config.AllowKeysWithoutSeats; {
+		case !usable || s.Machine != here:
+		case same:
+			candidates = slices.Insert(candidates, 0, s)
+		default:
+			candidates = append(candidates, s)
 		}
 	}
-	if e, ok := errors.AsType[*Error](err); ok {
-		e.Op = opActivate
+	if h.state.Seat != nil && h.trouble != ErrOtherMachine {
+		consider(h.state.Seat)
 	}
-	return false, false, err
+	for i := range h.state.Outbox {
+		consider(&h.state.Outbox[i])
+	}
+	for _, s := range candidates[:min(len(candidates), maxCandidates)] {
+		same := s.Key == key.Reveal()
+		held := s == h.state.Seat
+		license, err := g.ask(ctx, s, key, 0)
+		e, _ := errors.AsType[*Error](err)
+		if e != nil {
+			e.Op = opActivate
+		}
+		switch {
+		case err == nil && !g.accepts(license.BenefitID):
+			return false, &Error{Op: opActivate, Reason: ErrWrongBenefit}
+		case err == nil:
+			next := *s
+			next.Key, next.Stranded = key.Reveal(), false
+			return true, g.settleSeat(ctx, *h, &next, license)
+		case errors.Is(err, ErrSeatReleased) && same && held:
+			h.state.Seat = s.gone()
+			h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)
+		case errors.Is(err, ErrSeatReleased) && same:
+			gone := *s
+			h.state.Outbox = slices.DeleteFunc(slices.Clone(h.state.Outbox), func(o seat) bool { return o.same(&gone) })
+			return false, nil // the slice has moved under the other candidates; a new seat it is
+		case errors.Is(err, ErrSeatReleased), errors.Is(err, ErrConditionsMismatch):
+			// Not this key's seat, or not under these conditions.
+		case e != nil && e.Reason == ErrDenied && !same && e.Err != nil:
+			return false, e.Err // refused with this seat, and nobody could say whether the key is good
+		case isDenial(err) && same && held:
+			h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)
+			if saveErr := g.save(ctx, *h, FromNetwork); saveErr != nil {
+				g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
+			}
+			return false, err
+		default:
+			return false, err
+		}
+	}
+	return false, nil
 }
 
-// release frees the seat at hand before another one is taken in its place. If
-// that fails after all, the key is still known, and locked.
-func (g *Gate) release(ctx context.Context, h *held) error {
-	if old := h.state.Seat; old.ActivationID != "" {
-		err := g.client.Deactivate(ctx, newKey(old.Key), old.ActivationID)
-		if err != nil && !errors.Is(err, ErrSeatReleased) {
+// maxCandidates bounds the questions of one Activate. More than one seat to
+// choose from is rare.
+const maxCandidates = 3
+
+// clearWay frees seats of this key that are in the way of a new one: with a
+// limit of one there is no other order. That is so after a move to another
+// machine, and for what waits in the outbox.
+func (g *Gate) clearWay(ctx context.Context, h *held, key Key) error {
+	if s := h.state.Seat; s != nil && s.Key == key.Reveal() && s.held() {
+		if err := g.free(ctx, s); err != nil {
 			return err
 		}
+		h.state.Seat = s.movingTo(g.fingerprint(&h.state))
+		h.verdict, h.trouble = nil, ErrOtherMachine
 	}
-	h.verdict, h.trouble = &lastVerdict{Refused: ErrSeatReleased, CheckedAt: g.now(), Mark: g.now()}, ""
+	h.state.Outbox = slices.DeleteFunc(slices.Clone(h.state.Outbox), func(s seat) bool {
+		return s.Key == key.Reveal() && g.free(ctx, &s) == nil
+	})
 	return nil
+}
+
+// free gives a seat back. A 404 can mean that it was free before, or that the
+// key was rotated, and the seat is held under the new one: then the error is ErrUnknownKey.
+func (g *Gate) free(ctx context.Context, s *seat) error {
+	key := newKey(s.Key)
+	err := g.client.Deactivate(ctx, key, s.ActivationID)
+	if !errors.Is(err, ErrSeatReleased) {
+		return err
+	}
+	_, err = g.client.Validate(ctx, ValidateRequest{Key: key})
+	switch {
+	case errors.Is(err, ErrUnknownKey):
+		e := *err.(*Error)
+		e.Op = opDeactivate
+		return &e
+	case err == nil, isDenial(err):
+		return nil
+	}
+	return err
 }
 
 // giveBack frees a seat that was taken and is not kept, and reports whether it
@@ -253,70 +317,106 @@ func (g *Gate) giveBack(ctx context.Context, s *seat) bool {
 	return false
 }
 
-// Deactivate gives the seat back and forgets the license key. Access ends at
-// once, whether Polar can be reached or not. An error other than a *StoreError
-// means that the seat itself could not be given back yet; that is stored, and
-// tried again by later calls of Check, Activate and Deactivate, in this run of
-// the program or the next. Without a license it has nothing to do but that.
+// Deactivate gives the seat back and forgets the license key. Access ends when
+// that is stored, which needs no network. A *StoreError means that it could not
+// be stored, and nothing has changed. Any other error, except ErrClosed, means
+// that the license was removed here and the seat itself could not be given back
+// yet; that is tried again by later calls, in this run of the program or the
+// next. ErrUnknownKey then says that the key was replaced at Polar, so that only
+// the vendor, the customer portal, or activating the new key here can free the
+// seat. Without a license, Deactivate has nothing to do but to give back
+// what is waiting.
+//
+// ctx bounds how long the caller waits for Polar.
 func (g *Gate) Deactivate(ctx context.Context) error {
 	if err := g.enter(ctx); err != nil {
 		return err
 	}
-	_, err := flight.Do(ctx, &g.flights, "deactivate", func(ctx context.Context) (struct{}, error) {
-		err := g.change(ctx, func(h *held) bool {
-			if h.state.Seat == nil {
+	// The first part is local, and is done even for a caller in a hurry: what
+	// the error means must not depend on when ctx ended.
+	_, err := flight.Do(context.WithoutCancel(ctx), &g.flights, "forget", func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, g.change(ctx, func(h *held) bool {
+			s := h.state.Seat
+			if s == nil {
 				return false
 			}
-			if h.state.Seat.ActivationID != "" {
-				h.state.Outbox = append(h.state.Outbox, *h.state.Seat)
+			if s.held() {
+				h.state.Outbox = append(slices.Clone(h.state.Outbox), *s)
 			}
 			h.state.Seat, h.verdict, h.trouble = nil, nil, ""
 			return true
 		})
-		if err != nil {
-			return struct{}{}, err
-		}
-		hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
-		defer cancel()
-		defer context.AfterFunc(g.patience, cancel)()
-		return struct{}{}, g.drainOutbox(hard)
 	})
+	if h := g.holding(); err == nil && h.state.waiting() {
+		_, err = flight.Do(ctx, &g.flights, "drain", func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, g.drainOutbox(ctx)
+		})
+	}
 	return g.callError(opDeactivate, err)
 }
 
-// drainOutbox gives back the seats that are waiting for it. It asks Polar
-// without keeping others from the state, for giving back twice does no harm.
+// drainOutbox gives back the seats that are waiting for it. Nobody else changes
+// seats meanwhile: one that is about to be given back must not be taken up again.
 func (g *Gate) drainOutbox(ctx context.Context) error {
-	var freed []seat
+	unlock, err := g.lockSeat(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	h := g.reload(ctx)
+	if h.unread != nil {
+		return h.unread
+	}
+	// A release that has left is seen through.
+	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(g.patience, cancel)()
+	return g.drain(hard, h)
+}
+
+// drain is drainOutbox with the seat locked.
+func (g *Gate) drain(ctx context.Context, h held) error {
+	if !h.state.waiting() {
+		return nil
+	}
+	var left []seat
 	var failed error
-	for _, s := range g.load(ctx).state.Outbox {
-		err := g.client.Deactivate(ctx, newKey(s.Key), s.ActivationID)
-		if err != nil && !errors.Is(err, ErrSeatReleased) {
-			failed = err
+	for i, s := range h.state.Outbox {
+		if s.Stranded {
+			left = append(left, s)
+			continue
+		}
+		err := g.free(ctx, &s)
+		if err == nil {
+			continue
+		}
+		failed = err
+		s.Stranded = errors.Is(err, ErrUnknownKey)
+		left = append(left, s)
+		if errors.Is(err, ErrUnreachable) || errors.Is(err, ErrRateLimited) {
+			left = append(left, h.state.Outbox[i+1:]...)
 			break
 		}
-		freed = append(freed, s)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	h.state.Outbox, h.state.OutboxRetry = capped(left), time.Time{}
+	if failed != nil {
+		h.state.OutboxRetry = g.now().Add(outboxPause)
+	}
+	ctx, cancel := g.lastMoment(ctx)
 	defer cancel()
-	err := g.change(ctx, func(h *held) bool {
-		left := slices.DeleteFunc(slices.Clone(h.state.Outbox), func(s seat) bool {
-			return slices.ContainsFunc(freed, func(f seat) bool { return f.same(&s) })
-		})
-		if len(left) == 0 && len(h.state.Outbox) == 0 {
-			return false
-		}
-		h.state.Outbox, h.state.OutboxRetry = left, time.Time{}
-		if len(left) > 0 {
-			h.state.OutboxRetry = g.now().Add(outboxPause)
-		}
-		return true
-	})
-	if err != nil {
+	if err := g.save(ctx, h, g.sourceNow()); err != nil {
 		// Those that were freed are tried again, and found to be free.
 		g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
 	}
 	return failed
+}
+
+// maxOutbox bounds the seats that wait to be given back. The oldest, which has
+// been tried most often, is given up first.
+const maxOutbox = 32
+
+func capped(seats []seat) []seat {
+	return seats[max(0, len(seats)-maxOutbox):]
 }
 
 // Consume counts n uses, from 1 to 2147483647, against the license key and
@@ -339,28 +439,51 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(g.patience, cancel)()
+
 	h := g.holding()
 	if h.state.Seat == nil {
 		h = g.reload(ctx)
 	}
+	license, err := g.count(ctx, h, n)
+	if errors.Is(err, ErrUnknownKey) || errors.Is(err, ErrSeatReleased) {
+		// Nothing was counted. Another process may have changed the seat.
+		if now := g.reload(ctx); now.state.Seat != nil && !now.state.Seat.same(h.state.Seat) {
+			h = now
+			license, err = g.count(ctx, h, n)
+		}
+	}
+	return license.remaining(), inDoubt(err)
+}
+
+// count is Consume for the seat at hand.
+func (g *Gate) count(ctx context.Context, h held, n int64) (*LicenseKey, error) {
 	switch {
 	case h.state.Seat == nil:
-		return 0, &Error{Op: opConsume, Reason: ErrNoLicense}
+		return nil, &Error{Op: opConsume, Reason: ErrNoLicense}
 	case h.trouble != "":
-		return 0, &Error{Op: opConsume, Reason: h.trouble}
+		return nil, &Error{Op: opConsume, Reason: h.trouble}
+	case h.verdict != nil && h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
+		return nil, &Error{Op: opConsume, Reason: ErrWrongBenefit}
 	}
+	asked := g.now()
 	license, err := g.ask(ctx, h.state.Seat, newKey(h.state.Seat.Key), n)
 	if e, ok := errors.AsType[*Error](err); ok {
 		e.Op = opConsume
 	}
-	if !errors.Is(err, ErrUsageExceeded) {
-		g.settle(ctx, h.state.Seat, license, err)
+	// A caller in a hurry says nothing of Polar.
+	if license != nil || isDenial(err) || ctx.Err() == nil && !errors.Is(err, ErrUsageExceeded) {
+		g.settle(ctx, h, license, err, asked)
 	}
-	if err != nil {
-		return 0, inDoubt(err)
+	if err == nil && !g.accepts(license.BenefitID) {
+		return nil, &Error{Op: opConsume, Reason: ErrWrongBenefit}
 	}
-	if !g.accepts(license.BenefitID) {
-		return 0, &Error{Op: opConsume, Reason: ErrWrongBenefit}
+	return license, err
+}
+
+// remaining is what is left of a license that may not be there.
+func (l *LicenseKey) remaining() int64 {
+	if l == nil {
+		return 0
 	}
-	return license.Remaining(), nil
+	return l.Remaining()
 }

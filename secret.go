@@ -80,12 +80,15 @@ func ParseKey(pasted string) (Key, error) {
 	case len(text) > maxKeyLen:
 		return Key{}, errKeyTooLong
 	case !utf8.ValidString(text) || hasControl(text):
-		return Key{}, &InputError{"license key", "holds characters that no key has: copy it again, on its own, from the purchase e-mail"}
+		return Key{}, errKeyNoText
 	}
 	return newKey(text), nil
 }
 
-var errKeyTooLong = &InputError{"license key", "is far too long for a key: copy it again, on its own, from the purchase e-mail"}
+var (
+	errKeyTooLong = &InputError{"license key", "is far too long for a key: copy it again, on its own, from the purchase e-mail"}
+	errKeyNoText  = &InputError{"license key", "holds characters that no key has: copy it again, on its own, from the purchase e-mail"}
+)
 
 func newKey(text string) Key {
 	if text == "" {

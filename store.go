@@ -55,14 +55,8 @@ func (s FileStore) Load(_ context.Context, name string) ([]byte, error) {
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(data) > maxState {
-		// As long as it needs to be to be recognised as nobody's state.
-		data = data[:maxState+1]
-	}
-	return data, nil
+	// One byte over the limit is enough to be recognised as nobody's state.
+	return data, err
 }
 
 // Save writes a file beside the old one, syncs it, and puts it in its place.

@@ -81,7 +81,8 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		"deactivate": deactivate,
 	}[args[0]]
 	if !ok {
-		fmt.Fprintf(stderr, "unknown command %q\n\n%s", args[0], usage)
+		// What was typed is not repeated: it may be a key.
+		fmt.Fprint(stderr, "unknown command\n\n", usage)
 		return exitUsage
 	}
 	features, err := parseFeatures(getenv("POLARGATE_FEATURES"))
@@ -203,7 +204,10 @@ func deactivate(ctx context.Context, gate *polargate.Gate, args []string, out io
 		return errUsage
 	}
 	if err := gate.Deactivate(ctx); err != nil {
-		if _, ok := errors.AsType[*polargate.Error](err); ok {
+		switch _, ok := errors.AsType[*polargate.Error](err); {
+		case errors.Is(err, polargate.ErrUnknownKey):
+			return fmt.Errorf("the license was removed from this computer, but its key has been replaced, so its seat must be freed with the new key or in the customer portal: %w", err)
+		case ok:
 			return fmt.Errorf("the license was removed from this computer, but its seat could not be given back yet; that is tried again at the next start: %w", err)
 		}
 		return err
@@ -234,11 +238,13 @@ func parseFeatures(text string) (map[string][]string, error) {
 			return nil, errors.New("POLARGATE_FEATURES must look like benefit=feature,feature;benefit=feature")
 		}
 		benefit = strings.TrimSpace(benefit)
+		names := features[benefit]
 		for name := range strings.SplitSeq(list, ",") {
 			if name = strings.TrimSpace(name); name != "" {
-				features[benefit] = append(features[benefit], name)
+				names = append(names, name)
 			}
 		}
+		features[benefit] = names // accepted, even if it unlocks nothing
 	}
 	return features, nil
 }

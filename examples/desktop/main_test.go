@@ -264,6 +264,8 @@ func TestWrongCallsAreUsageErrors(t *testing.T) {
 		assert.NotEmpty(t, r.stderr)
 		assert.Empty(t, r.stdout)
 	}
+	// Who forgets the word "activate" does not see the key again.
+	i.expect(exitUsage, i.key.Key)
 	for name, value := range map[string]string{
 		"POLAR_ORGANIZATION_ID": "not-a-uuid",
 		"POLAR_API_URL":         "ftp://example.test",
@@ -333,4 +335,14 @@ func TestARefusedConnectionIsNotNow(t *testing.T) {
 	r := i.expect(exitNotNow, "activate", i.key.Key)
 	assert.Contains(t, r.stderr, "could not be reached")
 	assert.Less(t, time.Since(began), 30*time.Second)
+}
+
+func TestABenefitThatUnlocksNothingStillKeepsOthersOut(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	i.env["POLARGATE_FEATURES"] = i.key.BenefitID + "="
+	other := i.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	i.expect(exitLocked, "activate", other.Key)
+	i.expect(exitOK, "activate", i.key.Key)
+	assert.Equal(t, []any{}, i.status(exitOK)["features"])
 }

@@ -1,0 +1,399 @@
+package polargate_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// copied is a store with what another one holds now.
+func copied(t *testing.T, from *brittleStore) *polargate.MemoryStore {
+	t.Helper()
+	to := &polargate.MemoryStore{}
+	for name, data := range from.contents() {
+		require.NoError(t, to.Save(t.Context(), name, data))
+	}
+	return to
+}
+
+func on(machine string, store polargate.Store) func(*polargate.Config) {
+	return func(c *polargate.Config) { c.Fingerprint, c.Store = machine, store }
+}
+
+func TestACopiedOutboxIsWorthOneSeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		store := &brittleStore{}
+		w.config.Store = store
+		gate := w.activated()
+		w.polar.SetOffline(true)
+		require.Error(t, gate.Deactivate(t.Context()))
+		w.polar.SetOffline(false)
+		var gates []*polargate.Gate
+		for _, machine := range []string{"two", "three", "four"} {
+			g := w.open(on(machine, copied(t, store)))
+			time.Sleep(5 * time.Second)
+			if _, err := g.Activate(t.Context(), w.key.Key); err != nil {
+				require.ErrorIs(t, err, polargate.ErrActivationLimit)
+			}
+			gates = append(gates, g)
+		}
+		running := 0
+		for _, g := range gates {
+			time.Sleep(10 * time.Second)
+			if _, err := g.Refresh(t.Context()); err == nil {
+				running++
+			}
+		}
+		assert.LessOrEqual(t, running, 1)
+		assert.Equal(t, 1, w.seats())
+	})
+}
+
+func TestASeatOnItsWayBackIsNotTakenUpAgain(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		gate := w.activated()
+		w.polar.Inject(polartest.Fault{Path: pathDeactivate, Times: 1, Effect: polartest.Delay(3 * time.Second)})
+		given := make(chan error, 1)
+		go func() { given <- gate.Deactivate(t.Context()) }()
+		time.Sleep(100 * time.Millisecond)
+		assert.False(t, gate.Has("export"), "access ends before Polar answers")
+		_, err := gate.Activate(t.Context(), w.key.Key)
+		require.NoError(t, err)
+		require.NoError(t, <-given)
+		time.Sleep(5 * time.Second)
+		_, err = gate.Refresh(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.seats())
+	})
+}
+
+func TestADenialThatCameWhileTheSeatWasBeingChangedIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		other := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+		gate := w.activated()
+		w.polar.Inject(polartest.Fault{Path: pathActivate, Effect: polartest.Delay(8 * time.Second)})
+		w.polar.Update(other.ID, func(k *polartest.LicenseKey) {
+			k.Activations = append(k.Activations, polartest.Activation{Label: "elsewhere"})
+		})
+		changed := make(chan error, 1)
+		go func() { _, err := gate.Activate(t.Context(), other.Key); changed <- err }()
+		time.Sleep(2 * time.Second)
+		w.polar.Revoke(w.key.ID)
+		_, err := gate.Refresh(t.Context())
+		require.ErrorIs(t, err, polargate.ErrInactive)
+		require.ErrorIs(t, <-changed, polargate.ErrActivationLimit)
+		assert.Equal(t, polargate.ErrInactive, gate.Status().Reason)
+		w.polar.SetOffline(true)
+		assert.Equal(t, polargate.ErrInactive, w.open().Status().Reason, "nor does the next run bring it back")
+	})
+}
+
+func TestASeatThatWaitsUnderARotatedKeyIsTakenUpUnderTheNewOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		gate := w.activated()
+		w.polar.SetOffline(true)
+		require.ErrorIs(t, gate.Deactivate(t.Context()), polargate.ErrUnreachable)
+		w.polar.SetOffline(false)
+		next := w.polar.Rotate(w.key.ID)
+		time.Sleep(time.Hour)
+		_, err := gate.Check(t.Context()) // tries to give it back, with a key that is dead
+		require.ErrorIs(t, err, polargate.ErrNoLicense)
+		assert.Equal(t, 1, w.seats())
+		time.Sleep(time.Hour)
+		_, err = gate.Activate(t.Context(), next)
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.seats())
+		assert.Equal(t, 1, w.polar.Count(pathActivate))
+		require.NoError(t, gate.Deactivate(t.Context()))
+		assert.Zero(t, w.seats())
+	})
+}
+
+func TestASeatUnderARotatedKeyIsNotSaidToBeFree(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		gate := w.activated()
+		next := w.polar.Rotate(w.key.ID)
+		require.ErrorIs(t, gate.Deactivate(t.Context()), polargate.ErrUnknownKey)
+		assert.Equal(t, polargate.Unlicensed, gate.Status().State)
+		assert.Equal(t, 1, w.seats())
+		require.NoError(t, gate.Deactivate(t.Context()), "there is nothing more that this key can do")
+		_, err := gate.Activate(t.Context(), next)
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.seats())
+	})
+}
+
+func TestATypingErrorOnACopyFreesNobodysSeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		store := &brittleStore{}
+		w.config.Store = store
+		first := w.activated()
+		second := w.open(on("two", copied(t, store)))
+		_, err := second.Activate(t.Context(), w.key.Key+"X")
+		require.ErrorIs(t, err, polargate.ErrUnknownKey)
+		assert.Equal(t, polargate.ErrOtherMachine, second.Status().Reason)
+		_, err = first.Refresh(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.seats())
+	})
+}
+
+func TestAMoveThatFailsHalfWayIsFinishedByALaterCheck(t *testing.T) {
+	t.Parallel()
+	for name, effect := range map[string]polartest.Effect{
+		"a pause":         polartest.RateLimited("5"),
+		"a proxy's error": polartest.ProxyPage(403),
+		"a login page":    polartest.LoginPage(302),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, limit(1))
+				store := &brittleStore{}
+				w.config.Store = store
+				w.activated()
+				moved := w.open(on("a new system", copied(t, store)))
+				w.inject(pathActivate, 1, effect)
+				status, err := moved.Check(t.Context())
+				require.Error(t, err)
+				assert.Equal(t, polargate.Locked, status.State)
+				assert.Zero(t, w.seats())
+				time.Sleep(time.Hour)
+				_, err = moved.Check(t.Context())
+				require.NoError(t, err)
+				assert.Equal(t, 1, w.seats())
+			})
+		})
+	}
+	t.Run("but not when a seat may have been lost", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, limit(9))
+			store := &brittleStore{}
+			w.config.Store = store
+			w.activated()
+			moved := w.open(on("a new system", copied(t, store)))
+			w.inject(pathActivate, 0, polartest.AnswerLost())
+			for range 5 {
+				_, err := moved.Check(t.Context())
+				require.Error(t, err)
+				time.Sleep(time.Hour)
+			}
+			assert.Equal(t, 1, w.seats(), "a seat that nobody knows of, and no more of them")
+			assert.Equal(t, polargate.ErrSeatReleased, moved.Status().Reason)
+			w.polar.ClearFaults()
+			_, err := moved.Activate(t.Context(), w.key.Key)
+			require.NoError(t, err)
+		})
+	})
+}
+
+func TestShortRunsPastHalfFreshnessAskOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		require.NoError(t, w.activated().Close())
+		time.Sleep(13 * time.Hour)
+		before := w.polar.Count(pathValidate)
+		for range 20 {
+			gate := w.open()
+			_, err := gate.Check(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, gate.Close())
+		}
+		assert.Equal(t, before+1, w.polar.Count(pathValidate))
+	})
+}
+
+func TestShortRunsAreHeldUpOnceByANetworkThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		require.NoError(t, w.activated().Close())
+		time.Sleep(13 * time.Hour)
+		w.inject("", 0, polartest.Hang())
+		began := time.Now()
+		for range 20 {
+			gate := w.open()
+			_, err := gate.Check(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, gate.Close())
+		}
+		assert.LessOrEqual(t, time.Since(began), 6*time.Second)
+	})
+}
+
+func TestManyChecksPastHalfFreshnessRenewOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		gate := w.activated()
+		time.Sleep(13 * time.Hour)
+		before := w.polar.Count(pathValidate)
+		w.inject("", 0, polartest.Hang())
+		for range 1000 {
+			_, err := gate.Check(t.Context())
+			require.NoError(t, err)
+		}
+		time.Sleep(time.Minute)
+		assert.Equal(t, before+1, w.polar.Count(pathValidate))
+	})
+}
+
+func TestCloseDoesNotWaitForASaveThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		store := &brittleStore{}
+		w.config.Store = store
+		w.activated()
+		gate := w.open()
+		w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.Activations[0].Released = true })
+		w.inject(pathActivate, 0, polartest.Delay(2*time.Second))
+		done := make(chan struct{})
+		go func() { _, _ = gate.Activate(t.Context(), w.key.Key); close(done) }()
+		time.Sleep(time.Second)
+		store.set(nil, waits, nil)
+		began := time.Now()
+		require.NoError(t, gate.Close())
+		assert.LessOrEqual(t, time.Since(began), 10*time.Second)
+		<-done
+	})
+}
+
+func TestDeactivateRemovesTheLicenseForACallerInAHurryToo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		gate := w.activated()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.Error(t, gate.Deactivate(ctx), "the seat is not given back yet")
+		assert.Equal(t, polargate.Unlicensed, gate.Status().State)
+		assert.False(t, gate.Has("export"))
+		require.NoError(t, gate.Deactivate(t.Context()))
+		assert.Zero(t, w.seats())
+	})
+}
+
+func TestGoingBackToAnEarlierKeyTakesUpItsSeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		other := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+		gate := w.activated()
+		w.inject(pathDeactivate, 1, polartest.Reset())
+		_, err := gate.Activate(t.Context(), other.Key)
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.seats(), "could not be given back")
+		time.Sleep(10 * time.Second)
+		_, err = gate.Activate(t.Context(), w.key.Key)
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.seats())
+		assert.Zero(t, w.polar.Seats(other.ID))
+	})
+}
+
+func TestAGoodKeyIsNotRefusedBecauseAnAnswerWasLost(t *testing.T) {
+	t.Parallel()
+	for name, effect := range map[string]polartest.Effect{
+		"a pause": polartest.RateLimited("60"), "a login page": polartest.LoginPage(200), "a hang": polartest.Hang(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				other := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+				gate := w.activated()
+				w.polar.Inject(polartest.Fault{Path: pathValidate, Skip: 1, Effect: effect})
+				_, err := gate.Activate(t.Context(), other.Key)
+				require.Error(t, err)
+				assert.False(t, reasonOf(err).Denial(), "%v", err)
+				assert.Equal(t, polargate.Active, gate.Status().State)
+			})
+		})
+	}
+}
+
+func TestASeatThatComesWithARefusalIsGivenBack(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(map[string]any){
+		"revoked in the same answer": func(m map[string]any) { m["status"] = "revoked" },
+		"expired in the same answer": func(m map[string]any) { m["expires_at"] = "1999-01-01T00:00:00Z" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.inject(pathActivate, 1, altered(func(m map[string]any) {
+					if nested, ok := m["license_key"].(map[string]any); ok {
+						change(nested)
+					} else {
+						change(m)
+					}
+				}))
+				gate := w.open()
+				_, err := gate.Activate(t.Context(), w.key.Key)
+				require.Error(t, err)
+				assert.True(t, reasonOf(err).Denial(), "%v", err)
+				assert.Zero(t, w.seats())
+				assert.Equal(t, 1, w.polar.Count(pathDeactivate))
+			})
+		})
+	}
+}
+
+func TestALicenseOfAForeignBenefitIsNeitherAskedAboutInALoopNorUsedUp(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, usage(10))
+		gate := w.activated()
+		w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.BenefitID = otherBenefit })
+		_, err := gate.Refresh(t.Context())
+		require.ErrorIs(t, err, polargate.ErrWrongBenefit)
+		before := w.polar.Count("")
+		for range 10 {
+			_, err := gate.Check(t.Context())
+			require.ErrorIs(t, err, polargate.ErrWrongBenefit)
+		}
+		_, err = gate.Consume(t.Context(), 5)
+		require.ErrorIs(t, err, polargate.ErrWrongBenefit)
+		assert.Equal(t, before, w.polar.Count(""))
+		assert.Zero(t, w.now().Usage)
+	})
+}
+
+func TestEachCallerHasFeaturesOfItsOwn(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		gate := w.activated()
+		for range 2 {
+			for _, ask := range []func(context.Context) (polargate.Status, error){gate.Check, gate.Refresh} {
+				status, err := ask(t.Context())
+				require.NoError(t, err)
+				require.Equal(t, []string{"export", "sync"}, status.Features)
+				status.Features[0] = "changed"
+			}
+		}
+		assert.True(t, gate.Has("export"))
+	})
+}
