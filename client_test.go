@@ -432,3 +432,37 @@ func TestOurOwnTransportHonoursTheProxyOfTheEnvironment(t *testing.T) {
 	assert.NotNil(t, client.own.Proxy)
 	assert.NotSame(t, http.DefaultTransport, client.own)
 }
+
+func TestATransportThatGivesNothingIsAnOutage(t *testing.T) {
+	t.Parallel()
+	client := seenClient(t, &seen{answer: func(int, *http.Request) (*http.Response, error) { return nil, nil }}, ClientConfig{})
+	_, err := client.Activate(t.Context(), ActivateRequest{Key: newKey("ACME-KEY")})
+	require.ErrorIs(t, err, ErrInDoubt)
+}
+
+func TestAKeyThatIsNoTextIsNotSent(t *testing.T) {
+	t.Parallel()
+	s := &seen{}
+	var key Key
+	require.NoError(t, key.UnmarshalText([]byte("ACME-\xff\xfe")))
+	_, err := seenClient(t, s, ClientConfig{}).Validate(t.Context(), ValidateRequest{Key: key})
+	var input *InputError
+	require.ErrorAs(t, err, &input)
+	assert.Zero(t, s.count())
+}
+
+func TestARetryThatOurOwnPaceForbidsDoesNotHideWhyTheFirstTryFailed(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &seen{answer: func(int, *http.Request) (*http.Response, error) { return response(503, ""), nil }}
+		client := seenClient(t, s, ClientConfig{})
+		for range permits {
+			ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
+			_, err := client.Validate(ctx, ValidateRequest{Key: newKey("ACME-KEY")})
+			require.ErrorIs(t, err, ErrUnreachable)
+			require.NotErrorIs(t, err, ErrRateLimited)
+			cancel()
+			time.Sleep(500 * time.Millisecond)
+		}
+	})
+}

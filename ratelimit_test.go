@@ -342,7 +342,10 @@ func TestRequestsInTheOutageOfATimeoutRestLonger(t *testing.T) {
 func TestClientsOfOneServerShareAPacerAndOthersDoNot(t *testing.T) {
 	t.Parallel()
 	assert.Same(t, publicPacer("http://one.example.test"), publicPacer("http://ONE.example.test/polar"))
+	assert.Same(t, publicPacer("https://api.example.test"), publicPacer("https://api.example.test.:443"))
 	assert.NotSame(t, publicPacer("http://one.example.test"), publicPacer("http://two.example.test"))
+	assert.Same(t, tokenLimit("https://api.example.test", "one", 300), tokenLimit("https://api.example.test", "one", 300))
+	assert.NotSame(t, tokenLimit("https://api.example.test", "one", 300), tokenLimit("https://api.example.test", "two", 300))
 }
 
 func TestAMinuteOfATokenNeverSeesMoreThanItsAllowance(t *testing.T) {
@@ -397,5 +400,39 @@ func TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer(t *testing.T) {
 		_, err = m.start(context.Background())
 		require.ErrorAs(t, err, &failed)
 		assert.Equal(t, 10*time.Second, failed.RetryAfter)
+	})
+}
+
+func TestAPauseReachesThoseWhoAreWaitingAlready(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMinuteLimit(1)
+		_, err := m.start(context.Background())
+		require.NoError(t, err)
+		waited := make(chan error, 1)
+		go func() { _, err := m.start(context.Background()); waited <- err }()
+		synctest.Wait()
+		m.pauseFor(10 * time.Minute)
+		require.ErrorIs(t, <-waited, ErrRateLimited)
+	})
+}
+
+func TestAShorterPauseDoesNotCutALongerOneShort(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, m := &pacer{}, newMinuteLimit(300)
+		for _, limit := range []pacing{p, m} {
+			limit.pauseFor(time.Minute)
+			limit.pauseFor(time.Second)
+			time.Sleep(2 * time.Second)
+			var failed *Error
+			_, err := limit.start(context.Background())
+			require.ErrorAs(t, err, &failed)
+			assert.Equal(t, 58*time.Second, failed.RetryAfter)
+			time.Sleep(58 * time.Second)
+			done, err := limit.start(context.Background())
+			require.NoError(t, err)
+			done(outcomeAnswered)
+		}
 	})
 }
