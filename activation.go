@@ -140,10 +140,17 @@ func (a *Activation) UnmarshalJSON(data []byte) error {
 
 // inDoubt renames a failure after which the effect may have happened.
 func inDoubt(err error) error {
-	if e, ok := err.(*Error); ok && e.Reason == ErrUnreachable && e.sent {
-		doubt := *e
-		doubt.Reason = ErrInDoubt
-		return &doubt
+	e, ok := err.(*Error)
+	if !ok || e.Reason != ErrUnreachable || !e.sent {
+		return err
 	}
-	return err
+	doubt := *e
+	doubt.Reason = ErrInDoubt
+	switch {
+	case e.Op == opConsume:
+		doubt.say.advice = "The uses may have been counted or not: trying again can count them twice."
+	case errors.Is(err, errWebPage):
+		doubt.say.advice = "A Wi-Fi's login page or a proxy has answered instead of the license server: log in to the Wi-Fi, then activate again. If no activation is left then, release the lost one in the vendor's customer portal."
+	}
+	return &doubt
 }

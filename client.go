@@ -180,6 +180,8 @@ func baseURL(config ClientConfig) (string, error) {
 		return bad("holds a user name or password: leave them out")
 	case u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || strings.HasSuffix(config.BaseURL, "#"):
 		return bad("has a query or a fragment: leave them out")
+	case strings.HasSuffix(strings.TrimRight(u.Path, "/"), "/v1"):
+		return bad("ends in /v1: leave that out, it is added to every request")
 	}
 	return strings.TrimRight(u.String(), "/"), nil
 }
@@ -278,6 +280,12 @@ func (c *Client) checkInput(ctx context.Context, key Key, conditions map[string]
 
 var errNilContext = &InputError{"ctx", "is nil: pass context.Background() if there is no other"}
 
+// ended is said when it was the caller who gave up.
+var ended = words{
+	short:  "the call was ended before an answer came",
+	advice: "Try again. A request that had left is finished in the background.",
+}
+
 const (
 	opValidate   = "validate"
 	opActivate   = "activate"
@@ -311,6 +319,22 @@ type exchange struct {
 // the body of an answer with status 200 and the time at which Polar gave it. An
 // error of accept that is no *Error means that the answer proves nothing.
 func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []byte, at time.Time) error) error {
+	err := c.tries(ctx, x, accept)
+	if e, ok := err.(*Error); ok && !c.token.IsZero() {
+		e.say = serverWords[e.Reason]
+	}
+	return err
+}
+
+// serverWords are for who runs a server, and reads them in a log.
+var serverWords = map[Reason]words{
+	ErrMisconfigured: {advice: "Check the access token: it must be current, of this organization, and have the scopes license_keys:read and license_keys:write."},
+	ErrUnreachable:   {advice: "Try again. If it lasts, look for a proxy or a firewall in between, and at Polar's status page."},
+	ErrSeatReleased:  {short: "the activation was released, or never existed", advice: "Activate the license key again."},
+}
+
+// tries is exchange with its retries.
+func (c *Client) tries(ctx context.Context, x exchange, accept func(body []byte, at time.Time) error) error {
 	body, err := json.Marshal(x.body)
 	if err != nil {
 		return &InputError{"conditions", "cannot be written as JSON"}
@@ -375,7 +399,7 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 
 	if err := ctx.Err(); err != nil {
 		outcome = outcomeUnsent
-		return &Error{Op: x.op, Reason: ErrUnreachable, Detail: "the caller's context ended before the request was sent", Err: err}
+		return &Error{Op: x.op, Reason: ErrUnreachable, say: ended, Err: err}
 	}
 	if x.hard != nil {
 		ctx = x.hard
@@ -474,6 +498,7 @@ func timedOut(err error) bool {
 var (
 	errForeignAnswer = errors.New("the answer is about another license key or organization")
 	errTooLong       = errors.New("the answer is longer than 1 MiB")
+	errWebPage       = errors.New("a web page came instead of Polar's answer: a Wi-Fi login, a proxy or a firewall")
 )
 
 // classify turns an answer into a verdict. Only Polar's own shapes are one;
@@ -524,7 +549,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 // notPolar says of an answer what helps to find out who sent it.
 func notPolar(resp *http.Response, err error) error {
 	if t := resp.Header.Get("Content-Type"); strings.HasPrefix(t, "text/html") {
-		return errors.New("a web page came instead of Polar's answer: a Wi-Fi login, a proxy or a firewall")
+		return errWebPage
 	}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
 		return errors.New("a redirect came instead of Polar's answer: a Wi-Fi login or a proxy")

@@ -44,7 +44,8 @@ type Config struct {
 	// honours the proxy variables of the environment.
 	HTTPClient *http.Client
 	// Store keeps the state. nil means a FileStore in the user's folder for
-	// settings, under the App's name.
+	// settings: the folder <App>/license in os.UserConfigDir, with a file
+	// license-<hash>.sealed in it.
 	Store Store
 	// Fingerprint stands for this machine: 1 to 500 characters. Empty means a
 	// hash of the system's machine id, or of a random id kept in the Store
@@ -79,8 +80,10 @@ type Config struct {
 	// never a key. nil means none are written.
 	Logger *slog.Logger
 	// OnChange is called with each new Status whose state, reason or features
-	// differ from those before; one call at a time and in order. It may call
-	// the Gate. nil means nobody is told.
+	// differ from those before: one call at a time and in order, from a
+	// goroutine of the Gate, often after the call that caused the change has
+	// returned. It may call the Gate. It is not called for the Status at Open,
+	// nor for Close. nil means nobody is told.
 	OnChange func(Status)
 }
 

@@ -13,7 +13,9 @@
 // When there is no license yet, err is [ErrNoLicense] and status.Message says
 // so to the user; [Gate.Activate] takes the key that the user pastes.
 // [Gate.Has] tells, on the hot path, whether a feature is unlocked,
-// [Gate.Consume] counts usage, and [Gate.Deactivate] gives the seat back.
+// [Gate.Consume] counts usage, and [Gate.Deactivate] gives the seat back. A
+// program that runs for days calls Check now and then: it costs nothing while
+// the last answer is fresh, and keeps it so.
 //
 // # What a Gate does
 //
@@ -50,7 +52,7 @@
 // [Reason]: denials such as [ErrExpired], which Polar said, and others such as
 // [ErrUnreachable], which prove nothing. An [*InputError] is a value that cannot
 // be right, an [*StoreError] a state that cannot be read or written. Their texts
-// say what to do next.
+// say what to do next, to a developer; [Message] says it to a person.
 //
 // # Without a Gate
 //

@@ -25,7 +25,8 @@ type Reason string
 // the next granted validation restores the license.
 const (
 	// ErrUnknownKey: no such key in this organization. Also a key in the wrong
-	// case, a rotated key, and, for up to two minutes, one just bought.
+	// case, a rotated key, and, for up to two minutes, one just bought. If no
+	// key at all is known, OrganizationID or Server may be the wrong one.
 	ErrUnknownKey Reason = "unknown_key"
 	// ErrInactive: the key was revoked or disabled; Polar does not tell which.
 	ErrInactive Reason = "inactive"
@@ -57,7 +58,8 @@ const (
 // None of these proves anything about the license.
 const (
 	// ErrUnreachable: no answer from Polar. A login page of a Wi-Fi, a proxy's
-	// error page and a broken answer count as none.
+	// error page and a broken answer count as none. Also the reason of a Status
+	// in grace when Polar has not been asked yet since the answer went stale.
 	ErrUnreachable Reason = "unreachable"
 	// ErrRateLimited: Polar asked for a pause, or the wait for our own pacing
 	// was longer than the caller's context. Error.RetryAfter says how long.
@@ -82,8 +84,8 @@ const (
 	ErrClosed Reason = "closed"
 )
 
-// ErrActivationInDoubt is ErrInDoubt under the name that activation code reads
-// best with. The attempt stays recorded, and Activate can be called again.
+// ErrActivationInDoubt is another name of ErrInDoubt, for code that activates.
+// The attempt stays recorded, and Activate can be called again.
 const ErrActivationInDoubt = ErrInDoubt
 
 // Error is the reason as a sentence.
@@ -110,10 +112,11 @@ func (r Reason) Denial() bool {
 	return false
 }
 
-// sentences has, for each reason, what an error says and what a person is told
-// to do next.
-var sentences = map[Reason]struct{ short, advice string }{
-	ErrUnknownKey:             {"Polar does not know this license key", "Check it for typing errors, capital letters included. A key bought in the last two minutes may not be ready yet: try again shortly. If it was replaced, enter the new one."},
+// words are what an error says, and what a person is told to do next.
+type words struct{ short, advice string }
+
+var sentences = map[Reason]words{
+	ErrUnknownKey:             {"the license server does not know this license key", "Check it for typing errors, capital letters included. A key bought in the last two minutes may not be ready yet: try again shortly. If it was replaced, enter the new one."},
 	ErrInactive:               {"this license key is no longer active", "The license was revoked or disabled. Renew the subscription, or ask the vendor."},
 	ErrExpired:                {"this license has expired", "Renew the license, then check again."},
 	ErrSeatReleased:           {"this computer's activation was released", "Activate the license key again to use it on this computer."},
@@ -121,17 +124,17 @@ var sentences = map[Reason]struct{ short, advice string }{
 	ErrWrongBenefit:           {"this license key is for another product", "Enter the key that came with this program."},
 	ErrWrongCustomer:          {"this license key belongs to another customer", "Enter a license key of your own account."},
 	ErrActivationLimit:        {"every activation of this license key is in use", "Release it on another computer or in the vendor's customer portal, then activate again."},
-	ErrActivationsUnsupported: {"this license key has no activations", "The vendor must set an activation limit on its benefit in Polar, or allow keys without seats in the program."},
+	ErrActivationsUnsupported: {"this license key cannot be activated on a computer", "Tell the vendor that it has no activation limit."},
 	ErrUsageExceeded:          {"not enough uses are left on this license key", "Use less at once, wait for the allowance to be renewed, or buy more."},
-	ErrDenied:                 {"Polar refused this license key", "Ask the vendor."},
+	ErrDenied:                 {"the license server refused this license key", "Ask the vendor."},
 	ErrUnreachable:            {"the license server could not be reached", "Check the internet connection. On a Wi-Fi that asks for a login, log in first."},
 	ErrRateLimited:            {"the license server asked for a pause", "Wait a minute, then try again."},
 	ErrMisconfigured:          {"the license server refused the request itself", "This is a fault of the program's setup and says nothing of your license: tell the vendor."},
 	ErrInDoubt:                {"the request was sent, but its answer was lost", "Check the internet connection and try again. If no activation is left then, release the lost one in the vendor's customer portal."},
 	ErrGraceEnded:             {"the license could not be checked for too long", "Connect to the internet and check again."},
 	ErrClockSetBack:           {"this computer's clock is behind the time seen before", "Set the clock right, or connect to the internet and check again."},
-	ErrOtherMachine:           {"the stored license belongs to another computer", "Activate the license key on this computer."},
-	ErrUnreadableState:        {"the stored license could not be read", "If it was damaged, it was kept aside: enter the license key again."},
+	ErrOtherMachine:           {"the stored license belongs to another computer", "Connect to the internet: it is then moved here, if the other one no longer needs it. Or activate another license key."},
+	ErrUnreadableState:        {"the stored license could not be read", "Start the program again. If that does not help, enter the license key again; a damaged file was kept aside."},
 	ErrNoLicense:              {"no license key has been activated", "Enter your license key."},
 	ErrClosed:                 {"the gate is closed", "Open a new one."},
 }
@@ -156,14 +159,31 @@ type Error struct {
 
 	// sent: the request may have reached Polar and been carried out there.
 	sent bool
+	// say replaces the words of the reason, where they are known better.
+	say words
 }
 
-// Error says what failed and what to do next.
+func (e *Error) words() words {
+	w := sentences[e.Reason]
+	if e.say.short != "" {
+		w.short = e.say.short
+	}
+	if e.say.advice != "" {
+		w.advice = e.say.advice
+	}
+	if e.RetryAfter > 0 {
+		w.advice = fmt.Sprintf("Try again in %s.", readable(e.RetryAfter))
+	}
+	return w
+}
+
+// Error says what failed and what to do next, for a developer. For a person, see
+// Message.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("polargate: ")
 	b.WriteString(e.Op)
-	s := sentences[e.Reason]
+	s := e.words()
 	fmt.Fprintf(&b, ": %s", s.short)
 	var more []string
 	if e.StatusCode != 0 {
@@ -172,22 +192,37 @@ func (e *Error) Error() string {
 	if e.Detail != "" {
 		more = append(more, e.Detail)
 	}
-	if e.Err != nil {
+	if inner, ok := e.Err.(*Error); ok {
+		more = append(more, inner.words().short) // one advice is enough
+	} else if e.Err != nil {
 		more = append(more, e.Err.Error())
 	}
 	if len(more) > 0 {
 		fmt.Fprintf(&b, " (%s)", strings.Join(more, ": "))
 	}
 	b.WriteString(". ")
-	switch {
-	case e.RetryAfter > 0:
-		fmt.Fprintf(&b, "Try again in %s.", readable(e.RetryAfter))
-	case e.Reason == ErrInDoubt && e.Op == opConsume:
-		b.WriteString("The uses may have been counted or not: trying again can count them twice.")
-	default:
-		b.WriteString(s.advice)
-	}
+	b.WriteString(s.advice)
 	return b.String()
+}
+
+// Message is an error of this package for a person: what is the matter and what
+// to do, in whole sentences, with no status code, address or name of a field. It
+// is empty for nil, and the plain text of any other error.
+func Message(err error) string {
+	if err == nil {
+		return ""
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		w := e.words()
+		return upperFirst(w.short) + ". " + w.advice
+	}
+	if e, ok := errors.AsType[*InputError](err); ok {
+		return "The " + e.Field + " " + e.Problem + "."
+	}
+	if _, ok := errors.AsType[*StoreError](err); ok {
+		return "The license cannot be kept on this computer. Check that the folder for settings can be written, and that the disk is not full."
+	}
+	return err.Error()
 }
 
 // Unwrap gives the reason and the cause, for errors.Is and errors.As.

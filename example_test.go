@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
@@ -37,7 +40,7 @@ func Example() {
 		status, err = gate.Activate(ctx, " INKWELL-0000-1111-0A1B2C\n")
 	}
 	if err != nil {
-		fmt.Println(status.Message)
+		fmt.Println(polargate.Message(err))
 		return
 	}
 	fmt.Println(status.State, status.Key, status.Features, gate.Has("export"))
@@ -94,4 +97,62 @@ func ExampleClient_Validate() {
 	// Output:
 	// granted <nil>
 	// true
+}
+
+// A test lets weeks pass without a network in no time, inside a bubble of
+// testing/synctest: see TestALicenseLastsThroughTwoWeeksOffline beside this
+// example for the whole of it.
+func ExampleGate_Check() {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	gate, _ := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		BaseURL:        polar.URL(),
+		HTTPClient:     polar.Client(),
+		Store:          &polargate.MemoryStore{},
+	})
+	defer gate.Close()
+	ctx := context.Background()
+	_, _ = gate.Activate(ctx, key.Key)
+
+	polar.SetOffline(true) // the answer of a moment ago still counts
+	status, err := gate.Check(ctx)
+	fmt.Println(status.State, err)
+
+	polar.SetOffline(false)
+	polar.Revoke(key.ID)
+	status, err = gate.Refresh(ctx)
+	fmt.Println(status.State, polargate.Message(err))
+	// Output:
+	// active <nil>
+	// locked This license key is no longer active. The license was revoked or disabled. Renew the subscription, or ask the vendor.
+}
+
+func TestALicenseLastsThroughTwoWeeksOffline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		gate, err := polargate.Open(polargate.Config{
+			OrganizationID: polar.OrganizationID(),
+			BaseURL:        polar.URL(),
+			HTTPClient:     polar.Client(),
+			Store:          &polargate.MemoryStore{},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer gate.Close()
+		if _, err := gate.Activate(t.Context(), key.Key); err != nil {
+			t.Fatal(err)
+		}
+		polar.SetOffline(true)
+		time.Sleep(13 * 24 * time.Hour)
+		if status, err := gate.Check(t.Context()); status.State != polargate.Grace || err != nil {
+			t.Fatal(status.State, err)
+		}
+		time.Sleep(24 * time.Hour)
+		if _, err := gate.Check(t.Context()); !errors.Is(err, polargate.ErrGraceEnded) {
+			t.Fatal(err)
+		}
+	})
 }

@@ -143,7 +143,9 @@ func (g *Gate) Status() Status {
 // Store, else from Polar. Polar is asked only when the last answer is older
 // than FreshFor, or was a refusal, and for no longer than CheckTimeout; when
 // nobody answers, the last granted answer counts for the rest of GracePeriod.
-// An answer past half its freshness is renewed behind the caller's back.
+// An answer past half its freshness is renewed behind the caller's back. A
+// refusal is asked about again when it is a second old. What another process
+// does, Deactivate included, a running one notices at its next renewal or Refresh.
 //
 // The error is nil exactly when the program may run, which is in the states
 // Active and Grace. The Status is valid either way; show its Message. When ctx
@@ -165,8 +167,9 @@ func (g *Gate) Check(ctx context.Context) (Status, error) {
 }
 
 // Refresh asks Polar now, however fresh the last answer is, within
-// CheckTimeout. The error is nil when Polar answered and the program may run;
-// when nobody answered, the Status can be OK all the same.
+// CheckTimeout. The error is nil when Polar answered and the program may run.
+// When nobody answered, the Status can be OK all the same, and then says nothing
+// of the failure while the last answer is fresh: show Message(err).
 func (g *Gate) Refresh(ctx context.Context) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err
@@ -234,7 +237,7 @@ func (g *Gate) callError(op string, err error) error {
 		g.config.Logger.Error("polargate: a panic was caught; please report it", "op", op, "panic", panicked.Value, "stack", string(panicked.Stack))
 		return &Error{Op: op, Reason: ErrUnreachable, Detail: "a fault in the program: see its log"}
 	case err == context.Canceled, err == context.DeadlineExceeded:
-		return &Error{Op: op, Reason: ErrUnreachable, Detail: "the caller's context ended before an answer came", Err: err}
+		return &Error{Op: op, Reason: ErrUnreachable, Err: err, say: ended}
 	}
 	return err
 }

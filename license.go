@@ -83,7 +83,7 @@ type Customer struct {
 	TaxID                  []string // number and format, as Polar pairs them
 	Locale                 string
 	DefaultPaymentMethodID string
-	AvatarURL              string
+	AvatarURL              string // may hold a hash of the e-mail address
 	Metadata               map[string]any
 	CreatedAt              time.Time
 	ModifiedAt             time.Time
@@ -126,7 +126,8 @@ type ValidateRequest struct {
 // Polar answers "Not found" for an unknown key and for a released activation
 // alike. When an ActivationID was sent, a second request without it tells
 // ErrSeatReleased from ErrUnknownKey. A request without IncrementUsage is tried
-// up to three times within ctx when the network or a gateway fails.
+// up to three times within ctx when the network or a gateway fails; each try
+// takes up to 10 seconds, so a server gives ctx a deadline of its own.
 func (c *Client) Validate(ctx context.Context, r ValidateRequest) (*LicenseKey, error) {
 	if err := c.checkInput(ctx, r.Key, r.Conditions); err != nil {
 		return nil, err

@@ -120,7 +120,7 @@ func (p *pacer) start(ctx context.Context) (func(outcome), error) {
 }
 
 func gaveUp(err error) error {
-	return &Error{Reason: ErrRateLimited, Detail: "the caller's context ended while waiting for Polar's limit of 3 requests a second", Err: err}
+	return &Error{Reason: ErrRateLimited, Detail: "while waiting for Polar's limit of 3 requests a second", Err: err, say: ended}
 }
 
 // within is a wait that makes sense: one longer than it can have been set to

@@ -17,7 +17,8 @@ import (
 // the seat that it has: one seat, however often and from however many processes
 // it is called. The key is cleaned as by ParseKey.
 //
-// A license that was held before is given up, and its seat with it, only when
+// The Status is of the license that is held afterwards, and not of what went
+// wrong: show Message(err). A license that was held before is given up, and its seat with it, only when
 // the new key has been accepted; any failure leaves it as it was. After
 // ErrActivationInDoubt Polar may have given a seat that nobody here knows of;
 // the attempt is recorded, and Activate can be called again. A *StoreError
@@ -25,7 +26,8 @@ import (
 // it none is taken, and one that could not be stored is given back.
 //
 // ctx bounds how long the caller waits. A request that has left by then is
-// finished behind the caller's back, and its outcome stored.
+// finished behind the caller's back, and its outcome stored. Polar has 10
+// seconds to answer each request.
 func (g *Gate) Activate(ctx context.Context, licenseKey string) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err
@@ -132,7 +134,7 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 	}
 	switch {
 	case errors.Is(err, ErrInDoubt):
-		g.config.Logger.Warn("polargate: an activation is in doubt", "attempt", h.state.Intent.AttemptID, "error", err)
+		g.config.Logger.Info("polargate: an activation is in doubt", "attempt", h.state.Intent.AttemptID)
 		if h.state.Seat != nil && h.state.Seat.Moving {
 			// Not to be tried again unasked: each try may cost a seat.
 			h.state.Seat = h.state.Seat.gone()
@@ -144,8 +146,13 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 		if taken != nil && taken.ActivationID != "" && !g.giveBack(hard, taken) {
 			h.state.Outbox = append(h.state.Outbox, *taken)
 		}
-		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit && before != nil && before.Key == key.Reveal() {
-			e.Detail += "; the answer to an earlier attempt from this computer was lost, and it may hold one of them"
+		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit {
+			switch {
+			case before != nil && before.Key == key.Reveal():
+				e.say.advice = "An earlier attempt from this computer, whose answer was lost, may hold one of them. Release it in the vendor's customer portal, then activate again."
+			case h.trouble == ErrUnreadableState:
+				e.say.advice = "The license that could not be read on this computer may hold one of them. Release it in the vendor's customer portal, then activate again."
+			}
 		}
 		return nothingTaken(err)
 	}
@@ -319,10 +326,11 @@ func (g *Gate) giveBack(ctx context.Context, s *seat) bool {
 
 // Deactivate gives the seat back and forgets the license key. Access ends when
 // that is stored, which needs no network. A *StoreError means that it could not
-// be stored, and nothing has changed. Any other error, except ErrClosed, means
-// that the license was removed here and the seat itself could not be given back
-// yet; that is tried again by later calls, in this run of the program or the
-// next. ErrUnknownKey then says that the key was replaced at Polar, so that only
+// be stored, and nothing has changed. ErrUnreadableState means that there was
+// nothing that could be read, and so no seat to give back. Any other error, except
+// ErrClosed, means that the license was removed here and the seat itself could not be given back
+// yet; that is tried again by Check, at most once a minute, and by Refresh,
+// Activate and Deactivate, in this run of the program or the next. ErrUnknownKey then says that the key was replaced at Polar, so that only
 // the vendor, the customer portal, or activating the new key here can free the
 // seat. Without a license, Deactivate has nothing to do but to give back
 // what is waiting.
@@ -335,9 +343,11 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 	// The first part is local, and is done even for a caller in a hurry: what
 	// the error means must not depend on when ctx ended.
 	_, err := flight.Do(context.WithoutCancel(ctx), &g.flights, "forget", func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, g.change(ctx, func(h *held) bool {
+		unreadable := false
+		err := g.change(ctx, func(h *held) bool {
 			s := h.state.Seat
 			if s == nil {
+				unreadable = h.trouble == ErrUnreadableState
 				return false
 			}
 			if s.held() {
@@ -346,6 +356,10 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 			h.state.Seat, h.verdict, h.trouble = nil, nil, ""
 			return true
 		})
+		if err == nil && unreadable {
+			err = &Error{Op: opDeactivate, Reason: ErrUnreadableState, say: words{advice: "Its activation could not be given back: release it in the vendor's customer portal."}}
+		}
+		return struct{}{}, err
 	})
 	if h := g.holding(); err == nil && h.state.waiting() {
 		_, err = flight.Do(ctx, &g.flights, "drain", func(ctx context.Context) (struct{}, error) {
@@ -458,10 +472,10 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 // count is Consume for the seat at hand.
 func (g *Gate) count(ctx context.Context, h held, n int64) (*LicenseKey, error) {
 	switch {
-	case h.state.Seat == nil:
-		return nil, &Error{Op: opConsume, Reason: ErrNoLicense}
 	case h.trouble != "":
 		return nil, &Error{Op: opConsume, Reason: h.trouble}
+	case h.state.Seat == nil:
+		return nil, &Error{Op: opConsume, Reason: ErrNoLicense}
 	case h.verdict != nil && h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
 		return nil, &Error{Op: opConsume, Reason: ErrWrongBenefit}
 	}

@@ -35,7 +35,8 @@ type Status struct {
 	State State
 	// Reason is empty when active.
 	Reason Reason
-	// Key prints masked.
+	// Key prints masked. Key.Reveal gives the text, for instance to activate
+	// it again.
 	Key Key
 	// Features are those that are unlocked, in order; none unless OK.
 	Features []string
@@ -59,7 +60,8 @@ func (s Status) OK() bool { return s.State == Active || s.State == Grace }
 // Has reports whether a feature was unlocked at the time of the snapshot.
 func (s Status) Has(feature string) bool { return slices.Contains(s.Features, feature) }
 
-// MarshalJSON writes every field, the key masked, times in UTC or null.
+// MarshalJSON writes every field, the key masked, times in UTC or null. It is
+// for other programs to read; a Status is not made from it again.
 func (s Status) MarshalJSON() ([]byte, error) {
 	when := func(t time.Time) *time.Time {
 		if t.IsZero() {
@@ -105,6 +107,10 @@ func (s Status) message(asked bool) string {
 		}
 		return "Licensed, but " + sentences[s.Reason].short + ". " + sentences[s.Reason].advice +
 			" Without an answer the license lasts until " + day(s.GraceUntil) + "."
+	}
+	if s.State == Locked && s.Reason == ErrUnknownKey {
+		// Typing errors are out of the question for a key that was activated.
+		return "This license key is no longer known. If it was replaced, enter the new one; otherwise ask the vendor."
 	}
 	text := sentences[s.Reason].short
 	return upperFirst(text) + ". " + sentences[s.Reason].advice

@@ -15,9 +15,10 @@
 // accepts and what they unlock, as "benefit=feature,feature;benefit=…". A
 // product would build in all of these, the organization above all.
 //
-// The exit code is 0 when licensed or done, 2 when locked or refused, 3 when
-// there is no license, 4 when it could not be decided or done now, and 64 when
-// called wrongly.
+// The exit code is of the command: 0 when licensed or done, 2 when locked or
+// refused, 3 when there is no license, 4 when it could not be decided or done
+// now, and 64 when called wrongly. A refused key does not take away the license
+// that is held: status then still is 0.
 package main
 
 import (
@@ -30,6 +31,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -59,6 +61,10 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, getenv func(string) string, stdout, stderr io.Writer) int {
+	if len(args) > 0 && slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
+		fmt.Fprint(stdout, usage)
+		return exitOK
+	}
 	if getenv("POLAR_ORGANIZATION_ID") == "" {
 		if len(args) > 0 {
 			fmt.Fprint(stderr, "POLAR_ORGANIZATION_ID is not set. Set it to use the program, or give no arguments for the tour.\n\n", usage)
@@ -108,12 +114,31 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 	}
 	defer gate.Close()
 	err = command(ctx, gate, args[1:], stdout)
-	if err == nil {
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, context.Canceled):
+		fmt.Fprintln(stderr, "Interrupted.")
+		return exitNotNow
+	case errors.Is(err, errUsage):
+		fmt.Fprint(stderr, usage)
+		return exitUsage
+	}
+	if _, ok := errors.AsType[*polargate.StoreError](err); ok {
+		fmt.Fprintln(stderr, err) // who calls a command line can do something about a folder
+	} else {
+		fmt.Fprintln(stderr, polargate.Message(err))
+	}
+	if _, ok := errors.AsType[*statusNote](err); ok {
 		return exitOK
 	}
-	fmt.Fprintln(stderr, err)
 	return exitCode(err)
 }
+
+// statusNote is a refresh that failed while the license goes on.
+type statusNote struct{ error }
+
+func (n *statusNote) Unwrap() error { return n.error }
 
 // errUsage is a command that was called wrongly.
 var errUsage = errors.New(strings.TrimSpace(usage))
@@ -138,7 +163,7 @@ func exitCode(err error) int {
 }
 
 func activate(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
-	if len(args) != 1 {
+	if len(args) != 1 || strings.HasPrefix(args[0], "-") {
 		return errUsage
 	}
 	status, err := gate.Activate(ctx, args[0])
@@ -171,10 +196,8 @@ func status(ctx context.Context, gate *polargate.Gate, args []string, out io.Wri
 	} else {
 		describe(out, status)
 	}
-	if status.OK() {
-		// Refresh reports an outage even where the license outlasts it; the
-		// status has said so.
-		return nil
+	if status.OK() && err != nil {
+		return &statusNote{err} // could not be refreshed, and is good all the same
 	}
 	return err
 }
@@ -203,21 +226,31 @@ func deactivate(ctx context.Context, gate *polargate.Gate, args []string, out io
 	if len(args) != 0 {
 		return errUsage
 	}
+	had := !gate.Status().Key.IsZero()
 	if err := gate.Deactivate(ctx); err != nil {
-		switch _, ok := errors.AsType[*polargate.Error](err); {
+		switch {
+		case !had || !gate.Status().Key.IsZero():
 		case errors.Is(err, polargate.ErrUnknownKey):
-			return fmt.Errorf("the license was removed from this computer, but its key has been replaced, so its seat must be freed with the new key or in the customer portal: %w", err)
-		case ok:
-			return fmt.Errorf("the license was removed from this computer, but its seat could not be given back yet; that is tried again at the next start: %w", err)
+			fmt.Fprintln(out, "The license was removed from this computer. Its key has been replaced, so its seat must be freed with the new key or in the customer portal.")
+		default:
+			fmt.Fprintln(out, "The license was removed from this computer. Its seat could not be given back yet; that is tried again at a later start.")
 		}
 		return err
+	}
+	if !had {
+		fmt.Fprintln(out, "There is no license on this computer.")
+		return nil
 	}
 	fmt.Fprintln(out, "The license was removed from this computer, and its seat is free.")
 	return nil
 }
 
 func describe(out io.Writer, s polargate.Status) {
-	fmt.Fprintf(out, "%s: %s\n", s.State, s.Message)
+	if s.OK() {
+		fmt.Fprintf(out, "%s: %s\n", s.State, s.Message)
+	} else {
+		fmt.Fprintln(out, s.State) // the error says the rest
+	}
 	if !s.Key.IsZero() {
 		fmt.Fprintln(out, "key:     ", s.Key)
 	}

@@ -1,0 +1,127 @@
+package polargate
+
+import (
+	"context"
+	"errors"
+	"os"
+	"testing"
+
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestEveryReasonHasWordsForADeveloperAndForAPerson(t *testing.T) {
+	t.Parallel()
+	for reason, w := range sentences {
+		e := &Error{Op: "check", Reason: reason, StatusCode: 404, Detail: "the detail"}
+		assert.Contains(t, e.Error(), w.short)
+		assert.Contains(t, e.Error(), "the detail")
+		message := Message(e)
+		assert.Regexp(t, `^[A-Z].*\.$`, message, reason)
+		for _, unfit := range []string{"polargate", "404", "detail", "Config"} {
+			assert.NotContains(t, message, unfit, reason)
+		}
+		assert.ErrorIs(t, e, reason)
+	}
+	assert.Empty(t, Message(nil))
+	assert.Equal(t, "something else", Message(errors.New("something else")))
+	assert.Equal(t, "The license key is empty.", Message(&InputError{"license key", "is empty"}))
+	assert.NotContains(t, Message(&StoreError{"save", &os.PathError{Op: "open", Path: "/secret/place", Err: os.ErrPermission}}), "place")
+}
+
+func TestAnErrorWithinAnErrorGivesOneAdvice(t *testing.T) {
+	t.Parallel()
+	outer := &Error{Op: "check", Reason: ErrExpired, Err: &Error{Op: opValidate, Reason: ErrUnreachable}}
+	assert.Equal(t, "polargate: check: this license has expired (the license server could not be reached). Renew the license, then check again.", outer.Error())
+	assert.ErrorIs(t, outer, ErrUnreachable)
+}
+
+func TestWordsFitTheSituation(t *testing.T) {
+	t.Parallel()
+	t.Run("a login page in front of an activation", func(t *testing.T) {
+		t.Parallel()
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		polar.Inject(polartest.Fault{Effect: polartest.LoginPage(200)})
+		_, err := openGate(t, polar, nil).Activate(t.Context(), key.Key)
+		require.ErrorIs(t, err, ErrActivationInDoubt)
+		assert.Contains(t, Message(err), "log in to the Wi-Fi")
+	})
+	t.Run("a caller who gives up", func(t *testing.T) {
+		t.Parallel()
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		gate := openGate(t, polar, nil)
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for _, err := range []error{
+			func() error { _, err := gate.Consume(ctx, 1); return err }(),
+			func() error { _, err := gate.Activate(ctx, key.Key); return err }(),
+			func() error { _, err := gate.Refresh(ctx); return err }(),
+		} {
+			require.ErrorIs(t, err, context.Canceled)
+			assert.Contains(t, Message(err), "ended before an answer came")
+			assert.NotContains(t, Message(err), "Wi-Fi")
+		}
+	})
+	t.Run("a lost activation that fills the last seat", func(t *testing.T) {
+		t.Parallel()
+		polar := polartest.New(polartest.Config{Unlimited: true})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		gate := openGate(t, polar, nil)
+		polar.Inject(polartest.Fault{Path: "/activate", Times: 1, Effect: polartest.AnswerLost()})
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.ErrorIs(t, err, ErrActivationInDoubt)
+		for range 2 {
+			_, err = gate.Activate(t.Context(), key.Key)
+			require.ErrorIs(t, err, ErrActivationLimit)
+			assert.Contains(t, Message(err), "An earlier attempt from this computer")
+		}
+	})
+	t.Run("a server with a token that is not good", func(t *testing.T) {
+		t.Parallel()
+		polar := polartest.New(polartest.Config{})
+		client, err := NewClient(ClientConfig{OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client(), AccessToken: "polar_oat_nope"})
+		require.NoError(t, err)
+		_, err = client.Validate(t.Context(), ValidateRequest{Key: newKey("ACME-KEY")})
+		require.ErrorIs(t, err, ErrMisconfigured)
+		assert.Contains(t, err.Error(), "Check the access token")
+	})
+	t.Run("a damaged state that is deactivated", func(t *testing.T) {
+		t.Parallel()
+		polar := polartest.New(polartest.Config{})
+		store := &MemoryStore{}
+		gate := openGate(t, polar, func(c *Config) { c.Store = store })
+		require.NoError(t, store.Save(t.Context(), gate.name, []byte("garbage")))
+		err := gate.Deactivate(t.Context())
+		require.ErrorIs(t, err, ErrUnreadableState)
+		assert.Contains(t, Message(err), "customer portal")
+		_, err = gate.Consume(t.Context(), 1)
+		require.ErrorIs(t, err, ErrUnreadableState)
+	})
+	t.Run("a license whose key is no longer known", func(t *testing.T) {
+		t.Parallel()
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		gate := openGate(t, polar, nil)
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		polar.Rotate(key.ID)
+		status, err := gate.Refresh(t.Context())
+		require.ErrorIs(t, err, ErrUnknownKey)
+		assert.NotContains(t, status.Message, "typing")
+	})
+}
+
+func TestABaseThatEndsInTheVersionIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, base := range []string{"https://api.polar.sh/v1", "https://api.polar.sh/v1/"} {
+		_, err := NewClient(ClientConfig{OrganizationID: testOrganization, BaseURL: base})
+		var input *InputError
+		require.ErrorAs(t, err, &input)
+		assert.Contains(t, err.Error(), "leave that out")
+	}
+}
