@@ -344,8 +344,9 @@ func TestClientsOfOneServerShareAPacerAndOthersDoNot(t *testing.T) {
 	assert.Same(t, publicPacer("http://one.example.test"), publicPacer("http://ONE.example.test/polar"))
 	assert.Same(t, publicPacer("https://api.example.test"), publicPacer("https://api.example.test.:443"))
 	assert.NotSame(t, publicPacer("http://one.example.test"), publicPacer("http://two.example.test"))
-	assert.Same(t, tokenLimit("https://api.example.test", "one", 300), tokenLimit("https://api.example.test", "one", 300))
-	assert.NotSame(t, tokenLimit("https://api.example.test", "one", 300), tokenLimit("https://api.example.test", "two", 300))
+	one := tokenLimit("https://api.example.test", "one", 300)
+	assert.Same(t, one, tokenLimit("https://api.example.test", "one", 300))
+	assert.NotSame(t, one, tokenLimit("https://api.example.test", "two", 300))
 }
 
 func TestAMinuteOfATokenNeverSeesMoreThanItsAllowance(t *testing.T) {
