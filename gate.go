@@ -339,12 +339,25 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	if h.state.Seat == nil {
 		return nil // given back meanwhile
 	}
-	if h.trouble == ErrOtherMachine {
-		// The disk moved, or the system was installed anew: so does the seat.
-		return g.takeSeat(ctx, newKey(h.state.Seat.Key))
+	key := newKey(h.state.Seat.Key)
+	if h.trouble == ErrOtherMachine || h.state.Seat.Moving {
+		// The disk moved, or the system was installed anew: so does the seat,
+		// once. If that ended in doubt, or in a crash, a seat may be lost, and
+		// another is not risked unasked.
+		if i := h.state.Intent; i != nil && i.Key == h.state.Seat.Key {
+			return &Error{Op: "check", Reason: ErrInDoubt}
+		}
+		return g.takeSeat(ctx, key)
 	}
 	asked := g.now()
-	license, err := g.ask(ctx, h.state.Seat, newKey(h.state.Seat.Key), 0)
+	license, err := g.ask(ctx, h.state.Seat, key, 0)
+	if s := h.state.Seat; err == nil && s.Seatless && (!g.config.AllowKeysWithoutSeats || license.seats() > 0) {
+		// The key has seats now, or needs one: it does not go on without.
+		if err = g.takeSeat(ctx, key); err == nil {
+			return nil
+		}
+		license = nil
+	}
 	if err != nil && when != renewal && errors.Is(ctx.Err(), context.Canceled) {
 		return err // nobody waits any more; it says nothing of Polar
 	}
@@ -419,14 +432,14 @@ func (g *Gate) settle(ctx context.Context, before held, license *LicenseKey, err
 	now := g.now()
 	applied := false
 	apply := func(h *held) bool {
-		if !h.state.Seat.same(before.state.Seat) || h.verdict.replaced(before.verdict) && h.verdict.CheckedAt.After(asked) {
+		if h.trouble != "" || !h.state.Seat.same(before.state.Seat) || h.verdict.replaced(before.verdict) && h.verdict.CheckedAt.After(asked) {
 			return false
 		}
 		next := nextVerdict(h.verdict, license, err, now, g.config.FreshFor)
 		if next == nil {
 			return false
 		}
-		h.verdict, h.trouble, applied = next, "", true
+		h.verdict, applied = next, true
 		return true
 	}
 	// What is left of the time, or as much as a disk needs.
@@ -439,9 +452,12 @@ func (g *Gate) settle(ctx context.Context, before held, license *LicenseKey, err
 	if saveErr := g.change(ctx, apply); saveErr != nil {
 		// A disk that fails costs memory across restarts, not the license now.
 		g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
-		h := g.holding()
-		if apply(&h) {
-			g.adopt(h, FromNetwork)
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if h := g.held; apply(&h) {
+			g.adoptions++
+			g.held, g.source = h, FromNetwork
+			g.review(now)
 		}
 		return
 	}
@@ -465,6 +481,8 @@ func (g *Gate) standing(now time.Time) standing {
 		return standing{state: Locked, reason: h.trouble}
 	case h.verdict == nil:
 		return standing{state: Locked, reason: ErrUnreachable}
+	case h.verdict.Refused == "" && h.state.Seat.Seatless && !g.config.AllowKeysWithoutSeats:
+		return standing{state: Locked, reason: ErrActivationsUnsupported}
 	case h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
 		s := stand(h.verdict, now, min(g.config.FreshFor, refusalFresh), -1)
 		return standing{state: Locked, reason: ErrWrongBenefit, freshUntil: s.freshUntil}

@@ -12,6 +12,8 @@ type held struct {
 	state   state
 	verdict *lastVerdict // nil: there is none, or it does not open here
 	trouble Reason       // why something that should be there is not
+	// loaded is the verdict that was there when this was read.
+	loaded *lastVerdict
 	// unread is set when the Store failed to load. What it holds is then not
 	// known, and not to be written over.
 	unread error
@@ -58,13 +60,15 @@ func (g *Gate) load(ctx context.Context) held {
 	if st.Seat != nil {
 		here := g.fingerprint(&h.state)
 		h.verdict, err = g.seal.openVerdict(st.Verdict, st.Seat, here)
-		if err != nil || st.Seat.Machine != here || st.Seat.Moving {
+		granted := err == nil && h.verdict.Refused == ""
+		if err != nil || st.Seat.Machine != here || st.Seat.Moving && granted {
 			h.verdict, h.trouble = nil, ErrOtherMachine
 		}
 	}
 	if h.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(h.verdict) {
 		h.verdict = known.verdict // could not be saved when it came
 	}
+	h.loaded = h.verdict
 	return h
 }
 
@@ -86,8 +90,15 @@ func (g *Gate) fingerprint(st *state) string {
 }
 
 // save seals and stores a state, and adopts it. A sealed verdict that does not
-// open here stays as it is.
+// open here stays as it is. An answer to a check that came since the state was
+// read, and is in memory because the seat was locked, is stored with it.
 func (g *Gate) save(ctx context.Context, h held, source Source) error {
+	known := g.holding()
+	if known.verdict != nil && known.verdict != h.loaded && known.state.Seat.same(h.state.Seat) {
+		if h.verdict == h.loaded || h.verdict != nil && known.verdict.CheckedAt.After(h.verdict.CheckedAt) {
+			h.verdict, h.trouble = known.verdict, known.trouble
+		}
+	}
 	switch {
 	case h.state.Seat == nil:
 		h.state.Verdict = nil

@@ -65,6 +65,14 @@ func (l *LicenseKey) Remaining() int64 {
 	return max(0, *l.LimitUsage-l.Usage)
 }
 
+// seats is how many activations the key allows; 0 if it has none.
+func (l *LicenseKey) seats() int64 {
+	if l.LimitActivations == nil {
+		return 0
+	}
+	return *l.LimitActivations
+}
+
 // Unlimited is what remains of a usage that has no limit. It compares as more
 // than any number of uses.
 const Unlimited int64 = math.MaxInt64

@@ -53,7 +53,8 @@ type seat struct {
 }
 
 func (s *seat) same(t *seat) bool {
-	return s != nil && t != nil && s.Key == t.Key && s.ActivationID == t.ActivationID
+	return s != nil && t != nil && s.Key == t.Key && s.ActivationID == t.ActivationID &&
+		s.Machine == t.Machine && s.Moving == t.Moving && s.Gone == t.Gone
 }
 
 // held reports whether the seat is taken at Polar, for all that is known here.

@@ -97,13 +97,10 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 	if kept || err != nil {
 		return err
 	}
-	if err := g.clearWay(ctx, &h, key); err != nil {
-		return err
-	}
-
 	before := h.state.Intent
 	h.state.Intent = &intent{AttemptID: rand.Text(), Key: key.Reveal(), At: g.now()}
 	if err := g.save(ctx, h, FromDisk); err != nil {
+		g.adoptRefusal(h, before)
 		return err
 	}
 	nothingTaken := func(why error) error {
@@ -118,6 +115,9 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 	if err := ctx.Err(); err != nil {
 		return nothingTaken(err)
 	}
+	if err := g.clearWay(ctx, &h, key); err != nil {
+		return nothingTaken(err)
+	}
 
 	// From here on the caller may go, but the request is seen through.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -125,10 +125,6 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 	defer context.AfterFunc(g.patience, cancel)()
 
 	taken, license, err := g.post(ctx, hard, h, key)
-	if known := g.holding(); known.state.Seat.same(h.state.Seat) {
-		// A check may have had an answer meanwhile, which could not be stored.
-		h.verdict, h.trouble = known.verdict, known.trouble
-	}
 	if taken != nil && err == nil && !g.accepts(license.BenefitID) {
 		err = &Error{Op: opActivate, Reason: ErrWrongBenefit}
 	}
@@ -146,6 +142,9 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 		if taken != nil && taken.ActivationID != "" && !g.giveBack(hard, taken) {
 			h.state.Outbox = append(h.state.Outbox, *taken)
 		}
+		if s := h.state.Seat; s != nil && s.Moving && isDenial(err) {
+			h.verdict, h.trouble = nextVerdict(nil, nil, err, g.now(), g.config.FreshFor), ""
+		}
 		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit {
 			switch {
 			case before != nil && before.Key == key.Reveal():
@@ -159,6 +158,15 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 	return g.settleSeat(hard, h, taken, license)
 }
 
+// adoptRefusal keeps in memory what Polar said of the seat at hand, where it
+// could not be stored.
+func (g *Gate) adoptRefusal(h held, before *intent) {
+	if h.verdict != nil && h.verdict != h.loaded && h.verdict.Refused != "" {
+		h.state.Intent = before
+		g.adopt(h, FromNetwork)
+	}
+}
+
 // lastMoment is time for what must be stored although the caller has gone.
 func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), settleTime)
@@ -167,6 +175,7 @@ func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelF
 // settleSeat makes a seat the one that is held, and stores it.
 func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *LicenseKey) error {
 	is := func(o seat) bool { return o.ActivationID == s.ActivationID }
+	last := h
 	old := h.state.Seat
 	stored := old != nil && is(*old) || slices.ContainsFunc(h.state.Outbox, is)
 	h.state.Outbox = slices.DeleteFunc(slices.Clone(h.state.Outbox), is)
@@ -176,8 +185,11 @@ func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *License
 	h.state.Seat, h.state.Intent, h.trouble = s, nil, ""
 	h.verdict = nextVerdict(nil, license, nil, g.now(), g.config.FreshFor)
 	err := g.save(ctx, h, FromNetwork)
-	if err != nil && !stored && s.ActivationID != "" {
-		g.giveBack(ctx, s)
+	if err != nil && !stored && s.ActivationID != "" && g.giveBack(ctx, s) {
+		// The Store may have stored it all the same.
+		ctx, cancel := g.lastMoment(ctx)
+		defer cancel()
+		_ = g.save(ctx, last, FromDisk)
 	}
 	return err
 }
@@ -216,18 +228,26 @@ func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *License
 // that a new seat is due.
 func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err error) {
 	here := g.fingerprint(&h.state)
+	// Copies, so that what is in memory stays as it is.
+	h.state.Outbox = slices.Clone(h.state.Outbox)
+	if h.state.Seat != nil {
+		own := *h.state.Seat
+		h.state.Seat = &own
+	}
 	var candidates []*seat
 	consider := func(s *seat) {
 		same := s.Key == key.Reveal()
-		switch usable := s.held() || s.Gone || s.Seatless && same && g.config.AllowKeysWithoutSeats; {
-		case !usable || s.Machine != here:
+		switch {
+		case !s.held() && !s.Gone, same && s.Machine != here:
+			// A key without seats is not kept: it may have got some since. And
+			// what was taken elsewhere under this key is in the way, at most.
 		case same:
 			candidates = slices.Insert(candidates, 0, s)
 		default:
 			candidates = append(candidates, s)
 		}
 	}
-	if h.state.Seat != nil && h.trouble != ErrOtherMachine {
+	if h.state.Seat != nil {
 		consider(h.state.Seat)
 	}
 	for i := range h.state.Outbox {
@@ -244,9 +264,14 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 		switch {
 		case err == nil && !g.accepts(license.BenefitID):
 			return false, &Error{Op: opActivate, Reason: ErrWrongBenefit}
+		case err == nil && s.Machine != here:
+			// The same license under a new key, taken on another machine: it
+			// is to be given back under that key, and taken anew.
+			s.Key, s.Stranded = key.Reveal(), false
+			return false, nil
 		case err == nil:
 			next := *s
-			next.Key, next.Stranded = key.Reveal(), false
+			next.Key, next.Stranded, next.Gone, next.Moving = key.Reveal(), false, false, false
 			return true, g.settleSeat(ctx, *h, &next, license)
 		case errors.Is(err, ErrSeatReleased) && same && held:
 			h.state.Seat = s.gone()
@@ -263,6 +288,7 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 			h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)
 			if saveErr := g.save(ctx, *h, FromNetwork); saveErr != nil {
 				g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
+				g.adoptRefusal(*h, h.state.Intent)
 			}
 			return false, err
 		default:

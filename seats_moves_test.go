@@ -397,3 +397,247 @@ func TestEachCallerHasFeaturesOfItsOwn(t *testing.T) {
 		assert.True(t, gate.Has("export"))
 	})
 }
+
+func TestAKeyThatGetsSeatsTakesOneAtTheNextActivate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, withoutSeats)
+		w.config.AllowKeysWithoutSeats = true
+		gate := w.activated()
+		assert.Zero(t, w.seats())
+		_, err := gate.Activate(t.Context(), w.key.Key)
+		require.NoError(t, err)
+		assert.Zero(t, w.seats())
+		w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.LimitActivations = polartest.Limit(1) })
+		_, err = gate.Activate(t.Context(), w.key.Key)
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.seats())
+		require.NoError(t, gate.Deactivate(t.Context()))
+		assert.Zero(t, w.seats())
+	})
+}
+
+func TestADenialThatCameWhileANewKeyIsAskedAboutIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		other := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID, Activations: []polartest.Activation{{Label: "elsewhere"}}})
+		gate := w.activated()
+		w.inject(pathValidate, 1, polartest.Delay(9*time.Second))
+		done := make(chan error, 1)
+		go func() { _, err := gate.Activate(t.Context(), other.Key); done <- err }()
+		time.Sleep(time.Second)
+		w.polar.Revoke(w.key.ID)
+		_, err := gate.Refresh(t.Context())
+		require.ErrorIs(t, err, polargate.ErrInactive)
+		require.ErrorIs(t, <-done, polargate.ErrActivationLimit)
+		assert.Equal(t, polargate.ErrInactive, gate.Status().Reason)
+		w.polar.SetOffline(true)
+		assert.Equal(t, polargate.ErrInactive, w.open().Status().Reason)
+	})
+}
+
+func TestADenialThatCameWhileASeatIsGivenBackIsKept(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		next := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+		gate := w.activated()
+		w.inject(pathDeactivate, 1, polartest.ServerError(503))
+		_, err := gate.Activate(t.Context(), next.Key)
+		require.NoError(t, err)
+		require.Equal(t, 1, w.seats(), "the old key's, to be given back")
+		time.Sleep(time.Hour)
+		// Deactivate would forget the license, so a check has to do it.
+		w.inject(pathDeactivate, 1, polartest.Delay(9*time.Second))
+		go func() { _, _ = gate.Refresh(t.Context()) }()
+		time.Sleep(2 * time.Second)
+		w.polar.Revoke(next.ID)
+		_, err = gate.Consume(t.Context(), 1)
+		require.ErrorIs(t, err, polargate.ErrInactive)
+		time.Sleep(time.Minute)
+		assert.Equal(t, polargate.ErrInactive, gate.Status().Reason)
+		assert.Zero(t, w.seats())
+		w.polar.SetOffline(true)
+		assert.Equal(t, polargate.ErrInactive, w.open().Status().Reason)
+	})
+}
+
+func TestAMoveThatMayHaveLostASeatIsNotRepeatedUnasked(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(9))
+		store := &brittleStore{}
+		w.config.Store = store
+		w.activated()
+		// The program is killed while the move's activation is under way: what is
+		// stored is what was stored before the answer.
+		moving := &brittleStore{}
+		for name, data := range store.contents() {
+			require.NoError(t, moving.Save(t.Context(), name, data))
+		}
+		w.inject(pathActivate, 1, polartest.Delay(5*time.Second))
+		killed := w.open(on("a new system", moving))
+		go func() { _, _ = killed.Check(t.Context()) }()
+		time.Sleep(2 * time.Second)
+		left := copied(t, moving)
+		time.Sleep(time.Minute)
+		seats := w.seats()
+		for range 4 {
+			_, err := w.open(on("a new system", left)).Check(t.Context())
+			require.ErrorIs(t, err, polargate.ErrInDoubt)
+			time.Sleep(time.Hour)
+		}
+		assert.Equal(t, seats, w.seats())
+		_, err := w.open(on("a new system", left)).Activate(t.Context(), w.key.Key)
+		require.NoError(t, err)
+	})
+}
+
+func TestAMachineAndAKeyThatBothChangedKeepToOneSeat(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int64{1, 9} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, limit(n))
+			store := &brittleStore{}
+			w.config.Store = store
+			w.activated()
+			next := w.polar.Rotate(w.key.ID)
+			gate := w.open(on("a new system", copied(t, store)))
+			_, err := gate.Check(t.Context())
+			require.Error(t, err)
+			time.Sleep(time.Minute)
+			_, err = gate.Activate(t.Context(), next)
+			require.NoError(t, err)
+			assert.Equal(t, 1, w.seats())
+			require.NoError(t, gate.Deactivate(t.Context()))
+			assert.Zero(t, w.seats())
+		})
+	}
+}
+
+func TestNoSeatIsFreedThatCouldNotBeReplaced(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		store := &brittleStore{}
+		w.config.Store = store
+		first := w.activated()
+		readOnly := &brittleStore{}
+		for name, data := range store.contents() {
+			require.NoError(t, readOnly.Save(t.Context(), name, data))
+		}
+		readOnly.set(nil, fails, nil)
+		_, err := w.open(on("two", readOnly)).Activate(t.Context(), w.key.Key)
+		var failed *polargate.StoreError
+		require.ErrorAs(t, err, &failed)
+		assert.Equal(t, 1, w.seats())
+		_, err = first.Refresh(t.Context())
+		require.NoError(t, err)
+	})
+}
+
+func TestAReleaseThatCannotBeStoredIsHeededAllTheSame(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		store := &brittleStore{}
+		w.config.Store = store
+		gate := w.activated()
+		w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.Activations[0].Released = true })
+		store.set(nil, fails, nil)
+		_, err := gate.Activate(t.Context(), w.key.Key)
+		var failed *polargate.StoreError
+		require.ErrorAs(t, err, &failed)
+		assert.False(t, gate.Has("export"))
+		assert.Zero(t, w.seats())
+	})
+}
+
+func TestAStoreThatStoresAndReportsAFailureLeavesNoLicenseWithoutASeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		store := &lateStore{failAt: 2}
+		w.config.Store = store
+		gate := w.open()
+		_, err := gate.Activate(t.Context(), w.key.Key)
+		var failed *polargate.StoreError
+		require.ErrorAs(t, err, &failed)
+		assert.Zero(t, w.seats())
+		assert.False(t, gate.Has("export"))
+		w.polar.SetOffline(true)
+		assert.False(t, w.open().Has("export"))
+	})
+}
+
+// lateStore stores what it is given and then reports a failure, once.
+type lateStore struct {
+	polargate.MemoryStore
+	saves, failAt int
+}
+
+func (s *lateStore) Save(ctx context.Context, name string, data []byte) error {
+	if err := s.MemoryStore.Save(ctx, name, data); err != nil {
+		return err
+	}
+	if s.saves++; s.saves == s.failAt {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+func TestAMoveThatIsRefusedSaysWhy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		store := &brittleStore{}
+		w.config.Store = store
+		w.activated()
+		w.polar.Revoke(w.key.ID)
+		gate := w.open(on("a new system", copied(t, store)))
+		_, err := gate.Check(t.Context())
+		require.ErrorIs(t, err, polargate.ErrInactive)
+		assert.Equal(t, polargate.ErrInactive, gate.Status().Reason)
+		before := w.polar.Count("")
+		for range 10 {
+			_, err := gate.Check(t.Context())
+			require.ErrorIs(t, err, polargate.ErrInactive)
+		}
+		assert.Equal(t, before, w.polar.Count(""))
+		w.polar.Grant(w.key.ID)
+		time.Sleep(time.Minute)
+		_, err = gate.Check(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.seats())
+	})
+}
+
+func TestAKeyThatGotALimitDoesNotGoOnWithoutASeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, withoutSeats)
+		w.config.AllowKeysWithoutSeats = true
+		gate := w.activated()
+		w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) {
+			k.LimitActivations = polartest.Limit(1)
+			k.Activations = append(k.Activations, polartest.Activation{Label: "elsewhere"})
+		})
+		_, err := gate.Refresh(t.Context())
+		require.ErrorIs(t, err, polargate.ErrActivationLimit)
+		assert.False(t, gate.Has("export"))
+		w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.Activations[0].Released = true })
+		time.Sleep(time.Minute)
+		_, err = gate.Check(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.seats())
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, withoutSeats)
+		w.config.AllowKeysWithoutSeats = true
+		w.activated()
+		w.config.AllowKeysWithoutSeats = false
+		_, err := w.open().Refresh(t.Context())
+		require.ErrorIs(t, err, polargate.ErrActivationsUnsupported)
+	})
+}

@@ -88,7 +88,8 @@ func (s FileStore) Save(_ context.Context, name string, data []byte) (err error)
 	if err := patiently(func() error { return os.Rename(temp.Name(), s.path(name)) }); err != nil {
 		return err
 	}
-	return s.syncFolder()
+	s.syncFolder()
+	return nil
 }
 
 // patiently does what Windows may refuse for a moment, while a virus scanner or
@@ -102,21 +103,17 @@ func patiently(do func() error) error {
 	return err
 }
 
-// syncFolder makes a rename last. Where folders cannot be synced, as on
-// Windows, the rename lasts by itself or nothing can be done about it.
-func (s FileStore) syncFolder() error {
+// syncFolder makes a rename last. A failure is not reported: the new file is in
+// place, and who was told otherwise would undo what goes with it. Some systems
+// cannot sync folders at all, and their renames last by themselves.
+func (s FileStore) syncFolder() {
 	if runtime.GOOS == "windows" {
-		return nil
+		return
 	}
-	folder, err := os.Open(string(s))
-	if err != nil {
-		return err
+	if folder, err := os.Open(string(s)); err == nil {
+		_ = folder.Sync()
+		_ = folder.Close()
 	}
-	defer folder.Close()
-	if err := folder.Sync(); err != nil && !errors.Is(err, errors.ErrUnsupported) && !errors.Is(err, fs.ErrInvalid) {
-		return err
-	}
-	return nil
 }
 
 // sweep removes what a crash left half-written. A file that is younger than an
