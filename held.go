@@ -27,7 +27,7 @@ func (g *Gate) load(ctx context.Context) held {
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
 	defer cancel()
 	known := g.holding()
-	known.unread = nil
+	known.unread, known.loaded = nil, known.verdict
 	lost := func() held {
 		if known.state.Seat != nil {
 			return known

@@ -255,7 +255,7 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 	}
 	for _, s := range candidates[:min(len(candidates), maxCandidates)] {
 		same := s.Key == key.Reveal()
-		held := s == h.state.Seat
+		current := s == h.state.Seat
 		license, err := g.ask(ctx, s, key, 0)
 		e, _ := errors.AsType[*Error](err)
 		if e != nil {
@@ -273,7 +273,7 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 			next := *s
 			next.Key, next.Stranded, next.Gone, next.Moving = key.Reveal(), false, false, false
 			return true, g.settleSeat(ctx, *h, &next, license)
-		case errors.Is(err, ErrSeatReleased) && same && held:
+		case errors.Is(err, ErrSeatReleased) && same && current:
 			h.state.Seat = s.gone()
 			h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)
 		case errors.Is(err, ErrSeatReleased) && same:
@@ -284,7 +284,7 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 			// Not this key's seat, or not under these conditions.
 		case e != nil && e.Reason == ErrDenied && !same && e.Err != nil:
 			return false, e.Err // refused with this seat, and nobody could say whether the key is good
-		case isDenial(err) && same && held:
+		case isDenial(err) && same && current:
 			h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)
 			if saveErr := g.save(ctx, *h, FromNetwork); saveErr != nil {
 				g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
@@ -320,7 +320,8 @@ func (g *Gate) clearWay(ctx context.Context, h *held, key Key) error {
 }
 
 // free gives a seat back. A 404 can mean that it was free before, or that the
-// key was rotated, and the seat is held under the new one: then the error is ErrUnknownKey.
+// key was rotated, and the seat is held under the new one: then the error is
+// ErrUnknownKey.
 func (g *Gate) free(ctx context.Context, s *seat) error {
 	key := newKey(s.Key)
 	err := g.client.Deactivate(ctx, key, s.ActivationID)
@@ -354,12 +355,12 @@ func (g *Gate) giveBack(ctx context.Context, s *seat) bool {
 // that is stored, which needs no network. A *StoreError means that it could not
 // be stored, and nothing has changed. ErrUnreadableState means that there was
 // nothing that could be read, and so no seat to give back. Any other error, except
-// ErrClosed, means that the license was removed here and the seat itself could not be given back
-// yet; that is tried again by Check, at most once a minute, and by Refresh,
-// Activate and Deactivate, in this run of the program or the next. ErrUnknownKey then says that the key was replaced at Polar, so that only
-// the vendor, the customer portal, or activating the new key here can free the
-// seat. Without a license, Deactivate has nothing to do but to give back
-// what is waiting.
+// ErrClosed, means that the license was removed here and the seat itself could not
+// be given back yet; that is tried again by Check, at most once a minute, and by
+// Refresh, Activate and Deactivate, in this run of the program or the next.
+// ErrUnknownKey then says that the key was replaced at Polar, so that only the
+// vendor, the customer portal, or activating the new key here can free the seat.
+// Without a license, Deactivate has nothing to do but to give back what is waiting.
 //
 // ctx bounds how long the caller waits for Polar.
 func (g *Gate) Deactivate(ctx context.Context) error {

@@ -13,9 +13,9 @@ import (
 )
 
 // copied is a store with what another one holds now.
-func copied(t *testing.T, from *brittleStore) *polargate.MemoryStore {
+func copied(t *testing.T, from *brittleStore) *brittleStore {
 	t.Helper()
-	to := &polargate.MemoryStore{}
+	to := &brittleStore{}
 	for name, data := range from.contents() {
 		require.NoError(t, to.Save(t.Context(), name, data))
 	}
@@ -472,10 +472,7 @@ func TestAMoveThatMayHaveLostASeatIsNotRepeatedUnasked(t *testing.T) {
 		w.activated()
 		// The program is killed while the move's activation is under way: what is
 		// stored is what was stored before the answer.
-		moving := &brittleStore{}
-		for name, data := range store.contents() {
-			require.NoError(t, moving.Save(t.Context(), name, data))
-		}
+		moving := copied(t, store)
 		w.inject(pathActivate, 1, polartest.Delay(5*time.Second))
 		killed := w.open(on("a new system", moving))
 		go func() { _, _ = killed.Check(t.Context()) }()
@@ -523,10 +520,7 @@ func TestNoSeatIsFreedThatCouldNotBeReplaced(t *testing.T) {
 		store := &brittleStore{}
 		w.config.Store = store
 		first := w.activated()
-		readOnly := &brittleStore{}
-		for name, data := range store.contents() {
-			require.NoError(t, readOnly.Save(t.Context(), name, data))
-		}
+		readOnly := copied(t, store)
 		readOnly.set(nil, fails, nil)
 		_, err := w.open(on("two", readOnly)).Activate(t.Context(), w.key.Key)
 		var failed *polargate.StoreError

@@ -1,0 +1,133 @@
+package polargate_test
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func TestDeactivateGivesTheSeatBack(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*world){
+		"of a good key":     func(*world) {},
+		"of a revoked key":  func(w *world) { w.polar.Revoke(w.key.ID) },
+		"of an expired key": func(w *world) { expireAt(w, time.Now()) },
+		"that was released in the portal": func(w *world) {
+			w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.Activations[0].Released = true })
+		},
+		"of a deleted key": func(w *world) { w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.Deleted = true }) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				gate := w.activated()
+				change(w)
+				err := gate.Deactivate(t.Context())
+				if w.now().Deleted {
+					// It could have been rotated, and hold the seat by its new name.
+					require.ErrorIs(t, err, polargate.ErrUnknownKey)
+				} else {
+					require.NoError(t, err)
+					assert.Zero(t, w.seats())
+				}
+				assert.Equal(t, polargate.Unlicensed, gate.Status().State)
+				assert.True(t, gate.Status().Key.IsZero())
+				assert.False(t, gate.Has("export"))
+				sent := w.polar.Count("")
+				require.NoError(t, gate.Deactivate(t.Context()), "twice is harmless")
+				_, err = gate.Check(t.Context())
+				require.ErrorIs(t, err, polargate.ErrNoLicense)
+				next := w.open()
+				_, err = next.Check(t.Context())
+				require.ErrorIs(t, err, polargate.ErrNoLicense)
+				require.NoError(t, next.Deactivate(t.Context()))
+				assert.Equal(t, sent, w.polar.Count(""), "nothing is left to ask")
+			})
+		})
+	}
+}
+
+func TestDeactivateOfflineIsMadeGoodLater(t *testing.T) {
+	t.Parallel()
+	later := map[string]func(*testing.T, *world, *polargate.Gate){
+		"by Check": func(t *testing.T, _ *world, g *polargate.Gate) {
+			_, err := g.Check(t.Context())
+			require.ErrorIs(t, err, polargate.ErrNoLicense)
+		},
+		"by Deactivate": func(t *testing.T, _ *world, g *polargate.Gate) { require.NoError(t, g.Deactivate(t.Context())) },
+		"by Activate of the same key": func(t *testing.T, w *world, g *polargate.Gate) {
+			_, err := g.Activate(t.Context(), w.key.Key)
+			require.NoError(t, err)
+			require.NoError(t, g.Deactivate(t.Context()))
+		},
+	}
+	for name, call := range later {
+		for when, again := range map[string]func(*world, *polargate.Gate) *polargate.Gate{
+			"in this run":     func(_ *world, g *polargate.Gate) *polargate.Gate { return g },
+			"in the next run": func(w *world, g *polargate.Gate) *polargate.Gate { _ = g.Close(); return w.open() },
+		} {
+			t.Run(name+" "+when, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t, limit(1))
+					w.config.Store = polargate.FileStore(t.TempDir())
+					gate := w.activated()
+					w.polar.SetOffline(true)
+					err := gate.Deactivate(t.Context())
+					require.ErrorIs(t, err, polargate.ErrUnreachable)
+					assert.False(t, gate.Has("export"), "access ends now")
+					assert.Equal(t, polargate.Unlicensed, gate.Status().State)
+					_, err = gate.Check(t.Context())
+					require.ErrorIs(t, err, polargate.ErrNoLicense)
+					assert.Equal(t, 1, w.seats())
+					gate = again(w, gate)
+					assert.False(t, gate.Has("export"))
+					w.polar.SetOffline(false)
+					time.Sleep(10 * time.Minute)
+					call(t, w, gate)
+					synctest.Wait()
+					assert.Zero(t, w.seats())
+				})
+			})
+		}
+	}
+}
+
+func TestDeactivateThatFailsOnTheWireIsMadeGoodLater(t *testing.T) {
+	t.Parallel()
+	for name, test := range proveNothing {
+		if name == "204" {
+			continue // which is how Polar says that it is done
+		}
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, limit(1))
+				gate := w.activated()
+				w.inject("", 0, test.effect)
+				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				defer cancel()
+				err := gate.Deactivate(ctx)
+				if w.seats() > 0 {
+					require.Error(t, err, "the seat is still taken")
+				}
+				assert.False(t, gate.Has("export"))
+				w.polar.ClearFaults()
+				for range 2 {
+					time.Sleep(time.Hour)
+					_, err = gate.Check(t.Context())
+					require.ErrorIs(t, err, polargate.ErrNoLicense)
+					synctest.Wait()
+				}
+				assert.Zero(t, w.seats())
+			})
+		})
+	}
+}
