@@ -85,6 +85,8 @@ type Config struct {
 	// returned. It may call the Gate. It is not called for the Status at Open,
 	// nor for Close. nil means nobody is told.
 	OnChange func(Status)
+
+	clock func() time.Time // for tests of a clock that is set; nil means wallClock
 }
 
 // Format prints a configuration without its secrets, whatever the verb.
@@ -116,6 +118,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CheckTimeout == 0 {
 		c.CheckTimeout = defaultCheckTimeout
+	}
+	if c.clock == nil {
+		c.clock = wallClock
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -80,9 +80,10 @@ func Open(config Config) (*Gate, error) {
 		store:    config.Store,
 		name:     config.stateName(client.organizationID),
 		seal:     newSealer(client.organizationID, config.App, config.Secret),
-		now:      wallClock,
+		now:      config.clock,
 		seatTurn: make(chan struct{}, 1),
 	}
+	client.now = config.clock
 	g.config.Secret = "" // it is in the seal now, and in nothing that is printed
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.patience, g.endPatience = context.WithCancel(context.Background())
