@@ -25,7 +25,7 @@ var processes = map[string]func(args []string) error{
 func TestMain(m *testing.M) {
 	name, isProcess := os.LookupEnv(helperVariable)
 	if !isProcess {
-		os.Exit(m.Run())
+		os.Exit(runTests(m))
 	}
 	run, ok := processes[name]
 	if !ok {
@@ -37,6 +37,25 @@ func TestMain(m *testing.M) {
 		os.Exit(1)
 	}
 }
+
+// runTests keeps what programs of a user share away from those that the user of
+// the tests has.
+func runTests(m *testing.M) int {
+	cache, err := os.MkdirTemp("", "polargate-cache-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(cache)
+	for _, name := range cacheVariables {
+		_ = os.Setenv(name, cache)
+	}
+	return m.Run()
+}
+
+// cacheVariables are those by which os.UserCacheDir finds the folder, on the
+// systems where only that hangs on them. On the others it is the user's own.
+var cacheVariables = []string{"XDG_CACHE_HOME", "LocalAppData"}
 
 // process makes the command that runs one of processes. What it says on
 // standard error goes to that of the tests.

@@ -3,13 +3,19 @@ package polargate
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
+	"errors"
 	"fmt"
+	"net"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/polargate/polargate/internal/permit"
 	"golang.org/x/time/rate"
 )
 
@@ -40,16 +46,32 @@ const (
 	lostRest = 5 * time.Second
 )
 
-// pacer keeps all requests of this process to one server's public endpoints
-// within Polar's limit, and silent after Polar asked for a pause.
+// rest is how long a permit stays unused after a request that ended so.
+func (o outcome) rest() time.Duration {
+	switch o {
+	case outcomeAnswered:
+		return rest
+	case outcomeLost:
+		return lostRest
+	}
+	return 0
+}
+
+// pacer keeps all requests to one server's public endpoints within Polar's
+// limit, and silent after Polar asked for a pause: those of this process, in
+// order of arrival, and through shared those of all programs of this user.
 type pacer struct {
+	// shared is where permits are shared with other programs; nil if nowhere.
+	shared *permit.Folder
+
 	mu     sync.Mutex // never held while waiting
-	permit [permits]permit
+	own    [permits]turn
 	paused time.Time       // nobody asks before
 	queue  []chan struct{} // who waits, in order of arrival; the first is told of changes
 }
 
-type permit struct {
+// turn is a permit as this process has it.
+type turn struct {
 	inUse bool
 	ready time.Time // may be used again from then on
 }
@@ -67,13 +89,81 @@ func publicPacer(base string) *pacer {
 		}
 		server = strings.TrimSuffix(strings.ToLower(u.Hostname()), ".") + ":" + port
 	}
-	p, _ := pacers.LoadOrStore(server, &pacer{})
+	if p, ok := pacers.Load(server); ok {
+		return p.(*pacer)
+	}
+	p, _ := pacers.LoadOrStore(server, &pacer{shared: sharedPermits(server)})
 	return p.(*pacer)
 }
 
-// start waits for a permit. It fails at once, with ErrRateLimited, when Polar
-// asked for a pause or when the permit would come after the deadline of ctx.
+const localPrefix = "local-"
+
+// sharedPermits is the folder in which all programs of this user share the
+// permits for a server, whatever they are and wherever they keep their state:
+// polargate/pace-1/<hash> in os.UserCacheDir. nil if there is none, and for the
+// names that are reserved for tests, behind which there is no server.
+func sharedPermits(server string) *permit.Folder {
+	host, _, _ := net.SplitHostPort(server)
+	cache, err := os.UserCacheDir()
+	if err != nil || strings.HasSuffix(host, ".test") {
+		return nil
+	}
+	sum := sha256.Sum256([]byte(server))
+	name := hex.EncodeToString(sum[:8])
+	folder := filepath.Join(cache, "polargate", "pace-1")
+	if ip := net.ParseIP(host); host == "localhost" || ip != nil && ip.IsLoopback() {
+		// A server of a test or of a developer, on a port that changes.
+		name = localPrefix + name
+		if _, err := os.Stat(filepath.Join(folder, name)); err != nil {
+			permit.Sweep(folder, localPrefix, 24*time.Hour)
+		}
+	}
+	return &permit.Folder{
+		Path:         filepath.Join(folder, name),
+		Permits:      permits,
+		LongestRest:  lostRest,
+		LongestPause: maxPause,
+		LongestUse:   attemptTimeout + lostRest,
+	}
+}
+
+// start waits for a permit: one of this process, and with it one of those that
+// are shared. It fails at once, with ErrRateLimited, when Polar asked for a pause
+// or when the permit would come after the deadline of ctx.
 func (p *pacer) start(ctx context.Context) (func(outcome), error) {
+	done, err := p.startHere(ctx)
+	if err != nil || p.shared == nil {
+		return done, err
+	}
+	returnShared, err := p.shared.Take(ctx)
+	if err == nil {
+		return func(o outcome) { returnShared(o.rest()); done(o) }, nil
+	}
+	var paused *permit.PausedError
+	var late *permit.LateError
+	switch {
+	case errors.As(err, &paused):
+		err = pausing(paused.For)
+	case errors.As(err, &late):
+		err = &Error{Reason: ErrRateLimited, RetryAfter: late.For, Detail: "Polar's limit of 3 requests a second, which the programs on this computer share, " + afterDeadline, Err: context.DeadlineExceeded}
+	case ctx.Err() != nil:
+		err = gaveUp(ctx.Err())
+	default:
+		// Files cannot be shared here: this process keeps to the limit alone.
+		return done, nil
+	}
+	done(outcomeUnsent)
+	return nil, err
+}
+
+const afterDeadline = "allows the next one only after the caller's deadline"
+
+func pausing(wait time.Duration) error {
+	return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "waiting out a pause that Polar asked for"}
+}
+
+// startHere waits for a permit of this process.
+func (p *pacer) startHere(ctx context.Context) (func(outcome), error) {
 	if err := ctx.Err(); err != nil {
 		return nil, gaveUp(err)
 	}
@@ -85,19 +175,19 @@ func (p *pacer) start(ctx context.Context) (func(outcome), error) {
 	for {
 		now := time.Now()
 		if wait := within(p.paused.Sub(now), maxPause); wait > 0 {
-			return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "waiting out a pause that Polar asked for"}
+			return nil, pausing(wait)
 		}
 		var timer *time.Timer
 		var due <-chan time.Time
 		if p.queue[0] == me {
 			if i := p.soonest(); i >= 0 {
-				wait := within(p.permit[i].ready.Sub(now), lostRest)
+				wait := within(p.own[i].ready.Sub(now), lostRest)
 				if wait <= 0 {
-					p.permit[i].inUse = true
+					p.own[i].inUse = true
 					return func(o outcome) { p.finish(i, o) }, nil
 				}
 				if deadline, ok := ctx.Deadline(); ok && deadline.Sub(now) < wait {
-					return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "Polar's limit of 3 requests a second allows the next one only after the caller's deadline", Err: context.DeadlineExceeded}
+					return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "Polar's limit of 3 requests a second " + afterDeadline, Err: context.DeadlineExceeded}
 				}
 				timer = time.NewTimer(wait)
 				due = timer.C
@@ -135,8 +225,8 @@ func within(wait, limit time.Duration) time.Duration {
 // soonest is the free permit that may be used first, or -1 if all are in use.
 func (p *pacer) soonest() int {
 	best := -1
-	for i, s := range p.permit {
-		if !s.inUse && (best < 0 || s.ready.Before(p.permit[best].ready)) {
+	for i, s := range p.own {
+		if !s.inUse && (best < 0 || s.ready.Before(p.own[best].ready)) {
 			best = i
 		}
 	}
@@ -162,18 +252,14 @@ func (p *pacer) tellFirst() {
 func (p *pacer) finish(i int, o outcome) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	ready := time.Now()
-	switch o {
-	case outcomeAnswered:
-		ready = ready.Add(rest)
-	case outcomeLost:
-		ready = ready.Add(lostRest)
-	}
-	p.permit[i] = permit{ready: ready}
+	p.own[i] = turn{ready: time.Now().Add(o.rest())}
 	p.tellFirst()
 }
 
 func (p *pacer) pauseFor(d time.Duration) {
+	if p.shared != nil {
+		p.shared.Pause(d)
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.paused = laterPause(p.paused, d)
@@ -226,7 +312,7 @@ func (m *minuteLimit) start(ctx context.Context) (func(outcome), error) {
 		if err == nil {
 			err = context.DeadlineExceeded
 		}
-		return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit on requests a minute allows the next one only after the caller's deadline", Err: err}
+		return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit on requests a minute " + afterDeadline, Err: err}
 	}
 	if err := m.pausing(); err != nil {
 		return nil, err // asked for while this call was waiting
@@ -238,7 +324,7 @@ func (m *minuteLimit) pausing() error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if wait := within(time.Until(m.paused), maxPause); wait > 0 {
-		return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "waiting out a pause that Polar asked for"}
+		return pausing(wait)
 	}
 	return nil
 }

@@ -52,8 +52,7 @@ type installation struct {
 
 func install(t *testing.T, key polartest.LicenseKey) *installation {
 	t.Helper()
-	// Unlimited, since each process paces itself only.
-	polar := polartest.New(polartest.Config{Unlimited: true, OnBreach: func(r polartest.Request, what string) {
+	polar := polartest.New(polartest.Config{OnBreach: func(r polartest.Request, what string) {
 		t.Errorf("%s %s: %s", r.Method, r.Path, what)
 	}})
 	server, err := polar.Start()
@@ -65,6 +64,8 @@ func install(t *testing.T, key polartest.LicenseKey) *installation {
 		"POLAR_API_URL":         server.URL,
 		"POLARGATE_DIR":         filepath.Join(t.TempDir(), "state"),
 		"POLARGATE_FEATURES":    added.BenefitID + "=export, sync;",
+		// Where the programs of a user keep to Polar's limit together.
+		"XDG_CACHE_HOME": t.TempDir(),
 	}}
 }
 
