@@ -189,7 +189,7 @@ func TestEverythingAtOnceLeavesOneLicenseOrNone(t *testing.T) {
 				w := newWorld(t, limit(1000), usage(1_000_000))
 				w.config.Store = store(t)
 				var changes atomic.Int64
-				w.config.OnChange = func(polargate.Status) { changes.Add(1) }
+				w.config.OnChange = func(_, _ polargate.Status) { changes.Add(1) }
 				gate := w.open()
 				storm(t, w, gate, 10*time.Second, nil).Wait()
 				w.polar.SetOffline(false)
@@ -341,7 +341,7 @@ func TestNothingIsLeftRunning(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				w.config.Store = polargate.FileStore(t.TempDir())
-				w.config.OnChange = func(polargate.Status) {}
+				w.config.OnChange = func(_, _ polargate.Status) {}
 				gate := w.activated()
 				w.inject("", 0, effect)
 				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)

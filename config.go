@@ -76,15 +76,22 @@ type Config struct {
 	// in Polar. Such a key works on any number of computers. False refuses
 	// them with ErrActivationsUnsupported.
 	AllowKeysWithoutSeats bool
+	// Ephemeral is for where nothing lasts, such as build jobs and containers.
+	// Empty means that the license is kept in the Store, and that an Activate
+	// that cannot write there fails before it asks for a seat. ReleaseOnClose
+	// and ValidateOnly do without the Store, whatever it is.
+	Ephemeral Ephemeral
 	// Logger gets warnings, for instance of a state that cannot be saved, and
 	// never a key. nil means none are written.
 	Logger *slog.Logger
-	// OnChange is called with each new Status whose state, reason or features
-	// differ from those before: one call at a time and in order, from a
-	// goroutine of the Gate, often after the call that caused the change has
-	// returned. It may call the Gate. It is not called for the Status at Open,
-	// nor for Close. nil means nobody is told.
-	OnChange func(Status)
+	// OnChange is called when the state, the reason, the features or one of
+	// the flags Unsaved and InDoubt is another than before, with the Status
+	// before and after: one call at a time and in order, from a goroutine of
+	// the Gate, often after the call that caused the change has returned. It
+	// may call the Gate. It is not called for the Status at Open, nor for
+	// Close. A panic in it is logged and goes no further. nil means nobody is
+	// told.
+	OnChange func(before, after Status)
 
 	clock func() time.Time // for tests of a clock that is set; nil means wallClock
 }
@@ -131,7 +138,10 @@ func (c Config) withDefaults() Config {
 			c.Label = c.App + " on " + runtime.GOOS
 		}
 	}
-	if c.Store == nil {
+	switch {
+	case c.Ephemeral == ReleaseOnClose, c.Ephemeral == ValidateOnly:
+		c.Store = &MemoryStore{}
+	case c.Store == nil:
 		c.Store = defaultStore(c.App)
 	}
 	features := make(map[string][]string, len(c.Features))
@@ -163,6 +173,11 @@ func (c Config) validate() error {
 			return &InputError{"Features", "has a feature without a name"}
 		}
 	}
+	switch c.Ephemeral {
+	case "", ReleaseOnClose, ValidateOnly, IfUnwritable:
+	default:
+		return &InputError{"Ephemeral", "is none of ReleaseOnClose, ValidateOnly and IfUnwritable: leave it empty for a license that is kept"}
+	}
 	if c.FreshFor < 0 {
 		return &InputError{"FreshFor", "is negative: give a duration, or 0 for 24 hours"}
 	}
@@ -176,6 +191,12 @@ func (c Config) validate() error {
 	}
 	return checkMap("Conditions", c.Conditions)
 }
+
+// takesSeats reports whether a key is to have a seat here if it can.
+func (c Config) takesSeats() bool { return c.Ephemeral != ValidateOnly }
+
+// allowsSeatless reports whether a license without a seat may count.
+func (c Config) allowsSeatless() bool { return c.AllowKeysWithoutSeats || !c.takesSeats() }
 
 // conditions are those that an activation made now is bound to, as the bytes
 // that will be stored and sent.

@@ -192,10 +192,14 @@ func (e *Error) Error() string {
 	if e.Detail != "" {
 		more = append(more, e.Detail)
 	}
-	if inner, ok := e.Err.(*Error); ok {
+	switch inner := e.Err.(type) {
+	case nil:
+	case *Error:
 		more = append(more, inner.words().short) // one advice is enough
-	} else if e.Err != nil {
-		more = append(more, e.Err.Error())
+	case Reason:
+		more = append(more, sentences[inner].short)
+	default:
+		more = append(more, inner.Error())
 	}
 	if len(more) > 0 {
 		fmt.Fprintf(&b, " (%s)", strings.Join(more, ": "))

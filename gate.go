@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -20,7 +21,8 @@ type Gate struct {
 	config Config
 	client *Client
 	store  Store
-	name   string // of the state in store
+	refuge *refuge // is store, if it is one
+	name   string  // of the state in store
 	seal   sealer
 	now    func() time.Time
 
@@ -43,9 +45,14 @@ type Gate struct {
 	// adoptions counts the states that were made the one in memory.
 	adoptions int
 	timer     *time.Timer
-	changes   []Status // to be told to OnChange
+	unsaved   error    // why what is known is not in the Store
+	attempt   string   // the activation that is under way here
+	changes   []change // to be told to OnChange
 	telling   bool
 }
+
+// change is what OnChange is told.
+type change struct{ before, after Status }
 
 // snapshot is what the state comes to at a moment. It is never changed.
 type snapshot struct {
@@ -84,6 +91,14 @@ func Open(config Config) (*Gate, error) {
 		seatTurn: make(chan struct{}, 1),
 	}
 	client.now = config.clock
+	if config.Ephemeral == IfUnwritable {
+		g.refuge = &refuge{Store: config.Store}
+		g.store = g.refuge
+	}
+	if none, ok := config.Store.(noStore); ok {
+		config.Logger.Warn("polargate: there is no place for the license state", "error", none.err)
+		g.unsaved = none.err
+	}
 	g.config.Secret = "" // it is in the seal now, and in nothing that is printed
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.patience, g.endPatience = context.WithCancel(context.Background())
@@ -104,11 +119,13 @@ const closePatience = 5 * time.Second
 
 // Close ends all work of the Gate and waits for it, 5 seconds at most. Calls
 // under way return; calls that come after fail with ErrClosed, and Has reports
-// nothing. The license stays stored. It waits longer only for a Store that does
-// not heed its context, and not for a call of OnChange under way. Close can be
-// called again, and always returns nil.
+// nothing. The license stays stored; one that is Ephemeral gives its seat back,
+// within the same 5 seconds, and if that fails the log says so. It waits longer
+// only for a Store that does not heed its context, and not for a call of OnChange
+// under way. Close can be called again, and always returns nil.
 func (g *Gate) Close() error {
 	g.mu.Lock()
+	first := !g.closed
 	g.closed = true
 	if g.timer != nil {
 		g.timer.Stop()
@@ -120,6 +137,9 @@ func (g *Gate) Close() error {
 	defer impatient.Stop()
 	g.flights.Close()
 	g.background.Wait()
+	if first {
+		g.releaseSeats()
+	}
 	g.endPatience()
 	g.client.Close()
 	return nil
@@ -253,7 +273,10 @@ func statusError(s Status, cause error) error {
 	if errors.As(cause, &e) && e.Reason == s.Reason {
 		return cause
 	}
-	return &Error{Op: "check", Reason: s.Reason, Err: cause}
+	if s.State == Unlicensed && s.Reason != ErrNoLicense && cause == nil {
+		cause = ErrNoLicense // that too is the case
+	}
+	return &Error{Op: "check", Reason: s.Reason, Err: cause, say: s.words()}
 }
 
 // recall answers from memory, if what is there is fresh.
@@ -352,7 +375,7 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	}
 	asked := g.now()
 	license, err := g.ask(ctx, h.state.Seat, key, 0)
-	if s := h.state.Seat; err == nil && s.Seatless && (!g.config.AllowKeysWithoutSeats || license.seats() > 0) {
+	if s := h.state.Seat; err == nil && s.Seatless && g.config.takesSeats() && (!g.config.AllowKeysWithoutSeats || license.seats() > 0) {
 		// The key has seats now, or needs one: it does not go on without.
 		if err = g.takeSeat(ctx, key); err == nil {
 			return nil
@@ -476,19 +499,37 @@ func (g *Gate) standing(now time.Time) standing {
 	switch {
 	case h.state.Seat == nil && h.trouble != "":
 		return standing{state: Unlicensed, reason: h.trouble}
+	case h.state.Seat == nil && g.inDoubt():
+		return standing{state: Unlicensed, reason: ErrInDoubt}
 	case h.state.Seat == nil:
 		return standing{state: Unlicensed, reason: ErrNoLicense}
 	case h.verdict == nil && h.trouble != "":
 		return standing{state: Locked, reason: h.trouble}
 	case h.verdict == nil:
 		return standing{state: Locked, reason: ErrUnreachable}
-	case h.verdict.Refused == "" && h.state.Seat.Seatless && !g.config.AllowKeysWithoutSeats:
+	case h.verdict.Refused == "" && h.state.Seat.Seatless && !g.config.allowsSeatless():
 		return standing{state: Locked, reason: ErrActivationsUnsupported}
 	case h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
 		s := stand(h.verdict, now, min(g.config.FreshFor, refusalFresh), -1)
 		return standing{state: Locked, reason: ErrWrongBenefit, freshUntil: s.freshUntil}
 	}
 	return stand(h.verdict, now, g.config.FreshFor, g.config.GracePeriod)
+}
+
+// inDoubt reports whether an activation was begun that ended nobody knows how.
+// g.mu is held.
+func (g *Gate) inDoubt() bool {
+	i := g.held.state.Intent
+	return i != nil && i.AttemptID != g.attempt
+}
+
+// attempting names the activation that is under way, "" for none: as long as it
+// is, it is not in doubt.
+func (g *Gate) attempting(id string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.attempt = id
+	g.review(g.now())
 }
 
 // accepts reports whether keys of a benefit are for this program.
@@ -514,6 +555,8 @@ func (g *Gate) review(now time.Time) {
 		FreshUntil: s.freshUntil,
 		GraceUntil: s.graceUntil,
 		Source:     g.source,
+		Unsaved:    g.unsaved != nil,
+		InDoubt:    g.inDoubt(),
 	}}
 	if h.state.Seat != nil {
 		next.status.Key = newKey(h.state.Seat.Key)
@@ -533,7 +576,7 @@ func (g *Gate) review(now time.Time) {
 	next.status.Message = next.status.message(h.verdict != nil && h.verdict.Vain != "")
 	last := g.current.Swap(next)
 	if last != nil && changed(last.status, next.status) {
-		g.tell(next.status)
+		g.tell(last.status, next.status)
 	}
 	if g.timer != nil {
 		g.timer.Stop()
@@ -550,17 +593,17 @@ func (g *Gate) review(now time.Time) {
 }
 
 func changed(a, b Status) bool {
-	return a.State != b.State || a.Reason != b.Reason || !slices.Equal(a.Features, b.Features)
+	return a.State != b.State || a.Reason != b.Reason || a.Unsaved != b.Unsaved || a.InDoubt != b.InDoubt || !slices.Equal(a.Features, b.Features)
 }
 
 // tell lets OnChange know, from a goroutine of its own, so that it may call the
 // Gate. g.mu is held.
-func (g *Gate) tell(s Status) {
+func (g *Gate) tell(before, after Status) {
 	if g.config.OnChange == nil {
 		return
 	}
-	s.Features = slices.Clone(s.Features)
-	g.changes = append(g.changes, s)
+	before.Features, after.Features = slices.Clone(before.Features), slices.Clone(after.Features)
+	g.changes = append(g.changes, change{before, after})
 	if g.telling {
 		return
 	}
@@ -576,7 +619,17 @@ func (g *Gate) tell(s Status) {
 			next := g.changes[0]
 			g.changes = g.changes[1:]
 			g.mu.Unlock()
-			g.config.OnChange(next)
+			g.call(next)
 		}
 	}()
+}
+
+// call calls OnChange, and keeps a panic in it from taking the program down.
+func (g *Gate) call(c change) {
+	defer func() {
+		if p := recover(); p != nil {
+			g.config.Logger.Error("polargate: OnChange panicked", "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	g.config.OnChange(c.before, c.after)
 }

@@ -663,7 +663,7 @@ func TestOnChangeTellsEachChangeOnceAndInOrder(t *testing.T) {
 		var told []string
 		var inside, most int
 		var gate *polargate.Gate
-		w.config.OnChange = func(s polargate.Status) {
+		w.config.OnChange = func(_, s polargate.Status) {
 			mu.Lock()
 			inside++
 			most = max(most, inside)
@@ -716,7 +716,7 @@ func TestOnChangeMayCallTheGate(t *testing.T) {
 		w := newWorld(t)
 		var gate *polargate.Gate
 		called := make(chan error, 20)
-		w.config.OnChange = func(s polargate.Status) {
+		w.config.OnChange = func(_, s polargate.Status) {
 			_, _ = gate.Check(t.Context())
 			if s.OK() {
 				_, err := gate.Refresh(t.Context())

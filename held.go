@@ -113,7 +113,11 @@ func (g *Gate) save(ctx context.Context, h held, source Source) error {
 	if err != nil {
 		return &StoreError{"save", err}
 	}
-	if err := g.store.Save(ctx, g.name, data); err != nil {
+	err = g.store.Save(ctx, g.name, data)
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		g.saved(err)
+	}
+	if err != nil {
 		return &StoreError{"save", err}
 	}
 	g.adopt(h, source)

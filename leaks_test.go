@@ -329,7 +329,7 @@ func TestTheErrorsAndTheLogOfAWholeLifeKeepTheSecrets(t *testing.T) {
 				var log lines
 				store := &brittleStore{}
 				w.config.Logger, w.config.Secret, w.config.Store = log.logger(), theSecret, store
-				w.config.OnChange = func(s polargate.Status) { all.assertNone(t, fmt.Sprintf("%+v %#v %s", s, s, s.Message), "OnChange") }
+				w.config.OnChange = func(_, s polargate.Status) { all.assertNone(t, fmt.Sprintf("%+v %#v %s", s, s, s.Message), "OnChange") }
 				ctx, cancel := context.WithTimeout(t.Context(), 100*day)
 				defer cancel()
 				said := func(what string, err error) {

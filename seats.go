@@ -73,7 +73,16 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 // takeSeat is Activate: the change of seats, and then the release of those that
 // were given up by it.
 func (g *Gate) takeSeat(ctx context.Context, key Key) error {
+	return g.withSeat(ctx, func(h held) error { return g.changeSeat(ctx, h, key) })
+}
+
+// withSeat lets f change the seat while nobody else on this machine can, and then
+// gives back those that were given up by it.
+func (g *Gate) withSeat(ctx context.Context, f func(held) error) error {
 	unlock, err := g.lockSeat(ctx)
+	if err != nil && g.takeRefuge(ctx, err) {
+		unlock, err = g.lockSeat(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -82,7 +91,7 @@ func (g *Gate) takeSeat(ctx context.Context, key Key) error {
 	if h.unread != nil {
 		return h.unread
 	}
-	if err := g.changeSeat(ctx, h, key); err != nil {
+	if err := f(h); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
@@ -99,7 +108,13 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 	}
 	before := h.state.Intent
 	h.state.Intent = &intent{AttemptID: rand.Text(), Key: key.Reveal(), At: g.now()}
-	if err := g.save(ctx, h, FromDisk); err != nil {
+	g.attempting(h.state.Intent.AttemptID)
+	defer g.attempting("")
+	err = g.save(ctx, h, FromDisk)
+	if err != nil && g.takeRefuge(ctx, err) {
+		err = g.save(ctx, h, FromDisk)
+	}
+	if err != nil {
 		g.adoptRefusal(h, before)
 		return err
 	}
@@ -155,7 +170,7 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 		}
 		return nothingTaken(err)
 	}
-	return g.settleSeat(hard, h, taken, license)
+	return g.settleSeat(hard, h, taken, license, true)
 }
 
 // adoptRefusal keeps in memory what Polar said of the seat at hand, where it
@@ -172,12 +187,12 @@ func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelF
 	return context.WithTimeout(context.WithoutCancel(ctx), settleTime)
 }
 
-// settleSeat makes a seat the one that is held, and stores it.
-func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *LicenseKey) error {
+// settleSeat makes a seat the one that is held, and stores it. One that was taken
+// just now is given back if it cannot be stored.
+func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *LicenseKey, taken bool) error {
 	is := func(o seat) bool { return o.ActivationID == s.ActivationID }
 	last := h
 	old := h.state.Seat
-	stored := old != nil && is(*old) || slices.ContainsFunc(h.state.Outbox, is)
 	h.state.Outbox = slices.DeleteFunc(slices.Clone(h.state.Outbox), is)
 	if old != nil && old.held() && !is(*old) {
 		h.state.Outbox = append(h.state.Outbox, *old)
@@ -185,7 +200,7 @@ func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *License
 	h.state.Seat, h.state.Intent, h.trouble = s, nil, ""
 	h.verdict = nextVerdict(nil, license, nil, g.now(), g.config.FreshFor)
 	err := g.save(ctx, h, FromNetwork)
-	if err != nil && !stored && s.ActivationID != "" && g.giveBack(ctx, s) {
+	if err != nil && taken && s.ActivationID != "" && g.giveBack(ctx, s) {
 		// The Store may have stored it all the same.
 		ctx, cancel := g.lastMoment(ctx)
 		defer cancel()
@@ -198,6 +213,13 @@ func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *License
 // refuses the key all the same.
 func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *LicenseKey, error) {
 	machine := g.fingerprint(&h.state)
+	seatless := func() (*seat, *LicenseKey, error) {
+		license, err := g.client.Validate(ctx, ValidateRequest{Key: key})
+		return &seat{Key: key.Reveal(), Machine: machine, Seatless: true}, license, err
+	}
+	if !g.config.takesSeats() {
+		return seatless()
+	}
 	taken := &seat{Key: key.Reveal(), Machine: machine, Conditions: g.config.conditions(machine)}
 	meta := map[string]any{
 		"installation": h.state.InstallationID,
@@ -211,8 +233,7 @@ func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *License
 	}
 	activation, err := g.client.activate(ctx, hard, ActivateRequest{Key: key, Label: g.config.Label, Conditions: taken.conditions(), Meta: meta})
 	if errors.Is(err, ErrActivationsUnsupported) && g.config.AllowKeysWithoutSeats {
-		license, err := g.client.Validate(ctx, ValidateRequest{Key: key})
-		return &seat{Key: key.Reveal(), Machine: machine, Seatless: true}, license, err
+		return seatless()
 	}
 	if activation == nil {
 		return nil, nil, err
@@ -272,7 +293,7 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 		case err == nil:
 			next := *s
 			next.Key, next.Stranded, next.Gone, next.Moving = key.Reveal(), false, false, false
-			return true, g.settleSeat(ctx, *h, &next, license)
+			return true, g.settleSeat(ctx, *h, &next, license, false)
 		case errors.Is(err, ErrSeatReleased) && same && current:
 			h.state.Seat = s.gone()
 			h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)

@@ -50,6 +50,12 @@ type Status struct {
 	// ExpiresAt is the key's own end; zero if it has none.
 	ExpiresAt time.Time
 	Source    Source
+	// Unsaved: what is said here could not be stored, and is forgotten when the
+	// program ends. The log says why.
+	Unsaved bool
+	// InDoubt: an activation was begun and its outcome is not known, since the
+	// program was killed or the answer lost. It may have taken a seat.
+	InDoubt bool
 	// Message is for a person: what is the matter, and what to do.
 	Message string
 }
@@ -85,16 +91,29 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		GraceUntil *time.Time `json:"grace_until"`
 		ExpiresAt  *time.Time `json:"expires_at"`
 		Source     Source     `json:"source"`
+		Unsaved    bool       `json:"unsaved"`
+		InDoubt    bool       `json:"in_doubt"`
 		Message    string     `json:"message"`
 	}{
 		s.State, string(s.Reason), s.Key, features, s.BenefitID,
-		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), s.Source, s.Message,
+		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), s.Source, s.Unsaved, s.InDoubt, s.Message,
 	})
 }
 
-// message says in words what a standing means. asked is whether Polar was asked
+// message says in words what a Status means. asked is whether Polar was asked
 // in vain since the last answer.
 func (s Status) message(asked bool) string {
+	text := s.standing(asked)
+	if s.InDoubt && s.Reason != ErrInDoubt {
+		text += " An attempt to activate a license key was cut short, and may have taken an activation of it."
+	}
+	if s.Unsaved && !s.Key.IsZero() {
+		text += " This could not be saved, and is forgotten when the program ends: check that the folder for settings can be written, and that the disk is not full."
+	}
+	return text
+}
+
+func (s Status) standing(asked bool) string {
 	switch s.State {
 	case Active:
 		if !s.ExpiresAt.IsZero() {
@@ -108,12 +127,20 @@ func (s Status) message(asked bool) string {
 		return "Licensed, but " + sentences[s.Reason].short + ". " + sentences[s.Reason].advice +
 			" Without an answer the license lasts until " + day(s.GraceUntil) + "."
 	}
+	w := s.words()
+	return upperFirst(w.short) + ". " + w.advice
+}
+
+// words are those of the reason, as they fit what a Status says.
+func (s Status) words() words {
+	if s.State == Unlicensed && s.Reason == ErrInDoubt {
+		return words{"an activation was begun on this computer, and how it ended is not known", "Enter the license key again. If no activation of it is left then, release the lost one in the vendor's customer portal."}
+	}
 	if s.State == Locked && s.Reason == ErrUnknownKey {
 		// Typing errors are out of the question for a key that was activated.
-		return "This license key is no longer known. If it was replaced, enter the new one; otherwise ask the vendor."
+		return words{"this license key is no longer known", "If it was replaced, enter the new one; otherwise ask the vendor."}
 	}
-	text := sentences[s.Reason].short
-	return upperFirst(text) + ". " + sentences[s.Reason].advice
+	return sentences[s.Reason]
 }
 
 func day(t time.Time) string { return t.Local().Format("2 January 2006 15:04") }

@@ -1,0 +1,174 @@
+package polargate
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"time"
+)
+
+// Ephemeral says what a Gate does about seats where nothing lasts: in a build
+// job, in a container, on a system that is read-only.
+type Ephemeral string
+
+const (
+	// ReleaseOnClose keeps everything in memory, takes a seat with Activate, and
+	// gives it back when the Gate is closed. A process that is killed, or ends
+	// without Close, leaves its seat taken.
+	ReleaseOnClose Ephemeral = "release_on_close"
+	// ValidateOnly keeps everything in memory and takes no seat at all: Activate
+	// only asks whether the key is granted. Any number of computers can use a
+	// key so, whatever its activation limit says: for a program that knows by
+	// other means that it runs in a build job, say.
+	ValidateOnly Ephemeral = "validate_only"
+	// IfUnwritable is ReleaseOnClose, but only if an Activate finds that the
+	// Store cannot be written. Status.Unsaved says so then, and the license is
+	// stored after all if that becomes possible before the Gate is closed.
+	IfUnwritable Ephemeral = "if_unwritable"
+)
+
+// refuge is a Store that goes over to memory when told to.
+type refuge struct {
+	Store
+	memory MemoryStore
+
+	mu     sync.Mutex // never held across I/O
+	active bool
+	// was is what the Store held when memory took over; nil for nothing. A
+	// state that somebody else has stored since is not written over.
+	was []byte
+}
+
+func (r *refuge) now() Store {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.active {
+		return &r.memory
+	}
+	return r.Store
+}
+
+func (r *refuge) Load(ctx context.Context, name string) ([]byte, error) {
+	return r.now().Load(ctx, name)
+}
+
+func (r *refuge) Save(ctx context.Context, name string, data []byte) error {
+	return r.now().Save(ctx, name, data)
+}
+
+func (r *refuge) Lock(ctx context.Context, name string) (func(), error) {
+	return r.now().Lock(ctx, name)
+}
+
+func (r *refuge) inUse() bool { return r != nil && r.now() != r.Store }
+
+// enter goes over to memory with what is stored, and reports whether it did: not
+// when it cannot be known what that is.
+func (r *refuge) enter(ctx context.Context, name string) bool {
+	data, err := r.Store.Load(ctx, name)
+	if err != nil && !errors.Is(err, ErrNotStored) || len(data) > maxState {
+		return false
+	}
+	if err == nil {
+		_ = r.memory.Save(ctx, name, data)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.active, r.was = true, data
+	return true
+}
+
+// leave writes to the Store what is in memory, and reports whether that is in it
+// from here on.
+func (r *refuge) leave(ctx context.Context, name string) bool {
+	unlock, err := r.Store.Lock(ctx, name)
+	switch {
+	case err == nil:
+		defer unlock()
+	case !errors.Is(err, errors.ErrUnsupported):
+		return false
+	}
+	there, err := r.Store.Load(ctx, name)
+	if err != nil && !errors.Is(err, ErrNotStored) || !bytes.Equal(there, r.was) {
+		return false
+	}
+	data, err := r.memory.Load(ctx, name)
+	if err != nil || r.Store.Save(ctx, name, data) != nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.active, r.was = false, nil
+	return true
+}
+
+// takeRefuge answers a Store that cannot be written, if the program wants that,
+// by going over to memory. It reports whether to try again.
+func (g *Gate) takeRefuge(ctx context.Context, err error) bool {
+	if g.refuge == nil || g.refuge.inUse() || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || !g.refuge.enter(ctx, g.name) {
+		return false
+	}
+	g.config.Logger.Warn("polargate: the license state cannot be written and is kept in memory; its activation is given back when the gate is closed", "error", err)
+	g.saved(err)
+	return true
+}
+
+// leaveRefuge tries to store what is in memory only.
+func (g *Gate) leaveRefuge(ctx context.Context) {
+	if !g.refuge.inUse() {
+		return
+	}
+	unlock, err := g.lockSeat(ctx)
+	if err != nil {
+		return
+	}
+	defer unlock()
+	if g.refuge.leave(ctx, g.name) {
+		g.config.Logger.Info("polargate: the license state could be stored after all")
+		g.saved(nil)
+	}
+}
+
+// saved notes whether what is known is in the Store.
+func (g *Gate) saved(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err == nil && g.refuge.inUse() {
+		return // it went to memory
+	}
+	if (g.unsaved == nil) != (err == nil) {
+		g.unsaved = err
+		g.review(g.now())
+	}
+}
+
+// releaseSeats gives back, at the end of an ephemeral Gate, what is in memory
+// only. What cannot be given back is lost, and the log says so.
+func (g *Gate) releaseSeats() {
+	g.leaveRefuge(g.patience)
+	if g.config.Ephemeral != ReleaseOnClose && !g.refuge.inUse() {
+		return
+	}
+	h := g.holding()
+	seats := h.state.Outbox
+	if s := h.state.Seat; s != nil && s.held() {
+		seats = append(seats[:len(seats):len(seats)], *s)
+	}
+	if g.refuge.inUse() && len(g.refuge.was) > 0 {
+		// The seat that is stored stays held by what is stored.
+		if st, err := g.seal.openState(g.refuge.was); err == nil && st.Seat != nil {
+			kept := seats[:0:0]
+			for _, s := range seats {
+				if s.ActivationID != st.Seat.ActivationID {
+					kept = append(kept, s)
+				}
+			}
+			seats = kept
+		}
+	}
+	for _, s := range seats {
+		for pause := 250 * time.Millisecond; !g.giveBack(g.patience, &s) && sleep(g.patience, pause); pause *= 2 {
+		}
+	}
+}
