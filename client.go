@@ -291,6 +291,7 @@ const (
 	opActivate   = "activate"
 	opDeactivate = "deactivate"
 	opConsume    = "consume" // a validate that counts
+	opImport     = "import"  // a validate of another program's seat
 
 	// maxAnswer bounds what is read of an answer. A license key with its
 	// customer takes about 2 KiB; metadata may make it more.
@@ -541,7 +542,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		if len(said.Faults) > 0 {
 			detail = strings.Join(said.Faults, "; ")
 		}
-		return &Error{Op: x.op, Reason: reason, StatusCode: status, Detail: c.cleanDetail(detail, x)}
+		return &Error{Op: x.op, Reason: reason, StatusCode: status, Detail: c.cleanDetail(detail, x), date: serverTime(resp, time.Time{})}
 	}
 	return unknown(notPolar(resp, errors.New("not in Polar's shape")))
 }
@@ -610,14 +611,14 @@ const (
 	maxPause = 15 * time.Minute
 )
 
-// serverTime is the time by the clock of who answered, and by ours if the
-// answer does not say. A clock that is wrong here must not make a key look
-// expired that Polar has just granted.
-func serverTime(resp *http.Response, ours time.Time) time.Time {
+// serverTime is the time by the clock of who answered, and another if the answer
+// does not say. A clock that is wrong here must not make a key look expired that
+// Polar has just granted.
+func serverTime(resp *http.Response, otherwise time.Time) time.Time {
 	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		return t.UTC()
 	}
-	return ours
+	return otherwise
 }
 
 // retryAfter reads the header in either of its forms, seconds or a date.

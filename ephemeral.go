@@ -130,6 +130,19 @@ func (g *Gate) leaveRefuge(ctx context.Context) {
 	}
 }
 
+// saveAgain tries to store what could not be stored when it was new.
+func (g *Gate) saveAgain(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	defer cancel()
+	g.leaveRefuge(ctx)
+	g.mu.Lock()
+	due := g.unsaved != nil && g.held.state.Seat != nil && !g.refuge.inUse()
+	g.mu.Unlock()
+	if due {
+		_ = g.change(ctx, func(h *held) bool { return h.state.Seat != nil })
+	}
+}
+
 // saved notes whether what is known is in the Store.
 func (g *Gate) saved(err error) {
 	g.mu.Lock()

@@ -161,6 +161,9 @@ type Error struct {
 	sent bool
 	// say replaces the words of the reason, where they are known better.
 	say words
+	// date is the time by the clock of who refused; zero if the answer does
+	// not tell.
+	date time.Time
 }
 
 func (e *Error) words() words {

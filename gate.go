@@ -46,6 +46,7 @@ type Gate struct {
 	adoptions int
 	timer     *time.Timer
 	unsaved   error    // why what is known is not in the Store
+	complaint string   // logged last about the Store
 	attempt   string   // the activation that is under way here
 	changes   []change // to be told to OnChange
 	telling   bool
@@ -231,6 +232,7 @@ type occasion int
 const (
 	ifStale occasion = iota // the last answer may do
 	renewal                 // it would do, but is past half of its freshness
+	retry                   // it will not do, unless somebody else gets another one
 	always
 )
 
@@ -323,9 +325,18 @@ func (g *Gate) renewBehind(v *lastVerdict, s standing, now time.Time) {
 }
 
 func renewable(v *lastVerdict, s standing, now time.Time) bool {
-	half := v.CheckedAt.Add(s.freshUntil.Sub(v.CheckedAt) / 2)
-	return s.state == Active && now.After(half) && within(v.RetryAt.Sub(now), maxPause) <= 0
+	return s.state == Active && now.After(renewalOf(v, s)) && within(v.RetryAt.Sub(now), maxPause) <= 0
 }
+
+// renewalOf is when a granted answer is past half of its freshness, though not
+// within a minute of it: shortly before a key expires, half of what is left
+// would be less and less.
+func renewalOf(v *lastVerdict, s standing) time.Time {
+	fresh := s.freshUntil.Sub(v.CheckedAt)
+	return v.CheckedAt.Add(max(fresh/2, min(fresh, leastRenewal)))
+}
+
+const leastRenewal = time.Minute
 
 // begin counts in work that Close is to wait for, unless it is too late for it.
 // Who got true calls g.background.Done.
@@ -347,6 +358,7 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	if enough {
 		return nil
 	}
+	g.leaveRefuge(ctx)
 	if h.state.Seat == nil {
 		return g.drainOutbox(ctx)
 	}
@@ -356,7 +368,8 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	defer cancel()
 	if unlock, err := g.store.Lock(patient, g.name+".check"); err == nil {
 		defer unlock()
-		if h, enough = g.checkStore(ctx, when); enough {
+		before := h.verdict
+		if h, enough = g.checkStore(ctx, when); enough || when == retry && h.verdict.since(before) {
 			return nil
 		}
 	}
@@ -403,8 +416,8 @@ func (g *Gate) checkStore(ctx context.Context, when occasion) (h held, enough bo
 	g.mu.Unlock()
 	switch {
 	case h.state.Seat == nil:
-		return h, !h.state.waiting() || when != always && within(h.state.OutboxRetry.Sub(now), outboxPause) > 0
-	case when == always || h.verdict == nil:
+		return h, !h.state.waiting() || when < retry && within(h.state.OutboxRetry.Sub(now), outboxPause) > 0
+	case when >= retry || h.verdict == nil:
 		return h, false
 	case when == renewal:
 		return h, !renewable(h.verdict, s, now)

@@ -39,7 +39,7 @@ func (g *Gate) load(ctx context.Context) held {
 	case errors.Is(err, ErrNotStored):
 		return g.blank("")
 	case err != nil:
-		g.config.Logger.Warn("polargate: the license state cannot be read", "error", err)
+		g.complain("polargate: the license state cannot be read", err)
 		h := lost()
 		h.unread = &StoreError{"load", err}
 		return h
@@ -56,6 +56,7 @@ func (g *Gate) load(ctx context.Context) held {
 		}
 		return lost()
 	}
+	g.complain("", nil)
 	h := held{state: *st}
 	if st.Seat != nil {
 		here := g.fingerprint(&h.state)
@@ -70,6 +71,22 @@ func (g *Gate) load(ctx context.Context) held {
 	}
 	h.loaded = h.verdict
 	return h
+}
+
+// complain logs a warning that is another than the last one: a program that looks
+// every minute must not fill a log with the same.
+func (g *Gate) complain(text string, err error) {
+	line := text
+	if err != nil {
+		line += err.Error()
+	}
+	g.mu.Lock()
+	known := g.complaint == line
+	g.complaint = line
+	g.mu.Unlock()
+	if text != "" && !known {
+		g.config.Logger.Warn(text, "error", err)
+	}
 }
 
 // blank is a state without a license. If it was made before without being

@@ -120,6 +120,12 @@ func (v *lastVerdict) replaced(w *lastVerdict) bool {
 	return v != nil && (w == nil || !v.CheckedAt.Equal(w.CheckedAt) || v.Refused != w.Refused)
 }
 
+// since reports whether v is what came of a question that was asked after w was
+// stored.
+func (v *lastVerdict) since(w *lastVerdict) bool {
+	return v != nil && (v.replaced(w) || !v.RetryAt.Equal(w.RetryAt))
+}
+
 // newer reports whether v is at least as recent as w.
 func (v *lastVerdict) newer(w *lastVerdict) bool {
 	if v == nil {

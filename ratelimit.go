@@ -256,6 +256,17 @@ func (p *pacer) finish(i int, o outcome) {
 	p.tellFirst()
 }
 
+// pausing is how much is left of a pause that Polar asked for.
+func (p *pacer) pausing() time.Duration {
+	p.mu.Lock()
+	left := within(time.Until(p.paused), maxPause)
+	p.mu.Unlock()
+	if p.shared != nil {
+		left = max(left, p.shared.Paused())
+	}
+	return max(left, 0)
+}
+
 func (p *pacer) pauseFor(d time.Duration) {
 	if p.shared != nil {
 		p.shared.Pause(d)

@@ -66,8 +66,8 @@ func (s Status) OK() bool { return s.State == Active || s.State == Grace }
 // Has reports whether a feature was unlocked at the time of the snapshot.
 func (s Status) Has(feature string) bool { return slices.Contains(s.Features, feature) }
 
-// MarshalJSON writes every field, the key masked, times in UTC or null. It is
-// for other programs to read; a Status is not made from it again.
+// MarshalJSON writes every field, the key masked, times in UTC or null; unsaved
+// and in_doubt only where they are true. It is for other programs to read; a Status is not made from it again.
 func (s Status) MarshalJSON() ([]byte, error) {
 	when := func(t time.Time) *time.Time {
 		if t.IsZero() {
@@ -91,8 +91,8 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		GraceUntil *time.Time `json:"grace_until"`
 		ExpiresAt  *time.Time `json:"expires_at"`
 		Source     Source     `json:"source"`
-		Unsaved    bool       `json:"unsaved"`
-		InDoubt    bool       `json:"in_doubt"`
+		Unsaved    bool       `json:"unsaved,omitempty"`
+		InDoubt    bool       `json:"in_doubt,omitempty"`
 		Message    string     `json:"message"`
 	}{
 		s.State, string(s.Reason), s.Key, features, s.BenefitID,

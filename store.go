@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -47,7 +48,7 @@ type FileStore string
 func (s FileStore) Load(_ context.Context, name string) ([]byte, error) {
 	var f *os.File
 	err := patiently(func() (err error) { f, err = os.Open(s.path(name)); return err })
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 		return nil, ErrNotStored
 	}
 	if err != nil {
@@ -143,6 +144,24 @@ func (s FileStore) Lock(ctx context.Context, name string) (func(), error) {
 		return nil, err
 	}
 	return func() { _ = lock.Close() }, nil
+}
+
+// tryWriting reports why nothing can be saved; nil if it can. It leaves nothing
+// behind.
+func (s FileStore) tryWriting() error {
+	_, missing := os.Stat(string(s))
+	if err := os.MkdirAll(string(s), 0o700); err != nil {
+		return err
+	}
+	if missing != nil {
+		defer os.Remove(string(s))
+	}
+	temp, err := os.CreateTemp(string(s), "try.*.tmp")
+	if err != nil {
+		return err
+	}
+	_, err = temp.Write(make([]byte, 4096))
+	return errors.Join(err, temp.Sync(), temp.Close(), os.Remove(temp.Name()))
 }
 
 func (s FileStore) path(name string) string { return filepath.Join(string(s), name) }

@@ -9,6 +9,7 @@
 //	desktop status [--json] [--refresh]
 //	desktop use N                 count N uses against the key
 //	desktop deactivate            give the seat back
+//	desktop doctor [--json]       a report for a support mail, without secrets
 //
 // POLAR_API_URL is another base URL, for a proxy or a test; POLARGATE_DIR the
 // folder for the state; POLARGATE_FEATURES the benefits that the program
@@ -51,6 +52,7 @@ const usage = `usage:
   desktop status [--json] [--refresh]
   desktop use N
   desktop deactivate
+  desktop doctor [--json]
 `
 
 func main() {
@@ -85,6 +87,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		"status":     status,
 		"use":        use,
 		"deactivate": deactivate,
+		"doctor":     doctor,
 	}[args[0]]
 	if !ok {
 		// What was typed is not repeated: it may be a key.
@@ -154,7 +157,7 @@ func exitCode(err error) int {
 		return exitNotNow // for instance a folder that cannot be written
 	}
 	switch r := failed.Reason; {
-	case r == polargate.ErrNoLicense, r == polargate.ErrUnreadableState:
+	case errors.Is(err, polargate.ErrNoLicense), r == polargate.ErrUnreadableState:
 		return exitUnlicensed
 	case r.Denial(), r == polargate.ErrUsageExceeded, r == polargate.ErrGraceEnded, r == polargate.ErrClockSetBack, r == polargate.ErrOtherMachine:
 		return exitLocked
@@ -176,11 +179,10 @@ func activate(ctx context.Context, gate *polargate.Gate, args []string, out io.W
 
 func status(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
 	flags := flag.NewFlagSet("status", flag.ContinueOnError)
-	flags.SetOutput(io.Discard)
 	asJSON := flags.Bool("json", false, "")
 	refresh := flags.Bool("refresh", false, "")
-	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
-		return errUsage
+	if err := parse(flags, args); err != nil {
+		return err
 	}
 	ask := gate.Check
 	if *refresh {
@@ -188,11 +190,9 @@ func status(ctx context.Context, gate *polargate.Gate, args []string, out io.Wri
 	}
 	status, err := ask(ctx)
 	if *asJSON {
-		text, marshalErr := json.MarshalIndent(status, "", "  ")
-		if marshalErr != nil {
-			return marshalErr
+		if err := writeJSON(out, status); err != nil {
+			return err
 		}
-		fmt.Fprintf(out, "%s\n", text)
 	} else {
 		describe(out, status)
 	}
@@ -243,6 +243,46 @@ func deactivate(ctx context.Context, gate *polargate.Gate, args []string, out io
 	}
 	fmt.Fprintln(out, "The license was removed from this computer, and its seat is free.")
 	return nil
+}
+
+// errFindings is a report that found something wrong, and says so itself.
+var errFindings = errors.New("something is wrong: see the problems above")
+
+func doctor(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
+	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	asJSON := flags.Bool("json", false, "")
+	if err := parse(flags, args); err != nil {
+		return err
+	}
+	report := gate.Diagnose(ctx)
+	if *asJSON {
+		if err := writeJSON(out, report); err != nil {
+			return err
+		}
+	} else {
+		fmt.Fprint(out, report)
+	}
+	if len(report.Problems) > 0 {
+		return errFindings
+	}
+	return nil
+}
+
+func parse(flags *flag.FlagSet, args []string) error {
+	flags.SetOutput(io.Discard)
+	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
+		return errUsage
+	}
+	return nil
+}
+
+func writeJSON(out io.Writer, v any) error {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(out, "%s\n", text)
+	return err
 }
 
 func describe(out io.Writer, s polargate.Status) {

@@ -299,6 +299,35 @@ func TestAFolderThatCannotBeWrittenFailsTheActivationBeforeASeatIsTaken(t *testi
 	i.expect(exitUnlicensed, "status")
 }
 
+func TestTheDoctorsReportCanBePastedIntoAMail(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	home := filepath.Join(t.TempDir(), "jane.doe")
+	i.env["HOME"], i.env["USER"], i.env["USERPROFILE"] = home, "jane.doe", home
+	i.env["POLARGATE_DIR"] = filepath.Join(home, "state")
+	i.expect(exitOK, "activate", i.key.Key)
+	r := i.expect(exitOK, "doctor")
+	for _, want := range []string{"as Polar does", "proxy        none", "clock", "machine id", "active", "problems     none found", "state", i.server.URL} {
+		if want == "machine id" && strings.Contains(r.stdout, "random") {
+			continue // a machine without one
+		}
+		assert.Contains(t, r.stdout, want)
+	}
+	for _, secret := range []string{i.key.Key, i.key.Key[len(i.key.Key)-6:], "jane", home} {
+		assert.NotContains(t, r.stdout+r.stderr, secret)
+	}
+
+	i.polar.SetOffline(true)
+	i.env["HTTP_PROXY"], i.env["http_proxy"] = "http://jane:secret@127.0.0.1:1", "http://jane:secret@127.0.0.1:1"
+	r = i.expect(exitNotNow, "doctor", "--json")
+	var report map[string]any
+	require.NoError(t, json.Unmarshal([]byte(r.stdout), &report))
+	assert.Equal(t, false, report["reached"])
+	assert.NotEmpty(t, report["problems"])
+	assert.NotContains(t, r.stdout, "secret")
+	i.expect(exitUsage, "doctor", "now")
+}
+
 func TestTheProxyOfTheEnvironmentIsHonoured(t *testing.T) {
 	t.Parallel()
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})

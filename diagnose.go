@@ -1,0 +1,286 @@
+package polargate
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// Diagnosis is what a user can paste into a mail to the vendor's support. There
+// is no license key in it, no e-mail address and no user name.
+type Diagnosis struct {
+	At time.Time `json:"at"` // by this computer's clock
+	// Program is App and Version, Library this package's version, and Platform
+	// the system.
+	Program  string `json:"program"`
+	Library  string `json:"library"`
+	Platform string `json:"platform"`
+
+	// Server is the base URL that is asked, and Proxy what is in between: a host
+	// and port, "none", or "unknown" if the program's transport does not tell.
+	Server string `json:"server"`
+	Proxy  string `json:"proxy"`
+	// Reached: somebody at Server answered as Polar does. Answer says in words
+	// how it went.
+	Reached bool   `json:"reached"`
+	Answer  string `json:"answer"`
+	// ClockAhead is how far this computer's clock is ahead of Polar's, to the
+	// second, negative if behind; 0 too if not Reached.
+	ClockAhead time.Duration `json:"clock_ahead_ns"`
+	// Pause is how long Polar is not to be asked, since it said so; 0 if it is.
+	Pause time.Duration `json:"pause_ns"`
+	// PaceShared: other programs of this user keep to Polar's limit together
+	// with this one.
+	PaceShared bool `json:"pace_shared"`
+
+	// Store is where the license is kept, and StoreProblem why it cannot be
+	// written there; empty if it can, or if only the program's own Store knows.
+	Store        string `json:"store"`
+	StoreProblem string `json:"store_problem"`
+	// Fingerprint is what stands for this computer: "machine id", "random", or
+	// "set by the program".
+	Fingerprint string `json:"fingerprint"`
+
+	// The license, as in Status; SinceChecked is the age of Polar's last answer,
+	// 0 if there was none, and SeatsToRelease how many activations wait to be
+	// given back.
+	State          State         `json:"state"`
+	Reason         Reason        `json:"reason"`
+	SinceChecked   time.Duration `json:"since_checked_ns"`
+	GraceUntil     time.Time     `json:"grace_until,omitzero"`
+	ExpiresAt      time.Time     `json:"expires_at,omitzero"`
+	Unsaved        bool          `json:"unsaved"`
+	InDoubt        bool          `json:"in_doubt"`
+	SeatsToRelease int           `json:"seats_to_release"`
+
+	// Problems are whole sentences on what was found to be wrong, with what to
+	// do; empty if all is well.
+	Problems []string `json:"problems"`
+}
+
+// Diagnose finds out what a support person would ask for: whether Polar can be
+// reached from here and through what, whether clock and disk are right, and where
+// the license stands. It asks Polar one question, about a key that does not
+// exist, within CheckTimeout and the limit; and changes nothing.
+func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
+	status := g.Status()
+	now := g.now()
+	d := Diagnosis{
+		At:          now,
+		Program:     strings.TrimSpace(g.config.App + " " + shorten(cleanText(g.config.Version), 100)),
+		Library:     strings.TrimSpace("polargate " + libraryVersion()),
+		Platform:    runtime.GOOS + "/" + runtime.GOARCH + ", " + runtime.Version(),
+		Server:      g.client.base,
+		Proxy:       g.client.proxy(),
+		Fingerprint: "random",
+		State:       status.State,
+		Reason:      status.Reason,
+		GraceUntil:  status.GraceUntil,
+		ExpiresAt:   status.ExpiresAt,
+		Unsaved:     status.Unsaved,
+		InDoubt:     status.InDoubt,
+	}
+	if !status.CheckedAt.IsZero() {
+		d.SinceChecked = now.Sub(status.CheckedAt)
+	}
+	d.SeatsToRelease = len(g.holding().state.Outbox)
+	switch {
+	case g.config.Fingerprint != "":
+		d.Fingerprint = "set by the program"
+	case machineID() != "":
+		d.Fingerprint = "machine id"
+	}
+	if p, ok := g.client.pace.(*pacer); ok {
+		d.Pause = p.pausing()
+		d.PaceShared = p.shared != nil && p.shared.Usable() == nil
+	}
+	d.lookAtStore(g.config.Store)
+	d.lookAtPolar(ctx, g)
+	if d.Problems == nil {
+		d.Problems = []string{}
+	}
+	if !status.OK() {
+		d.Problems = append(d.Problems, status.Message)
+	}
+	return d
+}
+
+func (d *Diagnosis) lookAtStore(store Store) {
+	var problem error
+	switch s := store.(type) {
+	case FileStore:
+		path, err := filepath.Abs(string(s))
+		if err != nil {
+			path = string(s)
+		}
+		d.Store = "the folder " + anonymous(path)
+		problem = s.tryWriting()
+	case *MemoryStore:
+		d.Store = "memory"
+	case noStore:
+		d.Store = "nowhere"
+		problem = s.err
+	default:
+		d.Store = "a place of the program's own"
+	}
+	if problem != nil {
+		d.StoreProblem = anonymous(problem.Error())
+		d.Problems = append(d.Problems, "The license cannot be kept on this computer ("+d.StoreProblem+"). Check that the folder can be written, and that the disk is not full.")
+	}
+}
+
+func (d *Diagnosis) lookAtPolar(ctx context.Context, g *Gate) {
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	defer cancel()
+	began := time.Now()
+	_, err := g.client.validate(ctx, ValidateRequest{Key: newKey("polargate-diagnose-" + rand.Text())})
+	var e *Error
+	if !errors.As(err, &e) {
+		e = &Error{Reason: ErrUnreachable, Err: errors.New("a key that does not exist was granted")}
+	}
+	switch {
+	case e.Reason.Denial():
+		d.Reached = true
+		d.Answer = fmt.Sprintf("as Polar does, after %s", time.Since(began).Round(time.Millisecond))
+		if !e.date.IsZero() {
+			d.ClockAhead = g.now().Sub(e.date).Round(time.Second)
+		}
+		if d.ClockAhead.Abs() > maxSkew {
+			d.Problems = append(d.Problems, fmt.Sprintf("This computer's clock is %s. Set it right.", aheadOrBehind(d.ClockAhead)))
+		}
+		return
+	case e.Reason == ErrRateLimited:
+		d.Answer = "not asked, or not answered, because of the limit on requests"
+	default:
+		d.Answer = e.words().short
+		if e.Err != nil {
+			d.Answer += " (" + anonymous(cleanDetail(e.Err.Error())) + ")"
+		}
+	}
+	d.Problems = append(d.Problems, Message(e))
+}
+
+func aheadOrBehind(d time.Duration) string {
+	switch {
+	case d.Abs() <= 2*time.Second: // a Date has whole seconds, and takes a while to come
+		return "right"
+	case d < 0:
+		return (-d).String() + " behind"
+	}
+	return d.String() + " ahead"
+}
+
+// String is the report as lines of text, to be pasted into a mail.
+func (d Diagnosis) String() string {
+	var b strings.Builder
+	line := func(name, format string, args ...any) {
+		fmt.Fprintf(&b, "%-13s%s\n", name, fmt.Sprintf(format, args...))
+	}
+	line("program", "%s (%s, %s)", d.Program, d.Library, d.Platform)
+	line("time", "%s", d.At.Format(time.RFC3339))
+	line("server", "%s", d.Server)
+	line("answers", "%s", d.Answer)
+	line("proxy", "%s", d.Proxy)
+	if d.Reached {
+		line("clock", "%s", aheadOrBehind(d.ClockAhead))
+	}
+	if d.Pause > 0 {
+		line("pause", "for another %s", readable(d.Pause))
+	}
+	if !d.PaceShared {
+		line("pacing", "of this process only")
+	}
+	line("store", "%s", d.Store)
+	line("fingerprint", "%s", d.Fingerprint)
+	state := string(d.State)
+	if d.Reason != "" {
+		state += ", " + string(d.Reason)
+	}
+	if d.Unsaved {
+		state += ", not saved"
+	}
+	if d.InDoubt {
+		state += ", an activation in doubt"
+	}
+	line("license", "%s", state)
+	if d.SinceChecked != 0 {
+		line("checked", "%s ago", d.SinceChecked.Round(time.Second))
+	}
+	if !d.GraceUntil.IsZero() {
+		line("grace until", "%s", d.GraceUntil.Format(time.RFC3339))
+	}
+	if !d.ExpiresAt.IsZero() {
+		line("expires", "%s", d.ExpiresAt.Format(time.RFC3339))
+	}
+	if d.SeatsToRelease > 0 {
+		line("to release", "%d activations", d.SeatsToRelease)
+	}
+	for _, p := range d.Problems {
+		line("problem", "%s", p)
+	}
+	if len(d.Problems) == 0 {
+		line("problems", "none found")
+	}
+	return b.String()
+}
+
+// anonymous takes out of a text what names the user: the home folder, and the
+// names of user and computer.
+func anonymous(text string) string {
+	if home, err := os.UserHomeDir(); err == nil && len(home) > 1 {
+		text = strings.ReplaceAll(text, home, "~")
+		text = redactName(text, filepath.Base(home))
+	}
+	for _, variable := range []string{"USER", "LOGNAME", "USERNAME", "SUDO_USER"} {
+		text = redactName(text, os.Getenv(variable))
+	}
+	if host, err := os.Hostname(); err == nil {
+		text = redactName(text, host)
+	}
+	return redact(text)
+}
+
+func redactName(text, name string) string {
+	if len(name) < 2 {
+		return text
+	}
+	return redact(text, name)
+}
+
+// proxy is what stands between here and the server, by host and port alone: its
+// address may hold a password.
+func (c *Client) proxy() string {
+	u, ok := c.http.Transport.(unled)
+	if !ok {
+		return "unknown"
+	}
+	t, ok := u.RoundTripper.(*http.Transport)
+	if !ok {
+		return "unknown"
+	}
+	if t.Proxy == nil {
+		return "none"
+	}
+	r, err := http.NewRequest(http.MethodPost, c.base, nil)
+	if err != nil {
+		return "unknown"
+	}
+	switch proxy, err := t.Proxy(r); {
+	case err != nil:
+		return "an address that cannot be read"
+	case proxy == nil:
+		return "none"
+	default:
+		return proxy.Host
+	}
+}

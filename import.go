@@ -1,0 +1,75 @@
+package polargate
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/polargate/polargate/internal/flight"
+)
+
+// ImportedActivation is a seat that another program took: an earlier version of
+// this one that spoke to Polar by itself, say.
+type ImportedActivation struct {
+	// Key is the license key, as it was activated.
+	Key string
+	// ActivationID is the id that Polar gave the activation: a UUID of version 4.
+	ActivationID string
+	// Conditions are those that the activation was made with; nil for none.
+	// Polar compares them as a whole, and never tells them.
+	Conditions map[string]any
+}
+
+// Format prints that it is an activation, without its key, whatever the verb.
+func (a ImportedActivation) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.ImportedActivation{ActivationID:%s}", a.ActivationID)
+}
+
+// Import goes on with a seat that another program took, instead of taking one
+// more. Polar is asked whether it is good; what was held here before is given up,
+// and its seat with it, only when it is, and any failure leaves it as it was. The
+// seat then is this installation's own: it is asked about with the conditions
+// that it was made with, and Deactivate gives it back. The other program should
+// forget it.
+//
+// Errors are those of Activate, except that nothing can be in doubt. After
+// ErrSeatReleased and ErrConditionsMismatch, Activate takes a seat of the key.
+func (g *Gate) Import(ctx context.Context, a ImportedActivation) (Status, error) {
+	if err := g.enter(ctx); err != nil {
+		return g.Status(), err
+	}
+	key, err := ParseKey(a.Key)
+	if err != nil {
+		return g.Status(), err
+	}
+	id, ok := canonicalUUID4(a.ActivationID)
+	if !ok {
+		return g.Status(), &InputError{"ActivationID", "is not a UUID of version 4: give the id that Polar answered when the key was activated"}
+	}
+	if err := checkMap("Conditions", a.Conditions); err != nil {
+		return g.Status(), err
+	}
+	s := &seat{Key: key.Reveal(), ActivationID: id}
+	if a.Conditions != nil {
+		if s.Conditions, err = json.Marshal(a.Conditions); err != nil {
+			return g.Status(), &InputError{"Conditions", "cannot be written as JSON"}
+		}
+	}
+	_, err = flight.Do(ctx, &g.flights, "import "+id+" "+key.Reveal()+" "+string(s.Conditions), func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, g.withSeat(ctx, func(h held) error {
+			s.Machine = g.fingerprint(&h.state)
+			license, err := g.ask(ctx, s, key, 0)
+			if e, ok := err.(*Error); ok {
+				e.Op = opImport
+			}
+			if err == nil && !g.accepts(license.BenefitID) {
+				err = &Error{Op: opImport, Reason: ErrWrongBenefit}
+			}
+			if err != nil {
+				return err
+			}
+			return g.settleSeat(ctx, h, s, license, false)
+		})
+	})
+	return g.Status(), g.callError(opImport, err)
+}
