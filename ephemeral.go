@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -67,7 +68,8 @@ func (r *refuge) inUse() bool { return r != nil && r.now() != r.Store }
 // when it cannot be known what that is.
 func (r *refuge) enter(ctx context.Context, name string) bool {
 	data, err := r.Store.Load(ctx, name)
-	if err != nil && !errors.Is(err, ErrNotStored) || len(data) > maxState {
+	nothing := errors.Is(err, ErrNotStored) || errors.Is(err, syscall.ENOTDIR) // nothing can be below a file
+	if err != nil && !nothing || len(data) > maxState {
 		return false
 	}
 	if err == nil {

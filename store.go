@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/gofrs/flock"
@@ -48,7 +47,7 @@ type FileStore string
 func (s FileStore) Load(_ context.Context, name string) ([]byte, error) {
 	var f *os.File
 	err := patiently(func() (err error) { f, err = os.Open(s.path(name)); return err })
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotStored
 	}
 	if err != nil {
