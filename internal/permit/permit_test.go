@@ -296,3 +296,23 @@ func TestOldFoldersAreSwept(t *testing.T) {
 	assert.Equal(t, []string{"local-used", "other-old"}, left)
 	permit.Sweep(filepath.Join(parent, "missing"), "", 0)
 }
+
+func FuzzRecord(f *testing.F) {
+	for _, seed := range []string{"", "ready 0000000000000000001\n", "inuse 1763856000000000000\n", "ready -1", "ready 99999999999999999999\n", "ready\x00", "inuse 9223372036854775807\n"} {
+		f.Add([]byte(seed), []byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, record, pause []byte) {
+		f := folder(t.TempDir())
+		require.NoError(t, os.WriteFile(filepath.Join(f.Path, "1"), record, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(f.Path, "pause"), pause, 0o600))
+		require.LessOrEqual(t, f.Paused(), f.LongestPause)
+		require.GreaterOrEqual(t, f.Paused(), time.Duration(0))
+		if f.Paused() > 0 {
+			return
+		}
+		// The two other permits are free, whatever this one says.
+		done, err := f.Take(t.Context())
+		require.NoError(t, err)
+		done(0)
+	})
+}
