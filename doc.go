@@ -14,8 +14,14 @@
 // so to the user; [Gate.Activate] takes the key that the user pastes.
 // [Gate.Has] tells, on the hot path, whether a feature is unlocked,
 // [Gate.Consume] counts usage, and [Gate.Deactivate] gives the seat back. A
-// program that runs for days calls Check now and then: it costs nothing while
-// the last answer is fresh, and keeps it so.
+// program that runs for hours or days starts [Gate.Run] beside it, which keeps
+// the license fresh:
+//
+//	go gate.Run(ctx)
+//
+// [Gate.Import] goes on with an activation that an earlier version of the program
+// made by other means, Config.Ephemeral is for build jobs and containers, and
+// [Gate.Diagnose] makes a report that a user can paste into a support mail.
 //
 // # What a Gate does
 //
@@ -33,9 +39,10 @@
 //     of them unlocks or locks anything.
 //   - A refusal is never final: the next granted answer restores the license,
 //     with expiry and benefit as they are then.
-//   - All Gates and Clients of a process together keep to Polar's limit of three
-//     requests a second for programs without an access token, and to the
-//     pauses that Polar asks for.
+//   - All programs of a user that embed this package together keep to Polar's
+//     limit of three requests a second for programs without an access token, and
+//     to the pauses that Polar asks for, through a few small files in the user's
+//     cache folder.
 //   - License keys, tokens and e-mail addresses have types that print masked.
 //     Errors and logs do not carry them.
 //
@@ -44,7 +51,8 @@
 // A program that runs on its user's machine can be patched, and so can the time
 // and the network it sees. The sealed state keeps an editor from making a
 // license, and another machine from using a copied one offline. It does not
-// stop somebody who takes the program apart.
+// stop somebody who takes the program apart. docs/threat-model.md has it at length,
+// with the test that shows each.
 //
 // # Errors
 //
@@ -63,5 +71,6 @@
 // # Compatibility
 //
 // The package follows semantic versioning; before 1.0, a minor version may
-// change names. A state written by any version stays readable by later ones.
+// change names. A state written by any version stays readable by later ones:
+// testdata/state has one of each.
 package polargate

@@ -268,7 +268,7 @@ type StoreError struct {
 }
 
 func (e *StoreError) Error() string {
-	return fmt.Sprintf("polargate: cannot %s the license state: %v. Make the folder writable for this user, or set Config.Store to another place.", e.Op, e.Err)
+	return fmt.Sprintf("polargate: cannot %s the license state: %v. Make the folder writable for this user, set Config.Store to another place, or choose with Config.Ephemeral what to do without one.", e.Op, e.Err)
 }
 
 // Unwrap gives the cause.

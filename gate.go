@@ -167,7 +167,8 @@ func (g *Gate) Status() Status {
 // nobody answers, the last granted answer counts for the rest of GracePeriod.
 // An answer past half its freshness is renewed behind the caller's back. A
 // refusal is asked about again when it is a second old. What another process
-// does, Deactivate included, a running one notices at its next renewal or Refresh.
+// does, Deactivate included, a running one notices at its next renewal or
+// Refresh, and within a minute under Run.
 //
 // The error is nil exactly when the program may run, which is in the states
 // Active and Grace. The Status is valid either way; show its Message. When ctx
@@ -213,7 +214,7 @@ func (g *Gate) fly(ctx context.Context, name string, when occasion) (Status, err
 		status Status
 		err    error
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout+settleTime)
+	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
 	defer cancel()
 	out, err := flight.Do(ctx, &g.flights, name, func(ctx context.Context) (outcome, error) {
 		err := g.check(ctx, when)
@@ -352,7 +353,8 @@ func (g *Gate) begin() bool {
 // check looks at the Store and then, if need be or must be, asks Polar. The
 // error is why Polar gave no grant; it is nil if Polar was not asked.
 func (g *Gate) check(ctx context.Context, when occasion) error {
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	// What is left of the timeout is for storing an answer that came late.
+	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout-min(settleTime, g.config.CheckTimeout/10))
 	defer cancel()
 	h, enough := g.checkStore(ctx, when)
 	if enough {

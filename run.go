@@ -83,6 +83,9 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	r.g.saveAgain(ctx)
 	due := r.due(h)
 	if now := r.g.now(); now.Before(due) {
+		if h.verdict != nil {
+			r.g.moveMark(ctx, h, now)
+		}
 		return min(max(due.Sub(now), time.Millisecond), maxNap)
 	}
 	err := r.g.check(ctx, retry)
