@@ -588,7 +588,7 @@ func (g *Gate) review(now time.Time) {
 			next.features[feature] = struct{}{}
 		}
 	}
-	next.status.Message = next.status.message(h.verdict != nil && h.verdict.Vain != "")
+	next.status.Message = next.status.message(h.verdict != nil && h.verdict.Vain != "", g.refuge.inUse())
 	last := g.current.Swap(next)
 	if last != nil && changed(last.status, next.status) {
 		g.tell(last.status, next.status)

@@ -100,15 +100,19 @@ func (s Status) MarshalJSON() ([]byte, error) {
 	})
 }
 
-// message says in words what a Status means. asked is whether Polar was asked
-// in vain since the last answer.
-func (s Status) message(asked bool) string {
+// message says in words what a Status means. asked is whether Polar was asked in
+// vain since the last answer, and inMemory whether nothing of it is stored.
+func (s Status) message(asked, inMemory bool) string {
 	text := s.standing(asked)
 	if s.InDoubt && s.Reason != ErrInDoubt {
 		text += " An attempt to activate a license key was cut short, and may have taken an activation of it."
 	}
 	if s.Unsaved && !s.Key.IsZero() {
-		text += " This could not be saved, and is forgotten when the program ends: check that the folder for settings can be written, and that the disk is not full."
+		what := "The last check could not be saved"
+		if inMemory {
+			what = "The license could not be saved, and ends with the program"
+		}
+		text += " " + what + ": check that the folder for settings can be written, and that the disk is not full."
 	}
 	return text
 }
