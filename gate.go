@@ -514,7 +514,7 @@ func (g *Gate) standing(now time.Time) standing {
 	switch {
 	case h.state.Seat == nil && h.trouble != "":
 		return standing{state: Unlicensed, reason: h.trouble}
-	case h.state.Seat == nil && g.inDoubt():
+	case h.state.Seat == nil && g.inDoubt(now):
 		return standing{state: Unlicensed, reason: ErrInDoubt}
 	case h.state.Seat == nil:
 		return standing{state: Unlicensed, reason: ErrNoLicense}
@@ -531,11 +531,15 @@ func (g *Gate) standing(now time.Time) standing {
 	return stand(h.verdict, now, g.config.FreshFor, g.config.GracePeriod)
 }
 
+// doubtLasts is how long a doubt is reported. Later, whoever can do something
+// about it has done it.
+const doubtLasts = 30 * 24 * time.Hour
+
 // inDoubt reports whether an activation was begun that ended nobody knows how.
 // g.mu is held.
-func (g *Gate) inDoubt() bool {
+func (g *Gate) inDoubt(now time.Time) bool {
 	i := g.held.state.Intent
-	return i != nil && i.AttemptID != g.attempt
+	return i != nil && i.AttemptID != g.attempt && now.Sub(i.At).Abs() < doubtLasts
 }
 
 // attempting names the activation that is under way, "" for none: as long as it
@@ -571,7 +575,7 @@ func (g *Gate) review(now time.Time) {
 		GraceUntil: s.graceUntil,
 		Source:     g.source,
 		Unsaved:    g.unsaved != nil,
-		InDoubt:    g.inDoubt(),
+		InDoubt:    g.inDoubt(now),
 	}}
 	if h.state.Seat != nil {
 		next.status.Key = newKey(h.state.Seat.Key)

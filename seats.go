@@ -170,6 +170,7 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 		}
 		return nothingTaken(err)
 	}
+	h.state.Intent = before
 	return g.settleSeat(hard, h, taken, license, true)
 }
 
@@ -188,7 +189,7 @@ func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelF
 }
 
 // settleSeat makes a seat the one that is held, and stores it. One that was taken
-// just now is given back if it cannot be stored.
+// just now is given back if it cannot be stored. A doubt about another key stays.
 func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *LicenseKey, taken bool) error {
 	is := func(o seat) bool { return o.ActivationID == s.ActivationID }
 	last := h
@@ -197,7 +198,10 @@ func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *License
 	if old != nil && old.held() && !is(*old) {
 		h.state.Outbox = append(h.state.Outbox, *old)
 	}
-	h.state.Seat, h.state.Intent, h.trouble = s, nil, ""
+	if h.state.Intent != nil && h.state.Intent.Key == s.Key {
+		h.state.Intent = nil
+	}
+	h.state.Seat, h.trouble = s, ""
 	h.verdict = nextVerdict(nil, license, nil, g.now(), g.config.FreshFor)
 	err := g.save(ctx, h, FromNetwork)
 	if err != nil && taken && s.ActivationID != "" && g.giveBack(ctx, s) {

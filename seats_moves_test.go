@@ -635,3 +635,32 @@ func TestAKeyThatGotALimitDoesNotGoOnWithoutASeat(t *testing.T) {
 		require.ErrorIs(t, err, polargate.ErrActivationsUnsupported)
 	})
 }
+
+func TestADoubtAboutOneKeyOutlastsTheUseOfAnother(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		gate := w.activated()
+		other := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+		w.inject(pathActivate, 1, polartest.AnswerLost())
+		_, err := gate.Activate(t.Context(), other.Key)
+		require.ErrorIs(t, err, polargate.ErrActivationInDoubt)
+		assert.True(t, gate.Status().InDoubt)
+		status, err := gate.Activate(t.Context(), w.key.Key)
+		require.NoError(t, err)
+		assert.True(t, status.InDoubt, "the other key's seat may be lost as ever")
+		assert.Contains(t, status.Message, "cut short")
+		third := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+		status, err = gate.Activate(t.Context(), third.Key)
+		require.NoError(t, err)
+		assert.True(t, status.InDoubt)
+
+		_, err = gate.Activate(t.Context(), other.Key)
+		require.ErrorIs(t, err, polargate.ErrActivationLimit)
+		assert.Contains(t, polargate.Message(err), "An earlier attempt from this computer")
+		w.polar.Update(other.ID, func(k *polartest.LicenseKey) { k.LimitActivations = polartest.Limit(2) })
+		status, err = gate.Activate(t.Context(), other.Key)
+		require.NoError(t, err)
+		assert.False(t, status.InDoubt)
+	})
+}
