@@ -115,11 +115,8 @@ func NewClient(config ClientConfig) (*Client, error) {
 		base:           base,
 		prefix:         "/v1/customer-portal/license-keys/",
 		userAgent:      userAgent(config.App, config.Version),
-		log:            config.Logger,
+		log:            sturdyLogger(config.Logger),
 		now:            wallClock,
-	}
-	if c.log == nil {
-		c.log = slog.New(slog.DiscardHandler)
 	}
 	if config.AccessToken == "" {
 		c.pace = publicPacer(base)
@@ -387,7 +384,7 @@ func jitter(d time.Duration) time.Duration {
 	return d/2 + rand.N(d)
 }
 
-func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept func(body []byte, at time.Time) error) error {
+func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept func(body []byte, at time.Time) error) (err error) {
 	done, err := c.pace.start(ctx)
 	if err != nil {
 		if e, ok := err.(*Error); ok {
@@ -397,6 +394,12 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	}
 	outcome := outcomeLost
 	defer func() { done(outcome) }()
+	defer func() {
+		if p := recover(); p != nil {
+			c.log.Error("polargate: the transport panicked", "op", x.op, "panic", c.tidy(fmt.Errorf("%v", p), x), "stack", string(debug.Stack()))
+			err = &Error{Op: x.op, Reason: ErrUnreachable, Err: c.tidy(fmt.Errorf("the transport panicked: %v", p), x), sent: true}
+		}
+	}()
 
 	if err := ctx.Err(); err != nil {
 		outcome = outcomeUnsent

@@ -129,9 +129,7 @@ func (c Config) withDefaults() Config {
 	if c.clock == nil {
 		c.clock = wallClock
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Logger = sturdyLogger(c.Logger)
 	if c.Label == "" {
 		c.Label, _ = os.Hostname()
 		if c.Label == "" {

@@ -85,7 +85,7 @@ func Open(config Config) (*Gate, error) {
 	g := &Gate{
 		config:   config,
 		client:   client,
-		store:    config.Store,
+		store:    &sturdyStore{config.Store, config.Logger},
 		name:     config.stateName(client.organizationID),
 		seal:     newSealer(client.organizationID, config.App, config.Secret),
 		now:      config.clock,
@@ -93,7 +93,7 @@ func Open(config Config) (*Gate, error) {
 	}
 	client.now = config.clock
 	if config.Ephemeral == IfUnwritable {
-		g.refuge = &refuge{Store: config.Store}
+		g.refuge = &refuge{Store: g.store}
 		g.store = g.refuge
 	}
 	if none, ok := config.Store.(noStore); ok {
@@ -320,6 +320,9 @@ func (g *Gate) renewBehind(v *lastVerdict, s standing, now time.Time) {
 			g.mu.Lock()
 			g.renewing = false
 			g.mu.Unlock()
+			if p := recover(); p != nil {
+				g.config.Logger.Error("polargate: a panic was caught; please report it", "op", "renew", "panic", p, "stack", string(debug.Stack()))
+			}
 		}()
 		_ = g.check(g.patience, renewal)
 	}()

@@ -1,0 +1,833 @@
+package polargate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// The scenarios that need another process, a clock that is set, or a look at
+// what lies between a request and its answer. The others are tested from outside.
+
+func init() {
+	processes["dies-with-the-seat"] = processDiesWithTheSeat
+	processes["starts-anywhere"] = processStartsAnywhere
+	processes["panics-behind-the-back"] = processPanicsBehindTheBack
+}
+
+// staged is a subtest in a bubble with a Polar and a key of three seats in it.
+func staged(t *testing.T, name string, play func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			polar := polartest.New(polartest.Config{})
+			play(t, polar, polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(3)}))
+		})
+	})
+}
+
+// through is a function as an http.RoundTripper.
+type through func(*http.Request) (*http.Response, error)
+
+func (f through) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// withExport makes a Gate's one feature come with a key.
+func withExport(key polartest.LicenseKey) map[string][]string {
+	return map[string][]string{key.BenefitID: {"export"}}
+}
+
+// An impatient double click took two seats. So did the tray icon and the main
+// window, which are two programs, and start together after the installation.
+func TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat(t *testing.T) {
+	t.Parallel()
+	for name, leaves := range map[string]bool{"a double click": false, "a click, an impatient cancel, and a click": true} {
+		staged(t, name, func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+			polar.Inject(polartest.Fault{Path: "/activate", Effect: polartest.Delay(2 * time.Second)})
+			gate := openGate(t, polar, func(c *Config) { c.Features = withExport(key) })
+			first, cancel := context.WithCancel(t.Context())
+			var clicks sync.WaitGroup
+			clicks.Go(func() {
+				_, err := gate.Activate(first, key.Key)
+				assert.Equal(t, leaves, err != nil)
+			})
+			time.Sleep(200 * time.Millisecond)
+			if leaves {
+				cancel()
+			}
+			clicks.Go(func() {
+				_, err := gate.Activate(t.Context(), key.Key)
+				assert.NoError(t, err)
+			})
+			clicks.Wait()
+			cancel()
+			assert.True(t, gate.Has("export"))
+			assert.Equal(t, 1, polar.Seats(key.ID))
+			assert.Equal(t, 1, polar.Count("/activate"))
+		})
+	}
+	t.Run("two programs", func(t *testing.T) {
+		t.Parallel()
+		polar, server, key := realPolar(t)
+		polar.Inject(polartest.Fault{Path: "/activate", Effect: polartest.Delay(100 * time.Millisecond)})
+		state := t.TempDir()
+		var programs sync.WaitGroup
+		for range 2 {
+			cmd := process(t, "activate", server.URL, polar.OrganizationID(), state, key.Key)
+			programs.Go(func() { assert.NoError(t, cmd.Run(), "both have a license") })
+		}
+		programs.Wait()
+		assert.Equal(t, 1, polar.Seats(key.ID))
+		assert.Equal(t, 1, polar.Count("/activate"))
+	})
+}
+
+// processDiesWithTheSeat activates, and is killed when Polar's answer is there and
+// nobody has looked at it. Its arguments are those of processActivates.
+func processDiesWithTheSeat(args []string) error {
+	gate, err := Open(Config{
+		OrganizationID: args[1], App: "inkwell", BaseURL: args[0], Store: FileStore(args[2]), Fingerprint: args[2],
+		HTTPClient: &http.Client{Transport: through(func(r *http.Request) (*http.Response, error) {
+			_, _ = http.DefaultTransport.RoundTrip(r)
+			self, err := os.FindProcess(os.Getpid())
+			if err == nil {
+				_ = self.Kill()
+			}
+			select {}
+		})},
+	})
+	if err != nil {
+		return err
+	}
+	_, err = gate.Activate(context.Background(), args[3])
+	return err
+}
+
+// The user closed the window, or the laptop's battery ended, between Polar's yes
+// and the file. The seat was gone, and nothing on the computer knew of it.
+func TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt(t *testing.T) {
+	t.Parallel()
+	staged(t, "a caller who leaves has the seat", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		polar.Inject(polartest.Fault{Path: "/activate", Effect: polartest.Delay(3 * time.Second)})
+		store := &MemoryStore{}
+		gate := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err := gate.Activate(ctx, key.Key)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		time.Sleep(3 * time.Second)
+		assert.True(t, gate.Has("export"))
+		assert.Equal(t, 1, polar.Seats(key.ID))
+		next := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+		assert.True(t, next.Has("export"), "and has stored it")
+		assert.False(t, next.Status().InDoubt)
+	})
+	staged(t, "a program that is closed has it, too", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		polar.Inject(polartest.Fault{Path: "/activate", Effect: polartest.Delay(3 * time.Second)})
+		store := &MemoryStore{}
+		gate := openGate(t, polar, func(c *Config) { c.Store = store })
+		go func() { _, _ = gate.Activate(t.Context(), key.Key) }()
+		time.Sleep(time.Second)
+		require.NoError(t, gate.Close())
+		next := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+		assert.True(t, next.Has("export"))
+		assert.Equal(t, 1, polar.Seats(key.ID))
+	})
+	t.Run("a program that is killed knows afterwards that a seat may be lost", func(t *testing.T) {
+		t.Parallel()
+		polar, server, key := realPolar(t)
+		polar.Update(key.ID, func(k *polartest.LicenseKey) { k.LimitActivations = polartest.Limit(1) })
+		state := t.TempDir()
+		cmd := process(t, "dies-with-the-seat", server.URL, polar.OrganizationID(), state, key.Key)
+		require.Error(t, cmd.Run())
+		require.Equal(t, 1, polar.Seats(key.ID), "Polar has given it")
+		lost := polar.Requests()[0]
+
+		gate, err := aProgram([]string{server.URL, polar.OrganizationID(), state})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = gate.Close() })
+		assert.True(t, gate.Status().InDoubt)
+		assert.Equal(t, ErrInDoubt, gate.Status().Reason)
+		assert.Contains(t, gate.Status().Message, "customer portal")
+		_, err = gate.Activate(t.Context(), key.Key)
+		require.ErrorIs(t, err, ErrActivationLimit)
+		assert.Contains(t, Message(err), "earlier attempt from this computer", "the user learns who holds the last seat")
+		seat, ok := polar.LicenseKey(key.ID)
+		require.True(t, ok)
+		assert.NotEmpty(t, seat.Activations[0].Meta["installation"], "and the vendor which installation it was")
+		assert.Contains(t, string(lost.Body), seat.Activations[0].Meta["attempt"])
+
+		polar.Update(key.ID, func(k *polartest.LicenseKey) { k.Activations[0].Released = true })
+		status, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		assert.False(t, status.InDoubt)
+		seat, _ = polar.LicenseKey(key.ID)
+		assert.Equal(t, seat.Activations[0].Meta["installation"], seat.Activations[1].Meta["installation"], "that of the lost one")
+	})
+}
+
+// setClock is a clock that a test can set; it goes on from there.
+type setClock struct {
+	ahead atomic.Int64
+	zone  atomic.Pointer[time.Location]
+}
+
+func (c *setClock) now() time.Time {
+	now := wallClock().Add(time.Duration(c.ahead.Load()))
+	if zone := c.zone.Load(); zone != nil {
+		return now.In(zone)
+	}
+	return now
+}
+
+func (c *setClock) set(ahead time.Duration) { c.ahead.Store(int64(ahead)) }
+
+// A check that was written down in 2038, by a clock with an empty battery, was
+// "younger than two weeks" for the next twelve years; with unsigned numbers its
+// age was enormous instead. And a clock that was put right by two seconds made
+// another program cry thief.
+func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
+	t.Parallel()
+	const aDay = 24 * time.Hour
+	type program struct {
+		clock *setClock
+		polar *polartest.Polar
+		open  func() *Gate
+	}
+	// licensed is a program that was activated by a clock that was so far ahead,
+	// and from then on is offline.
+	licensed := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, ahead time.Duration) (*Gate, program) {
+		clock, store := &setClock{}, &MemoryStore{}
+		clock.set(ahead)
+		p := program{clock, polar, func() *Gate {
+			return openGate(t, polar, func(c *Config) {
+				c.Store, c.clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
+			})
+		}}
+		gate := p.open()
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		require.True(t, gate.Has("export"))
+		polar.SetOffline(true)
+		return gate, p
+	}
+	locked := func(t *testing.T, want Reason, gates ...*Gate) {
+		t.Helper()
+		for _, gate := range gates {
+			_, err := gate.Check(t.Context())
+			assert.ErrorIs(t, err, want)
+			assert.False(t, gate.Has("export"))
+			assert.Equal(t, Locked, gate.Status().State)
+		}
+	}
+	// backOnline is what mends all of it.
+	backOnline := func(t *testing.T, p program, gate *Gate) {
+		t.Helper()
+		p.polar.SetOffline(false)
+		time.Sleep(time.Minute)
+		status, err := gate.Check(t.Context())
+		require.NoError(t, err, "a clock that is wrong locks out nobody who is online")
+		assert.Equal(t, Active, status.State)
+		p.polar.SetOffline(true)
+		assert.True(t, p.open().Has("export"))
+	}
+	for name, ahead := range map[string]time.Duration{"two hours": 2 * time.Hour, "fifteen days": 15 * aDay, "twelve years": 12 * 365 * aDay, "two centuries": 200 * 365 * aDay} {
+		staged(t, "an answer kept from a future of "+name, func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+			gate, p := licensed(t, polar, key, ahead)
+			p.clock.set(0)
+			locked(t, ErrClockSetBack, gate, p.open())
+			assert.Contains(t, gate.Status().Message, "clock")
+			backOnline(t, p, gate)
+			p.clock.set(13 * aDay)
+			_, err := p.open().Check(t.Context())
+			assert.NoError(t, err)
+			p.clock.set(15 * aDay)
+			locked(t, ErrGraceEnded, gate, p.open())
+		})
+	}
+	staged(t, "a clock that is set back when grace is over", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		gate, p := licensed(t, polar, key, 0)
+		for day := range 13 {
+			p.clock.set(time.Duration(day) * aDay)
+			_, err := gate.Check(t.Context())
+			require.NoError(t, err)
+		}
+		for _, back := range []time.Duration{11 * aDay, aDay, 0, -1000 * aDay} {
+			p.clock.set(back)
+			locked(t, ErrClockSetBack, gate, p.open())
+		}
+		p.clock.set(12*aDay + time.Hour)
+		_, err := p.open().Check(t.Context())
+		assert.NoError(t, err, "back at its place, what was left is left")
+		p.clock.set(15 * aDay)
+		locked(t, ErrGraceEnded, gate, p.open())
+		p.clock.set(2 * aDay)
+		locked(t, ErrClockSetBack, gate, p.open())
+		backOnline(t, p, gate)
+	})
+	epoch := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where a bubble's time begins
+	for name, at := range map[string]time.Time{
+		"before 1970":       time.Date(1969, 12, 31, 23, 59, 59, 0, time.UTC),
+		"in 1901":           time.Date(1901, 12, 13, 20, 45, 52, 0, time.UTC),
+		"in 1708":           epoch.Add(-1<<63 + 1),
+		"in 2038":           time.Date(2038, 1, 19, 3, 14, 8, 0, time.UTC),
+		"in 2106":           time.Date(2106, 2, 7, 6, 28, 16, 0, time.UTC),
+		"in 2262, and more": epoch.Add(1<<63 - 1 - int64Year),
+	} {
+		staged(t, "a clock "+name+" wraps round to nothing", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+			gate, p := licensed(t, polar, key, 0)
+			require.True(t, epoch.Equal(time.Now()))
+			p.clock.set(at.Sub(epoch))
+			want := ErrClockSetBack
+			if at.After(epoch) {
+				want = ErrGraceEnded
+			}
+			locked(t, want, gate, p.open())
+			p.clock.set(0)
+			backOnline(t, p, gate)
+		})
+		staged(t, "a license of a clock "+name+" lasts no longer than others", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+			gate, p := licensed(t, polar, key, at.Sub(epoch))
+			p.clock.set(at.Sub(epoch) + 13*aDay)
+			_, err := p.open().Check(t.Context())
+			assert.NoError(t, err)
+			p.clock.set(at.Sub(epoch) + 15*aDay)
+			locked(t, ErrGraceEnded, gate, p.open())
+		})
+	}
+	for name, correct := range map[string]func(*setClock){
+		"two seconds back":     func(c *setClock) { c.set(-2 * time.Second) },
+		"ten minutes back":     func(c *setClock) { c.set(-10 * time.Minute) },
+		"59 minutes back":      func(c *setClock) { c.set(-59 * time.Minute) },
+		"ten minutes on":       func(c *setClock) { c.set(10 * time.Minute) },
+		"on and back":          func(c *setClock) { c.set(50 * time.Minute); c.set(0) },
+		"a flight to the west": func(c *setClock) { c.zone.Store(time.FixedZone("west", -11*3600)) },
+		"a flight to the east": func(c *setClock) { c.zone.Store(time.FixedZone("east", 14*3600)) },
+		"the end of summer, by a zone": func(c *setClock) {
+			c.zone.Store(time.FixedZone("CEST", 7200))
+			c.zone.Store(time.FixedZone("CET", 3600))
+		},
+	} {
+		staged(t, name+" is no alarm", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+			gate, p := licensed(t, polar, key, 0)
+			correct(p.clock)
+			for _, g := range []*Gate{gate, p.open()} {
+				status, err := g.Check(t.Context())
+				require.NoError(t, err)
+				assert.Equal(t, Active, status.State)
+				assert.True(t, g.Has("export"))
+			}
+			p.clock.set(13 * aDay)
+			_, err := gate.Check(t.Context())
+			require.NoError(t, err)
+			correct(p.clock)
+			p.clock.ahead.Add(int64(14 * aDay))
+			p.clock.ahead.Add(int64(time.Hour))
+			locked(t, ErrGraceEnded, gate, p.open())
+		})
+	}
+}
+
+const int64Year = 366 * 24 * time.Hour
+
+// processStartsAnywhere is a program that starts, and reports where it stands on
+// standard output: its own standing, what became of a try to activate, and how
+// many seats that cost.
+func processStartsAnywhere([]string) error {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	gate, err := Open(Config{OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client()})
+	if err != nil {
+		return err
+	}
+	defer gate.Close()
+	status, err := gate.Check(context.Background())
+	if !errors.Is(err, ErrNoLicense) {
+		return fmt.Errorf("Check: %w", err)
+	}
+	_, err = gate.Activate(context.Background(), key.Key)
+	var stored *StoreError
+	fmt.Print(string(status.State), " ", errors.As(err, &stored), " ", polar.Seats(key.ID))
+	return nil
+}
+
+// The power failed while the file was being written, and the program did not
+// start any more. Another did not start in a container without a home, nor from
+// a stick that was full; and on Windows the virus scanner had the file open.
+func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
+	t.Parallel()
+	prepared := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) (path string, open func() *Gate) {
+		folder := t.TempDir()
+		open = func() *Gate {
+			return openGate(t, polar, func(c *Config) { c.Store, c.Features = FileStore(folder), withExport(key) })
+		}
+		gate := open()
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		require.NoError(t, gate.Close())
+		return filepath.Join(folder, gate.name), open
+	}
+	staged(t, "half-written by somebody without care", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		path, open := prepared(t, polar, key)
+		whole, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for n := 0; n < len(whole); n += 1 + len(whole)/40 {
+			require.NoError(t, os.WriteFile(path, whole[:n], 0o600))
+			gate := open()
+			assert.Equal(t, Unlicensed, gate.Status().State)
+			assert.Equal(t, ErrUnreadableState, gate.Status().Reason, "%d bytes", n)
+			_, err = gate.Check(t.Context())
+			require.ErrorIs(t, err, ErrUnreadableState)
+			require.NoError(t, gate.Close())
+		}
+		gate := open()
+		_, err = gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err, "and the key can be entered again")
+		assert.True(t, open().Has("export"))
+	})
+	staged(t, "half-written by us, which leaves the license alone", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		path, open := prepared(t, polar, key)
+		whole, err := os.ReadFile(path)
+		require.NoError(t, err)
+		for i := range 5 {
+			require.NoError(t, os.WriteFile(fmt.Sprint(path, ".", i, ".tmp"), whole[:i*20], 0o600))
+		}
+		gate := open()
+		assert.True(t, gate.Has("export"))
+		_, err = gate.Refresh(t.Context())
+		require.NoError(t, err)
+		assert.True(t, open().Has("export"))
+	})
+	staged(t, "after a crash at any of its writes", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		polar.Update(key.ID, func(k *polartest.LicenseKey) { k.LimitActivations = polartest.Limit(99) })
+		for crash := range 4 {
+			store := &MemoryStore{}
+			writes := 0
+			first := openGate(t, polar, func(c *Config) {
+				c.Features, c.Store = withExport(key), onSave{store, func() error {
+					if writes++; writes > crash {
+						return errors.New("the power is off")
+					}
+					return nil
+				}}
+			})
+			_, _ = first.Activate(t.Context(), key.Key)
+			next := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+			_, _ = next.Check(t.Context())
+			_, err := next.Activate(t.Context(), key.Key)
+			require.NoError(t, err, "after %d writes", crash)
+			assert.True(t, next.Has("export"))
+			require.NoError(t, next.Deactivate(t.Context()))
+		}
+	})
+	staged(t, "on a disk that is full, with a license", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		store := &MemoryStore{}
+		first := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+		_, err := first.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		for range 5 {
+			gate := openGate(t, polar, func(c *Config) {
+				c.Features, c.Store = withExport(key), onSave{store, func() error { return errors.New("no space left on device") }}
+			})
+			time.Sleep(25 * time.Hour)
+			status, err := gate.Check(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, Active, status.State)
+			assert.True(t, status.Unsaved)
+			assert.Contains(t, status.Message, "disk is not full")
+			require.NoError(t, gate.Close())
+		}
+	})
+	for name, env := range map[string][]string{
+		"without a home":                     {"HOME=", "XDG_CONFIG_HOME=", "AppData=", "USERPROFILE="},
+		"with a home that is nowhere":        {"HOME=/dev/null/nowhere", "XDG_CONFIG_HOME=/dev/null/nowhere", "AppData=NUL:\\nowhere"},
+		"with a home that cannot be written": {"HOME=/proc/self", "XDG_CONFIG_HOME=/proc/self/fdinfo", "AppData=NUL:\\"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cmd := process(t, "starts-anywhere")
+			cmd.Env = append(cmd.Env, env...)
+			out, err := cmd.Output()
+			require.NoError(t, err)
+			assert.Equal(t, "unlicensed true 0", string(out), "it starts, and takes no seat that it could not keep")
+		})
+	}
+	t.Run("while somebody else has the file open", func(t *testing.T) {
+		t.Parallel()
+		store := FileStore(t.TempDir())
+		require.NoError(t, store.Save(t.Context(), "a", []byte("before")))
+		scanner, err := os.Open(store.path("a"))
+		require.NoError(t, err)
+		time.AfterFunc(50*time.Millisecond, func() { _ = scanner.Close() })
+		require.NoError(t, store.Save(t.Context(), "a", []byte("after")), "on Windows the rename waits for it")
+		data, err := store.Load(t.Context(), "a")
+		require.NoError(t, err)
+		assert.Equal(t, "after", string(data))
+	})
+}
+
+// onSave is a store that asks before it saves.
+type onSave struct {
+	Store
+	before func() error
+}
+
+func (s onSave) Save(ctx context.Context, name string, data []byte) error {
+	if err := s.before(); err != nil {
+		return err
+	}
+	return s.Store.Save(ctx, name, data)
+}
+
+// The check of the day was set for four in the afternoon, by a timer. The lid was
+// closed at three and opened in the next month, and the timer had an hour to go.
+func TestALidThatWasClosedIsNoticedWithinAMinute(t *testing.T) {
+	t.Parallel()
+	const aDay = 24 * time.Hour
+	// asleep is a licensed program whose clock goes on while its timers stand.
+	licensed := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, change func(*Config)) (gate *Gate, asleep func(time.Duration)) {
+		clock := &setClock{}
+		gate = openGate(t, polar, func(c *Config) {
+			c.clock, c.Features = clock.now, withExport(key)
+			if change != nil {
+				change(c)
+			}
+		})
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		time.Sleep(time.Hour)
+		return gate, func(d time.Duration) { clock.ahead.Add(int64(d)) }
+	}
+	staged(t, "the end of grace", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		gate, asleep := licensed(t, polar, key, nil)
+		polar.SetOffline(true)
+		asleep(30 * aDay)
+		time.Sleep(maxNap)
+		synctest.Wait()
+		assert.False(t, gate.Has("export"), "though nobody called anything")
+		assert.Equal(t, ErrGraceEnded, gate.Status().Reason)
+	})
+	staged(t, "the end of the key", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		polar.Update(key.ID, func(k *polartest.LicenseKey) { k.ExpiresAt = time.Now().Add(3 * aDay) })
+		gate, asleep := licensed(t, polar, key, nil)
+		polar.SetOffline(true)
+		asleep(4 * aDay)
+		time.Sleep(maxNap)
+		synctest.Wait()
+		assert.False(t, gate.Has("export"))
+		assert.Equal(t, ErrExpired, gate.Status().Reason)
+	})
+	staged(t, "by a call, at once", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		gate, asleep := licensed(t, polar, key, nil)
+		polar.SetOffline(true)
+		asleep(30 * aDay)
+		_, err := gate.Check(t.Context())
+		require.ErrorIs(t, err, ErrGraceEnded)
+		assert.False(t, gate.Has("export"))
+	})
+	staged(t, "and told to OnChange", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		var last atomic.Value
+		gate, asleep := licensed(t, polar, key, func(c *Config) {
+			c.OnChange = func(_, after Status) { last.Store(after.State) }
+		})
+		polar.SetOffline(true)
+		asleep(2 * aDay)
+		time.Sleep(maxNap)
+		synctest.Wait()
+		assert.Equal(t, Grace, last.Load())
+		assert.True(t, gate.Has("export"))
+	})
+	staged(t, "by Run, which asks", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		gate, asleep := licensed(t, polar, key, nil)
+		go func() { _ = gate.Run(t.Context()) }()
+		time.Sleep(time.Hour)
+		before := polar.Count("")
+		asleep(30 * aDay)
+		time.Sleep(maxNap + time.Second)
+		synctest.Wait()
+		assert.Equal(t, before+1, polar.Count(""))
+		assert.Equal(t, Active, gate.Status().State)
+		assert.True(t, gate.Has("export"))
+		require.NoError(t, gate.Close())
+	})
+	staged(t, "by Run, which had given up for a quarter of an hour", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		gate, asleep := licensed(t, polar, key, nil)
+		go func() { _ = gate.Run(t.Context()) }()
+		polar.SetOffline(true)
+		time.Sleep(28 * time.Hour)
+		require.Equal(t, Grace, gate.Status().State)
+		polar.SetOffline(false)
+		asleep(2 * time.Hour)
+		time.Sleep(maxNap + time.Second)
+		synctest.Wait()
+		assert.Equal(t, Active, gate.Status().State)
+		require.NoError(t, gate.Close())
+	})
+}
+
+// minefield is a program in which every part that the library is given panics
+// when it is told to.
+type minefield struct {
+	Store
+	armed  atomic.Pointer[string]
+	struck atomic.Int64
+	polar  *polartest.Polar
+	key    polartest.LicenseKey
+	clock  setClock
+	config Config
+}
+
+// parts are what a program hands to the library.
+var parts = []string{"transport", "body", "load", "save", "lock", "unlock", "OnChange", "logger"}
+
+func newMinefield() *minefield {
+	m := &minefield{Store: &MemoryStore{}, polar: polartest.New(polartest.Config{})}
+	m.key = m.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(99)})
+	to := m.polar.Transport()
+	m.config = Config{
+		OrganizationID: m.polar.OrganizationID(), BaseURL: m.polar.URL(), Features: withExport(m.key), Fingerprint: "here",
+		HTTPClient: &http.Client{Transport: through(func(r *http.Request) (*http.Response, error) {
+			m.step("transport")
+			resp, err := to.RoundTrip(r)
+			if err == nil {
+				resp.Body = &mine{resp.Body, m}
+			}
+			return resp, err
+		})},
+		Store:    m,
+		Logger:   slog.New(m),
+		OnChange: func(_, _ Status) { m.step("OnChange") },
+		clock:    m.clock.now,
+	}
+	return m
+}
+
+// mine is the body of an answer.
+type mine struct {
+	io.ReadCloser
+	field *minefield
+}
+
+func (b *mine) Read(p []byte) (int, error) {
+	b.field.step("body")
+	return b.ReadCloser.Read(p)
+}
+
+// arm names the parts that panic, with " and " in between.
+func (m *minefield) arm(parts string) { m.armed.Store(&parts) }
+
+func (m *minefield) isArmed(part string) bool {
+	armed := m.armed.Load()
+	return armed != nil && slices.Contains(strings.Split(*armed, " and "), part)
+}
+
+func (m *minefield) step(part string) {
+	if m.isArmed(part) {
+		m.struck.Add(1)
+		panic("the program's own " + part)
+	}
+}
+
+func (m *minefield) Load(ctx context.Context, name string) ([]byte, error) {
+	m.step("load")
+	return m.Store.Load(ctx, name)
+}
+
+func (m *minefield) Save(ctx context.Context, name string, data []byte) error {
+	m.step("save")
+	if m.isArmed("logger") {
+		return errors.New("something to be logged")
+	}
+	return m.Store.Save(ctx, name, data)
+}
+
+func (m *minefield) Lock(ctx context.Context, name string) (func(), error) {
+	m.step("lock")
+	unlock, err := m.Store.Lock(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return func() { unlock(); m.step("unlock") }, nil
+}
+
+func (m *minefield) Enabled(context.Context, slog.Level) bool  { return true }
+func (m *minefield) Handle(context.Context, slog.Record) error { m.step("logger"); return nil }
+func (m *minefield) WithAttrs([]slog.Attr) slog.Handler        { return m }
+func (m *minefield) WithGroup(string) slog.Handler             { return m }
+
+// processPanicsBehindTheBack is a program of which the part named by args[0]
+// panics while the library is at work of its own accord. It ends well if that
+// neither takes it down nor leaves the library unable to go on.
+func processPanicsBehindTheBack(args []string) error {
+	m := newMinefield()
+	gate, err := Open(m.config)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
+	defer cancel()
+	if _, err := gate.Activate(ctx, m.key.Key); err != nil {
+		return err
+	}
+	if _, err := gate.Check(ctx); err != nil {
+		return err
+	}
+	m.clock.set(13 * time.Hour)
+	if strings.Contains(args[0], "OnChange") {
+		m.polar.Revoke(m.key.ID) // a change, to be told
+	}
+	m.arm(args[0])
+	_, _ = gate.Check(ctx) // is answered from memory, and renewed behind the back
+	for m.struck.Load() == 0 && ctx.Err() == nil {
+		time.Sleep(time.Millisecond)
+	}
+	if m.struck.Load() == 0 {
+		return errors.New("nothing panicked: the test is not what it was")
+	}
+	time.Sleep(20 * time.Millisecond) // a panic that nobody catches takes less
+	m.arm("")
+	if strings.Contains(args[0], "OnChange") {
+		m.polar.Grant(m.key.ID)
+	}
+	if _, err := gate.Refresh(ctx); err != nil {
+		return fmt.Errorf("afterwards: %w", err)
+	}
+	return gate.Close()
+}
+
+// A key that was not signed, a ping that failed, a map that was nil: the license
+// library panicked, and the site that it was to protect was down for the night.
+func TestAPanicAroundALicenseTakesNoProgramDown(t *testing.T) {
+	t.Parallel()
+	calls := map[string]func(context.Context, *minefield, *Gate) error{
+		"Check":   func(ctx context.Context, _ *minefield, g *Gate) error { _, err := g.Check(ctx); return err },
+		"Refresh": func(ctx context.Context, _ *minefield, g *Gate) error { _, err := g.Refresh(ctx); return err },
+		"Consume": func(ctx context.Context, _ *minefield, g *Gate) error { _, err := g.Consume(ctx, 1); return err },
+		"Activate": func(ctx context.Context, m *minefield, g *Gate) error {
+			_, err := g.Activate(ctx, m.key.Key)
+			return err
+		},
+		"Import": func(ctx context.Context, m *minefield, g *Gate) error {
+			key, _ := m.polar.LicenseKey(m.key.ID)
+			_, err := g.Import(ctx, ImportedActivation{Key: key.Key, ActivationID: key.Activations[0].ID, Conditions: key.Activations[0].Conditions})
+			return err
+		},
+		"Deactivate": func(ctx context.Context, _ *minefield, g *Gate) error { return g.Deactivate(ctx) },
+		"Diagnose":   func(ctx context.Context, _ *minefield, g *Gate) error { g.Diagnose(ctx); return nil },
+		"Run": func(ctx context.Context, _ *minefield, g *Gate) error {
+			ctx, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			return g.Run(ctx)
+		},
+		"Close": func(_ context.Context, _ *minefield, g *Gate) error { return g.Close() },
+		"Open": func(_ context.Context, m *minefield, _ *Gate) error {
+			gate, err := Open(m.config)
+			if err == nil {
+				_ = gate.Close()
+			}
+			return err
+		},
+	}
+	for _, part := range parts {
+		for name, call := range calls {
+			t.Run("in the "+part+", during "+name, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					m := newMinefield()
+					gate, err := Open(m.config)
+					require.NoError(t, err)
+					defer gate.Close()
+					_, err = gate.Activate(t.Context(), m.key.Key)
+					require.NoError(t, err)
+					synctest.Wait()
+					m.clock.set(25 * time.Hour)
+					m.arm(part)
+					survives(t, func() { _ = call(t.Context(), m, gate) })
+					synctest.Wait()
+					m.arm("")
+					if name == "Close" {
+						return
+					}
+					time.Sleep(10 * time.Second) // a request of which nothing is known rests for five
+					began := time.Now()
+					_, err = gate.Activate(t.Context(), m.key.Key)
+					assert.NoError(t, err, "and goes on when the panics are over")
+					assert.Less(t, time.Since(began), 10*time.Second)
+					assert.True(t, gate.Has("export"))
+				})
+			})
+		}
+	}
+	t.Run("by a store that cannot be compared", func(t *testing.T) {
+		t.Parallel()
+		for _, kind := range []Ephemeral{"", IfUnwritable} {
+			survives(t, func() {
+				gate, err := Open(Config{OrganizationID: testOrganization, BaseURL: "http://stores.test", Fingerprint: "here", Store: mapStore{}, Ephemeral: kind})
+				require.NoError(t, err)
+				_, err = gate.Check(t.Context())
+				assert.ErrorIs(t, err, ErrNoLicense)
+				require.NoError(t, gate.Close())
+			})
+		}
+	})
+	for _, part := range append(parts, "OnChange and logger") {
+		t.Run("in the "+part+", behind the back", func(t *testing.T) {
+			t.Parallel()
+			cmd := process(t, "panics-behind-the-back", part)
+			var said strings.Builder
+			cmd.Stderr = &said
+			assert.NoError(t, cmd.Run(), firstLines(said.String()))
+		})
+	}
+}
+
+// mapStore is a Store of a type whose values cannot be compared.
+type mapStore map[string][]byte
+
+func (s mapStore) Load(_ context.Context, name string) ([]byte, error) {
+	if data, ok := s[name]; ok {
+		return data, nil
+	}
+	return nil, ErrNotStored
+}
+
+func (s mapStore) Save(_ context.Context, name string, data []byte) error {
+	s[name] = data
+	return nil
+}
+
+func (s mapStore) Lock(context.Context, string) (func(), error) { return func() {}, nil }
+
+// survives fails the test if do panics, in fewer words than assert.NotPanics.
+func survives(t *testing.T, do func()) {
+	t.Helper()
+	defer func() {
+		if p := recover(); p != nil {
+			_, stack, _ := strings.Cut(string(debug.Stack()), "panic(")
+			assert.Fail(t, fmt.Sprint("it panicked: ", p), firstLines(stack))
+		}
+	}()
+	do()
+}
+
+func firstLines(s string) string {
+	lines := strings.SplitAfterN(s, "\n", 19)
+	return strings.Join(lines[:min(len(lines), 18)], "")
+}
