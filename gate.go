@@ -454,6 +454,23 @@ func (g *Gate) moveMark(ctx context.Context, h held, now time.Time) {
 	})
 }
 
+// keepMark moves the mark of a running program, here at once and on disk behind
+// its back. g.mu is held.
+func (g *Gate) keepMark(now time.Time) {
+	v := g.held.verdict
+	if v == nil || v.Refused != "" || now.Sub(v.Mark) < clockSlack {
+		return
+	}
+	w := *v
+	w.Mark = now
+	g.held.verdict = &w
+	g.background.Add(1)
+	go func() {
+		defer g.background.Done()
+		_ = g.change(g.patience, func(h *held) bool { return h.verdict != nil })
+	}()
+}
+
 // ask validates a seat under a key, which is another than the seat's own when
 // the key was rotated.
 func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*LicenseKey, error) {
@@ -570,6 +587,7 @@ func (g *Gate) review(now time.Time) {
 	if g.closed {
 		return
 	}
+	g.keepMark(now)
 	s, h := g.standing(now), g.held
 	next := &snapshot{status: Status{
 		State:      s.state,

@@ -112,7 +112,7 @@ func (g *Gate) fingerprint(st *state) string {
 func (g *Gate) save(ctx context.Context, h held, source Source) error {
 	known := g.holding()
 	if known.verdict != nil && known.verdict != h.loaded && known.state.Seat.same(h.state.Seat) {
-		if h.verdict == h.loaded || h.verdict != nil && known.verdict.CheckedAt.After(h.verdict.CheckedAt) {
+		if h.verdict == h.loaded || h.verdict != nil && known.verdict.newer(h.verdict) {
 			h.verdict, h.trouble = known.verdict, known.trouble
 		}
 	}

@@ -100,7 +100,10 @@ type intent struct {
 // machine's clock; only ExpiresAt is by Polar's.
 type lastVerdict struct {
 	// Refused is the denial; "" means granted.
-	Refused   Reason    `json:"refused,omitempty"`
+	Refused Reason `json:"refused,omitempty"`
+	// Serial counts the answers about the seat: the clock does not tell which
+	// of two came later, for it can be set.
+	Serial    uint64    `json:"serial,omitempty"`
 	CheckedAt time.Time `json:"checked_at"`
 	BenefitID string    `json:"benefit_id,omitempty"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
@@ -131,6 +134,9 @@ func (v *lastVerdict) newer(w *lastVerdict) bool {
 	if v == nil {
 		return false
 	}
+	if v.Serial != w.Serial {
+		return v.Serial > w.Serial
+	}
 	return v.CheckedAt.After(w.CheckedAt) || v.CheckedAt.Equal(w.CheckedAt) && !v.Mark.Before(w.Mark)
 }
 
@@ -139,7 +145,7 @@ const (
 	// correction over the network or a time zone set by hand.
 	clockSlack = time.Hour
 	// maxSkew is a difference to Polar's clock that is of no interest.
-	maxSkew = 5 * time.Minute
+	maxSkew = 2 * time.Second
 	// refusalFresh is how long a denial is believed without asking again: no
 	// longer than keeps a script that calls a locked program in a loop within
 	// Polar's limit, for who has just renewed is in a hurry.
@@ -183,6 +189,7 @@ func stand(v *lastVerdict, now time.Time, fresh, grace time.Duration) standing {
 		}
 		return s
 	}
+	clock := now
 	if now.Before(mark) {
 		now = mark
 	}
@@ -209,6 +216,9 @@ func stand(v *lastVerdict, now time.Time, fresh, grace time.Duration) standing {
 	default:
 		s.state, s.reason = Locked, ErrGraceEnded
 	}
+	if s.state != Active {
+		s.freshUntil = earlier(s.freshUntil, clock) // Polar is to be asked, whatever the clock says
+	}
 	return s
 }
 
@@ -216,15 +226,19 @@ func stand(v *lastVerdict, now time.Time, fresh, grace time.Duration) standing {
 // is nothing to keep.
 func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Time, fresh time.Duration) *lastVerdict {
 	var e *Error
+	serial := uint64(1)
+	if last != nil {
+		serial = last.Serial + 1
+	}
 	switch {
 	case license != nil:
-		v := &lastVerdict{CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Mark: now}
+		v := &lastVerdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Mark: now}
 		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
 			v.Skew = skew
 		}
 		return v
 	case isDenial(err) && errors.As(err, &e):
-		v := &lastVerdict{Refused: e.Reason, CheckedAt: now, Mark: now}
+		v := &lastVerdict{Serial: serial, Refused: e.Reason, CheckedAt: now, Mark: now}
 		if last != nil {
 			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
 		}

@@ -202,7 +202,7 @@ func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *License
 		h.state.Intent = nil
 	}
 	h.state.Seat, h.trouble = s, ""
-	h.verdict = nextVerdict(nil, license, nil, g.now(), g.config.FreshFor)
+	h.verdict = nextVerdict(h.verdict, license, nil, g.now(), g.config.FreshFor)
 	err := g.save(ctx, h, FromNetwork)
 	if err != nil && taken && s.ActivationID != "" && g.giveBack(ctx, s) {
 		// The Store may have stored it all the same.
@@ -288,6 +288,12 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 		}
 		switch {
 		case err == nil && !g.accepts(license.BenefitID):
+			if same && current {
+				h.verdict = nextVerdict(h.verdict, license, nil, g.now(), g.config.FreshFor)
+				if saveErr := g.save(ctx, *h, FromNetwork); saveErr != nil {
+					g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
+				}
+			}
 			return false, &Error{Op: opActivate, Reason: ErrWrongBenefit}
 		case err == nil && s.Machine != here:
 			// The same license under a new key, taken on another machine: it
