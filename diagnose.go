@@ -98,11 +98,13 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 		d.Fingerprint = "machine id"
 	}
 	if p, ok := g.client.pace.(*pacer); ok {
-		d.Pause = p.pausing()
 		d.PaceShared = p.shared != nil && p.shared.Usable() == nil
 	}
 	d.lookAtStore(g.config.Store)
 	d.lookAtPolar(ctx, g)
+	if p, ok := g.client.pace.(*pacer); ok {
+		d.Pause = p.pausing()
+	}
 	if d.Problems == nil {
 		d.Problems = []string{}
 	}
@@ -111,6 +113,9 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 	}
 	return d
 }
+
+// wrongClock is a difference to Polar's clock that is worth telling.
+const wrongClock = 5 * time.Minute
 
 func (d *Diagnosis) lookAtStore(store Store) {
 	var problem error
@@ -155,7 +160,7 @@ func (d *Diagnosis) lookAtPolar(ctx context.Context, g *Gate) {
 		if !e.date.IsZero() {
 			d.ClockAhead = g.now().Sub(e.date).Round(time.Second)
 		}
-		if d.ClockAhead.Abs() > maxSkew {
+		if d.ClockAhead.Abs() > wrongClock {
 			d.Problems = append(d.Problems, fmt.Sprintf("This computer's clock is %s. Set it right.", aheadOrBehind(d.ClockAhead)))
 		}
 		return
@@ -281,6 +286,6 @@ func (c *Client) proxy() string {
 	case proxy == nil:
 		return "none"
 	default:
-		return proxy.Host
+		return anonymous(proxy.Host)
 	}
 }

@@ -72,11 +72,14 @@ func (r *refuge) enter(ctx context.Context, name string) bool {
 	if err != nil && !nothing || len(data) > maxState {
 		return false
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.active {
+		return true // somebody else was faster, and may have changed it since
+	}
 	if err == nil {
 		_ = r.memory.Save(ctx, name, data)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	r.active, r.was = true, data
 	return true
 }
@@ -108,7 +111,15 @@ func (r *refuge) leave(ctx context.Context, name string) bool {
 // takeRefuge answers a Store that cannot be written, if the program wants that,
 // by going over to memory. It reports whether to try again.
 func (g *Gate) takeRefuge(ctx context.Context, err error) bool {
-	if g.refuge == nil || g.refuge.inUse() || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) || !g.refuge.enter(ctx, g.name) {
+	if g.refuge.inUse() {
+		return true // since a moment ago
+	}
+	if g.refuge == nil || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+		return false
+	}
+	brief, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
+	defer cancel()
+	if !g.refuge.enter(brief, g.name) {
 		return false
 	}
 	g.config.Logger.Warn("polargate: the license state cannot be written and is kept in memory; its activation is given back when the gate is closed", "error", err)
@@ -183,7 +194,15 @@ func (g *Gate) releaseSeats() {
 		}
 	}
 	for _, s := range seats {
-		for pause := 250 * time.Millisecond; !g.giveBack(g.patience, &s) && sleep(g.patience, pause); pause *= 2 {
+		for pause := 250 * time.Millisecond; ; pause *= 2 {
+			err := g.free(g.patience, &s)
+			if err == nil {
+				break
+			}
+			g.config.Logger.Error("polargate: an activation could not be given back", "activation", s.ActivationID, "error", err)
+			if errors.Is(err, ErrUnknownKey) || !sleep(g.patience, pause) {
+				break
+			}
 		}
 	}
 }

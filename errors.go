@@ -291,8 +291,12 @@ func redact(s string, secrets ...string) string {
 			s = regexp.MustCompile("(?i)"+regexp.QuoteMeta(form)).ReplaceAllLiteralString(s, "****")
 		}
 	}
+	s = userInfo.ReplaceAllString(s, "$1****@")
 	return emailAddress.ReplaceAllLiteralString(s, "****")
 }
+
+// userInfo is what a URL says of a user before its host, password included.
+var userInfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^"'<>]*@`)
 
 var emailAddress = regexp.MustCompile(`[^\s@"'<>(),;:/]+(@|%40)[^\s@"'<>(),;:/]+`)
 

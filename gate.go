@@ -35,6 +35,7 @@ type Gate struct {
 	life, patience       context.Context
 	endLife, endPatience context.CancelFunc
 	background           sync.WaitGroup
+	ended                chan struct{} // closed when Close has done all
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	closed   bool
@@ -85,11 +86,12 @@ func Open(config Config) (*Gate, error) {
 	g := &Gate{
 		config:   config,
 		client:   client,
-		store:    &sturdyStore{config.Store, config.Logger},
+		store:    &sturdyStore{of: config.Store, log: config.Logger},
 		name:     config.stateName(client.organizationID),
 		seal:     newSealer(client.organizationID, config.App, config.Secret),
 		now:      config.clock,
 		seatTurn: make(chan struct{}, 1),
+		ended:    make(chan struct{}),
 	}
 	client.now = config.clock
 	if config.Ephemeral == IfUnwritable {
@@ -133,14 +135,17 @@ func (g *Gate) Close() error {
 	}
 	g.current.Store(&snapshot{status: Status{State: Locked, Reason: ErrClosed, Message: upperFirst(sentences[ErrClosed].short) + "."}})
 	g.mu.Unlock()
+	if !first {
+		<-g.ended
+		return nil
+	}
+	defer close(g.ended)
 	g.endLife()
 	impatient := time.AfterFunc(closePatience, g.endPatience)
 	defer impatient.Stop()
 	g.flights.Close()
 	g.background.Wait()
-	if first {
-		g.releaseSeats()
-	}
+	g.releaseSeats()
 	g.endPatience()
 	g.client.Close()
 	return nil
@@ -337,7 +342,11 @@ func renewable(v *lastVerdict, s standing, now time.Time) bool {
 // would be less and less.
 func renewalOf(v *lastVerdict, s standing) time.Time {
 	fresh := s.freshUntil.Sub(v.CheckedAt)
-	return v.CheckedAt.Add(max(fresh/2, min(fresh, leastRenewal)))
+	least := time.Duration(0)
+	if !v.ExpiresAt.IsZero() && !s.freshUntil.Before(v.ExpiresAt.Add(-v.Skew)) {
+		least = min(fresh, leastRenewal)
+	}
+	return v.CheckedAt.Add(max(fresh/2, least))
 }
 
 const leastRenewal = time.Minute
@@ -458,7 +467,7 @@ func (g *Gate) moveMark(ctx context.Context, h held, now time.Time) {
 // its back. g.mu is held.
 func (g *Gate) keepMark(now time.Time) {
 	v := g.held.verdict
-	if v == nil || v.Refused != "" || now.Sub(v.Mark) < clockSlack {
+	if g.closed || v == nil || v.Refused != "" || now.Sub(v.Mark) < clockSlack {
 		return
 	}
 	w := *v
@@ -467,7 +476,9 @@ func (g *Gate) keepMark(now time.Time) {
 	g.background.Add(1)
 	go func() {
 		defer g.background.Done()
-		_ = g.change(g.patience, func(h *held) bool { return h.verdict != nil })
+		ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
+		defer cancel()
+		_ = g.change(ctx, func(h *held) bool { return h.verdict != nil })
 	}()
 }
 
@@ -511,6 +522,7 @@ func (g *Gate) settle(ctx context.Context, before held, license *LicenseKey, err
 	if saveErr := g.change(ctx, apply); saveErr != nil {
 		// A disk that fails costs memory across restarts, not the license now.
 		g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
+		g.saved(saveErr)
 		g.mu.Lock()
 		defer g.mu.Unlock()
 		if h := g.held; apply(&h) {
@@ -587,7 +599,6 @@ func (g *Gate) review(now time.Time) {
 	if g.closed {
 		return
 	}
-	g.keepMark(now)
 	s, h := g.standing(now), g.held
 	next := &snapshot{status: Status{
 		State:      s.state,
@@ -627,6 +638,7 @@ func (g *Gate) review(now time.Time) {
 		g.timer = time.AfterFunc(nap, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
+			g.keepMark(g.now())
 			g.review(g.now())
 		})
 	}

@@ -24,6 +24,7 @@ type held struct {
 // running program does not take its license, nor give back one that was refused.
 func (g *Gate) load(ctx context.Context) held {
 	// A Store that hangs leaves time to ask Polar.
+	callers := ctx
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
 	defer cancel()
 	known := g.holding()
@@ -38,6 +39,10 @@ func (g *Gate) load(ctx context.Context) held {
 	switch {
 	case errors.Is(err, ErrNotStored):
 		return g.blank("")
+	case err != nil && callers.Err() != nil:
+		// Nobody waits any more; it says nothing of the Store.
+		known.unread = &StoreError{"load", err}
+		return known
 	case err != nil:
 		g.complain("polargate: the license state cannot be read", err)
 		h := lost()
@@ -50,7 +55,9 @@ func (g *Gate) load(ctx context.Context) held {
 			return lost() // was seen to before
 		}
 		aside := g.name + ".corrupt"
-		g.config.Logger.Warn("polargate: the license state is unreadable and was kept aside", "kept as", aside, "error", err)
+		if !g.complain("polargate: the license state is unreadable and was kept aside as "+aside, err) {
+			return lost()
+		}
 		if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {
 			g.config.Logger.Warn("polargate: the unreadable license state was not kept aside", "error", err)
 		}
@@ -75,7 +82,7 @@ func (g *Gate) load(ctx context.Context) held {
 
 // complain logs a warning that is another than the last one: a program that looks
 // every minute must not fill a log with the same.
-func (g *Gate) complain(text string, err error) {
+func (g *Gate) complain(text string, err error) (said bool) {
 	line := text
 	if err != nil {
 		line += err.Error()
@@ -87,6 +94,7 @@ func (g *Gate) complain(text string, err error) {
 	if text != "" && !known {
 		g.config.Logger.Warn(text, "error", err)
 	}
+	return !known
 }
 
 // blank is a state without a license. If it was made before without being

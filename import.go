@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 
 	"github.com/polargate/polargate/internal/flight"
 )
@@ -24,6 +25,12 @@ type ImportedActivation struct {
 func (a ImportedActivation) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "polargate.ImportedActivation{ActivationID:%s}", a.ActivationID)
 }
+
+// LogValue logs what Format prints.
+func (a ImportedActivation) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(a)) }
+
+// MarshalJSON writes what Format prints.
+func (a ImportedActivation) MarshalJSON() ([]byte, error) { return json.Marshal(fmt.Sprint(a)) }
 
 // Import goes on with a seat that another program took, instead of taking one
 // more. Polar is asked whether it is good; what was held here before is given up,

@@ -18,8 +18,12 @@ const (
 	lastRetry  = 15 * time.Minute
 	// firstAppeal follows a refusal, and doubles up to lastAppeal: who renews
 	// need not restart the program.
+	// Spread, the longest is an hour.
 	firstAppeal = time.Minute
-	lastAppeal  = time.Hour
+	lastAppeal  = 40 * time.Minute
+	// firstMinute is how long a network that is not there at all is looked for
+	// at short intervals: that costs nobody anything.
+	firstMinute = time.Minute
 )
 
 // Run keeps the license fresh for as long as the program runs: it asks Polar when
@@ -57,7 +61,7 @@ func (g *Gate) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if g.now().Sub(before) > wait+maxNap {
-			r.failures, r.tried = 0, time.Time{} // the computer slept: another network, maybe
+			r.failures, r.tried, r.failing, r.drained, r.drains = 0, time.Time{}, time.Time{}, time.Time{}, 0 // the computer slept: another network, maybe
 		}
 	}
 }
@@ -71,6 +75,13 @@ type runner struct {
 	pause    time.Duration
 	failures int // in a row
 	refusals int // in a row
+	// failing is since when nobody answers; zero if somebody does.
+	failing time.Time
+	// drained is when it was last tried to give back seats beside the one that is
+	// held, drainPause how long not to after that, and drains how often in vain.
+	drained    time.Time
+	drainPause time.Duration
+	drains     int
 	// answer is the time of the answer that spread was drawn for: where between
 	// its half and six tenths of its freshness it is renewed.
 	answer time.Time
@@ -81,30 +92,70 @@ type runner struct {
 func (r *runner) step(ctx context.Context) time.Duration {
 	h := r.g.reload(ctx)
 	r.g.saveAgain(ctx)
+	r.drain(ctx, h)
 	due := r.due(h)
 	if now := r.g.now(); now.Before(due) {
 		if h.verdict != nil {
-			r.g.moveMark(ctx, h, now)
+			brief, cancel := context.WithTimeout(ctx, r.g.config.CheckTimeout)
+			defer cancel()
+			r.g.moveMark(brief, h, now)
 		}
 		return min(max(due.Sub(now), time.Millisecond), maxNap)
 	}
 	err := r.g.check(ctx, retry)
-	r.tried = r.g.now()
-	var e *Error
+	now := r.g.now()
+	r.tried = now
+	r.g.mu.Lock()
+	s, nothing := r.g.standing(now), r.g.held.state.Seat == nil
+	r.g.mu.Unlock()
 	switch {
-	case err == nil:
-		r.failures, r.refusals, r.pause = 0, 0, 0
-	case isDenial(err):
+	case err == nil && (nothing || s.state == Active):
+		r.failures, r.refusals, r.pause, r.failing = 0, 0, 0, time.Time{}
+	case isDenial(err), err == nil && s.reason.Denial():
+		// Refused, or granted and of no use here, by this question or by that of
+		// another process.
 		r.pause = jitter(min(firstAppeal<<r.refusals, lastAppeal))
-		r.failures, r.refusals = 0, min(r.refusals+1, 10)
+		r.failures, r.refusals, r.failing = 0, min(r.refusals+1, 10), time.Time{}
 	default:
-		r.pause = jitter(min(firstRetry<<r.failures, lastRetry))
-		if errors.As(err, &e) {
-			r.pause = max(r.pause, e.RetryAfter)
-		}
-		r.failures = min(r.failures+1, 10)
+		r.pause = r.afterFailure(err, now)
 	}
 	return min(max(r.pause, time.Second), maxNap)
+}
+
+func (r *runner) afterFailure(err error, now time.Time) time.Duration {
+	var e *Error
+	failed := errors.As(err, &e)
+	if r.failing.IsZero() || r.failing.After(now) {
+		r.failing = now
+	}
+	if failed && e.Reason == ErrUnreachable && !e.sent && e.StatusCode == 0 && now.Sub(r.failing) < firstMinute {
+		return jitter(firstRetry)
+	}
+	pause := jitter(min(firstRetry<<r.failures, lastRetry))
+	r.failures = min(r.failures+1, 10)
+	if failed {
+		pause = max(pause, e.RetryAfter)
+	}
+	return pause
+}
+
+// drain gives back seats that wait beside the one that is held.
+func (r *runner) drain(ctx context.Context, h held) {
+	now := r.g.now()
+	if r.drained.After(now) {
+		r.drained = now
+	}
+	if h.state.Seat == nil || !h.state.waiting() || now.Before(r.drained.Add(r.drainPause)) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.g.config.CheckTimeout)
+	defer cancel()
+	if err := r.g.drainOutbox(ctx); err == nil {
+		r.drains = 0
+		return
+	}
+	r.drained, r.drainPause = r.g.now(), jitter(min(firstAppeal<<r.drains, lastRetry))
+	r.drains = min(r.drains+1, 10)
 }
 
 // due is when to ask Polar next.

@@ -204,6 +204,9 @@ func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *License
 	h.state.Seat, h.trouble = s, ""
 	h.verdict = nextVerdict(h.verdict, license, nil, g.now(), g.config.FreshFor)
 	err := g.save(ctx, h, FromNetwork)
+	if err != nil && g.takeRefuge(ctx, err) {
+		err = g.save(ctx, h, FromNetwork)
+	}
 	if err != nil && taken && s.ActivationID != "" && g.giveBack(ctx, s) {
 		// The Store may have stored it all the same.
 		ctx, cancel := g.lastMoment(ctx)

@@ -54,7 +54,8 @@ type Status struct {
 	// program ends. The log says why.
 	Unsaved bool
 	// InDoubt: an activation was begun and its outcome is not known, since the
-	// program was killed or the answer lost. It may have taken a seat.
+	// program was killed or the answer lost. It may have taken a seat. Also while
+	// another process is at it, which is not to be told from the first.
 	InDoubt bool
 	// Message is for a person: what is the matter, and what to do.
 	Message string

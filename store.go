@@ -148,12 +148,21 @@ func (s FileStore) Lock(ctx context.Context, name string) (func(), error) {
 // tryWriting reports why nothing can be saved; nil if it can. It leaves nothing
 // behind.
 func (s FileStore) tryWriting() error {
-	_, missing := os.Stat(string(s))
+	// What is made for it is taken away again, the innermost first.
+	var made []string
+	for folder := filepath.Clean(string(s)); ; folder = filepath.Dir(folder) {
+		if _, err := os.Stat(folder); err == nil || folder == filepath.Dir(folder) {
+			break
+		}
+		made = append(made, folder)
+	}
+	defer func() {
+		for _, folder := range made {
+			_ = os.Remove(folder)
+		}
+	}()
 	if err := os.MkdirAll(string(s), 0o700); err != nil {
 		return err
-	}
-	if missing != nil {
-		defer os.Remove(string(s))
 	}
 	temp, err := os.CreateTemp(string(s), "try.*.tmp")
 	if err != nil {

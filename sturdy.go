@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 )
 
 // A program's own Store, transport or log handler may panic. That is the
@@ -15,12 +16,21 @@ import (
 type sturdyStore struct {
 	of  Store
 	log *slog.Logger
+
+	mu   sync.Mutex
+	last string // of what was logged
 }
 
 func (s *sturdyStore) caught(p any, err *error) {
 	if p != nil {
-		s.log.Error("polargate: the Store panicked", "panic", p, "stack", string(debug.Stack()))
 		*err = fmt.Errorf("the store panicked: %v", p)
+		s.mu.Lock()
+		known := s.last == (*err).Error()
+		s.last = (*err).Error()
+		s.mu.Unlock()
+		if !known {
+			s.log.Error("polargate: the Store panicked", "panic", p, "stack", string(debug.Stack()))
+		}
 	}
 }
 

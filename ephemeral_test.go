@@ -1,0 +1,875 @@
+package polargate_test
+
+import (
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// ephemeral makes a Gate one of that kind.
+func ephemeral(kind polargate.Ephemeral) func(*polargate.Config) {
+	return func(c *polargate.Config) { c.Ephemeral = kind }
+}
+
+// untouchable is a Store that fails the test whatever is done with it.
+func untouchable(t *testing.T) polargate.Store {
+	s := &brittleStore{}
+	never := func(context.Context, string) error {
+		t.Error("the Store was used")
+		return nil
+	}
+	s.set(never, never, never)
+	return s
+}
+
+func TestAnUnknownKindOfEphemeralIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for _, kind := range []polargate.Ephemeral{"release-on-close", "ReleaseOnClose", "true", " "} {
+		w.config.Ephemeral = kind
+		_, err := polargate.Open(w.config)
+		var wrong *polargate.InputError
+		require.ErrorAs(t, err, &wrong)
+		assert.Equal(t, "Ephemeral", wrong.Field)
+	}
+}
+
+func TestBuildJobsInARowNeedOneSeatInAll(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		w.config.Store = untouchable(t)
+		for range 20 {
+			gate := w.open(ephemeral(polargate.ReleaseOnClose))
+			status, err := gate.Activate(t.Context(), w.key.Key)
+			require.NoError(t, err)
+			assert.Equal(t, polargate.Active, status.State)
+			assert.True(t, gate.Has("export"))
+			_, err = gate.Check(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, 1, w.seats())
+			require.NoError(t, gate.Close())
+			assert.Zero(t, w.seats())
+			assert.False(t, gate.Has("export"))
+		}
+		assert.Equal(t, 20, w.polar.Count(pathActivate))
+	})
+}
+
+func TestAnEphemeralGateRemembersNothing(t *testing.T) {
+	t.Parallel()
+	for _, kind := range []polargate.Ephemeral{polargate.ReleaseOnClose, polargate.ValidateOnly} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				folder := t.TempDir()
+				w := newWorld(t)
+				w.config.Store = polargate.FileStore(filepath.Join(folder, "license"))
+				gate := w.activated(ephemeral(kind))
+				time.Sleep(25 * time.Hour)
+				_, err := gate.Refresh(t.Context())
+				require.NoError(t, err)
+				beside := w.open(ephemeral(kind))
+				assert.Equal(t, polargate.Unlicensed, beside.Status().State, "each has its own memory")
+				require.NoError(t, gate.Close())
+				next := w.open(ephemeral(kind))
+				_, err = next.Check(t.Context())
+				require.ErrorIs(t, err, polargate.ErrNoLicense)
+				entries, err := os.ReadDir(folder)
+				require.NoError(t, err)
+				assert.Empty(t, entries, "nothing is written")
+			})
+		})
+		t.Run(string(kind)+" leaves a stored license alone", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				kept := w.activated()
+				gate := w.activated(ephemeral(kind))
+				require.NoError(t, gate.Deactivate(t.Context()))
+				require.NoError(t, gate.Close())
+				_, err := kept.Refresh(t.Context())
+				require.NoError(t, err)
+				assert.Equal(t, 1, w.seats())
+			})
+		})
+	}
+}
+
+func TestASeatIsGivenBackOnCloseWhateverHappenedBefore(t *testing.T) {
+	t.Parallel()
+	for name, before := range map[string]func(*testing.T, *world, *polargate.Gate){
+		"nothing": func(*testing.T, *world, *polargate.Gate) {},
+		"an attempt with a wrong key": func(t *testing.T, _ *world, g *polargate.Gate) {
+			_, err := g.Activate(t.Context(), "NOT-A-KEY-AT-ALL")
+			require.Error(t, err)
+		},
+		"it was revoked": func(t *testing.T, w *world, g *polargate.Gate) {
+			w.polar.Revoke(w.key.ID)
+			_, err := g.Refresh(t.Context())
+			require.ErrorIs(t, err, polargate.ErrInactive)
+		},
+		"it expired": func(t *testing.T, w *world, g *polargate.Gate) {
+			expireAt(w, time.Now())
+			_, err := g.Refresh(t.Context())
+			require.ErrorIs(t, err, polargate.ErrExpired)
+		},
+		"it was activated twice": func(t *testing.T, w *world, g *polargate.Gate) {
+			_, err := g.Activate(t.Context(), w.key.Key)
+			require.NoError(t, err)
+		},
+		"a day offline": func(_ *testing.T, w *world, _ *polargate.Gate) {
+			w.polar.SetOffline(true)
+			time.Sleep(30 * time.Hour)
+			w.polar.SetOffline(false)
+		},
+		"it was deactivated offline": func(t *testing.T, w *world, g *polargate.Gate) {
+			w.polar.SetOffline(true)
+			require.Error(t, g.Deactivate(t.Context()))
+			w.polar.SetOffline(false)
+		},
+		"another key whose seat could not be given back": func(t *testing.T, w *world, g *polargate.Gate) {
+			second := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+			w.inject(pathDeactivate, 0, polartest.ServerError(500))
+			_, err := g.Activate(t.Context(), second.Key)
+			require.NoError(t, err)
+			t.Cleanup(func() { assert.Zero(t, w.polar.Seats(second.ID)) })
+			w.polar.ClearFaults()
+		},
+		"it was released in the portal": func(_ *testing.T, w *world, _ *polargate.Gate) {
+			w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.Activations[0].Released = true })
+		},
+		"Run": func(t *testing.T, _ *world, g *polargate.Gate) { run(t, g); time.Sleep(day) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				log := &lines{}
+				w.config.Logger = log.logger()
+				gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+				before(t, w, gate)
+				require.NoError(t, gate.Close())
+				assert.Zero(t, w.seats())
+				assert.NotContains(t, log.String(), w.key.Key)
+				before := w.polar.Count(pathDeactivate)
+				require.NoError(t, gate.Close())
+				assert.Equal(t, before, w.polar.Count(pathDeactivate), "a second Close has nothing to do")
+			})
+		})
+	}
+}
+
+func TestAFailedAttemptOfABuildJobLeavesNoSeat(t *testing.T) {
+	t.Parallel()
+	for name, effect := range map[string]polartest.Effect{
+		"offline":    polartest.Reset(),
+		"login page": polartest.LoginPage(200),
+		"pause":      polartest.RateLimited("1"),
+		"refusal":    polartest.Body(403, applicationJSON, `{"error":"NotPermitted","detail":"License key activation limit already reached"}`),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, limit(1))
+				w.inject(pathActivate, 1, effect)
+				gate := w.open(ephemeral(polargate.ReleaseOnClose))
+				_, err := gate.Activate(t.Context(), w.key.Key)
+				require.Error(t, err)
+				time.Sleep(2 * time.Second)
+				_, err = gate.Activate(t.Context(), w.key.Key)
+				require.NoError(t, err)
+				require.NoError(t, gate.Close())
+				assert.Zero(t, w.seats())
+			})
+		})
+	}
+}
+
+// A build job that is cancelled closes its Gate while Activate is under way.
+func TestClosingWhileActivatingLeavesNoSeat(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		delay, close time.Duration
+		path         string
+	}{
+		"before the request leaves":      {0, 0, pathActivate},
+		"while it is on its way":         {2 * time.Second, time.Second, pathActivate},
+		"when its answer comes":          {time.Second, time.Second, pathActivate},
+		"while the seat is given back":   {time.Second, 0, pathDeactivate},
+		"when Polar takes nearly all of": {4 * time.Second, 500 * time.Millisecond, pathActivate},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				gate := w.open(ephemeral(polargate.ReleaseOnClose))
+				w.inject(test.path, 1, polartest.Delay(test.delay))
+				var activating sync.WaitGroup
+				activating.Go(func() { _, _ = gate.Activate(t.Context(), w.key.Key) })
+				time.Sleep(test.close)
+				began := time.Now()
+				require.NoError(t, gate.Close())
+				assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+				activating.Wait()
+				synctest.Wait()
+				assert.Zero(t, w.seats())
+			})
+		})
+	}
+}
+
+// A deferred Close and one of a signal handler come together in most programs.
+func TestSeveralClosesAtOnceGiveTheSeatBack(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+		w.inject(pathDeactivate, 1, polartest.ServerError(500))
+		var closes sync.WaitGroup
+		for range 3 {
+			closes.Go(func() {
+				assert.NoError(t, gate.Close())
+				assert.Zero(t, w.seats(), "who returns from Close may end the program")
+			})
+		}
+		closes.Wait()
+		assert.Zero(t, w.seats())
+	})
+}
+
+func TestCloseIsPatientButNotForLong(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		effect polartest.Effect
+		times  int
+		freed  bool
+	}{
+		"an error that is over soon": {polartest.ServerError(500), 2, true},
+		"a reset":                    {polartest.Reset(), 1, true},
+		"a login page":               {polartest.LoginPage(200), 1, true},
+		"a short pause":              {polartest.RateLimited("2"), 1, true},
+		"a lost answer":              {polartest.AnswerLost(), 1, true},
+		"a delay":                    {polartest.Delay(3 * time.Second), 1, true},
+		"errors without end":         {polartest.ServerError(500), 0, false},
+		"silence":                    {polartest.Hang(), 0, false},
+		"a long pause":               {polartest.RateLimited("600"), 1, false},
+		"a page without end":         {polartest.SlowDrip(time.Minute), 0, true}, // a 204 has no body
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				log := &lines{}
+				w.config.Logger = log.logger()
+				gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+				w.inject(pathDeactivate, test.times, test.effect)
+				began := time.Now()
+				require.NoError(t, gate.Close())
+				assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+				assert.LessOrEqual(t, w.polar.Count(pathDeactivate), 8)
+				if test.freed {
+					assert.Zero(t, w.seats())
+					return
+				}
+				assert.Equal(t, 1, w.seats())
+				assert.Contains(t, log.String(), w.now().Activations[0].ID, "who runs it can find the seat")
+				assert.NotContains(t, log.String(), w.key.Key)
+			})
+		})
+	}
+	t.Run("a network that is gone", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			log := &lines{}
+			w.config.Logger = log.logger()
+			gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+			w.polar.SetOffline(true)
+			began := time.Now()
+			require.NoError(t, gate.Close())
+			assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+			assert.Contains(t, log.String(), w.now().Activations[0].ID)
+		})
+	})
+	t.Run("a key that was rotated, whose seat only the new one can give back", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			log := &lines{}
+			w.config.Logger = log.logger()
+			gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+			w.polar.Rotate(w.key.ID)
+			require.NoError(t, gate.Close())
+			assert.Equal(t, 1, w.seats())
+			assert.Contains(t, log.String(), w.now().Activations[0].ID, "what is lost is logged")
+		})
+	})
+}
+
+func TestValidateOnlyTakesNoSeat(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*polartest.LicenseKey){
+		"of a key of three":         limit(3),
+		"of a key of none":          withoutSeats,
+		"of a key of which none is": func(k *polartest.LicenseKey) { limit(1)(k); k.Activations = []polartest.Activation{{Label: "another"}} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, change)
+				w.config.Store, w.config.FreshFor = untouchable(t), 2*time.Hour
+				before := w.seats()
+				// Any number of computers at once.
+				for range 5 {
+					gate := w.open(ephemeral(polargate.ValidateOnly))
+					for range 2 {
+						status, err := gate.Activate(t.Context(), w.key.Key)
+						require.NoError(t, err)
+						assert.Equal(t, polargate.Active, status.State)
+					}
+					assert.True(t, gate.Has("export"))
+				}
+				gate := w.activated(ephemeral(polargate.ValidateOnly))
+				run(t, gate)
+				time.Sleep(4 * time.Hour)
+				_, err := gate.Check(t.Context())
+				require.NoError(t, err)
+				_, err = gate.Refresh(t.Context())
+				require.NoError(t, err)
+				_, err = gate.Consume(t.Context(), 1)
+				require.NoError(t, err)
+				require.NoError(t, gate.Deactivate(t.Context()))
+				assert.False(t, gate.Has("export"))
+				_, err = gate.Activate(t.Context(), w.key.Key)
+				require.NoError(t, err)
+				require.NoError(t, gate.Close())
+				assert.Zero(t, w.polar.Count(pathActivate))
+				assert.Zero(t, w.polar.Count(pathDeactivate))
+				assert.Equal(t, before, w.seats())
+			})
+		})
+	}
+	for name, test := range map[string]struct {
+		happens func(*world)
+		want    polargate.Reason
+	}{
+		"a revoked key is refused": {func(w *world) { w.polar.Revoke(w.key.ID) }, polargate.ErrInactive},
+		"an expired one":           {func(w *world) { expireAt(w, time.Now()) }, polargate.ErrExpired},
+		"an unknown one":           {func(w *world) { w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.Deleted = true }) }, polargate.ErrUnknownKey},
+		"one of another benefit": {func(w *world) {
+			w.config.Features = map[string][]string{"6b43a9a5-8d86-4c5a-9c5e-3a1f9a0b7c11": {"export"}}
+		}, polargate.ErrWrongBenefit},
+		"a login page is no grant":          {inject(polartest.LoginPage(200)), polargate.ErrUnreachable},
+		"and no network is none":            {func(w *world) { w.polar.SetOffline(true) }, polargate.ErrUnreachable},
+		"an empty object is none":           {inject(polartest.Body(200, applicationJSON, "{}")), polargate.ErrUnreachable},
+		"a lost answer leaves no doubt":     {inject(polartest.AnswerLost()), polargate.ErrUnreachable},
+		"a pause is not the limit of seats": {inject(polartest.RateLimited("20")), polargate.ErrRateLimited},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				test.happens(w)
+				gate := w.open(ephemeral(polargate.ValidateOnly))
+				status, err := gate.Activate(t.Context(), w.key.Key)
+				require.ErrorIs(t, err, test.want)
+				assert.Equal(t, polargate.Unlicensed, status.State)
+				assert.False(t, status.InDoubt)
+				assert.False(t, gate.Has("export"))
+				assert.Zero(t, w.polar.Count(pathActivate))
+			})
+		})
+	}
+	t.Run("grace and refusals are as ever, in memory", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.config.GracePeriod = 2 * day
+			gate := w.activated(ephemeral(polargate.ValidateOnly))
+			w.polar.SetOffline(true)
+			time.Sleep(25 * time.Hour)
+			status, err := gate.Check(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, polargate.Grace, status.State)
+			time.Sleep(day)
+			_, err = gate.Check(t.Context())
+			require.ErrorIs(t, err, polargate.ErrGraceEnded)
+			w.polar.SetOffline(false)
+			_, err = gate.Check(t.Context())
+			require.NoError(t, err)
+			w.polar.Revoke(w.key.ID)
+			_, err = gate.Refresh(t.Context())
+			require.ErrorIs(t, err, polargate.ErrInactive)
+			w.polar.SetOffline(true)
+			time.Sleep(time.Minute)
+			_, err = gate.Check(t.Context())
+			require.ErrorIs(t, err, polargate.ErrInactive, "cutting the network restores nothing")
+		})
+	})
+}
+
+func TestIfUnwritableIsAnOrdinaryGateWhereItCanWrite(t *testing.T) {
+	t.Parallel()
+	for name, store := range map[string]func(*testing.T) polargate.Store{
+		"in memory": func(*testing.T) polargate.Store { return &polargate.MemoryStore{} },
+		"on disk":   func(t *testing.T) polargate.Store { return polargate.FileStore(filepath.Join(t.TempDir(), "new")) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.config.Store = store(t)
+				log := &lines{}
+				w.config.Logger = log.logger()
+				gate := w.activated(ephemeral(polargate.IfUnwritable))
+				assert.False(t, gate.Status().Unsaved)
+				require.NoError(t, gate.Close())
+				assert.Equal(t, 1, w.seats(), "kept")
+				assert.Zero(t, w.polar.Count(pathDeactivate))
+				next := w.open(ephemeral(polargate.IfUnwritable))
+				assert.True(t, next.Has("export"))
+				_, err := next.Activate(t.Context(), w.key.Key)
+				require.NoError(t, err)
+				assert.Equal(t, 1, w.polar.Count(pathActivate))
+				require.NoError(t, next.Deactivate(t.Context()))
+				assert.Zero(t, w.seats())
+				assert.Empty(t, log.String())
+			})
+		})
+	}
+}
+
+// unwritable are Stores in which nothing can be kept, and of which it is known
+// that nothing is in them.
+func unwritable() map[string]func(*testing.T) polargate.Store {
+	broken := func(save, lock func(context.Context, string) error) func(*testing.T) polargate.Store {
+		return func(*testing.T) polargate.Store {
+			s := &brittleStore{}
+			s.set(nil, save, lock)
+			return s
+		}
+	}
+	return map[string]func(*testing.T) polargate.Store{
+		"a folder below a file": func(t *testing.T) polargate.Store {
+			file := filepath.Join(t.TempDir(), "file")
+			require.NoError(t, os.WriteFile(file, []byte("x"), 0o600))
+			return polargate.FileStore(filepath.Join(file, "license"))
+		},
+		"a Store that fails to save":          broken(fails, nil),
+		"a Store that fails to lock":          broken(nil, fails),
+		"a Store that fails to save and lock": broken(fails, fails),
+	}
+}
+
+func TestALicenseThatCannotBeKeptLastsUntilClose(t *testing.T) {
+	t.Parallel()
+	for name, store := range unwritable() {
+		t.Run("in "+name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, limit(1))
+				w.config.Store, w.config.FreshFor = store(t), time.Hour
+				log := &lines{}
+				w.config.Logger = log.logger()
+				for range 3 {
+					gate := w.open(ephemeral(polargate.IfUnwritable))
+					status, err := gate.Activate(t.Context(), w.key.Key)
+					require.NoError(t, err)
+					assert.Equal(t, polargate.Active, status.State)
+					assert.True(t, gate.Has("export"))
+					assert.True(t, status.Unsaved)
+					assert.Contains(t, status.Message, "could not be saved")
+					assert.Contains(t, log.String(), "level=WARN")
+					assert.NotContains(t, log.String(), w.key.Key)
+					data, err := status.MarshalJSON()
+					require.NoError(t, err)
+					assert.Contains(t, string(data), `"unsaved":true`)
+
+					// All else works, from memory.
+					status, err = gate.Activate(t.Context(), w.key.Key)
+					require.NoError(t, err)
+					assert.True(t, status.Unsaved)
+					time.Sleep(2 * time.Hour)
+					status, err = gate.Check(t.Context())
+					require.NoError(t, err)
+					assert.Equal(t, polargate.Active, status.State)
+					assert.True(t, status.Unsaved)
+					_, err = gate.Consume(t.Context(), 1)
+					require.NoError(t, err)
+					assert.Equal(t, 1, w.seats())
+					require.NoError(t, gate.Close())
+					assert.Zero(t, w.seats())
+				}
+				assert.Equal(t, 3, w.polar.Count(pathActivate))
+				assert.LessOrEqual(t, strings.Count(log.String(), "\n"), 3*8)
+			})
+		})
+		t.Run("and can be given back before, in "+name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.config.Store = store(t)
+				gate := w.activated(ephemeral(polargate.IfUnwritable))
+				require.NoError(t, gate.Deactivate(t.Context()))
+				assert.Zero(t, w.seats())
+				assert.False(t, gate.Has("export"))
+				require.NoError(t, gate.Close())
+				assert.Equal(t, 1, w.polar.Count(pathDeactivate))
+			})
+		})
+		t.Run("but without being asked for it is not taken, in "+name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.config.Store = store(t)
+				gate := w.open()
+				status, err := gate.Activate(t.Context(), w.key.Key)
+				var bad *polargate.StoreError
+				require.ErrorAs(t, err, &bad)
+				assert.Equal(t, polargate.Unlicensed, status.State)
+				assert.Zero(t, w.polar.Count(""), "before anything is asked")
+				assert.NotEmpty(t, polargate.Message(err))
+				assert.NotContains(t, polargate.Message(err), "Config")
+			})
+		})
+	}
+}
+
+// Not parallel: it takes the folder for settings away.
+func TestWithoutAFolderForSettingsNothingIsTakenUnasked(t *testing.T) {
+	for _, variable := range []string{"HOME", "XDG_CONFIG_HOME", "AppData", "home"} {
+		t.Setenv(variable, "")
+	}
+	if _, err := os.UserConfigDir(); err == nil {
+		t.Skip("this system knows one all the same")
+	}
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.config.Store = nil
+		gate := w.open()
+		_, err := gate.Activate(t.Context(), w.key.Key)
+		var bad *polargate.StoreError
+		require.ErrorAs(t, err, &bad)
+		assert.Zero(t, w.polar.Count(""))
+		d := gate.Diagnose(t.Context())
+		assert.Equal(t, "nowhere", d.Store)
+		assert.NotEmpty(t, d.StoreProblem)
+
+		gate = w.activated(ephemeral(polargate.IfUnwritable))
+		assert.True(t, gate.Status().Unsaved)
+		run(t, gate)
+		time.Sleep(20 * time.Hour)
+		assert.True(t, gate.Has("export"))
+		require.NoError(t, gate.Close())
+		assert.Zero(t, w.seats())
+	})
+}
+
+func TestTheStoreThatFillsUpBetweenTwoWritesIsUnwritableToo(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		store := &brittleStore{}
+		var mu sync.Mutex
+		saves := 0
+		store.set(nil, func(context.Context, string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if saves++; saves > 1 {
+				return errDisk
+			}
+			return nil
+		}, nil)
+		w.config.Store = store
+		gate := w.open(ephemeral(polargate.IfUnwritable))
+		status, err := gate.Activate(t.Context(), w.key.Key)
+		require.NoError(t, err)
+		assert.True(t, status.OK())
+		assert.True(t, status.Unsaved)
+		assert.Equal(t, 1, w.seats())
+		require.NoError(t, gate.Close())
+		assert.Zero(t, w.seats())
+	})
+}
+
+func TestSeveralAttemptsAtOnceWhereNothingCanBeWritten(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		// load is how long the Store takes to be read, and each time longer.
+		load   time.Duration
+		stored bool
+	}{
+		"and nothing is stored":                               {0, false},
+		"and nothing is stored, which takes a moment to find": {10 * time.Millisecond, false},
+		"and nothing is stored, which takes long to find":     {30 * time.Second, false},
+		"beside a stored license":                             {10 * time.Millisecond, true},
+		"beside a stored license that takes longer each time": {30 * time.Second, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				store := &brittleStore{}
+				w.config.Store = store
+				if test.stored {
+					require.NoError(t, w.activated().Close())
+				}
+				gate := w.open(ephemeral(polargate.IfUnwritable))
+				var loads atomic.Int64
+				store.set(
+					func(context.Context, string) error { time.Sleep(time.Duration(loads.Add(1)) * test.load); return nil },
+					fails,
+					func(context.Context, string) error { time.Sleep(time.Second); return errDisk },
+				)
+				var keys []polartest.LicenseKey
+				for range 4 {
+					keys = append(keys, w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID}))
+				}
+				var all sync.WaitGroup
+				for _, key := range keys {
+					all.Go(func() {
+						_, err := gate.Activate(t.Context(), key.Key)
+						assert.NoError(t, err)
+					})
+				}
+				all.Wait()
+				assert.True(t, gate.Has("export"))
+				assert.True(t, gate.Status().Unsaved)
+				time.Sleep(time.Minute)
+				require.NoError(t, gate.Close())
+				for _, key := range keys {
+					assert.Zero(t, w.polar.Seats(key.ID))
+				}
+			})
+		})
+	}
+}
+
+func TestALicenseIsStoredAfterAllWhenThatBecomesPossible(t *testing.T) {
+	t.Parallel()
+	for name, when := range map[string]func(*testing.T, *polargate.Gate){
+		"by Refresh": func(t *testing.T, g *polargate.Gate) { _, err := g.Refresh(t.Context()); require.NoError(t, err) },
+		"by Run":     func(t *testing.T, g *polargate.Gate) { run(t, g); time.Sleep(2 * time.Minute) },
+		"by Close":   func(t *testing.T, g *polargate.Gate) { require.NoError(t, g.Close()) },
+		"by a renewal": func(t *testing.T, g *polargate.Gate) {
+			time.Sleep(25 * time.Hour)
+			_, err := g.Check(t.Context())
+			require.NoError(t, err)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				store := &brittleStore{}
+				store.set(nil, fails, fails)
+				w.config.Store = store
+				gate := w.activated(ephemeral(polargate.IfUnwritable))
+				require.True(t, gate.Status().Unsaved)
+				store.set(nil, nil, nil)
+				when(t, gate)
+				assert.False(t, gate.Status().Unsaved)
+				assert.NotContains(t, gate.Status().Message, "could not be saved")
+				require.NoError(t, gate.Close())
+				assert.Equal(t, 1, w.seats(), "kept")
+				next := w.open(ephemeral(polargate.IfUnwritable))
+				assert.True(t, next.Has("export"))
+				_, err := next.Refresh(t.Context())
+				require.NoError(t, err)
+				assert.Equal(t, 1, w.polar.Count(pathActivate))
+			})
+		})
+	}
+}
+
+func TestAStoreThatCannotBeReadIsNotTakenForEmpty(t *testing.T) {
+	t.Parallel()
+	for name, load := range map[string]func(context.Context, string) error{"fails": fails, "hangs": waits} {
+		for kind, rest := range map[string]func(context.Context, string) error{"and cannot be written": fails, "but could be written": nil} {
+			t.Run("one that "+name+" "+kind, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					store := &brittleStore{}
+					w.config.Store = store
+					// A license is in it, of which nothing can be known now.
+					require.NoError(t, w.activated().Close())
+					store.set(load, rest, rest)
+					gate := w.open(ephemeral(polargate.IfUnwritable))
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+					defer cancel()
+					_, err := gate.Activate(ctx, w.key.Key)
+					require.Error(t, err)
+					require.NoError(t, gate.Close())
+					assert.Equal(t, 1, w.polar.Count(pathActivate))
+					assert.Equal(t, 1, w.seats(), "the stored one")
+					store.set(nil, nil, nil)
+					next := w.open()
+					assert.True(t, next.Has("export"))
+				})
+			})
+		}
+	}
+}
+
+func TestALicenseThatSomebodyElseStoredMeanwhileIsNotWrittenOver(t *testing.T) {
+	t.Parallel()
+	for name, when := range map[string]func(*testing.T, *polargate.Gate){
+		"by Refresh": func(t *testing.T, g *polargate.Gate) { _, err := g.Refresh(t.Context()); require.NoError(t, err) },
+		"by Run":     func(t *testing.T, g *polargate.Gate) { run(t, g); time.Sleep(2 * time.Minute) },
+		"by Close":   func(*testing.T, *polargate.Gate) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				second := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+				store := &brittleStore{}
+				store.set(nil, fails, fails)
+				w.config.Store = store
+				gate := w.activated(ephemeral(polargate.IfUnwritable))
+				store.set(nil, nil, nil)
+				other := w.open()
+				_, err := other.Activate(t.Context(), second.Key)
+				require.NoError(t, err)
+				when(t, gate)
+				require.NoError(t, gate.Close())
+				assert.Zero(t, w.seats(), "the one in memory is given back")
+				assert.Equal(t, 1, w.polar.Seats(second.ID), "and the stored one is not")
+				_, err = other.Refresh(t.Context())
+				require.NoError(t, err)
+				next := w.open()
+				assert.Equal(t, second.Key, next.Status().Key.Reveal())
+				assert.True(t, next.Has("export"))
+			})
+		})
+	}
+}
+
+// The stored license is as good as before: it is not given back by somebody who
+// could not write.
+func TestAStoredLicenseThatCannotBeWrittenAnyMoreKeepsItsSeat(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, limit(1))
+		store := &brittleStore{}
+		w.config.Store = store
+		require.NoError(t, w.activated().Close())
+		store.set(nil, fails, fails)
+		gate := w.open(ephemeral(polargate.IfUnwritable))
+		_, err := gate.Activate(t.Context(), w.key.Key)
+		require.NoError(t, err)
+		assert.Equal(t, 1, w.polar.Count(pathActivate), "it goes on with the stored seat")
+		require.NoError(t, gate.Close())
+		assert.Equal(t, 1, w.seats())
+		next := w.open()
+		_, err = next.Refresh(t.Context())
+		require.NoError(t, err)
+	})
+}
+
+func TestALicenseWhoseRenewalsCannotBeSavedGoesOn(t *testing.T) {
+	t.Parallel()
+	for name, break_ := range map[string]func(*brittleStore){
+		"a disk that is full":      func(s *brittleStore) { s.set(nil, fails, nil) },
+		"a lock that fails":        func(s *brittleStore) { s.set(nil, nil, fails) },
+		"a disk that is read-only": func(s *brittleStore) { s.set(nil, fails, fails) },
+		"a disk that is gone":      func(s *brittleStore) { s.set(fails, fails, fails) },
+		"a disk that hangs":        func(s *brittleStore) { s.set(nil, waits, nil) },
+	} {
+		for _, kind := range []polargate.Ephemeral{"", polargate.IfUnwritable} {
+			for by, again := range map[string]func(*testing.T, *polargate.Gate){
+				"Refresh": func(t *testing.T, g *polargate.Gate) { _, err := g.Refresh(t.Context()); require.NoError(t, err) },
+				"Run":     func(t *testing.T, g *polargate.Gate) { run(t, g); time.Sleep(2 * time.Minute) },
+			} {
+				t.Run(strings.TrimSpace(name+" "+string(kind))+", and is saved by "+by, func(t *testing.T) {
+					t.Parallel()
+					synctest.Test(t, func(t *testing.T) {
+						w := newWorld(t)
+						store := &brittleStore{}
+						w.config.Store, w.config.FreshFor = store, time.Hour
+						gate := w.activated(ephemeral(kind))
+						assert.False(t, gate.Status().Unsaved)
+						break_(store)
+						for range 3 {
+							time.Sleep(2 * time.Hour)
+							status, err := gate.Check(t.Context())
+							require.NoError(t, err)
+							assert.Equal(t, polargate.Active, status.State)
+						}
+						status := gate.Status()
+						assert.True(t, status.Unsaved)
+						assert.Contains(t, status.Message, "could not be saved")
+						store.set(nil, nil, nil)
+						again(t, gate)
+						status = gate.Status()
+						assert.False(t, status.Unsaved)
+						assert.NotContains(t, status.Message, "could not be saved")
+						w.polar.SetOffline(true)
+						next := w.open()
+						assert.Equal(t, status.CheckedAt, next.Status().CheckedAt, "it is in the Store")
+						require.NoError(t, gate.Close())
+						w.polar.SetOffline(false)
+						assert.Equal(t, 1, w.seats(), "and the seat is kept")
+					})
+				})
+			}
+		}
+	}
+}
+
+func TestOnChangeTellsThatALicenseIsNotSaved(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		store := &brittleStore{}
+		w.config.Store = store
+		var mu sync.Mutex
+		var told []bool
+		w.config.OnChange = func(before, after polargate.Status) {
+			mu.Lock()
+			defer mu.Unlock()
+			if before.Unsaved != after.Unsaved {
+				told = append(told, after.Unsaved)
+			}
+		}
+		gate := w.activated()
+		store.set(nil, fails, nil)
+		_, err := gate.Refresh(t.Context())
+		require.NoError(t, err)
+		synctest.Wait()
+		store.set(nil, nil, nil)
+		_, err = gate.Refresh(t.Context())
+		require.NoError(t, err)
+		synctest.Wait()
+		mu.Lock()
+		defer mu.Unlock()
+		assert.Equal(t, []bool{true, false}, told)
+	})
+}
+
+// errors.Is on what the Store said must lead to its own cause.
+func TestTheCauseOfAnUnwritableStoreIsInTheError(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		store := &brittleStore{}
+		store.set(nil, fails, nil)
+		w.config.Store = store
+		_, err := w.open().Activate(t.Context(), w.key.Key)
+		assert.True(t, errors.Is(err, errDisk))
+	})
+}

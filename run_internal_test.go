@@ -1,0 +1,334 @@
+package polargate
+
+import (
+	"context"
+	"net/http"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// wristwatch is a clock that can be set while timers go on, or stand still, by
+// the bubble's.
+type wristwatch struct{ ahead atomic.Int64 }
+
+func (w *wristwatch) now() time.Time { return wallClock().Add(time.Duration(w.ahead.Load())) }
+
+func (w *wristwatch) set(ahead time.Duration) { w.ahead.Store(int64(ahead)) }
+
+// laptop is a program under Run on a computer with a clock of its own.
+type laptop struct {
+	t     *testing.T
+	polar *polartest.Polar
+	key   polartest.LicenseKey
+	watch *wristwatch
+	store *MemoryStore
+	gate  *Gate
+}
+
+func newLaptop(t *testing.T, change func(*Config)) *laptop {
+	t.Helper()
+	polar := polartest.New(polartest.Config{OnBreach: func(_ polartest.Request, what string) { t.Error(what) }})
+	c := &laptop{
+		t: t, polar: polar, watch: &wristwatch{}, store: &MemoryStore{},
+		key: polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)}),
+	}
+	c.gate = c.open(change)
+	_, err := c.gate.Activate(t.Context(), c.key.Key)
+	require.NoError(t, err)
+	return c
+}
+
+func (c *laptop) open(change func(*Config)) *Gate {
+	return openGate(c.t, c.polar, func(config *Config) {
+		config.Store, config.clock, config.Fingerprint = c.store, c.watch.now, "the computer"
+		config.Features = map[string][]string{c.key.BenefitID: {"export"}}
+		if change != nil {
+			change(config)
+		}
+	})
+}
+
+// run starts Run, which ends with the test.
+func (c *laptop) run() {
+	ctx, cancel := context.WithCancel(c.t.Context())
+	c.t.Cleanup(cancel)
+	go func() { _ = c.gate.Run(ctx) }()
+	synctest.Wait()
+}
+
+// sleep lets d pass for the world, while the timers of this computer stand
+// still.
+func (c *laptop) sleep(d time.Duration) {
+	c.watch.set(time.Duration(c.watch.ahead.Load()) + d)
+	c.polar.Advance(d)
+}
+
+func (c *laptop) within(limit time.Duration, so func() bool, what string) {
+	c.t.Helper()
+	for began := time.Now(); !so(); time.Sleep(time.Second) {
+		require.LessOrEqual(c.t, time.Since(began), limit, what)
+	}
+}
+
+// A minute, and what a question takes.
+const aMinute = 65 * time.Second
+
+func TestASleepOfDaysIsNoticedWithinAMinute(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	for _, test := range []struct {
+		name   string
+		before func(*laptop)
+		asleep time.Duration
+		during func(*laptop)
+		check  func(*testing.T, *laptop)
+	}{
+		{
+			name: "a stale answer is renewed", asleep: 3 * day,
+			check: func(t *testing.T, c *laptop) {
+				c.within(aMinute, func() bool { return c.gate.Status().CheckedAt.After(c.watch.now().Add(-aMinute)) }, "asked")
+				assert.Equal(t, Active, c.gate.Status().State)
+			},
+		},
+		{
+			name: "one past half of its freshness, too", asleep: 15 * time.Hour,
+			check: func(t *testing.T, c *laptop) {
+				c.within(aMinute, func() bool { return c.gate.Status().CheckedAt.After(c.watch.now().Add(-aMinute)) }, "asked")
+			},
+		},
+		{
+			name: "a fresh one is not", asleep: 8 * time.Hour,
+			check: func(t *testing.T, c *laptop) {
+				c.polar.ForgetRequests()
+				time.Sleep(10 * time.Minute)
+				assert.Zero(t, c.polar.Count(""))
+			},
+		},
+		{
+			name: "a license past its grace comes back at once", asleep: 30 * day,
+			check: func(t *testing.T, c *laptop) {
+				c.within(aMinute, func() bool { return c.gate.Status().CheckedAt.After(c.watch.now().Add(-aMinute)) }, "asked")
+				assert.True(t, c.gate.Has("export"))
+			},
+		},
+		{
+			name: "without a network it ends, and comes back with it", asleep: 30 * day,
+			during: func(c *laptop) { c.polar.SetOffline(true) },
+			check: func(t *testing.T, c *laptop) {
+				c.within(aMinute, func() bool { return !c.gate.Has("export") }, "grace is over")
+				assert.Equal(t, ErrGraceEnded, c.gate.Status().Reason)
+				c.polar.SetOffline(false)
+				c.within(20*time.Second, func() bool { return c.gate.Has("export") }, "the network is back")
+			},
+		},
+		{
+			name: "an expiry that came meanwhile locks", asleep: 3 * day,
+			before: func(c *laptop) {
+				c.polar.Update(c.key.ID, func(k *polartest.LicenseKey) { k.ExpiresAt = c.polar.Now().Add(2 * day) })
+				_, err := c.gate.Refresh(c.t.Context())
+				require.NoError(c.t, err)
+			},
+			check: func(t *testing.T, c *laptop) {
+				c.within(aMinute, func() bool { return c.gate.Status().Reason == ErrExpired }, "expired")
+				assert.False(t, c.gate.Has("export"))
+			},
+		},
+		{
+			name: "the pauses of an outage are over", asleep: 8 * time.Hour,
+			before: func(c *laptop) {
+				c.polar.SetOffline(true)
+				time.Sleep(25 * time.Hour) // pauses of a quarter of an hour by now
+				require.Equal(c.t, Grace, c.gate.Status().State)
+			},
+			during: func(c *laptop) { c.polar.SetOffline(false) }, // another place, another network
+			check: func(t *testing.T, c *laptop) {
+				c.within(aMinute, func() bool { return c.gate.Status().State == Active }, "asked")
+			},
+		},
+		{
+			name: "and begin anew, for the network wakes later", asleep: 8 * time.Hour,
+			before: func(c *laptop) {
+				c.polar.SetOffline(true)
+				time.Sleep(25 * time.Hour)
+			},
+			check: func(t *testing.T, c *laptop) {
+				time.Sleep(aMinute)
+				c.polar.SetOffline(false)
+				c.within(aMinute, func() bool { return c.gate.Status().State == Active }, "the network is back")
+			},
+		},
+		{
+			name: "the pauses after refusals are over", asleep: 8 * time.Hour,
+			before: func(c *laptop) {
+				c.polar.Revoke(c.key.ID)
+				_, err := c.gate.Refresh(c.t.Context())
+				require.ErrorIs(c.t, err, ErrInactive)
+				time.Sleep(6 * time.Hour) // pauses of an hour by now
+			},
+			during: func(c *laptop) { c.polar.Grant(c.key.ID) },
+			check: func(t *testing.T, c *laptop) {
+				c.within(aMinute, func() bool { return c.gate.Has("export") }, "asked")
+			},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newLaptop(t, nil)
+				c.run()
+				time.Sleep(17 * time.Second)
+				if test.before != nil {
+					test.before(c)
+				}
+				if test.during != nil {
+					test.during(c)
+				}
+				c.sleep(test.asleep)
+				test.check(t, c)
+				// And from then on all is as it was.
+				c.polar.ForgetRequests()
+				time.Sleep(4 * time.Hour)
+				assert.LessOrEqual(t, c.polar.Count(""), 20)
+			})
+		})
+	}
+}
+
+func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
+	t.Parallel()
+	const year = 365 * 24 * time.Hour
+	for name, set := range map[string]time.Duration{
+		"back by years": -5 * year, "back by half an hour": -30 * time.Minute,
+		"ahead by three hours": 3 * time.Hour, "ahead by years": 5 * year,
+	} {
+		t.Run(name+", and put right again", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newLaptop(t, nil)
+				c.run()
+				time.Sleep(3 * time.Hour)
+				for _, ahead := range []time.Duration{set, 0, set, 0} {
+					c.polar.ForgetRequests()
+					c.watch.set(ahead)
+					time.Sleep(aMinute)
+					assert.Equal(t, Active, c.gate.Status().State, "online, a wrong clock locks nobody out for more than a minute")
+					time.Sleep(time.Hour)
+					assert.LessOrEqual(t, c.polar.Count(""), 4, "questions in an hour")
+				}
+				c.polar.ForgetRequests()
+				for range 16 {
+					time.Sleep(time.Hour)
+					require.True(t, c.gate.Has("export"))
+				}
+				assert.GreaterOrEqual(t, c.polar.Count(""), 1, "it goes on asking")
+				assert.LessOrEqual(t, c.polar.Count(""), 4)
+			})
+		})
+		t.Run(name+", and put right again, all of it offline", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newLaptop(t, nil)
+				c.run()
+				time.Sleep(3 * time.Hour)
+				c.polar.SetOffline(true)
+				c.watch.set(set)
+				time.Sleep(6 * time.Hour)
+				c.watch.set(0)
+				time.Sleep(time.Hour)
+				c.polar.SetOffline(false)
+				// Within the longest pause of an outage, and sooner if it does
+				// not wait for anything.
+				c.within(25*time.Minute, func() bool { return c.gate.Status().State == Active }, "it is back")
+				c.polar.ForgetRequests()
+				time.Sleep(16 * time.Hour)
+				assert.GreaterOrEqual(t, c.polar.Count(""), 1, "it goes on asking")
+				assert.LessOrEqual(t, c.polar.Count(""), 4)
+			})
+		})
+	}
+	t.Run("to and fro, every hour", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			c := newLaptop(t, nil)
+			c.run()
+			c.polar.ForgetRequests()
+			for i := range 24 {
+				c.watch.set(time.Duration(i%3) * 2 * time.Hour)
+				time.Sleep(time.Hour)
+			}
+			assert.LessOrEqual(t, c.polar.Count(""), 60)
+			assert.Equal(t, Active, c.gate.Status().State)
+		})
+	})
+	t.Run("with two processes on one store", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			c := newLaptop(t, nil)
+			c.run()
+			other := &laptop{t: t, polar: c.polar, key: c.key, watch: c.watch, store: c.store, gate: c.open(nil)}
+			other.run()
+			time.Sleep(3 * time.Hour)
+			for _, ahead := range []time.Duration{5 * year, 0, -5 * year, 0} {
+				c.polar.ForgetRequests()
+				c.watch.set(ahead)
+				time.Sleep(3 * aMinute)
+				assert.Equal(t, Active, c.gate.Status().State)
+				assert.Equal(t, Active, other.gate.Status().State)
+				time.Sleep(3 * time.Hour)
+				assert.LessOrEqual(t, c.polar.Count(""), 8)
+			}
+		})
+	})
+}
+
+func init() { processes["renew-and-panic"] = processRenewsAndPanics }
+
+// processRenewsAndPanics is a program whose transport panics while its license is
+// renewed behind its back, where no caller could catch that.
+func processRenewsAndPanics([]string) error {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	var panics atomic.Bool
+	watch := &wristwatch{}
+	gate, err := Open(Config{
+		OrganizationID: polar.OrganizationID(), App: "inkwell", BaseURL: polar.URL(), Store: &MemoryStore{}, Fingerprint: "the computer", clock: watch.now,
+		HTTPClient: &http.Client{Transport: tripper(func(r *http.Request) (*http.Response, error) {
+			if panics.Load() {
+				panic("transport")
+			}
+			return polar.Transport().RoundTrip(r)
+		})},
+	})
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	if _, err := gate.Activate(ctx, key.Key); err != nil {
+		return err
+	}
+	watch.set(13 * time.Hour)
+	polar.Advance(13 * time.Hour)
+	panics.Store(true)
+	if _, err := gate.Check(ctx); err != nil {
+		return err
+	}
+	return gate.Close() // waits for the renewal
+}
+
+type tripper func(*http.Request) (*http.Response, error)
+
+func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func TestAPanicBehindTheCallersBackDoesNotTakeTheProgramDown(t *testing.T) {
+	t.Parallel()
+	cmd := process(t, "renew-and-panic")
+	cmd.Stderr = nil
+	out, err := cmd.CombinedOutput()
+	require.NoError(t, err, "%.300s", out)
+}
