@@ -36,7 +36,7 @@ func TestADiagnosisTellsAWrongClock(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := newLaptop(t, nil)
+				c := newLaptop(t)
 				c.watch.set(test.ahead)
 				d := c.gate.Diagnose(t.Context())
 				assert.True(t, d.Reached)
@@ -65,7 +65,7 @@ func TestADiagnosisTellsAWrongClock(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := newLaptop(t, nil)
+				c := newLaptop(t)
 				c.watch.set(3 * day)
 				gate := c.open(func(config *Config) {
 					config.HTTPClient = &http.Client{Transport: tripper(func(r *http.Request) (*http.Response, error) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -179,7 +180,7 @@ func (g *Gate) releaseSeats() {
 	h := g.holding()
 	seats := h.state.Outbox
 	if s := h.state.Seat; s != nil && s.held() {
-		seats = append(seats[:len(seats):len(seats)], *s)
+		seats = append(slices.Clip(seats), *s)
 	}
 	if g.refuge.inUse() && len(g.refuge.was) > 0 {
 		// The seat that is stored stays held by what is stored.

@@ -870,6 +870,6 @@ func TestTheCauseOfAnUnwritableStoreIsInTheError(t *testing.T) {
 		store.set(nil, fails, nil)
 		w.config.Store = store
 		_, err := w.open().Activate(t.Context(), w.key.Key)
-		assert.True(t, errors.Is(err, errDisk))
+		assert.ErrorIs(t, err, errDisk)
 	})
 }

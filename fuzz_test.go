@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"testing"
@@ -124,7 +123,7 @@ func FuzzAnswers(f *testing.F) {
 			got, err := call()
 			if err != nil {
 				var e *Error
-				require.True(t, errors.As(err, &e), "%T", err)
+				require.ErrorAs(t, err, &e)
 				require.Equal(t, op, e.Op)
 				require.NotEmpty(t, e.Reason)
 				require.NotContains(t, err.Error(), key)

@@ -473,13 +473,11 @@ func (g *Gate) keepMark(now time.Time) {
 	w := *v
 	w.Mark = now
 	g.held.verdict = &w
-	g.background.Add(1)
-	go func() {
-		defer g.background.Done()
+	g.background.Go(func() {
 		ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
 		defer cancel()
 		_ = g.change(ctx, func(h *held) bool { return h.verdict != nil })
-	}()
+	})
 }
 
 // ask validates a seat under a key, which is another than the seat's own when

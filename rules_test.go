@@ -398,7 +398,7 @@ func play(t *testing.T, seed uint64, steps []step) (problem string, trace []stri
 	synctest.Test(t, func(t *testing.T) {
 		defer func() {
 			if r := recover(); r != nil {
-				w.fail("panic: %v\n%s", r, debug.Stack())
+				w.failf("panic: %v\n%s", r, debug.Stack())
 			}
 			for _, c := range w.computers {
 				for i := range c.programs {
@@ -436,11 +436,11 @@ func (w *rulesWorld) begin(seed uint64) {
 	w.computers[0].open(0)
 }
 
-func (w *rulesWorld) say(format string, args ...any) {
+func (w *rulesWorld) sayf(format string, args ...any) {
 	w.trace = append(w.trace, fmt.Sprintf(format, args...))
 }
 
-func (w *rulesWorld) fail(format string, args ...any) {
+func (w *rulesWorld) failf(format string, args ...any) {
 	if w.problem == "" {
 		w.problem = fmt.Sprintf(format, args...)
 	}
@@ -454,7 +454,7 @@ func (c *computer) open(i int) {
 		BaseURL: c.w.polar.URL(), HTTPClient: &http.Client{Transport: p}, clock: p.clock,
 	})
 	if err != nil {
-		c.w.fail("Open: %v", err)
+		c.w.failf("Open: %v", err)
 		return
 	}
 	p.gate, p.looked = gate, c.w.jumps
@@ -510,7 +510,7 @@ func (p *program) judge() {
 	in := status.OK()
 	for _, f := range rulesFeatures[benefitLarge] {
 		if has := slices.Contains(status.Features, f); p.gate.Has(f) != has || status.Has(f) != has {
-			p.w.fail("%s: Has(%q) is %v, and the status has %v", p.machine, f, p.gate.Has(f), status.Features)
+			p.w.failf("%s: Has(%q) is %v, and the status has %v", p.machine, f, p.gate.Has(f), status.Features)
 		}
 		in = in || p.gate.Has(f)
 	}
@@ -519,12 +519,12 @@ func (p *program) judge() {
 	})
 	switch {
 	case in && !right:
-		p.w.fail("SAFE: %s is let in: %s %s with %v at %s, and believes %+v", p.machine, status.State, status.Reason, status.Features, now, p.beliefs)
+		p.w.failf("SAFE: %s is let in: %s %s with %v at %s, and believes %+v", p.machine, status.State, status.Reason, status.Features, now, p.beliefs)
 	case !in && aware && p.sure && len(p.beliefs) == 1 && p.beliefs[0].must(p.machine, now):
-		p.w.fail("LIVE: %s is kept out: %s %s at %s, and believes %+v", p.machine, status.State, status.Reason, now, p.beliefs)
+		p.w.failf("LIVE: %s is kept out: %s %s at %s, and believes %+v", p.machine, status.State, status.Reason, now, p.beliefs)
 	}
 	if p.w.breach != "" {
-		p.w.fail("%s", p.w.breach)
+		p.w.failf("%s", p.w.breach)
 	}
 }
 
@@ -566,7 +566,7 @@ func (p *program) call(name, key string) {
 		live = live && held && (b.machine == p.machine || !b.inDoubt)
 		status, err = p.gate.Check(context.Background())
 		if status.OK() != (err == nil) {
-			w.fail("Check says %s and %v", status.State, err)
+			w.failf("Check says %s and %v", status.State, err)
 		}
 	case "Refresh":
 		live = live && held && (b.machine == p.machine || !b.inDoubt)
@@ -584,7 +584,7 @@ func (p *program) call(name, key string) {
 		status = p.gate.Status()
 	}
 	p.looked = w.jumps
-	w.say("%s: %s: %s %s %v, %v", p.machine, name, status.State, status.Reason, status.Features, err)
+	w.sayf("%s: %s: %s %s %v, %v", p.machine, name, status.State, status.Reason, status.Features, err)
 	synctest.Wait()
 	if name == "Check" || name == "Refresh" {
 		p.askedInVain()
@@ -594,7 +594,7 @@ func (p *program) call(name, key string) {
 		p.judge()
 	}
 	if live && (status.State != Active || err != nil && name != "Check" || name != "Check" && !slices.Equal(status.Features, rulesFeatures[k.BenefitID])) {
-		w.fail("LIVE: %s: %s at %s: %s %s %v, %v", p.machine, name, p.now(), status.State, status.Reason, status.Features, err)
+		w.failf("LIVE: %s: %s at %s: %s %s %v, %v", p.machine, name, p.now(), status.State, status.Reason, status.Features, err)
 	}
 	said, jsonErr := json.Marshal(status)
 	w.secretive(fmt.Sprintf("%s %v %v %+v %v %s", said, jsonErr, err, err, status, Message(err)))
@@ -605,11 +605,11 @@ func (p *program) call(name, key string) {
 func (w *rulesWorld) secretive(text string) {
 	for _, key := range w.keys {
 		if strings.Contains(text, key) {
-			w.fail("the key is in %s", text)
+			w.failf("the key is in %s", text)
 		}
 	}
 	if strings.Contains(text, "a panic was caught") {
-		w.fail("%s", text)
+		w.failf("%s", text)
 	}
 }
 
@@ -620,7 +620,7 @@ func (w *rulesWorld) finale() {
 		k.Status, k.BenefitID, k.ExpiresAt = "granted", benefitLarge, time.Time{}
 		k.LimitActivations = polartest.Limit(int64(len(k.Activations) + 4))
 	})
-	w.say("all is well at Polar")
+	w.sayf("all is well at Polar")
 	for _, c := range w.computers {
 		if c.programs[0] == nil {
 			c.open(0)
@@ -639,7 +639,7 @@ func (w *rulesWorld) heal() {
 	w.polar.SetOffline(false)
 	time.Sleep(rulesPause + time.Minute)
 	w.faulty = false
-	w.say("the network is well")
+	w.sayf("the network is well")
 }
 
 // step is one event, with the numbers that decide its details.
@@ -760,12 +760,12 @@ var kinds = []struct {
 	}},
 	{5, func(w *rulesWorld, _ *computer, s step) {
 		d := pick(s.a, time.Second, 5*time.Second, 31*time.Second, 61*time.Second, 11*time.Minute)
-		w.say("%v pass", d)
+		w.sayf("%v pass", d)
 		time.Sleep(d)
 	}},
 	{6, func(w *rulesWorld, _ *computer, s step) {
 		d := pick(s.a, time.Hour, 5*time.Hour, 13*time.Hour, 25*time.Hour, 3*24*time.Hour, 7*24*time.Hour, 15*24*time.Hour, 40*24*time.Hour)
-		w.say("%v pass", d)
+		w.sayf("%v pass", d)
 		w.sleepOver(d)
 		if s.b%2 == 0 {
 			time.Sleep(62 * time.Second)
@@ -781,14 +781,14 @@ var kinds = []struct {
 		case d <= 0 && s.b%2 == 0:
 			c.wrong.Add(int64(d))
 			w.jump()
-			w.say("%s: the clock goes back by %v to %s", c.machine, -d, c.now())
+			w.sayf("%s: the clock goes back by %v to %s", c.machine, -d, c.now())
 		case d > 2*time.Minute:
 			w.sleepOver(d - 2*time.Minute)
 			time.Sleep(2 * time.Minute)
-			w.say("%v pass, until %s on %s", d, c.now(), c.machine)
+			w.sayf("%v pass, until %s on %s", d, c.now(), c.machine)
 		case d > 0:
 			time.Sleep(d)
-			w.say("%v pass, until %s on %s", d, c.now(), c.machine)
+			w.sayf("%v pass, until %s on %s", d, c.now(), c.machine)
 		}
 	}},
 	{6, func(w *rulesWorld, c *computer, s step) {
@@ -798,12 +798,12 @@ var kinds = []struct {
 		}
 		c.wrong.Add(int64(d))
 		w.jump()
-		w.say("%s: the clock is set by %v to %s", c.machine, d, c.now())
+		w.sayf("%s: the clock is set by %v to %s", c.machine, d, c.now())
 	}},
 	{3, func(w *rulesWorld, c *computer, _ step) {
 		c.wrong.Store(0)
 		w.jump()
-		w.say("%s: the clock is right, %s", c.machine, c.now())
+		w.sayf("%s: the clock is right, %s", c.machine, c.now())
 	}},
 	{10, (*rulesWorld).vendor},
 	{8, (*rulesWorld).fault},
@@ -811,11 +811,11 @@ var kinds = []struct {
 	{4, func(w *rulesWorld, _ *computer, _ step) {
 		w.polar.SetOffline(true)
 		w.faulty = true
-		w.say("the network is gone")
+		w.sayf("the network is gone")
 	}},
 	{8, func(w *rulesWorld, c *computer, s step) {
 		c.closeAll()
-		w.say("%s: restart", c.machine)
+		w.sayf("%s: restart", c.machine)
 		if s.a%4 > 0 {
 			c.open(0)
 		}
@@ -826,11 +826,11 @@ var kinds = []struct {
 	{3, func(w *rulesWorld, c *computer, _ step) {
 		if c.programs[1] != nil {
 			c.close(1)
-			w.say("%s: the second program ends", c.machine)
+			w.sayf("%s: the second program ends", c.machine)
 			return
 		}
 		c.open(1)
-		w.say("%s: a second program", c.machine)
+		w.sayf("%s: a second program", c.machine)
 	}},
 	{5, (*rulesWorld).tamper},
 }
@@ -874,7 +874,7 @@ func (w *rulesWorld) vendor(_ *computer, s step) {
 		w.key = w.polar.Rotate(w.id)
 		w.keys = append(w.keys, w.key)
 	}
-	w.say("the key is now: %s", what)
+	w.sayf("the key is now: %s", what)
 }
 
 func (w *rulesWorld) fault(_ *computer, s step) {
@@ -939,7 +939,7 @@ func (w *rulesWorld) fault(_ *computer, s step) {
 	times := pick(s.c, 0, 0, 1, 2)
 	w.polar.Inject(polartest.Fault{Path: path, Times: times, Effect: f.effect})
 	w.faulty = true
-	w.say("in Polar's place: %s, at %q, %d times", f.name, path, times)
+	w.sayf("in Polar's place: %s, at %q, %d times", f.name, path, times)
 }
 
 // tamper does to the file what a user can.
@@ -955,7 +955,7 @@ func (w *rulesWorld) tamper(c *computer, s step) {
 	}
 	put := func(c *computer, data []byte, what string) {
 		c.file, c.natural = data, false
-		w.say("%s: the file is %s", c.machine, what)
+		w.sayf("%s: the file is %s", c.machine, what)
 	}
 	switch data := bytes.Clone(c.file); s.a % 9 {
 	case 0:
@@ -969,7 +969,7 @@ func (w *rulesWorld) tamper(c *computer, s step) {
 		put(c, nil, "deleted")
 	case 4, 5:
 		c.copies = append(c.copies, data)
-		w.say("%s: the file is copied", c.machine)
+		w.sayf("%s: the file is copied", c.machine)
 	case 6, 7:
 		if len(c.copies) > 0 {
 			put(c, bytes.Clone(pick(s.b, c.copies...)), "an old copy")

@@ -31,14 +31,14 @@ type laptop struct {
 	gate  *Gate
 }
 
-func newLaptop(t *testing.T, change func(*Config)) *laptop {
+func newLaptop(t *testing.T) *laptop {
 	t.Helper()
 	polar := polartest.New(polartest.Config{OnBreach: func(_ polartest.Request, what string) { t.Error(what) }})
 	c := &laptop{
 		t: t, polar: polar, watch: &wristwatch{}, store: &MemoryStore{},
 		key: polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)}),
 	}
-	c.gate = c.open(change)
+	c.gate = c.open(nil)
 	_, err := c.gate.Activate(t.Context(), c.key.Key)
 	require.NoError(t, err)
 	return c
@@ -180,7 +180,7 @@ func TestASleepOfDaysIsNoticedWithinAMinute(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := newLaptop(t, nil)
+				c := newLaptop(t)
 				c.run()
 				time.Sleep(17 * time.Second)
 				if test.before != nil {
@@ -210,7 +210,7 @@ func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
 		t.Run(name+", and put right again", func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := newLaptop(t, nil)
+				c := newLaptop(t)
 				c.run()
 				time.Sleep(3 * time.Hour)
 				for _, ahead := range []time.Duration{set, 0, set, 0} {
@@ -233,7 +233,7 @@ func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
 		t.Run(name+", and put right again, all of it offline", func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				c := newLaptop(t, nil)
+				c := newLaptop(t)
 				c.run()
 				time.Sleep(3 * time.Hour)
 				c.polar.SetOffline(true)
@@ -255,7 +255,7 @@ func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
 	t.Run("to and fro, every hour", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			c := newLaptop(t, nil)
+			c := newLaptop(t)
 			c.run()
 			c.polar.ForgetRequests()
 			for i := range 24 {
@@ -269,7 +269,7 @@ func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
 	t.Run("with two processes on one store", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
-			c := newLaptop(t, nil)
+			c := newLaptop(t)
 			c.run()
 			other := &laptop{t: t, polar: c.polar, key: c.key, watch: c.watch, store: c.store, gate: c.open(nil)}
 			other.run()

@@ -153,10 +153,10 @@ func TestAPermitRestsForAsLongAsItsHolderSays(t *testing.T) {
 			defer done(0)
 			done(r)
 		}
-		for _, after := range []time.Duration{100, 200, 300} {
+		for _, after := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond} {
 			_, err := f.Take(t.Context())
 			require.NoError(t, err)
-			waited := time.Since(start) - after*time.Millisecond
+			waited := time.Since(start) - after
 			assert.GreaterOrEqual(t, waited, time.Duration(0))
 			assert.Less(t, waited, 10*time.Millisecond)
 		}
