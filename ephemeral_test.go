@@ -2,7 +2,6 @@ package polargate_test
 
 import (
 	"context"
-	"errors"
 	"os"
 	"path/filepath"
 	"strings"
