@@ -106,6 +106,9 @@ func Open(config Config) (*Gate, error) {
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.patience, g.endPatience = context.WithCancel(context.Background())
 	g.reload(g.life)
+	g.mu.Lock()
+	g.keepMark(g.now())
+	g.mu.Unlock()
 	return g, nil
 }
 
@@ -463,8 +466,8 @@ func (g *Gate) moveMark(ctx context.Context, h held, now time.Time) {
 	})
 }
 
-// keepMark moves the mark of a running program, here at once and on disk behind
-// its back. g.mu is held.
+// keepMark moves the mark of a program that starts or runs, here at once and on
+// disk behind its back. g.mu is held.
 func (g *Gate) keepMark(now time.Time) {
 	v := g.held.verdict
 	if g.closed || v == nil || v.Refused != "" || now.Sub(v.Mark) < clockSlack {

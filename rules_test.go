@@ -707,6 +707,8 @@ func (w *rulesWorld) sleepOver(d time.Duration) {
 
 // edges are the moments at which something changes by itself, by a computer's clock.
 func (c *computer) edges() []time.Time {
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
 	all := c.w.known[string(c.file)]
 	for _, p := range c.programs {
 		if p != nil {
