@@ -106,9 +106,6 @@ func Open(config Config) (*Gate, error) {
 	g.life, g.endLife = context.WithCancel(context.Background())
 	g.patience, g.endPatience = context.WithCancel(context.Background())
 	g.reload(g.life)
-	g.mu.Lock()
-	g.keepMark(g.now())
-	g.mu.Unlock()
 	return g, nil
 }
 
@@ -455,31 +452,22 @@ func (g *Gate) moveMark(ctx context.Context, h held, now time.Time) {
 	if now.Sub(h.verdict.Mark) < clockSlack {
 		return
 	}
-	_ = g.change(ctx, func(h *held) bool {
-		if h.verdict == nil || !now.After(h.verdict.Mark) {
-			return false
-		}
-		v := *h.verdict
-		v.Mark = now
-		h.verdict = &v
-		return true
-	})
+	_ = g.change(ctx, func(h *held) bool { return h.mark(now) })
 }
 
-// keepMark moves the mark of a program that starts or runs, here at once and on
-// disk behind its back. g.mu is held.
+// keepMark moves the mark whenever the clock was looked at, here at once and on
+// disk behind the caller's back. g.mu is held.
 func (g *Gate) keepMark(now time.Time) {
 	v := g.held.verdict
-	if g.closed || v == nil || v.Refused != "" || now.Sub(v.Mark) < clockSlack {
+	if v == nil || v.Refused != "" || now.Sub(v.Mark) < clockSlack {
 		return
 	}
-	w := *v
-	w.Mark = now
-	g.held.verdict = &w
+	g.held.mark(now)
 	g.background.Go(func() {
-		ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
-		defer cancel()
-		_ = g.change(ctx, func(h *held) bool { return h.verdict != nil })
+		_ = g.change(g.patience, func(h *held) bool {
+			h.mark(now) // what is stored may be another verdict by now
+			return h.verdict != nil
+		})
 	})
 }
 
@@ -600,6 +588,7 @@ func (g *Gate) review(now time.Time) {
 	if g.closed {
 		return
 	}
+	g.keepMark(now)
 	s, h := g.standing(now), g.held
 	next := &snapshot{status: Status{
 		State:      s.state,
@@ -639,7 +628,6 @@ func (g *Gate) review(now time.Time) {
 		g.timer = time.AfterFunc(nap, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			g.keepMark(g.now())
 			g.review(g.now())
 		})
 	}

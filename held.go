@@ -19,6 +19,17 @@ type held struct {
 	unread error
 }
 
+// mark notes a time that was seen, and reports whether it is the latest.
+func (h *held) mark(now time.Time) bool {
+	if h.verdict == nil || !now.After(h.verdict.Mark) {
+		return false
+	}
+	v := *h.verdict
+	v.Mark = now
+	h.verdict = &v
+	return true
+}
+
 // load reads and opens the stored state. What cannot be read is kept aside and
 // counts as absent, unless memory knows better: a disk that fails under a
 // running program does not take its license, nor give back one that was refused.
@@ -157,6 +168,9 @@ func (g *Gate) change(ctx context.Context, f func(*held) bool) error {
 		return err
 	}
 	defer unlock()
+	// The others do not wait for a Store that hangs.
+	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	defer cancel()
 	h := g.reload(ctx)
 	if h.unread != nil {
 		return h.unread

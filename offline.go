@@ -108,7 +108,8 @@ type lastVerdict struct {
 	BenefitID string    `json:"benefit_id,omitempty"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
 	// Skew is how far Polar's clock was ahead of ours, when that was more than
-	// maxSkew; negative if behind.
+	// maxSkew; negative if behind. The way of an answer counts as lag, so that a
+	// slow one can put off the expiry, by a timeout at most.
 	Skew time.Duration `json:"skew,omitempty"`
 	// Mark is the latest time ever seen here. A clock behind it was set back.
 	Mark time.Time `json:"mark"`

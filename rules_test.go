@@ -89,7 +89,7 @@ func (b belief) expiry() (least, most time.Time) {
 		never := b.since.Add(rulesGrace)
 		return never, never
 	case b.ahead == 0:
-		return b.ends, b.ends
+		return b.ends, b.ends.Add(rulesWay) // a late answer looks like a clock that is ahead
 	case b.ahead.Abs() > rulesSkew+rulesWay:
 		return corrected, corrected.Add(rulesWay)
 	case b.ahead < 0:
@@ -221,7 +221,9 @@ func (p *program) clock() time.Time {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	for i := range p.beliefs {
-		p.beliefs[i].see(now)
+		if b := &p.beliefs[i]; b.machine == p.machine {
+			b.see(now) // another machine's verdict does not open here
+		}
 	}
 	return now
 }
