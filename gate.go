@@ -546,8 +546,11 @@ func (g *Gate) standing(now time.Time) standing {
 	case h.verdict.Refused == "" && h.state.Seat.Seatless && !g.config.allowsSeatless():
 		return standing{state: Locked, reason: ErrActivationsUnsupported}
 	case h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
-		s := stand(h.verdict, now, min(g.config.FreshFor, refusalFresh), -1)
-		return standing{state: Locked, reason: ErrWrongBenefit, freshUntil: s.freshUntil}
+		s := standing{state: Locked, reason: ErrWrongBenefit}
+		if !now.Before(h.verdict.CheckedAt) {
+			s.freshUntil = stand(h.verdict, now, min(g.config.FreshFor, refusalFresh), -1).freshUntil
+		}
+		return s
 	}
 	return stand(h.verdict, now, g.config.FreshFor, g.config.GracePeriod)
 }
