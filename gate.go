@@ -334,7 +334,7 @@ func (g *Gate) renewBehind(v *lastVerdict, s standing, now time.Time) {
 }
 
 func renewable(v *lastVerdict, s standing, now time.Time) bool {
-	return s.state == Active && now.After(renewalOf(v, s)) && within(v.RetryAt.Sub(now), maxPause) <= 0
+	return s.state == Active && now.After(renewalOf(v, s)) && !v.resting(now)
 }
 
 // renewalOf is when a granted answer is past half of its freshness, though not
@@ -437,7 +437,7 @@ func (g *Gate) checkStore(ctx context.Context, when occasion) (h held, enough bo
 		return h, !renewable(h.verdict, s, now)
 	case now.Before(s.freshUntil):
 		g.renewBehind(h.verdict, s, now)
-	case s.state == Grace && within(h.verdict.RetryAt.Sub(now), maxPause) > 0:
+	case s.state == Grace && h.verdict.resting(now):
 		// Asked in vain a moment ago; grace carries on without waiting again.
 	default:
 		return h, false

@@ -141,6 +141,12 @@ func (v *lastVerdict) newer(w *lastVerdict) bool {
 	return v.CheckedAt.After(w.CheckedAt) || v.CheckedAt.Equal(w.CheckedAt) && !v.Mark.Before(w.Mark)
 }
 
+// resting reports whether Polar was asked in vain a moment ago, by a clock that
+// was not set back since.
+func (v *lastVerdict) resting(now time.Time) bool {
+	return !now.Before(v.Mark) && within(v.RetryAt.Sub(now), maxPause) > 0
+}
+
 const (
 	// clockSlack is how far a clock may be behind the mark without alarm: a
 	// correction over the network or a time zone set by hand.
