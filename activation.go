@@ -60,7 +60,7 @@ func (c *Client) activate(ctx, hard context.Context, r ActivateRequest) (*Activa
 		path: "activate",
 		hard: hard,
 		key:  r.Key,
-		body: wireRequest{
+		body: &wireRequest{
 			Key:            r.Key.Reveal(),
 			OrganizationID: c.organizationID,
 			Label:          &label,
@@ -91,7 +91,7 @@ func (c *Client) Deactivate(ctx context.Context, key Key, activationID string) e
 		op:   opDeactivate,
 		path: "deactivate",
 		key:  key,
-		body: wireRequest{Key: key.Reveal(), OrganizationID: c.organizationID, ActivationID: id},
+		body: &wireRequest{Key: key.Reveal(), OrganizationID: c.organizationID, ActivationID: id},
 	}, nil)
 }
 

@@ -96,9 +96,19 @@ type pacing interface {
 
 // NewClient makes a Client. A configuration that cannot work is an *InputError.
 func NewClient(config ClientConfig) (*Client, error) {
+	if config.OrganizationID == "" {
+		return nil, errBadOrganization
+	}
+	return newClient(config)
+}
+
+var errBadOrganization = &InputError{"OrganizationID", "is not a UUID of version 4: copy it from the organization's settings in Polar"}
+
+// newClient is NewClient, but takes no organization too.
+func newClient(config ClientConfig) (*Client, error) {
 	id, ok := canonicalUUID4(config.OrganizationID)
-	if !ok {
-		return nil, &InputError{"OrganizationID", "is not a UUID of version 4: copy it from the organization's settings in Polar"}
+	if !ok && config.OrganizationID != "" {
+		return nil, errBadOrganization
 	}
 	base, err := baseURL(config)
 	if err != nil {
@@ -125,15 +135,20 @@ func NewClient(config ClientConfig) (*Client, error) {
 		c.token = mask(config.AccessToken, "****")
 		perMinute := config.RequestsPerMinute
 		if perMinute == 0 {
-			perMinute = 300
-			if config.BaseURL == "" && config.Server == Sandbox {
-				perMinute = 100
-			}
+			perMinute = defaultPerMinute(config.Server, config.BaseURL)
 		}
 		c.pace = tokenLimit(base, config.AccessToken, perMinute)
 	}
 	c.http, c.own = httpClient(config.HTTPClient)
 	return c, nil
+}
+
+// defaultPerMinute is what Polar allows a token, by its reference.
+func defaultPerMinute(server Server, base string) int {
+	if base == "" && server == Sandbox {
+		return 100
+	}
+	return 300
 }
 
 // Format prints that it is a Client and of which organization, whatever the verb.
@@ -288,7 +303,9 @@ const (
 	opActivate   = "activate"
 	opDeactivate = "deactivate"
 	opConsume    = "consume" // a validate that counts
-	opImport     = "import"  // a validate of another program's seat
+	opState      = "customer state"
+	opList       = "list of license keys"
+	opImport     = "import" // a validate of another program's seat
 
 	// maxAnswer bounds what is read of an answer. A license key with its
 	// customer takes about 2 KiB; metadata may make it more.
@@ -302,11 +319,12 @@ const (
 	firstBackoff = 250 * time.Millisecond
 )
 
-// exchange is one call of an endpoint.
+// exchange is one call of an endpoint: a POST of a body, or a GET without one.
 type exchange struct {
-	op, path   string
+	op, path   string // path is below the base, or below c.prefix if it begins with no slash
 	key        Key
-	body       wireRequest
+	secret     string // beside key and token, not to be repeated in an error
+	body       *wireRequest
 	repeatable bool // asking twice does no harm
 	// hard is the context of the request itself, when that must outlive the
 	// wait for its turn; nil means the caller's.
@@ -333,9 +351,12 @@ var serverWords = map[Reason]words{
 
 // tries is exchange with its retries.
 func (c *Client) tries(ctx context.Context, x exchange, accept func(body []byte, at time.Time) error) error {
-	body, err := json.Marshal(x.body)
-	if err != nil {
-		return &InputError{"conditions", "cannot be written as JSON"}
+	var body []byte
+	if x.body != nil {
+		var err error
+		if body, err = json.Marshal(x.body); err != nil {
+			return &InputError{"conditions", "cannot be written as JSON"}
+		}
 	}
 	backoff := firstBackoff
 	var last error
@@ -412,11 +433,10 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	defer cancel()
 	var wire connection
 	ctx = httptrace.WithClientTrace(ctx, wire.trace())
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+c.prefix+x.path, bytes.NewReader(body))
+	req, err := c.request(ctx, x, body)
 	if err != nil {
 		return &InputError{"BaseURL", "does not make a URL"}
 	}
-	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", c.userAgent)
 	if token := c.token.Reveal(); token != "" {
@@ -451,6 +471,21 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	return err
 }
 
+func (c *Client) request(ctx context.Context, x exchange, body []byte) (*http.Request, error) {
+	address := c.base + x.path
+	if !strings.HasPrefix(x.path, "/") {
+		address = c.base + c.prefix + x.path
+	}
+	if x.body == nil {
+		return http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	if err == nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	return req, err
+}
+
 // tidy takes the method and URL off a network error: they are the same for
 // every call, and the shorter text reads better. An error that quotes a server
 // that quotes a secret is replaced by its redacted text.
@@ -459,14 +494,14 @@ func (c *Client) tidy(err error, x exchange) error {
 		err = u.Err
 	}
 	text := err.Error()
-	if clean := redact(text, x.key.Reveal(), c.token.Reveal()); clean != text {
+	if clean := redact(text, x.key.Reveal(), c.token.Reveal(), x.secret); clean != text {
 		return errors.New(clean)
 	}
 	return err
 }
 
 func (c *Client) cleanDetail(text string, x exchange) string {
-	return cleanDetail(text, x.key.Reveal(), c.token.Reveal())
+	return cleanDetail(text, x.key.Reveal(), c.token.Reveal(), x.secret)
 }
 
 // connection watches whether a request got one. A transport that does not tell

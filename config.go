@@ -11,7 +11,6 @@ import (
 	"os"
 	"regexp"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 )
@@ -142,16 +141,7 @@ func (c Config) withDefaults() Config {
 	case c.Store == nil:
 		c.Store = defaultStore(c.App)
 	}
-	features := make(map[string][]string, len(c.Features))
-	for id, names := range c.Features {
-		if canonical, ok := canonicalUUID4(id); ok {
-			id = canonical
-		}
-		names = append(features[id], names...)
-		slices.Sort(names)
-		features[id] = slices.Compact(names)
-	}
-	c.Features = features
+	c.Features = normalFeatures(c.Features)
 	c.Conditions = maps.Clone(c.Conditions)
 	return c
 }
@@ -163,13 +153,8 @@ func (c Config) validate() error {
 	if len(c.App) > 64 || !appName.MatchString(c.App) || strings.HasSuffix(c.App, ".") || strings.HasSuffix(c.App, " ") {
 		return &InputError{"App", "must be 1 to 64 letters, digits, spaces, dots, dashes and underscores, beginning with a letter or digit: it names a folder"}
 	}
-	for id, names := range c.Features {
-		if _, ok := canonicalUUID4(id); !ok {
-			return &InputError{"Features", "has a key that is not a UUID of version 4: use the benefits' ids as Polar shows them"}
-		}
-		if slices.Contains(names, "") {
-			return &InputError{"Features", "has a feature without a name"}
-		}
+	if err := checkFeatures(c.Features); err != nil {
+		return err
 	}
 	switch c.Ephemeral {
 	case "", ReleaseOnClose, ValidateOnly, IfUnwritable:

@@ -172,13 +172,18 @@ func isNotFound(err error) bool {
 
 // validate is one question with its retries.
 func (c *Client) validate(ctx context.Context, r ValidateRequest) (*LicenseKey, error) {
+	return c.validateIn(ctx, c.organizationID, r)
+}
+
+// validateIn asks about a key of an organization.
+func (c *Client) validateIn(ctx context.Context, organizationID string, r ValidateRequest) (*LicenseKey, error) {
 	ask := exchange{
 		op:   opValidate,
 		path: "validate",
 		key:  r.Key,
-		body: wireRequest{
+		body: &wireRequest{
 			Key:            r.Key.Reveal(),
-			OrganizationID: c.organizationID,
+			OrganizationID: organizationID,
 			ActivationID:   r.ActivationID,
 			BenefitID:      r.BenefitID,
 			CustomerID:     r.CustomerID,
@@ -189,7 +194,7 @@ func (c *Client) validate(ctx context.Context, r ValidateRequest) (*LicenseKey, 
 	}
 	var license *LicenseKey
 	err := c.exchange(ctx, ask, func(body []byte, at time.Time) (err error) {
-		license, err = parseGranted(body, r.Key, c.organizationID, at)
+		license, err = parseGranted(body, r.Key, organizationID, at)
 		if err != nil {
 			return err
 		}

@@ -332,12 +332,17 @@ func (m *minuteLimit) start(ctx context.Context) (func(outcome), error) {
 }
 
 func (m *minuteLimit) pausing() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if wait := within(time.Until(m.paused), maxPause); wait > 0 {
+	if wait := m.pauseLeft(); wait > 0 {
 		return pausing(wait)
 	}
 	return nil
+}
+
+// pauseLeft is how much is left of a pause that Polar asked for.
+func (m *minuteLimit) pauseLeft() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return max(0, within(time.Until(m.paused), maxPause))
 }
 
 func (m *minuteLimit) pauseFor(d time.Duration) {

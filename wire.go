@@ -51,6 +51,31 @@ func optional[T any](f fields, name string, to *T) {
 
 func (f fields) text(name string, to *string) { optional(f, name, to) }
 
+// list reads a member that is a list of objects. An entry that is none is left
+// out; a member that is no list is an error.
+func (f fields) list(name string) ([]fields, error) {
+	var entries []json.RawMessage
+	if err := json.Unmarshal(f[name], &entries); err != nil {
+		return nil, fmt.Errorf("field %q is missing or no list", name)
+	}
+	var all []fields
+	for _, entry := range entries {
+		if one, err := object(entry); err == nil {
+			all = append(all, one)
+		}
+	}
+	return all, nil
+}
+
+// compact is JSON without white space; "{}" for what is none.
+func compact(raw json.RawMessage) string {
+	var b bytes.Buffer
+	if json.Compact(&b, raw) != nil || b.Len() == 0 {
+		return "{}"
+	}
+	return b.String()
+}
+
 func (f fields) time(name string, to *time.Time) {
 	if raw, ok := f[name]; ok {
 		*to, _ = parseTime(raw)

@@ -1,0 +1,387 @@
+package polargate
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/polargate/polargate/internal/flight"
+	"golang.org/x/time/rate"
+)
+
+// entitlementCache keeps what Polar said of customers and license keys. Who is
+// known is kept in a 2Q cache, in which a crowd that comes once does not push out
+// those who come often; who is not known is kept apart, and briefly.
+type entitlementCache struct {
+	fresh, stale, grace, negative time.Duration
+	timeout                       time.Duration
+	// ask asks Polar. An *Error that is a denial of a key, or an unknown
+	// customer, comes as Entitlements; an error means that nobody could say.
+	ask func(context.Context, cacheKey) (*Entitlements, error)
+	// newcomers bound how many who were never seen may be asked about, so that
+	// they leave requests for those who were.
+	newcomers [keyKinds]*rate.Limiter
+	panicked  func(*flight.PanicError)
+
+	known   *lru.TwoQueueCache[cacheKey, *entry]
+	unknown *lru.Cache[cacheKey, *entry]
+	flights flight.Group
+	behind  sync.WaitGroup // refreshes that nobody waits for
+	life    context.Context
+	end     context.CancelFunc
+	start   time.Time
+	outage  atomic.Pointer[outage]
+
+	storing sync.Mutex // guards changes of what is cached, not look-ups; never held across I/O
+	counts  counters
+}
+
+// cacheKey names a customer or a license key. The kind is a field of its own, so
+// that no text can be taken for another kind's.
+type cacheKey struct {
+	kind keyKind
+	id   string
+}
+
+type keyKind uint8
+
+const (
+	byPolarID keyKind = iota
+	byExternalID
+	byLicenseKey
+	keyKinds
+)
+
+// entry is what is cached of one customer or key. Times are nanoseconds since the
+// cache was made.
+type entry struct {
+	value atomic.Pointer[Entitlements]
+	// freshUntil: not asked about before. staleUntil: served before the answer
+	// is there. graceUntil: served while nobody can say.
+	freshUntil, staleUntil, graceUntil atomic.Int64
+	retryAt                            atomic.Int64 // after a failure
+	refreshing                         atomic.Bool
+	expires                            atomic.Int64 // of a license key; 0 if it does not
+	// event is the time of the last event that was taken in, by Polar's clock,
+	// and told when that was, by ours. They are guarded by storing.
+	event, told int64
+}
+
+// source says where an answer came from.
+type cacheSource int
+
+const (
+	cacheHit cacheSource = iota
+	cacheStale
+	cacheGrace
+	cacheMiss
+	cacheSources
+)
+
+// counters are read by Stats.
+type counters struct {
+	served                         [cacheSources]atomic.Int64
+	negative, upstream, failures   atomic.Int64
+	newcomersTurnedAway, panics    atomic.Int64
+	events, eventsOld, eventsTwice atomic.Int64
+	eventsRefused, eventsUnknown   atomic.Int64
+}
+
+const (
+	// retryStale is how long a failure to refresh is believed while there is an
+	// answer to serve, spread by half to either side.
+	retryStale = 5 * time.Second
+	// outageMemory is how long the same is believed of everybody.
+	outageMemory = time.Second
+	// unknownShare of the size of the cache is the room for who is not known.
+	unknownShare = 4
+)
+
+func newEntitlementCache(size int) (*entitlementCache, error) {
+	c := &entitlementCache{start: time.Now()}
+	var err error
+	if c.known, err = lru.New2Q[cacheKey, *entry](size); err != nil {
+		return nil, err
+	}
+	if c.unknown, err = lru.New[cacheKey, *entry](max(size/unknownShare, 1)); err != nil {
+		return nil, err
+	}
+	c.life, c.end = context.WithCancel(context.Background())
+	return c, nil
+}
+
+// now is monotonic: it reads one clock, and a server does not sleep.
+func (c *entitlementCache) now() int64 { return int64(time.Since(c.start)) }
+
+// hit is the answer for a key if there is one that is fresh: the hot path.
+func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
+	e, ok := c.known.Get(key)
+	if !ok || c.now() >= e.freshUntil.Load() {
+		return nil, false
+	}
+	c.counts.served[cacheHit].Add(1)
+	return e.value.Load(), true
+}
+
+// get is the answer for a key: from memory if it is young enough, else from
+// Polar, and when nobody can say, from memory for as long as grace lasts.
+func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements, error) {
+	now := c.now()
+	e, known := c.known.Get(key)
+	if !known {
+		return c.meet(ctx, key, now)
+	}
+	switch {
+	case now < e.freshUntil.Load():
+		c.counts.served[cacheHit].Add(1)
+		return e.value.Load(), nil
+	case now < e.staleUntil.Load():
+		c.refreshBehind(key, e, now)
+		c.counts.served[cacheStale].Add(1)
+		return e.value.Load(), nil
+	}
+	if grace := now < e.graceUntil.Load(); grace && now < e.retryAt.Load() {
+		c.counts.served[cacheGrace].Add(1)
+		return e.value.Load(), nil
+	}
+	value, err := c.fetch(ctx, key)
+	if err == nil {
+		c.counts.served[cacheMiss].Add(1)
+		return value, nil
+	}
+	now = c.now()
+	if end := e.expires.Load(); end != 0 && now >= end {
+		return &Entitlements{refused: ErrExpired}, nil // that is sure without Polar
+	}
+	if now < e.graceUntil.Load() {
+		c.counts.served[cacheGrace].Add(1)
+		return e.value.Load(), nil
+	}
+	return nil, err
+}
+
+// meet is get for somebody who was never seen, or was not known.
+func (c *entitlementCache) meet(ctx context.Context, key cacheKey, now int64) (*Entitlements, error) {
+	if e, ok := c.unknown.Get(key); ok && now < e.freshUntil.Load() {
+		c.counts.negative.Add(1)
+		return e.value.Load(), nil
+	}
+	if o := c.outage.Load(); o != nil && now < o.until {
+		return nil, o.err
+	}
+	value, err := c.fetch(ctx, key)
+	if err == nil {
+		c.counts.served[cacheMiss].Add(1)
+	}
+	return value, err
+}
+
+// outage is a failure that is believed of everybody for a moment: who is not
+// known does not wait for a server that has just not answered.
+type outage struct {
+	until int64
+	err   error
+}
+
+// fetch asks Polar, once for all who want to know at the same time. Each caller
+// waits on a context of its own.
+func (c *entitlementCache) fetch(ctx context.Context, key cacheKey) (*Entitlements, error) {
+	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(context.Context) (*Entitlements, error) {
+		// The answer is of use to whoever comes next, if these callers go.
+		return c.refresh(key)
+	})
+}
+
+// refresh asks Polar and keeps the answer.
+func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
+	if !c.known.Contains(key) && !c.newcomers[key.kind].Allow() {
+		c.counts.newcomersTurnedAway.Add(1)
+		return nil, &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: "too many were asked about that were not seen before"}
+	}
+	ctx, cancel := context.WithTimeout(c.life, c.timeout)
+	defer cancel()
+	asked := c.now()
+	c.counts.upstream.Add(1)
+	value, err := c.ask(ctx, key)
+	if err != nil {
+		c.counts.failures.Add(1)
+		c.failed(key, err)
+		return nil, err
+	}
+	c.outage.Store(nil)
+	return c.keep(key, value, asked), nil
+}
+
+// refreshBehind asks Polar without anybody waiting.
+func (c *entitlementCache) refreshBehind(key cacheKey, e *entry, now int64) {
+	if now < e.retryAt.Load() || !e.refreshing.CompareAndSwap(false, true) {
+		return
+	}
+	c.storing.Lock()
+	over := c.life.Err() != nil
+	if !over {
+		c.behind.Add(1)
+	}
+	c.storing.Unlock()
+	if over {
+		return
+	}
+	go func() {
+		defer c.behind.Done()
+		defer e.refreshing.Store(false)
+		_, err := c.fetch(c.life, key)
+		var panicked *flight.PanicError
+		if errors.As(err, &panicked) {
+			c.failed(key, err)
+			c.panicked(panicked)
+		}
+	}()
+}
+
+// failed puts off the next question about somebody for whom there is an answer
+// to serve meanwhile.
+func (c *entitlementCache) failed(key cacheKey, err error) {
+	c.outage.Store(&outage{c.now() + int64(outageMemory), err})
+	e, ok := c.known.Peek(key)
+	if !ok {
+		return
+	}
+	pause := retryStale/2 + rand.N(retryStale)
+	var failure *Error
+	if errors.As(err, &failure) {
+		pause = max(pause, failure.RetryAfter)
+	}
+	e.retryAt.Store(c.now() + int64(pause))
+}
+
+// keep stores an answer to a question that was asked then, and gives what is to be
+// served: that answer, or what an event told since, which is younger.
+func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) *Entitlements {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	e, ok := c.known.Peek(key)
+	if ok && e.told > asked {
+		return e.value.Load()
+	}
+	switch {
+	case ok:
+	case value.Known():
+		e = &entry{}
+		c.known.Add(key, e)
+		c.unknown.Remove(key)
+	default:
+		e = &entry{}
+		c.unknown.Add(key, e)
+	}
+	c.set(e, value)
+	return value
+}
+
+// set makes a value the one that an entry serves, from now on. storing is held.
+func (c *entitlementCache) set(e *entry, value *Entitlements) {
+	now := c.now()
+	fresh, stale, grace := c.fresh, c.stale, c.grace
+	if !value.Known() {
+		// Who has just bought is in a hurry.
+		fresh, stale, grace = min(fresh, c.negative), 0, 0
+	}
+	e.expires.Store(0)
+	if l := value.license; l != nil && !l.ExpiresAt.IsZero() {
+		left := l.ExpiresAt.Sub(l.answeredAt)
+		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
+		e.expires.Store(now + int64(left))
+	}
+	e.value.Store(value)
+	e.freshUntil.Store(now + int64(fresh))
+	e.staleUntil.Store(now + int64(max(fresh, stale)))
+	e.graceUntil.Store(now + int64(max(fresh, stale, grace)))
+	e.retryAt.Store(0)
+}
+
+// tell takes in what an event says of a customer, under both ids, and reports
+// whether it did: not when a younger event was taken in before.
+func (c *entitlementCache) tell(value *Entitlements, at time.Time) bool {
+	when := at.UnixNano()
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	own := cacheKey{byPolarID, value.customer}
+	last, ok := c.known.Peek(own)
+	if ok && when < last.event {
+		return false
+	}
+	if ok {
+		// The program's id of a customer can change; nobody is found by the
+		// old one any more.
+		if was := last.value.Load().external; was != "" && was != value.external {
+			c.known.Remove(cacheKey{byExternalID, was})
+		}
+	}
+	keys := []cacheKey{own}
+	if value.external != "" {
+		keys = append(keys, cacheKey{byExternalID, value.external})
+	}
+	for _, key := range keys {
+		e, ok := c.known.Peek(key)
+		if !ok {
+			e = &entry{}
+			c.known.Add(key, e)
+		}
+		c.unknown.Remove(key)
+		e.event, e.told = when, c.now()
+		c.set(e, value)
+	}
+	return true
+}
+
+// forget drops what is known of a key, so that it is asked about anew.
+func (c *entitlementCache) forget(key cacheKey) {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	c.known.Remove(key)
+	c.unknown.Remove(key)
+}
+
+// spend takes units off a meter, if the balance allows, and gives a function that
+// gives them back.
+func (c *entitlementCache) spend(key cacheKey, meter string, units float64) (giveBack func(), ok bool) {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	e, found := c.known.Peek(key)
+	if !found {
+		return nil, false
+	}
+	value := e.value.Load()
+	i := value.meter(meter)
+	if i < 0 || value.meters[i].Balance < units {
+		return nil, false
+	}
+	e.value.Store(value.withMeter(i, value.meters[i].Balance-units))
+	asOf := e.freshUntil.Load()
+	var once sync.Once
+	return func() {
+		once.Do(func() {
+			c.storing.Lock()
+			defer c.storing.Unlock()
+			if e.freshUntil.Load() != asOf {
+				return // Polar has said anew what is left
+			}
+			value := e.value.Load()
+			if i := value.meter(meter); i >= 0 {
+				e.value.Store(value.withMeter(i, value.meters[i].Balance+units))
+			}
+		})
+	}, true
+}
+
+// close ends all that is under way.
+func (c *entitlementCache) close() {
+	c.storing.Lock()
+	c.end()
+	c.storing.Unlock()
+	c.flights.Close()
+	c.behind.Wait()
+}

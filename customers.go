@@ -1,0 +1,553 @@
+package polargate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+	"unicode/utf8"
+
+	"github.com/polargate/polargate/internal/flight"
+	"golang.org/x/time/rate"
+)
+
+// CustomersConfig configures Customers. Only AccessToken is required.
+type CustomersConfig struct {
+	// AccessToken is an organization access token with the scope customers:read,
+	// and license_keys:read and license_keys:write as well for license keys. It
+	// never leaves the server.
+	AccessToken string
+	// OrganizationID is the organization of the token. Empty means that it is
+	// found out when a license key is first asked about, by one more request.
+	OrganizationID string
+	// Features maps the ids of benefits to the features that each unlocks. For
+	// license keys, it is also the list of benefits whose keys are accepted;
+	// empty accepts every key of the organization.
+	Features map[string][]string
+
+	// BaseURL and Server say where Polar is; see ClientConfig.
+	BaseURL string
+	Server  Server
+	// HTTPClient sends the requests; see ClientConfig.
+	HTTPClient *http.Client
+	// App and Version name the program in the User-Agent; may be empty.
+	App, Version string
+	// RequestsPerMinute bounds the requests to Polar; see ClientConfig. Half of
+	// them are kept for customers and keys that were seen before.
+	RequestsPerMinute int
+
+	// FreshFor is the age up to which an answer is served without asking. 0
+	// means 5 minutes. With webhooks it can be long; without, it is how long a
+	// cancellation may go unnoticed.
+	FreshFor time.Duration
+	// StaleFor is the age up to which an answer is served at once while a newer
+	// one is fetched behind. 0 means 1 hour; negative means never.
+	StaleFor time.Duration
+	// GracePeriod is the age up to which an answer is served when Polar cannot
+	// be reached. 0 means 3 days; negative means never.
+	GracePeriod time.Duration
+	// UnknownFor is how long it is believed that a customer or key is not known
+	// or is refused. 0 means 30 seconds.
+	UnknownFor time.Duration
+	// Timeout bounds a question to Polar. 0 means 5 seconds.
+	Timeout time.Duration
+	// CacheSize is how many customers and keys are kept, a quarter more for
+	// those who are not known. 0 means 10,000. One takes about 1 KiB.
+	CacheSize int
+
+	// UpgradeURL is where customers find more, for refusals: a problem report
+	// names it, and a browser is sent there. May be empty.
+	UpgradeURL string
+	// Refuse answers the requests that are not let in, instead of WriteRefusal.
+	Refuse func(http.ResponseWriter, *http.Request, Refusal)
+	// Logger gets warnings, never with a key or a token; nil means none.
+	Logger *slog.Logger
+}
+
+// Format prints a configuration without its secrets, whatever the verb.
+func (c CustomersConfig) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.CustomersConfig{App:%s Version:%s}", c.App, c.Version)
+}
+
+// LogValue logs a configuration without its secrets.
+func (c CustomersConfig) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
+
+func (c CustomersConfig) withDefaults() CustomersConfig {
+	or := func(d *time.Duration, otherwise time.Duration) {
+		if *d == 0 {
+			*d = otherwise
+		}
+	}
+	or(&c.FreshFor, 5*time.Minute)
+	or(&c.StaleFor, time.Hour)
+	or(&c.GracePeriod, 3*24*time.Hour)
+	or(&c.UnknownFor, 30*time.Second)
+	or(&c.Timeout, 5*time.Second)
+	if c.CacheSize == 0 {
+		c.CacheSize = 10_000
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Refuse == nil {
+		c.Refuse = WriteRefusal
+	}
+	c.Features = normalFeatures(c.Features)
+	return c
+}
+
+func (c CustomersConfig) validate() error {
+	if c.AccessToken == "" {
+		return &InputError{"AccessToken", "is missing: make an organization access token in Polar, with the scope customers:read"}
+	}
+	if err := checkFeatures(c.Features); err != nil {
+		return err
+	}
+	for name, d := range map[string]time.Duration{"FreshFor": c.FreshFor, "UnknownFor": c.UnknownFor, "Timeout": c.Timeout} {
+		if d < 0 {
+			return &InputError{name, "is negative: give a duration, or 0 for the default"}
+		}
+	}
+	if c.CacheSize < 4 {
+		return &InputError{"CacheSize", "must be at least 4, or 0 for 10,000"}
+	}
+	if c.UpgradeURL != "" {
+		u, err := url.Parse(c.UpgradeURL)
+		if err != nil || u.Scheme != "https" && u.Scheme != "http" && u.Scheme != "" || u.Opaque != "" {
+			return &InputError{"UpgradeURL", "is not a web address or a path on this server"}
+		}
+	}
+	return nil
+}
+
+// CustomerRef names a customer, by either of two ids. Make one with ExternalID or
+// CustomerID; the zero value is nobody.
+type CustomerRef struct {
+	key cacheKey
+}
+
+// ExternalID names a customer by the id that the program itself gave to Polar.
+// It is compared exactly, capitals and all.
+func ExternalID(id string) CustomerRef { return CustomerRef{cacheKey{byExternalID, id}} }
+
+// CustomerID names a customer by Polar's id: a UUID of version 4.
+func CustomerID(id string) CustomerRef { return CustomerRef{cacheKey{byPolarID, normalUUID(id)}} }
+
+// IsZero reports whether nobody is named.
+func (r CustomerRef) IsZero() bool { return r.key.id == "" }
+
+// Format prints which kind of id it is, and Polar's own id. The program's may be
+// an e-mail address.
+func (r CustomerRef) Format(f fmt.State, _ rune) {
+	if r.key.kind == byPolarID {
+		fmt.Fprintf(f, "polargate.CustomerID(%s)", r.key.id)
+		return
+	}
+	fmt.Fprint(f, "polargate.ExternalID(****)")
+}
+
+// LogValue logs what Format prints.
+func (r CustomerRef) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
+
+// is reports whether a customer with these ids is the one that is named.
+func (r CustomerRef) is(id, external string) bool {
+	if r.key.kind == byPolarID {
+		return r.key.id == id
+	}
+	return r.key.id == external
+}
+
+// check refuses ids that cannot be asked about. An external id with a slash is
+// not reachable at Polar, however it is escaped; dots alone are eaten on the way.
+func (r CustomerRef) check() error {
+	id := r.key.id
+	if r.key.kind == byPolarID {
+		if _, ok := canonicalUUID4(id); !ok {
+			return &InputError{"customer id", "is not a UUID of version 4: pass it as Polar gave it, or use ExternalID for an id of your own"}
+		}
+		return nil
+	}
+	switch {
+	case id == "":
+		return &InputError{"external id", "is empty"}
+	case len(id) > maxExternalID:
+		return &InputError{"external id", "is longer than 2,000 bytes"}
+	case id == "." || id == ".." || strings.ContainsAny(id, "/\x00") || !utf8.ValidString(id):
+		return &InputError{"external id", "holds a slash or a NUL, or is only dots, or no text: Polar cannot be asked about it. Give the customer another id, or use CustomerID"}
+	}
+	return nil
+}
+
+const maxExternalID = 2000
+
+// path is where Polar tells a customer's state.
+func (r CustomerRef) path() string {
+	if r.key.kind == byPolarID {
+		return "/v1/customers/" + r.key.id + "/state"
+	}
+	return "/v1/customers/external/" + url.PathEscape(r.key.id) + "/state"
+}
+
+// Customers answers what customers may use, from a cache in front of Polar's
+// customer state, and what license keys allow. All methods are safe for use by
+// many goroutines. One for a program is enough.
+type Customers struct {
+	config CustomersConfig
+	client *Client
+	cache  *entitlementCache
+
+	learning     sync.Mutex // held while the organization is found out
+	organization struct {
+		sync.Mutex
+		id string
+	}
+	misconfigured struct {
+		sync.Mutex
+		err error
+		at  time.Time
+	}
+	seen seenEvents
+}
+
+// NewCustomers makes Customers, without asking Polar. A configuration that cannot
+// work is an *InputError. A token that Polar does not accept is found at the
+// first use, and reported by it and by Stats.
+func NewCustomers(config CustomersConfig) (*Customers, error) {
+	config = config.withDefaults()
+	if err := config.validate(); err != nil {
+		return nil, err
+	}
+	client, err := newClient(ClientConfig{
+		OrganizationID:    config.OrganizationID,
+		AccessToken:       config.AccessToken,
+		App:               config.App,
+		Version:           config.Version,
+		Server:            config.Server,
+		BaseURL:           config.BaseURL,
+		HTTPClient:        config.HTTPClient,
+		RequestsPerMinute: config.RequestsPerMinute,
+		Logger:            config.Logger,
+	})
+	if err != nil {
+		return nil, err
+	}
+	config.AccessToken = "" // it is in the client now, and in nothing that is printed
+	c := &Customers{config: config, client: client, seen: newSeenEvents()}
+	c.organization.id = client.organizationID
+	if c.cache, err = newEntitlementCache(config.CacheSize); err != nil {
+		return nil, err
+	}
+	c.cache.fresh, c.cache.stale, c.cache.grace = config.FreshFor, config.StaleFor, config.GracePeriod
+	c.cache.negative, c.cache.timeout = config.UnknownFor, config.Timeout
+	c.cache.ask, c.cache.panicked = c.ask, c.logPanic
+	perMinute := config.RequestsPerMinute
+	if perMinute == 0 {
+		perMinute = defaultPerMinute(config.Server, config.BaseURL)
+	}
+	customers := newcomerLimit(perMinute / 4)
+	c.cache.newcomers = [keyKinds]*rate.Limiter{customers, customers, newcomerLimit(perMinute / 4)}
+	return c, nil
+}
+
+// newcomerLimit splits an allowance as newMinuteLimit does.
+func newcomerLimit(perMinute int) *rate.Limiter { return newMinuteLimit(max(perMinute, 1)).limiter }
+
+// Format prints that it is Customers, and nothing of them, whatever the verb.
+func (c *Customers) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.Customers{App:%s}", c.config.App)
+}
+
+// LogValue logs what Format prints.
+func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
+
+// Close ends refreshes under way and waits for them. What is cached is served
+// still; whatever else fails with ErrClosed. Close can be called again, and always
+// returns nil.
+func (c *Customers) Close() error {
+	c.cache.close()
+	c.client.Close()
+	return nil
+}
+
+// Entitlements is what a customer may use. A customer that Polar does not know is
+// not an error: their Entitlements are empty, and Known says so.
+//
+// An answer comes from memory if it is younger than FreshFor, or than StaleFor,
+// in which case a newer one is fetched behind the caller's back. Else Polar is
+// asked, once for all who ask at the same time; ctx bounds how long the caller
+// waits for it. When nobody can say, an answer younger than GracePeriod is served;
+// without one the error is an *Error: ErrUnreachable, ErrRateLimited,
+// ErrMisconfigured for a token that Polar refuses, or ErrClosed. An id that cannot
+// be asked about is an *InputError.
+func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
+	return c.look(ctx, customer.key)
+}
+
+func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, error) {
+	if ctx == nil {
+		return nil, errNilContext
+	}
+	// The common case first: whoever is in the cache has passed the checks.
+	if value, ok := c.cache.hit(key); ok {
+		return value, nil
+	}
+	if key.kind != byLicenseKey {
+		if err := (CustomerRef{key}).check(); err != nil {
+			return nil, err
+		}
+	}
+	value, err := c.cache.get(ctx, key)
+	return value, c.callError(err)
+}
+
+// Refresh asks Polar now, and is Entitlements otherwise. A program calls it when
+// a customer comes back from a purchase, if it has no webhook.
+func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
+	if ctx == nil {
+		return nil, errNilContext
+	}
+	if err := customer.check(); err != nil {
+		return nil, err
+	}
+	value, err := c.cache.fetch(ctx, customer.key)
+	return value, c.callError(err)
+}
+
+// Spend takes units off a meter in memory, so that requests that come faster than
+// Polar counts cannot use more than Polar last said was left. It does not tell
+// Polar: the program sends its usage events as ever. It is false if the balance
+// does not allow it; then nothing was taken. giveBack undoes it, once, unless
+// Polar has said a new balance since; it is never nil.
+func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID string, units float64) (giveBack func(), ok bool, err error) {
+	nothing := func() {}
+	if !(units > 0) || units > 1e15 {
+		return nothing, false, &InputError{"units", "must be more than 0"}
+	}
+	if _, err := c.Entitlements(ctx, customer); err != nil {
+		return nothing, false, err
+	}
+	giveBack, ok = c.cache.spend(customer.key, normalUUID(meterID), units)
+	if !ok {
+		return nothing, false, nil
+	}
+	return giveBack, true, nil
+}
+
+// customerState asks Polar for a customer's state. A customer that Polar does not
+// know is nobody, and no error.
+func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string) (*Entitlements, error) {
+	var value *Entitlements
+	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.key.id, repeatable: true}, func(body []byte, _ time.Time) (err error) {
+		value, err = readState(body, r, organizationID, features)
+		return err
+	})
+	if isNotFound(err) {
+		return &Entitlements{}, nil
+	}
+	return value, err
+}
+
+// organizationOfKeys is the organization that the access token's license keys
+// are of; empty if there are none.
+func (c *Client) organizationOfKeys(ctx context.Context) (string, error) {
+	var organization string
+	err := c.exchange(ctx, exchange{op: opList, path: "/v1/license-keys/?limit=1", repeatable: true}, func(body []byte, _ time.Time) error {
+		f, err := object(body)
+		if err != nil {
+			return err
+		}
+		items, err := f.list("items")
+		if err != nil || len(items) == 0 {
+			return err
+		}
+		items[0].text("organization_id", &organization)
+		if _, ok := canonicalUUID4(organization); !ok {
+			return errors.New("a license key without an organization")
+		}
+		return nil
+	})
+	return organization, err
+}
+
+const opEntitlements = "entitlements"
+
+// callError dresses an error that did not come from Polar.
+func (c *Customers) callError(err error) error {
+	var panicked *flight.PanicError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, flight.ErrClosed), c.cache.life.Err() != nil:
+		return &Error{Op: opEntitlements, Reason: ErrClosed, say: words{"the customers are closed", "Make new ones."}}
+	case errors.As(err, &panicked):
+		c.logPanic(panicked)
+		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Detail: "a fault in the program: see its log"}
+	case err == context.Canceled, err == context.DeadlineExceeded:
+		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Err: err, say: ended}
+	}
+	return err
+}
+
+func (c *Customers) logPanic(p *flight.PanicError) {
+	c.cache.counts.panics.Add(1)
+	c.config.Logger.Error("polargate: a panic was caught; please report it", "op", opEntitlements, "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
+}
+
+// ask is the cache's way to Polar.
+func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error) {
+	var value *Entitlements
+	var err error
+	if key.kind == byLicenseKey {
+		value, err = c.askLicense(ctx, key.id)
+	} else {
+		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features)
+	}
+	c.noteMisconfigured(err)
+	if err != nil && !errors.Is(err, ErrMisconfigured) {
+		c.config.Logger.Warn("polargate: Polar could not say what a customer may use", "error", err)
+	}
+	return value, err
+}
+
+// noteMisconfigured keeps, for Stats, that Polar refuses the token, and says it
+// in the log when it begins.
+func (c *Customers) noteMisconfigured(err error) {
+	if err != nil && !errors.Is(err, ErrMisconfigured) {
+		return // nobody could say
+	}
+	m := &c.misconfigured
+	m.Lock()
+	defer m.Unlock()
+	if err != nil && m.err == nil {
+		c.config.Logger.Error("polargate: Polar refuses the access token; customers are served from the cache while it lasts", "error", err)
+	}
+	m.err, m.at = err, time.Now()
+}
+
+func (c *Customers) askLicense(ctx context.Context, key string) (*Entitlements, error) {
+	organization, err := c.learnOrganization(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if organization == "" {
+		return &Entitlements{refused: ErrUnknownKey}, nil // there are no keys at all
+	}
+	license, err := c.client.validateIn(ctx, organization, ValidateRequest{Key: newKey(key)})
+	var e *Error
+	switch {
+	case err == nil && len(c.config.Features) > 0 && !hasFeatures(c.config.Features, license.BenefitID):
+		return &Entitlements{refused: ErrWrongBenefit}, nil
+	case err == nil:
+		return ofLicense(license, c.config.Features), nil
+	case isDenial(err) && errors.As(err, &e):
+		return &Entitlements{refused: e.Reason}, nil
+	}
+	return nil, err
+}
+
+func hasFeatures(features map[string][]string, benefitID string) bool {
+	_, ok := features[normalUUID(benefitID)]
+	return ok
+}
+
+func (c *Customers) organizationID() string {
+	c.organization.Lock()
+	defer c.organization.Unlock()
+	return c.organization.id
+}
+
+// learnOrganization is the organization of the access token. Polar does not tell
+// it, but each of its license keys does. It is empty if there are none.
+func (c *Customers) learnOrganization(ctx context.Context) (string, error) {
+	c.learning.Lock()
+	defer c.learning.Unlock()
+	if id := c.organizationID(); id != "" {
+		return id, nil
+	}
+	id, err := c.client.organizationOfKeys(ctx)
+	if err != nil || id == "" {
+		return "", err
+	}
+	c.organization.Lock()
+	defer c.organization.Unlock()
+	c.organization.id = id
+	return id, nil
+}
+
+// CustomersStats are counts since NewCustomers, for a program's metrics, and the
+// state of the cache.
+type CustomersStats struct {
+	// Fresh, Stale and Grace are answers from memory, by their age; Fetched
+	// those that waited for Polar; Unknown those from memory about customers
+	// and keys that are not known or are refused.
+	Fresh, Stale, Grace, Fetched, Unknown int64
+	// Requests are questions to Polar, retries not counted, and Failures those
+	// that nobody answered. TurnedAway were not asked, since too many were
+	// asked about that had not been seen before.
+	Requests, Failures, TurnedAway int64
+	// Events are webhook events that were taken in; Outdated came after a
+	// younger one, Repeated were seen before, Refused had no valid signature or
+	// could not be read, and Ignored were of types that are of no interest.
+	Events, Outdated, Repeated, Refused, Ignored int64
+	// Panics were caught.
+	Panics int64
+	// Cached are the customers and keys in memory, CachedUnknown those that are
+	// not known.
+	Cached, CachedUnknown int
+	// Misconfigured is why Polar refuses the access token, since its last
+	// answer; nil if it does not.
+	Misconfigured error
+	// Pause is how long Polar asked not to be asked.
+	Pause time.Duration
+}
+
+// Stats gives the counts as they are now.
+func (c *Customers) Stats() CustomersStats {
+	n := &c.cache.counts
+	s := CustomersStats{
+		Fresh: n.served[cacheHit].Load(), Stale: n.served[cacheStale].Load(), Grace: n.served[cacheGrace].Load(),
+		Fetched: n.served[cacheMiss].Load(), Unknown: n.negative.Load(),
+		Requests: n.upstream.Load(), Failures: n.failures.Load(), TurnedAway: n.newcomersTurnedAway.Load(),
+		Events: n.events.Load(), Outdated: n.eventsOld.Load(), Repeated: n.eventsTwice.Load(),
+		Refused: n.eventsRefused.Load(), Ignored: n.eventsUnknown.Load(),
+		Panics: n.panics.Load(), Cached: c.cache.known.Len(), CachedUnknown: c.cache.unknown.Len(),
+	}
+	c.misconfigured.Lock()
+	s.Misconfigured = c.misconfigured.err
+	c.misconfigured.Unlock()
+	if m, ok := c.client.pace.(*minuteLimit); ok {
+		s.Pause = m.pauseLeft()
+	}
+	return s
+}
+
+// normalFeatures is a copy of a map of features with ids in their usual form and
+// the features of each in order, once.
+func normalFeatures(given map[string][]string) map[string][]string {
+	features := make(map[string][]string, len(given))
+	for id, names := range given {
+		id = normalUUID(id)
+		names = append(features[id], names...)
+		slices.Sort(names)
+		features[id] = slices.Compact(names)
+	}
+	return features
+}
+
+func checkFeatures(features map[string][]string) error {
+	for id, names := range features {
+		if _, ok := canonicalUUID4(id); !ok {
+			return &InputError{"Features", "has a key that is not a UUID of version 4: use the benefits' ids as Polar shows them"}
+		}
+		if slices.Contains(names, "") {
+			return &InputError{"Features", "has a feature without a name"}
+		}
+	}
+	return nil
+}

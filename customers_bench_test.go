@@ -1,0 +1,148 @@
+package polargate
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"testing"
+	"unique"
+)
+
+const benchCustomer = "8b4a91e8-8712-4bc8-9e43-9b5406427b62"
+
+// stateOf is a customer state with a number of benefits, as Polar writes it.
+func stateOf(id, external string, benefits int) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, `{"id":%q,"external_id":%q,"organization_id":%q,"deleted_at":null,"active_subscriptions":[{"product_id":"8c499570-3242-437e-a9f5-6fee6cff7593","status":"active"}],"active_meters":[{"meter_id":"aaf2bfea-ac4f-40eb-99ad-de858ccdfd97","consumed_units":25.5,"credited_units":100,"balance":74.5}],"granted_benefits":[`, id, external, testOrganization)
+	for i := range benefits {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, `{"benefit_id":"850cc3a4-3ed7-4be6-b198-127ec8d3%04d","benefit_type":"custom","benefit_metadata":{"tier":"gold","n":%d}}`, i, i)
+	}
+	b.WriteString(`]}`)
+	return b.Bytes()
+}
+
+func benchFeatures(benefits int) map[string][]string {
+	features := map[string][]string{}
+	for i := range benefits {
+		features[fmt.Sprintf("850cc3a4-3ed7-4be6-b198-127ec8d3%04d", i)] = []string{fmt.Sprintf("feature-%d", i)}
+	}
+	return features
+}
+
+// benchCustomers has one customer in its cache, with ten benefits.
+func benchCustomers(b *testing.B) *Customers {
+	b.Helper()
+	customers, err := NewCustomers(CustomersConfig{
+		AccessToken: "polar_oat_bench", Features: benchFeatures(10),
+		HTTPClient: &http.Client{Transport: oneAnswer(func() *http.Response {
+			return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(stateOf(benchCustomer, "usr_1337", 10)))}
+		})},
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = customers.Close() })
+	if _, err := customers.Entitlements(context.Background(), ExternalID("usr_1337")); err != nil {
+		b.Fatal(err)
+	}
+	return customers
+}
+
+// byHand is what a program would write: a map of customers, and who it is in the
+// request's context.
+func byHand(features map[string]map[string]struct{}, next http.Handler) http.Handler {
+	type key struct{}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		have := features[r.Header.Get("X-User")]
+		if _, ok := have["feature-7"]; !ok {
+			w.WriteHeader(http.StatusPaymentRequired)
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, have)))
+	})
+}
+
+// BenchmarkMiddleware is a request of a cached customer, beside the same by hand.
+func BenchmarkMiddleware(b *testing.B) {
+	next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
+	customers := benchCustomers(b)
+	mine := map[string]struct{}{}
+	for _, f := range benchFeatures(10) {
+		mine[f[0]] = struct{}{}
+	}
+	for name, handler := range map[string]http.Handler{
+		"polargate": customers.Middleware(func(r *http.Request) CustomerRef { return ExternalID(r.Header.Get("X-User")) }, Feature("feature-7"))(next),
+		"by hand":   byHand(map[string]map[string]struct{}{"usr_1337": mine}, next),
+	} {
+		b.Run(name, func(b *testing.B) {
+			r := httptest.NewRequest(http.MethodGet, "/export", nil)
+			r.Header.Set("X-User", "usr_1337")
+			w := httptest.NewRecorder()
+			b.ReportAllocs()
+			for b.Loop() {
+				handler.ServeHTTP(w, r)
+			}
+		})
+	}
+}
+
+// BenchmarkEntitlements is a look-up in what is known of a customer.
+func BenchmarkEntitlements(b *testing.B) {
+	e, err := readEvent(stateOf(benchCustomer, "usr_1337", 10), "", benchFeatures(10))
+	if err != nil {
+		b.Fatal(err)
+	}
+	all := All(Feature("feature-7"), Benefit("850cc3a4-3ed7-4be6-b198-127ec8d30003"), Meter("aaf2bfea-ac4f-40eb-99ad-de858ccdfd97", 1))
+	b.Run("Has", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if !e.Has("feature-7") {
+				b.Fatal("locked")
+			}
+		}
+	})
+	b.Run("Meets three", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if !e.Meets(all) {
+				b.Fatal("locked")
+			}
+		}
+	})
+}
+
+// BenchmarkCustomerMemory is what one more customer with ten benefits takes in the
+// cache.
+func BenchmarkCustomerMemory(b *testing.B) {
+	const customers = 20_000
+	features := benchFeatures(10)
+	for b.Loop() {
+		cache, err := newEntitlementCache(2 * customers)
+		if err != nil {
+			b.Fatal(err)
+		}
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for i := range customers {
+			id := fmt.Sprintf("8b4a91e8-8712-4bc8-9e43-%012d", i)
+			e, err := readEvent(stateOf(id, fmt.Sprintf("usr_%d", i), 10), "", features)
+			if err != nil {
+				b.Fatal(err)
+			}
+			cache.keep(cacheKey{byExternalID, e.external}, e, 0)
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/customers, "B/customer")
+		runtime.KeepAlive(cache)
+	}
+	runtime.KeepAlive(unique.Make(""))
+}

@@ -1,0 +1,451 @@
+package polargate
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unique"
+)
+
+// Entitlements are what one customer, or the holder of one license key, may use,
+// as Polar said it last. They are immutable, and asking them does no I/O and
+// allocates nothing. The zero value, and nil, are of nobody and allow nothing.
+type Entitlements struct {
+	customer, external string // "" where not known
+	known              bool
+	features           []string // sorted; the strings are the configuration's
+	benefits           []GrantedBenefit
+	products           []text // sorted
+	meters             []MeterBalance
+	license            *LicenseKey
+	refused            Reason // of a license key; "" if granted
+}
+
+// text is a string that many customers have in common, kept once.
+type text = unique.Handle[string]
+
+// GrantedBenefit is a benefit that a customer has now.
+type GrantedBenefit struct{ id, kind, metadata text }
+
+// ID is the benefit's id.
+func (b GrantedBenefit) ID() string { return b.id.Value() }
+
+// Type is Polar's word for the kind of benefit: "custom", "license_keys",
+// "feature_flag" and others, also such as this version does not know.
+func (b GrantedBenefit) Type() string { return b.kind.Value() }
+
+// Metadata is what the vendor wrote on the benefit in Polar, a new map at each
+// call; numbers are json.Number.
+func (b GrantedBenefit) Metadata() map[string]any {
+	m := map[string]any{}
+	d := json.NewDecoder(strings.NewReader(b.metadata.Value()))
+	d.UseNumber()
+	if d.Decode(&m) != nil || m == nil {
+		return map[string]any{}
+	}
+	return m
+}
+
+// MeterBalance is how a customer's meter stands.
+type MeterBalance struct {
+	id text
+	// Consumed and Credited are units in the current period. Balance is what is
+	// left: Credited less Consumed by Polar's count, which can be negative, less
+	// what was spent here since; see Customers.Spend.
+	Consumed, Credited, Balance float64
+}
+
+// ID is the meter's id.
+func (m MeterBalance) ID() string { return m.id.Value() }
+
+// Known reports whether Polar has such a customer or license key. One that is not
+// known has no entitlements.
+func (e *Entitlements) Known() bool { return e != nil && e.known }
+
+// CustomerID is Polar's id of the customer; "" if not known.
+func (e *Entitlements) CustomerID() string {
+	if e == nil {
+		return ""
+	}
+	return e.customer
+}
+
+// ExternalID is the program's own id of the customer; "" if Polar has none.
+func (e *Entitlements) ExternalID() string {
+	if e == nil {
+		return ""
+	}
+	return e.external
+}
+
+// Has reports whether a feature is unlocked, as CustomersConfig.Features says.
+func (e *Entitlements) Has(feature string) bool {
+	if e == nil {
+		return false
+	}
+	_, ok := slices.BinarySearch(e.features, feature)
+	return ok
+}
+
+// Features are those that are unlocked, in order; the caller's own slice.
+func (e *Entitlements) Features() []string {
+	if e == nil {
+		return nil
+	}
+	return slices.Clone(e.features)
+}
+
+// Benefit is a benefit that is granted now.
+func (e *Entitlements) Benefit(id string) (GrantedBenefit, bool) {
+	if e != nil {
+		for _, b := range e.benefits {
+			if b.id.Value() == id {
+				return b, true
+			}
+		}
+	}
+	return GrantedBenefit{}, false
+}
+
+// Benefits are those that are granted now, by id; the caller's own slice.
+func (e *Entitlements) Benefits() []GrantedBenefit {
+	if e == nil {
+		return nil
+	}
+	return slices.Clone(e.benefits)
+}
+
+// Subscribed reports whether a subscription to a product is active or trialing. A
+// subscription that is past due is neither, while its benefits may still be
+// granted: gate on features and benefits first.
+func (e *Entitlements) Subscribed(productID string) bool {
+	if e != nil {
+		for _, p := range e.products {
+			if p.Value() == productID {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Products are the products with an active or trialing subscription, in order;
+// the caller's own slice.
+func (e *Entitlements) Products() []string {
+	if e == nil {
+		return nil
+	}
+	var ids []string
+	for _, p := range e.products {
+		ids = append(ids, p.Value())
+	}
+	return ids
+}
+
+// Meter is how a meter stands.
+func (e *Entitlements) Meter(id string) (MeterBalance, bool) {
+	if e != nil {
+		for _, m := range e.meters {
+			if m.id.Value() == id {
+				return m, true
+			}
+		}
+	}
+	return MeterBalance{}, false
+}
+
+// Meters are all meters of the customer, by id; the caller's own slice.
+func (e *Entitlements) Meters() []MeterBalance {
+	if e == nil {
+		return nil
+	}
+	return slices.Clone(e.meters)
+}
+
+// License is the license key that these entitlements come from, for those that a
+// LicenseMiddleware found; a copy.
+func (e *Entitlements) License() (LicenseKey, bool) {
+	if e == nil || e.license == nil {
+		return LicenseKey{}, false
+	}
+	return *e.license, true
+}
+
+// Meets reports whether a requirement is met.
+func (e *Entitlements) Meets(r Requirement) bool {
+	switch r.kind {
+	case needsFeature:
+		return e.Has(r.id)
+	case needsBenefit:
+		_, ok := e.Benefit(r.id)
+		return ok
+	case needsProduct:
+		return e.Subscribed(r.id)
+	case needsMeter:
+		m, ok := e.Meter(r.id)
+		return ok && m.Balance >= r.least
+	case needsAll:
+		for i := range r.of {
+			if !e.Meets(r.of[i]) {
+				return false
+			}
+		}
+		return true
+	case needsAny:
+		for i := range r.of {
+			if e.Meets(r.of[i]) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// Unmet is the first of the requirements that is not met, and false if all are.
+// Of an All it is the first part that is not met.
+func (e *Entitlements) Unmet(requirements ...Requirement) (Requirement, bool) {
+	for _, r := range requirements {
+		if e.Meets(r) {
+			continue
+		}
+		if r.kind == needsAll {
+			return e.Unmet(r.of...)
+		}
+		return r, true
+	}
+	return Requirement{}, false
+}
+
+// Refused is why the license key was refused, for those of a LicenseMiddleware;
+// empty if it was granted.
+func (e *Entitlements) Refused() Reason {
+	if e == nil {
+		return ""
+	}
+	return e.refused
+}
+
+// meter is the place of a meter; -1 if there is none of that id.
+func (e *Entitlements) meter(id string) int {
+	return slices.IndexFunc(e.meters, func(m MeterBalance) bool { return m.id.Value() == id })
+}
+
+// Format prints whose they are by Polar's id, whatever the verb: an external id
+// may be an e-mail address.
+func (e *Entitlements) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.Entitlements{Customer:%s}", e.CustomerID())
+}
+
+// LogValue logs what Format prints.
+func (e *Entitlements) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
+
+// Requirement is something that a route asks of a customer. Make one with
+// Feature, Benefit, Product, Meter, All or Any. The zero value is never met.
+type Requirement struct {
+	kind  requirementKind
+	id    string
+	least float64
+	of    []Requirement
+}
+
+type requirementKind int
+
+const (
+	needsFeature requirementKind = iota + 1
+	needsBenefit
+	needsProduct
+	needsMeter
+	needsAll
+	needsAny
+)
+
+// Feature is met if the feature is unlocked by a benefit that is granted.
+func Feature(name string) Requirement { return Requirement{kind: needsFeature, id: name} }
+
+// Benefit is met if the benefit of that id is granted.
+func Benefit(id string) Requirement { return Requirement{kind: needsBenefit, id: normalUUID(id)} }
+
+// Product is met by an active or trialing subscription to the product of that id;
+// see Entitlements.Subscribed.
+func Product(id string) Requirement { return Requirement{kind: needsProduct, id: normalUUID(id)} }
+
+// Meter is met if the meter of that id has a balance of at least min units.
+func Meter(id string, min float64) Requirement {
+	return Requirement{kind: needsMeter, id: normalUUID(id), least: min}
+}
+
+// All is met if each of the requirements is; without any, always.
+func All(of ...Requirement) Requirement {
+	return Requirement{kind: needsAll, of: slices.Clone(of)}
+}
+
+// Any is met if one of the requirements is; without any, never.
+func Any(of ...Requirement) Requirement {
+	return Requirement{kind: needsAny, of: slices.Clone(of)}
+}
+
+// String says what is required: "feature export", "benefit <id>", "product <id>",
+// "meter <id> of at least 5", "feature a and feature b", "one of feature a, …".
+func (r Requirement) String() string {
+	var parts []string
+	for _, part := range r.of {
+		parts = append(parts, part.String())
+	}
+	switch r.kind {
+	case needsFeature:
+		return "feature " + r.id
+	case needsBenefit:
+		return "benefit " + r.id
+	case needsProduct:
+		return "product " + r.id
+	case needsMeter:
+		return "meter " + r.id + " of at least " + strconv.FormatFloat(r.least, 'f', -1, 64)
+	case needsAll:
+		return strings.Join(parts, " and ")
+	case needsAny:
+		return "one of " + strings.Join(parts, ", ")
+	}
+	return "nothing that can be met"
+}
+
+// readState reads the state of a customer who was asked about, as Polar writes it,
+// and reduces it to what gates ask for. Only the id and the lists of benefits and
+// subscriptions must be there; whatever else is missing, of another type or not
+// known is left out, and spoils nothing beside it.
+func readState(body []byte, asked CustomerRef, organizationID string, features map[string][]string) (*Entitlements, error) {
+	e, err := readEvent(body, organizationID, features)
+	if err == nil && !asked.is(e.customer, e.external) {
+		return nil, errForeignState
+	}
+	return e, err
+}
+
+// readNobody reads who a customer is, and nothing of what they have.
+func readNobody(body []byte, organizationID string) (*Entitlements, error) {
+	f, err := object(body)
+	if err != nil {
+		return nil, err
+	}
+	e := &Entitlements{known: true}
+	var organization string
+	f.text("id", &e.customer)
+	f.text("external_id", &e.external)
+	f.text("organization_id", &organization)
+	id, ok := canonicalUUID4(e.customer)
+	if !ok {
+		return nil, errors.New("no customer: the id is missing")
+	}
+	if organizationID != "" && organization != "" && !sameUUID(organization, organizationID) {
+		return nil, errForeignState
+	}
+	e.customer = id
+	return e, nil
+}
+
+// readEvent reads the state of whichever customer it is of.
+func readEvent(body []byte, organizationID string, features map[string][]string) (*Entitlements, error) {
+	e, err := readNobody(body, organizationID)
+	if err != nil {
+		return nil, err
+	}
+	f, err := object(body)
+	if err != nil {
+		return nil, err
+	}
+	// Without its lists a state says nothing: refused rather than taken for a
+	// customer who has nothing.
+	grants, err := f.list("granted_benefits")
+	if err != nil {
+		return nil, err
+	}
+	subscriptions, err := f.list("active_subscriptions")
+	if err != nil {
+		return nil, err
+	}
+	var deleted time.Time
+	f.time("deleted_at", &deleted)
+	if !deleted.IsZero() {
+		e.known = false
+		return e, nil
+	}
+	for _, g := range grants {
+		var benefit, kind string
+		g.text("benefit_id", &benefit)
+		g.text("benefit_type", &kind)
+		if benefit == "" {
+			continue
+		}
+		e.benefits = append(e.benefits, GrantedBenefit{
+			unique.Make(normalUUID(benefit)), unique.Make(kind), unique.Make(compact(g["benefit_metadata"])),
+		})
+		e.features = append(e.features, features[normalUUID(benefit)]...)
+	}
+	for _, s := range subscriptions {
+		var product, status string
+		s.text("product_id", &product)
+		s.text("status", &status)
+		if product != "" && !slices.Contains(noRight, status) {
+			e.products = append(e.products, unique.Make(normalUUID(product)))
+		}
+	}
+	meters, _ := f.list("active_meters")
+	for _, m := range meters {
+		var meter string
+		var b MeterBalance
+		m.text("meter_id", &meter)
+		optional(m, "consumed_units", &b.Consumed)
+		optional(m, "credited_units", &b.Credited)
+		b.Balance = b.Credited - b.Consumed
+		optional(m, "balance", &b.Balance)
+		if meter == "" {
+			continue
+		}
+		b.id = unique.Make(normalUUID(meter))
+		e.meters = append(e.meters, b)
+	}
+	e.sort()
+	return e, nil
+}
+
+var errForeignState = errors.New("the answer is about another customer or organization")
+
+// noRight are the words for a subscription that gives no right. Polar lists none of
+// these among the active ones; a word that is not known here is taken at its place.
+var noRight = []string{"past_due", "unpaid", "canceled", "incomplete", "incomplete_expired", "paused", "revoked"}
+
+// ofLicense is what a license key allows.
+func ofLicense(l *LicenseKey, features map[string][]string) *Entitlements {
+	e := &Entitlements{customer: normalUUID(l.CustomerID), external: l.Customer.ExternalID, known: true, license: l}
+	benefit := normalUUID(l.BenefitID)
+	e.benefits = []GrantedBenefit{{unique.Make(benefit), unique.Make("license_keys"), unique.Make("{}")}}
+	e.features = slices.Clone(features[benefit])
+	e.sort()
+	return e
+}
+
+// sort brings what came in no fixed order into one, drops what is there twice, and
+// keeps no more memory than that takes.
+func (e *Entitlements) sort() {
+	slices.Sort(e.features)
+	e.features = slices.Clone(slices.Compact(e.features))
+	byText := func(a, b text) int { return strings.Compare(a.Value(), b.Value()) }
+	slices.SortStableFunc(e.benefits, func(a, b GrantedBenefit) int { return byText(a.id, b.id) })
+	e.benefits = slices.Clone(slices.CompactFunc(e.benefits, func(a, b GrantedBenefit) bool { return a.id == b.id }))
+	slices.SortFunc(e.products, byText)
+	e.products = slices.Clone(slices.Compact(e.products))
+	slices.SortStableFunc(e.meters, func(a, b MeterBalance) int { return byText(a.id, b.id) })
+	e.meters = slices.Clone(slices.CompactFunc(e.meters, func(a, b MeterBalance) bool { return a.id == b.id }))
+}
+
+// withMeter is a copy in which the balance of a meter is another.
+func (e *Entitlements) withMeter(i int, balance float64) *Entitlements {
+	next := *e
+	next.meters = slices.Clone(e.meters)
+	next.meters[i].Balance = balance
+	return &next
+}

@@ -1,0 +1,312 @@
+package polargate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"log/slog"
+	"math"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Route says who may use a route of an HTTP server, and what happens to others.
+// Exactly one of Customer and LicenseKey must be set.
+type Route struct {
+	// Customer tells which customer sent a request, from a session or a token
+	// that the program has checked: whoever can choose the id is that customer.
+	// The zero CustomerRef means that nobody is signed in.
+	Customer func(*http.Request) CustomerRef
+	// LicenseKey tells which license key came with a request, for instance in a
+	// header; "" means none. Keys do not belong in addresses, which are logged.
+	LicenseKey func(*http.Request) string
+	// Require is what the customer or key must have: all of it. Empty means that
+	// any known customer, or any key that is granted, will do.
+	Require []Requirement
+	// Spend is taken off a meter before the handler runs, and given back if the
+	// handler panics or answers with a status of 500 or more; see
+	// Customers.Spend. The zero value spends nothing. It needs Customer.
+	Spend Cost
+	// FailOpen lets requests pass, without Entitlements in their context, when
+	// nobody can say what the customer may use. False answers 503.
+	FailOpen bool
+	// UpgradeURL and Refuse replace those of the configuration; empty and nil
+	// leave them.
+	UpgradeURL string
+	Refuse     func(http.ResponseWriter, *http.Request, Refusal)
+}
+
+// Cost is an amount of a meter.
+type Cost struct {
+	// MeterID is the meter's id.
+	MeterID string
+	// Units are more than 0.
+	Units float64
+}
+
+// Refusal is why a request is not let in.
+type Refusal struct {
+	// Status is the HTTP status that says so: 400 for an id that cannot be one,
+	// 401 when nobody is named or the license key is not known, 402 when what is
+	// required is not there, and 503 when nobody can say.
+	Status int
+	// Required is the first requirement that is not met, with 402; the zero
+	// Requirement if the license key itself is refused, or the customer is not
+	// known and nothing else was required.
+	Required Requirement
+	// Reason is why a license key was refused, or why nobody could say.
+	Reason Reason
+	// RetryAfter is how long to wait, with 503; at least a second.
+	RetryAfter time.Duration
+	// UpgradeURL is where customers find more; may be empty.
+	UpgradeURL string
+	// Entitlements are those of who was refused; nil if not known.
+	Entitlements *Entitlements
+	// Err is what went wrong, with 400 and 503.
+	Err error
+}
+
+// Middleware lets only those customers through to a handler that meet the
+// requirements, and puts their Entitlements into the request's context. resolve is
+// Route.Customer.
+//
+//	pro := customers.Middleware(signedIn, polargate.Feature("export"))
+//	mux.Handle("GET /export", pro(handler))
+func (c *Customers) Middleware(resolve func(*http.Request) CustomerRef, requirements ...Requirement) func(http.Handler) http.Handler {
+	return c.Route(Route{Customer: resolve, Require: requirements})
+}
+
+// LicenseMiddleware lets only those requests through that come with a license key
+// in a header, "X-License-Key" for instance, that is granted and meets the
+// requirements. The key is asked about without an activation, and counts for
+// nothing at Polar but one validation each time that it is asked about.
+func (c *Customers) LicenseMiddleware(header string, requirements ...Requirement) func(http.Handler) http.Handler {
+	if header == "" {
+		panic("polargate: LicenseMiddleware needs the name of a header")
+	}
+	return c.Route(Route{LicenseKey: func(r *http.Request) string { return r.Header.Get(header) }, Require: requirements})
+}
+
+// Route is Middleware with all that can be said of a route. It panics if not
+// exactly one of Customer and LicenseKey is set, which is a mistake of the program
+// that its first start shows.
+func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
+	if (route.Customer == nil) == (route.LicenseKey == nil) {
+		panic("polargate: a Route needs either Customer or LicenseKey, to know who asks")
+	}
+	if route.Spend != (Cost{}) && (route.Customer == nil || !(route.Spend.Units > 0)) {
+		panic("polargate: Route.Spend needs Customer, and Units that are more than 0")
+	}
+	if route.UpgradeURL == "" {
+		route.UpgradeURL = c.config.UpgradeURL
+	}
+	if route.Refuse == nil {
+		route.Refuse = c.config.Refuse
+	}
+	all := All(route.Require...)
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var value *Entitlements
+			var refusal *Refusal
+			var customer CustomerRef
+			if route.Customer != nil {
+				customer = route.Customer(r)
+				// The common case, in few steps.
+				if known, ok := c.cache.hit(customer.key); ok && known.known && known.Meets(all) {
+					value = known
+				} else {
+					value, refusal = c.Decide(r.Context(), customer, route.Require...)
+				}
+			} else {
+				value, refusal = c.DecideLicense(r.Context(), route.LicenseKey(r), route.Require...)
+			}
+			switch {
+			case refusal == nil:
+				r = r.WithContext(context.WithValue(r.Context(), entitlementsKey{}, value))
+			case refusal.Status == http.StatusServiceUnavailable && route.FailOpen:
+			default:
+				refusal.UpgradeURL = route.UpgradeURL
+				route.Refuse(w, r, *refusal)
+				return
+			}
+			if refusal != nil || route.Spend == (Cost{}) {
+				next.ServeHTTP(w, r)
+				return
+			}
+			c.serveSpending(w, r, next, route, customer, value)
+		})
+	}
+}
+
+// serveSpending takes the cost of a route off the meter while the handler runs.
+func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route Route, customer CustomerRef, value *Entitlements) {
+	giveBack, ok := c.cache.spend(customer.key, normalUUID(route.Spend.MeterID), route.Spend.Units)
+	if !ok {
+		route.Refuse(w, r, Refusal{
+			Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units),
+			UpgradeURL: route.UpgradeURL, Entitlements: value,
+		})
+		return
+	}
+	watched := &statusWriter{ResponseWriter: w}
+	served := false
+	defer func() {
+		if !served || watched.status >= 500 {
+			giveBack()
+		}
+	}()
+	next.ServeHTTP(watched, r)
+	served = true
+}
+
+// statusWriter sees the status of an answer.
+type statusWriter struct {
+	http.ResponseWriter
+	status int
+}
+
+func (w *statusWriter) WriteHeader(status int) {
+	if w.status == 0 && status >= 200 {
+		w.status = status
+	}
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// Flush is for handlers that stream. Unwrap is how http.ResponseController finds
+// all else.
+func (w *statusWriter) Flush() {
+	if f, ok := w.ResponseWriter.(http.Flusher); ok {
+		f.Flush()
+	}
+}
+
+func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+type entitlementsKey struct{}
+
+// FromContext gives the Entitlements of who sent a request that a Route let
+// through; false outside of one, and where it failed open.
+func FromContext(ctx context.Context) (*Entitlements, bool) {
+	e, ok := ctx.Value(entitlementsKey{}).(*Entitlements)
+	return e, ok
+}
+
+// Decide tells whether a customer meets requirements, for servers that do not
+// speak HTTP. The Refusal is nil if so.
+func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, *Refusal) {
+	if customer.IsZero() {
+		return nil, &Refusal{Status: http.StatusUnauthorized}
+	}
+	value, err := c.Entitlements(ctx, customer)
+	return c.decide(value, err, requirements)
+}
+
+// DecideLicense is Decide for a license key. The key is cleaned as by ParseKey.
+func (c *Customers) DecideLicense(ctx context.Context, licenseKey string, requirements ...Requirement) (*Entitlements, *Refusal) {
+	key, err := ParseKey(licenseKey)
+	if err != nil {
+		return nil, &Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey}
+	}
+	value, err := c.look(ctx, cacheKey{byLicenseKey, key.Reveal()})
+	if err == nil && value.refused == ErrUnknownKey {
+		return nil, &Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey}
+	}
+	return c.decide(value, err, requirements)
+}
+
+// decide is what an answer comes to.
+func (c *Customers) decide(value *Entitlements, err error, requirements []Requirement) (*Entitlements, *Refusal) {
+	if err == nil {
+		required, unmet := value.Unmet(requirements...)
+		if !unmet && value.known {
+			return value, nil
+		}
+		return nil, &Refusal{Status: http.StatusPaymentRequired, Required: required, Reason: value.refused, Entitlements: value}
+	}
+	if input, ok := errors.AsType[*InputError](err); ok {
+		return nil, &Refusal{Status: http.StatusBadRequest, Err: input}
+	}
+	refusal := &Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable, RetryAfter: time.Second, Err: err}
+	if e, ok := errors.AsType[*Error](err); ok {
+		refusal.Reason, refusal.RetryAfter = e.Reason, max(e.RetryAfter, time.Second)
+	}
+	return nil, refusal
+}
+
+// WriteRefusal answers a request that is not let in: with a problem report (RFC
+// 9457) as JSON, or, if a browser asks for a page and there is an UpgradeURL, by
+// sending it there. Answers are not to be stored by anybody on the way.
+func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Add("Vary", "Accept")
+	if refusal.Status == http.StatusPaymentRequired && refusal.UpgradeURL != "" && wantsPage(r) {
+		http.Redirect(w, r, refusal.UpgradeURL, http.StatusSeeOther)
+		return
+	}
+	problem := struct {
+		Type       string `json:"type"`
+		Title      string `json:"title"`
+		Status     int    `json:"status"`
+		Detail     string `json:"detail"`
+		Reason     string `json:"reason,omitempty"`
+		Required   string `json:"required,omitempty"`
+		UpgradeURL string `json:"upgrade_url,omitempty"`
+	}{"about:blank", http.StatusText(refusal.Status), refusal.Status, refusal.detail(), string(refusal.Reason), "", ""}
+	if refusal.Required.kind != 0 {
+		problem.Required = refusal.Required.String()
+	}
+	if refusal.Status == http.StatusPaymentRequired {
+		problem.UpgradeURL = refusal.UpgradeURL
+	}
+	if refusal.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.RetryAfter.Seconds()))))
+	}
+	body, err := json.Marshal(problem)
+	if err != nil {
+		body = []byte("{}") // it is all text and numbers
+	}
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("X-Content-Type-Options", "nosniff")
+	w.WriteHeader(refusal.Status)
+	if r.Method != http.MethodHead {
+		_, _ = w.Write(append(body, '\n'))
+	}
+}
+
+// detail is a sentence for who sent the request.
+func (r Refusal) detail() string {
+	switch {
+	case r.Status == http.StatusBadRequest:
+		return "The customer id is not one that can exist."
+	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
+		return "The license key is missing or not known. Send a valid one."
+	case r.Status == http.StatusUnauthorized:
+		return "Nobody is signed in. Sign in first."
+	case r.Status == http.StatusServiceUnavailable:
+		return "It cannot be checked at the moment what you may use. Try again shortly."
+	case r.Reason != "":
+		return upperFirst(sentences[r.Reason].short) + "."
+	case r.Required.kind != 0:
+		return "This needs " + r.Required.String() + "."
+	}
+	return "This needs a subscription or purchase."
+}
+
+// LogValue logs a refusal without what names the customer.
+func (r Refusal) LogValue() slog.Value {
+	return slog.GroupValue(slog.Int("status", r.Status), slog.String("reason", string(r.Reason)), slog.String("required", r.Required.String()))
+}
+
+// wantsPage reports whether a person with a browser asks, and not a program.
+func wantsPage(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return false
+	}
+	accept := strings.ToLower(r.Header.Get("Accept"))
+	page := strings.Index(accept, "text/html")
+	data := strings.Index(accept, "json")
+	return page >= 0 && (data < 0 || page < data)
+}

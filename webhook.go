@@ -1,0 +1,194 @@
+package polargate
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+// Polar signs webhooks by the Standard Webhooks specification, version v1.
+const (
+	webhookTolerance = 5 * time.Minute
+	// maxEvent bounds a body. A customer state with hundreds of benefits takes
+	// 200 KiB.
+	maxEvent = 1 << 20
+	// maxSignatures bounds the signatures that are looked at: one for each secret
+	// that is valid at a time.
+	maxSignatures = 10
+	maxEventID    = 256
+	// rememberedEvents are enough for the tolerance: 30 a second for 5 minutes.
+	rememberedEvents = 10_000
+)
+
+// seenEvents are the ids of events that were taken in.
+type seenEvents = *lru.Cache[string, struct{}]
+
+func newSeenEvents() seenEvents {
+	c, err := lru.New[string, struct{}](rememberedEvents)
+	if err != nil {
+		panic(err) // the size is positive
+	}
+	return c
+}
+
+// WebhookHandler receives Polar's webhooks, so that a purchase and a cancellation
+// are known at once: the state in a customer.state_changed goes into the cache
+// under both ids of the customer, and a customer.deleted ends what they had.
+// Events of other types are acknowledged and ignored; subscribe the endpoint to
+// these two.
+//
+// secrets are the endpoint's signing secret as Polar shows it, and while it is
+// being replaced the old one beside it. Both ways are understood in which Polar
+// makes a key of it: until September 2026 from its bytes as they are, and since
+// then from the base64 after "whsec_". An event is refused if no signature fits,
+// or if it was signed more than 5 minutes ago or ahead. One that was seen before is
+// acknowledged and has no effect, nor has one that is older than another that was
+// taken in for the customer.
+//
+// It answers 204, and otherwise 401, 405 or 413, in well under a second: Polar
+// switches an endpoint off after ten failures in a row. Without a secret that is
+// not empty every event is refused, and the log says so.
+func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
+	var keys [][]byte
+	for _, secret := range secrets {
+		keys = append(keys, webhookKeys(secret)...)
+	}
+	if len(keys) == 0 {
+		c.config.Logger.Error("polargate: a webhook handler without a secret refuses every event: pass the endpoint's secret from Polar")
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if r.Method != http.MethodPost {
+			w.Header().Set("Allow", http.MethodPost)
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))
+		if err != nil {
+			status := http.StatusBadRequest
+			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+				status = http.StatusRequestEntityTooLarge
+			}
+			c.refuseEvent(w, status, "its body could not be read, or is too long")
+			return
+		}
+		id := r.Header.Get("Webhook-Id")
+		if problem := verifyWebhook(keys, id, r.Header.Get("Webhook-Timestamp"), r.Header.Get("Webhook-Signature"), body, time.Now()); problem != "" {
+			c.refuseEvent(w, http.StatusUnauthorized, problem)
+			return
+		}
+		if again, _ := c.seen.ContainsOrAdd(id, struct{}{}); again {
+			c.cache.counts.eventsTwice.Add(1)
+		} else {
+			c.takeEvent(body)
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})
+}
+
+func (c *Customers) refuseEvent(w http.ResponseWriter, status int, problem string) {
+	c.cache.counts.eventsRefused.Add(1)
+	c.config.Logger.Warn("polargate: a webhook was refused", "because", problem)
+	w.WriteHeader(status)
+}
+
+// webhookKeys are the keys that a secret may stand for.
+func webhookKeys(secret string) [][]byte {
+	if secret == "" {
+		return nil
+	}
+	keys := [][]byte{[]byte(secret)}
+	if text, ok := strings.CutPrefix(secret, "whsec_"); ok {
+		for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding} {
+			if key, err := encoding.DecodeString(text); err == nil && len(key) > 0 {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys
+}
+
+// verifyWebhook reports what is wrong with an event's signature; "" if nothing.
+func verifyWebhook(keys [][]byte, id, timestamp, signatures string, body []byte, now time.Time) string {
+	if id == "" || len(id) > maxEventID || timestamp == "" || signatures == "" {
+		return "it is not signed"
+	}
+	seconds, err := strconv.ParseInt(timestamp, 10, 64)
+	if err != nil {
+		return "its time cannot be read"
+	}
+	if age := now.Unix() - seconds; age > int64(webhookTolerance/time.Second) || age < -int64(webhookTolerance/time.Second) {
+		return "it was signed more than 5 minutes ago or ahead; if that goes on, this computer's clock is wrong"
+	}
+	var given [][]byte
+	for part := range strings.SplitSeq(signatures, " ") {
+		text, ok := strings.CutPrefix(part, "v1,")
+		if !ok {
+			continue // of a version that is not known here
+		}
+		if mac, err := base64.StdEncoding.DecodeString(text); err == nil && len(given) < maxSignatures {
+			given = append(given, mac)
+		}
+	}
+	fits := false
+	for _, key := range keys {
+		mac := hmac.New(sha256.New, key)
+		_, _ = io.WriteString(mac, id+"."+timestamp+".")
+		_, _ = mac.Write(body)
+		want := mac.Sum(nil)
+		for _, have := range given {
+			if hmac.Equal(want, have) {
+				fits = true
+			}
+		}
+	}
+	if !fits {
+		return "no signature fits; if that goes on, the secret is not that of the endpoint"
+	}
+	return ""
+}
+
+// takeEvent does what a signed event says. What cannot be read is acknowledged
+// too: it will not be better when it is sent again.
+func (c *Customers) takeEvent(body []byte) {
+	var kind string
+	var at time.Time
+	f, err := object(body)
+	if err == nil {
+		f.text("type", &kind)
+		f.time("timestamp", &at)
+	}
+	var value *Entitlements
+	switch kind {
+	case "customer.state_changed":
+		value, err = readEvent(f["data"], c.organizationID(), c.config.Features)
+	case "customer.deleted":
+		if value, err = readNobody(f["data"], c.organizationID()); err == nil {
+			value.known = false
+		}
+	default:
+		c.cache.counts.eventsUnknown.Add(1)
+		return
+	}
+	if err == nil && at.IsZero() {
+		err = errors.New("its time is missing")
+	}
+	if err != nil {
+		c.cache.counts.eventsRefused.Add(1)
+		c.config.Logger.Warn("polargate: a webhook was signed, but cannot be read", "type", kind, "error", err)
+		return
+	}
+	if !c.cache.tell(value, at) {
+		c.cache.counts.eventsOld.Add(1)
+		return
+	}
+	c.cache.counts.events.Add(1)
+}
