@@ -67,8 +67,9 @@ type entry struct {
 	refreshing                         atomic.Bool
 	expires                            atomic.Int64 // of a license key; 0 if it does not
 	// event is the time of the last event that was taken in, by Polar's clock,
-	// and told when that was, by ours. They are guarded by storing.
-	event, told int64
+	// and told when that was, by ours; answer counts what Polar said. They are
+	// guarded by storing.
+	event, told, answer int64
 }
 
 // source says where an answer came from.
@@ -295,6 +296,7 @@ func (c *entitlementCache) set(e *entry, value *Entitlements) {
 		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
 		e.expires.Store(now + int64(left))
 	}
+	e.answer++
 	e.value.Store(value)
 	e.freshUntil.Store(now + int64(fresh))
 	e.staleUntil.Store(now + int64(max(fresh, stale)))
@@ -345,28 +347,29 @@ func (c *entitlementCache) forget(key cacheKey) {
 	c.unknown.Remove(key)
 }
 
-// spend takes units off a meter, if the balance allows, and gives a function that
-// gives them back.
-func (c *entitlementCache) spend(key cacheKey, meter string, units float64) (giveBack func(), ok bool) {
+// spend takes units off a meter, if the balance allows: then rest is what is left,
+// and giveBack puts them back. Else rest is nil.
+func (c *entitlementCache) spend(key cacheKey, meter string, units float64) (rest *Entitlements, giveBack func()) {
 	c.storing.Lock()
 	defer c.storing.Unlock()
 	e, found := c.known.Peek(key)
 	if !found {
-		return nil, false
+		return nil, nil
 	}
 	value := e.value.Load()
 	i := value.meter(meter)
 	if i < 0 || value.meters[i].Balance < units {
-		return nil, false
+		return nil, nil
 	}
-	e.value.Store(value.withMeter(i, value.meters[i].Balance-units))
-	asOf := e.freshUntil.Load()
+	rest = value.withMeter(i, value.meters[i].Balance-units)
+	e.value.Store(rest)
+	answer := e.answer
 	var once sync.Once
-	return func() {
+	return rest, func() {
 		once.Do(func() {
 			c.storing.Lock()
 			defer c.storing.Unlock()
-			if e.freshUntil.Load() != asOf {
+			if e.answer != answer {
 				return // Polar has said anew what is left
 			}
 			value := e.value.Load()
@@ -374,7 +377,7 @@ func (c *entitlementCache) spend(key cacheKey, meter string, units float64) (giv
 				e.value.Store(value.withMeter(i, value.meters[i].Balance+units))
 			}
 		})
-	}, true
+	}
 }
 
 // close ends all that is under way.

@@ -332,11 +332,10 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	if _, err := c.Entitlements(ctx, customer); err != nil {
 		return nothing, false, err
 	}
-	giveBack, ok = c.cache.spend(customer.key, normalUUID(meterID), units)
-	if !ok {
-		return nothing, false, nil
+	if rest, giveBack := c.cache.spend(customer.key, normalUUID(meterID), units); rest != nil {
+		return giveBack, true, nil
 	}
-	return giveBack, true, nil
+	return nothing, false, nil
 }
 
 // customerState asks Polar for a customer's state. A customer that Polar does not

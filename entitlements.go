@@ -344,6 +344,12 @@ func readNobody(body []byte, organizationID string) (*Entitlements, error) {
 		return nil, errForeignState
 	}
 	e.customer = id
+	if e.external == "" {
+		// Where Polar keeps it once the customer is deleted.
+		var metadata fields
+		optional(f, "metadata", &metadata)
+		metadata.text("__external_id", &e.external)
+	}
 	return e, nil
 }
 

@@ -27,7 +27,8 @@ type Route struct {
 	Require []Requirement
 	// Spend is taken off a meter before the handler runs, and given back if the
 	// handler panics or answers with a status of 500 or more; see
-	// Customers.Spend. The zero value spends nothing. It needs Customer.
+	// Customers.Spend. The Entitlements in the request's context are those after
+	// it. The zero value spends nothing. It needs Customer.
 	Spend Cost
 	// FailOpen lets requests pass, without Entitlements in their context, when
 	// nobody can say what the customer may use. False answers 503.
@@ -123,31 +124,33 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				value, refusal = c.DecideLicense(r.Context(), route.LicenseKey(r), route.Require...)
 			}
 			switch {
+			case refusal == nil && route.Spend != (Cost{}):
+				c.serveSpending(w, r, next, route, customer, value)
 			case refusal == nil:
-				r = r.WithContext(context.WithValue(r.Context(), entitlementsKey{}, value))
+				next.ServeHTTP(w, withEntitlements(r, value))
 			case refusal.Status == http.StatusServiceUnavailable && route.FailOpen:
-			default:
-				refusal.UpgradeURL = route.UpgradeURL
-				route.Refuse(w, r, *refusal)
-				return
-			}
-			if refusal != nil || route.Spend == (Cost{}) {
 				next.ServeHTTP(w, r)
-				return
+			default:
+				route.refuse(w, r, *refusal)
 			}
-			c.serveSpending(w, r, next, route, customer, value)
 		})
 	}
 }
 
+func (route *Route) refuse(w http.ResponseWriter, r *http.Request, refusal Refusal) {
+	refusal.UpgradeURL = route.UpgradeURL
+	route.Refuse(w, r, refusal)
+}
+
+func withEntitlements(r *http.Request, value *Entitlements) *http.Request {
+	return r.WithContext(context.WithValue(r.Context(), entitlementsKey{}, value))
+}
+
 // serveSpending takes the cost of a route off the meter while the handler runs.
 func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route Route, customer CustomerRef, value *Entitlements) {
-	giveBack, ok := c.cache.spend(customer.key, normalUUID(route.Spend.MeterID), route.Spend.Units)
-	if !ok {
-		route.Refuse(w, r, Refusal{
-			Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units),
-			UpgradeURL: route.UpgradeURL, Entitlements: value,
-		})
+	rest, giveBack := c.cache.spend(customer.key, normalUUID(route.Spend.MeterID), route.Spend.Units)
+	if rest == nil {
+		route.refuse(w, r, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
 		return
 	}
 	watched := &statusWriter{ResponseWriter: w}
@@ -157,7 +160,7 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 			giveBack()
 		}
 	}()
-	next.ServeHTTP(watched, r)
+	next.ServeHTTP(watched, withEntitlements(r, rest))
 	served = true
 }
 

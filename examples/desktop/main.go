@@ -37,6 +37,7 @@ import (
 	"strings"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/examples/internal/setting"
 )
 
 const (
@@ -94,7 +95,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		fmt.Fprint(stderr, "unknown command\n\n", usage)
 		return exitUsage
 	}
-	features, err := parseFeatures(getenv("POLARGATE_FEATURES"))
+	features, err := setting.Features(getenv("POLARGATE_FEATURES"))
 	if err != nil {
 		fmt.Fprintln(stderr, err)
 		return exitUsage
@@ -297,27 +298,4 @@ func describe(out io.Writer, s polargate.Status) {
 	if len(s.Features) > 0 {
 		fmt.Fprintln(out, "features:", strings.Join(s.Features, ", "))
 	}
-}
-
-// parseFeatures reads "benefit=feature,feature;benefit=…".
-func parseFeatures(text string) (map[string][]string, error) {
-	features := make(map[string][]string)
-	for part := range strings.SplitSeq(text, ";") {
-		if part = strings.TrimSpace(part); part == "" {
-			continue
-		}
-		benefit, list, ok := strings.Cut(part, "=")
-		if !ok {
-			return nil, errors.New("POLARGATE_FEATURES must look like benefit=feature,feature;benefit=feature")
-		}
-		benefit = strings.TrimSpace(benefit)
-		names := features[benefit]
-		for name := range strings.SplitSeq(list, ",") {
-			if name = strings.TrimSpace(name); name != "" {
-				names = append(names, name)
-			}
-		}
-		features[benefit] = names // accepted, even if it unlocks nothing
-	}
-	return features, nil
 }

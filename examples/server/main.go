@@ -1,0 +1,206 @@
+// Server is a small web service that is sold through Polar, reduced to what has
+// to do with who may use what.
+//
+// With nothing set it starts an embedded Polar with a few customers, listens on
+// 127.0.0.1:8080, and prints what to try. With POLAR_ACCESS_TOKEN set it asks the
+// real one. It ends, after the requests under way, with SIGTERM or Ctrl-C.
+//
+//	GET  /                a page: who is signed in, and what they may use
+//	GET  /free            for everybody
+//	GET  /pro             for customers with the feature "pro"
+//	GET  /meter           uses one unit of a meter
+//	GET  /api/data        for license keys, in the header X-License-Key
+//	POST /webhooks/polar  Polar's webhooks
+//	GET  /healthz         for a load balancer
+//
+// ADDR is where to listen; POLAR_API_URL another base URL, for a proxy or a test;
+// POLAR_WEBHOOK_SECRET the secret of the webhook endpoint, two with a comma while
+// it is being replaced; POLARGATE_FEATURES the features that benefits unlock, as
+// "benefit=feature,feature;benefit=…"; POLARGATE_METER the id of the meter.
+//
+// A product has sessions. This example believes the header X-Demo-User, which
+// names a customer by external id: do not copy that part.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/examples/internal/setting"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := run(ctx, os.Getenv, os.Stdout, os.Stderr)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// drain is how long requests under way may take when the server is told to end.
+const drain = 10 * time.Second
+
+func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writer) error {
+	features, err := setting.Features(getenv("POLARGATE_FEATURES"))
+	if err != nil {
+		return err
+	}
+	s := settings{
+		customers: polargate.CustomersConfig{
+			AccessToken: getenv("POLAR_ACCESS_TOKEN"),
+			BaseURL:     getenv("POLAR_API_URL"),
+			Features:    features,
+			App:         "polargate-server-example",
+			Version:     "1.0.0",
+			UpgradeURL:  "/#plans",
+			Logger:      slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		},
+		meter: getenv("POLARGATE_METER"),
+	}
+	for secret := range strings.SplitSeq(getenv("POLAR_WEBHOOK_SECRET"), ",") {
+		if secret = strings.TrimSpace(secret); secret != "" {
+			s.secrets = append(s.secrets, secret)
+		}
+	}
+	address := getenv("ADDR")
+	if address == "" {
+		address = "127.0.0.1:8080"
+	}
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
+		return fmt.Errorf("cannot listen on %s: %w. Set ADDR to another address", address, err)
+	}
+	url := "http://" + listener.Addr().String()
+	if s.customers.AccessToken == "" {
+		if s.demo, err = newDemo(url, &s); err != nil {
+			return err
+		}
+		defer s.demo.close()
+	}
+	handler, customers, err := newServer(s)
+	if err != nil {
+		return err
+	}
+	defer customers.Close()
+
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	ended := make(chan error, 1)
+	go func() { ended <- server.Serve(listener) }()
+	fmt.Fprintf(stdout, "Listening on %s\n", url)
+	if s.demo != nil {
+		s.demo.introduce(stdout, url)
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	fmt.Fprintln(stdout, "Ending, after the requests under way.")
+	patient, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	if err := server.Shutdown(patient); err != nil {
+		return fmt.Errorf("some requests were cut short: %w", err)
+	}
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// settings are what the server is started with.
+type settings struct {
+	customers polargate.CustomersConfig
+	secrets   []string
+	meter     string
+	demo      *demo // nil with a real Polar
+}
+
+func newServer(s settings) (http.Handler, *polargate.Customers, error) {
+	customers, err := polargate.NewCustomers(s.customers)
+	if err != nil {
+		return nil, nil, err
+	}
+	pro := customers.Middleware(signedIn, polargate.Feature("pro"))
+	metered := customers.Route(polargate.Route{
+		Customer: signedIn,
+		Require:  []polargate.Requirement{polargate.Meter(s.meter, 1)},
+		Spend:    polargate.Cost{MeterID: s.meter, Units: 1},
+	})
+	keys := customers.LicenseMiddleware("X-License-Key")
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", page{customers, s}.show)
+	mux.HandleFunc("GET /free", free)
+	mux.Handle("GET /pro", pro(http.HandlerFunc(onlyPro)))
+	mux.Handle("GET /meter", metered(useMeter(s.meter)))
+	mux.Handle("GET /api/data", keys(http.HandlerFunc(data)))
+	mux.Handle("POST /webhooks/polar", customers.WebhookHandler(s.secrets...))
+	mux.HandleFunc("GET /healthz", healthz)
+	if s.demo != nil {
+		// Forms of other sites cannot cancel anything here.
+		safe := http.NewCrossOriginProtection()
+		mux.Handle("POST /demo/", safe.Handler(s.demo.routes()))
+	}
+	return mux, customers, nil
+}
+
+// signedIn tells who sent a request. A product looks into its session here.
+func signedIn(r *http.Request) polargate.CustomerRef { return polargate.ExternalID(userOf(r)) }
+
+// userOf is whom a request claims to be of: by a header, or by the cookie that the
+// page sets.
+func userOf(r *http.Request) string {
+	if user := r.Header.Get("X-Demo-User"); user != "" {
+		return user
+	}
+	if cookie, err := r.Cookie(userCookie); err == nil {
+		return cookie.Value
+	}
+	return ""
+}
+
+const userCookie = "demo-user"
+
+func free(w http.ResponseWriter, _ *http.Request) {
+	fmt.Fprintln(w, "This is for everybody.")
+}
+
+func onlyPro(w http.ResponseWriter, r *http.Request) {
+	have, _ := polargate.FromContext(r.Context())
+	fmt.Fprintf(w, "This is for customers with the feature pro. You have: %s.\n", strings.Join(have.Features(), ", "))
+}
+
+func useMeter(meter string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		have, _ := polargate.FromContext(r.Context())
+		balance, _ := have.Meter(meter)
+		// A product sends its usage event to Polar here.
+		fmt.Fprintf(w, "One unit was used. Left: %g.\n", balance.Balance)
+	}
+}
+
+func data(w http.ResponseWriter, r *http.Request) {
+	have, _ := polargate.FromContext(r.Context())
+	key, _ := have.License()
+	w.Header().Set("Content-Type", "application/json")
+	fmt.Fprintf(w, "{\"data\": [1, 2, 3], \"key\": %q}\n", key.Key) // prints masked
+}
+
+// healthz is about this server alone: Polar being down is no reason to take it
+// out of service.
+func healthz(w http.ResponseWriter, _ *http.Request) {
+	fmt.Fprintln(w, "ok")
+}
