@@ -1,0 +1,323 @@
+package polargate
+
+import (
+	"encoding/base64"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	oldSecret = "polar_whs_9aPq3nY7Zc1XkT5mR8wL2vB4dF6gH0jE"
+	newSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw" // as in the specification's example
+	proID     = "850cc3a4-3ed7-4be6-b198-127ec8d33bb9"
+)
+
+// offlineCustomers cannot reach Polar: what they know, they know from events.
+func offlineCustomers(t *testing.T, change ...func(*CustomersConfig)) *Customers {
+	t.Helper()
+	config := CustomersConfig{
+		AccessToken: "polar_oat_test_" + strconv.FormatInt(time.Now().UnixNano(), 36), BaseURL: "http://polar.test",
+		OrganizationID: testOrganization, Features: map[string][]string{proID: {"pro"}},
+		HTTPClient: &http.Client{Transport: oneAnswer(func() *http.Response {
+			return &http.Response{StatusCode: 503, Body: http.NoBody, Header: http.Header{}}
+		})},
+		Timeout: 50 * time.Millisecond,
+	}
+	for _, c := range change {
+		c(&config)
+	}
+	customers, err := NewCustomers(config)
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = customers.Close() })
+	return customers
+}
+
+// event is a webhook of Polar's before it is signed.
+type event struct {
+	id, body string
+	at       time.Time
+}
+
+func stateChanged(id string, at time.Time, external string, benefits ...string) event {
+	var grants []string
+	for _, b := range benefits {
+		grants = append(grants, fmt.Sprintf(`{"benefit_id":%q,"benefit_type":"custom","benefit_metadata":{}}`, b))
+	}
+	return event{id, fmt.Sprintf(`{"type":"customer.state_changed","timestamp":%q,"data":{"id":%q,"external_id":%q,"organization_id":%q,"active_subscriptions":[],"active_meters":[],"granted_benefits":[%s]}}`,
+		at.UTC().Format(time.RFC3339Nano), benchCustomer, external, testOrganization, strings.Join(grants, ",")), time.Now()}
+}
+
+// signedBy signs as the specification's own library does, with a key of bytes.
+func (e event) signedBy(t *testing.T, key []byte) *http.Request {
+	t.Helper()
+	oracle, err := standardwebhooks.NewWebhookRaw(key)
+	require.NoError(t, err)
+	signature, err := oracle.Sign(e.id, e.at, []byte(e.body))
+	require.NoError(t, err)
+	r := httptest.NewRequest(http.MethodPost, "/webhooks/polar", strings.NewReader(e.body))
+	r.Header.Set("webhook-id", e.id)
+	r.Header.Set("webhook-timestamp", strconv.FormatInt(e.at.Unix(), 10))
+	r.Header.Set("webhook-signature", signature)
+	return r
+}
+
+func answerOf(h http.Handler, r *http.Request) int {
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Code
+}
+
+func newKeyBytes(t *testing.T) []byte {
+	t.Helper()
+	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(newSecret, "whsec_"))
+	require.NoError(t, err)
+	return key
+}
+
+func TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		secrets []string
+		key     []byte
+		want    int
+	}{
+		"the bytes of an older secret":                  {[]string{oldSecret}, []byte(oldSecret), 204},
+		"the bytes of an older secret with the prefix":  {[]string{newSecret}, []byte(newSecret), 204},
+		"the base64 in a newer secret":                  {[]string{newSecret}, newKeyBytes(t), 204},
+		"a secret of one's own words":                   {[]string{"öffne dich"}, []byte("öffne dich"), 204},
+		"the second of two secrets, while one replaces": {[]string{oldSecret, newSecret}, newKeyBytes(t), 204},
+		"the first of two secrets":                      {[]string{oldSecret, newSecret}, []byte(oldSecret), 204},
+		"another secret":                                {[]string{oldSecret}, []byte("another"), 401},
+		"a secret cut short":                            {[]string{oldSecret}, []byte(oldSecret[:20]), 401},
+		"no secret at all":                              {nil, []byte("x"), 401},
+		"an empty secret is none":                       {[]string{""}, []byte{0}, 401},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			customers := offlineCustomers(t)
+			h := customers.WebhookHandler(c.secrets...)
+			assert.Equal(t, c.want, answerOf(h, stateChanged("evt_1", time.Now(), "usr_1", proID).signedBy(t, c.key)))
+			e, err := customers.Entitlements(t.Context(), ExternalID("usr_1"))
+			if c.want == 204 {
+				require.NoError(t, err)
+				assert.True(t, e.Has("pro"))
+			} else {
+				require.ErrorIs(t, err, ErrUnreachable)
+			}
+		})
+	}
+}
+
+func TestWhatIsNotSignedRightIsRefused(t *testing.T) {
+	t.Parallel()
+	key := []byte(oldSecret)
+	good := stateChanged("evt_1", time.Now(), "usr_1", proID)
+	for name, spoil := range map[string]func(r *http.Request) *http.Request{
+		"no headers": func(r *http.Request) *http.Request { r.Header = http.Header{}; return r },
+		"no id":      func(r *http.Request) *http.Request { r.Header.Del("webhook-id"); return r },
+		"another id": func(r *http.Request) *http.Request { r.Header.Set("webhook-id", "evt_2"); return r },
+		"a very long id": func(r *http.Request) *http.Request {
+			return event{strings.Repeat("e", 10_000), good.body, time.Now()}.signedBy(t, key)
+		},
+		"no time":             func(r *http.Request) *http.Request { r.Header.Del("webhook-timestamp"); return r },
+		"a time that is none": func(r *http.Request) *http.Request { r.Header.Set("webhook-timestamp", "now"); return r },
+		"another time": func(r *http.Request) *http.Request {
+			r.Header.Set("webhook-timestamp", strconv.FormatInt(time.Now().Unix()+2, 10))
+			return r
+		},
+		"signed six minutes ago": func(*http.Request) *http.Request {
+			return event{"evt_1", good.body, time.Now().Add(-6 * time.Minute)}.signedBy(t, key)
+		},
+		"signed six minutes ahead": func(*http.Request) *http.Request {
+			return event{"evt_1", good.body, time.Now().Add(6 * time.Minute)}.signedBy(t, key)
+		},
+		"no signature":              func(r *http.Request) *http.Request { r.Header.Del("webhook-signature"); return r },
+		"a signature without words": func(r *http.Request) *http.Request { r.Header.Set("webhook-signature", "v1,"); return r },
+		"a signature of version 2": func(r *http.Request) *http.Request {
+			r.Header.Set("webhook-signature", strings.Replace(r.Header.Get("webhook-signature"), "v1,", "v2,", 1))
+			return r
+		},
+		"a signature of nonsense": func(r *http.Request) *http.Request { r.Header.Set("webhook-signature", "v1,%%%"); return r },
+		"half a signature": func(r *http.Request) *http.Request {
+			s := r.Header.Get("webhook-signature")
+			r.Header.Set("webhook-signature", s[:len(s)/2])
+			return r
+		},
+		"the right one after ten thousand wrong ones": func(r *http.Request) *http.Request {
+			r.Header.Set("webhook-signature", strings.Repeat("v1,AAAA ", 10_000)+r.Header.Get("webhook-signature"))
+			return r
+		},
+		"another body": func(r *http.Request) *http.Request {
+			other := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(strings.Replace(good.body, "usr_1", "usr_2", 1)))
+			other.Header = r.Header
+			return other
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var log strings.Builder
+			customers := offlineCustomers(t, func(c *CustomersConfig) { c.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
+			assert.Equal(t, 401, answerOf(customers.WebhookHandler(oldSecret), spoil(good.signedBy(t, key))))
+			assert.EqualValues(t, 1, customers.Stats().Refused)
+			assert.Zero(t, customers.Stats().Cached)
+			assert.Contains(t, log.String(), "webhook was refused")
+			assert.NotContains(t, log.String(), "usr_1")
+			assert.NotContains(t, log.String(), oldSecret)
+		})
+	}
+}
+
+func TestABodyThatIsTooLongIsNotRead(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t)
+	long := event{"evt_1", `{"type":"` + strings.Repeat("x", maxEvent) + `"}`, time.Now()}
+	assert.Equal(t, 413, answerOf(customers.WebhookHandler(oldSecret), long.signedBy(t, []byte(oldSecret))))
+	r := httptest.NewRequest(http.MethodGet, "/", nil)
+	assert.Equal(t, 405, answerOf(customers.WebhookHandler(oldSecret), r))
+}
+
+func TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t)
+	h := customers.WebhookHandler(oldSecret)
+	has := func(want bool) {
+		t.Helper()
+		for _, ref := range []CustomerRef{ExternalID("usr_1"), CustomerID(benchCustomer)} {
+			e, err := customers.Entitlements(t.Context(), ref)
+			require.NoError(t, err)
+			assert.Equal(t, want, e.Has("pro"), "%v", ref)
+		}
+	}
+	key, now := []byte(oldSecret), time.Now()
+	bought := stateChanged("evt_bought", now.Add(-3*time.Second), "usr_1", proID)
+	canceled := stateChanged("evt_canceled", now.Add(-2*time.Second), "usr_1")
+	require.Equal(t, 204, answerOf(h, bought.signedBy(t, key)))
+	has(true)
+	require.Equal(t, 204, answerOf(h, canceled.signedBy(t, key)))
+	has(false)
+	require.Equal(t, 204, answerOf(h, bought.signedBy(t, key)), "a repeated one is acknowledged")
+	has(false)
+	late := stateChanged("evt_late", now.Add(-2500*time.Millisecond), "usr_1", proID)
+	require.Equal(t, 204, answerOf(h, late.signedBy(t, key)), "and so is a late one")
+	has(false)
+	again := stateChanged("evt_again", now.Add(-time.Second), "usr_1", proID)
+	require.Equal(t, 204, answerOf(h, again.signedBy(t, key)))
+	has(true)
+	stats := customers.Stats()
+	assert.EqualValues(t, []int64{3, 1, 1, 0}, []int64{stats.Events, stats.Repeated, stats.Outdated, stats.Refused})
+}
+
+func TestADeletedCustomerHasNothingAndDoesNotComeBackByALateEvent(t *testing.T) {
+	t.Parallel()
+	for name, data := range map[string]string{
+		"with the program's id":            `{"id":%q,"external_id":"usr_1","organization_id":%q}`,
+		"with the id where Polar moves it": `{"id":%q,"external_id":null,"organization_id":%q,"metadata":{"__external_id":"usr_1"}}`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			customers := offlineCustomers(t)
+			h, key, now := customers.WebhookHandler(oldSecret), []byte(oldSecret), time.Now()
+			require.Equal(t, 204, answerOf(h, stateChanged("evt_1", now.Add(-3*time.Second), "usr_1", proID).signedBy(t, key)))
+			deleted := event{"evt_2", fmt.Sprintf(`{"type":"customer.deleted","timestamp":%q,"data":`+data+`}`, now.Add(-time.Second).UTC().Format(time.RFC3339Nano), benchCustomer, testOrganization), now}
+			require.Equal(t, 204, answerOf(h, deleted.signedBy(t, key)))
+			require.Equal(t, 204, answerOf(h, stateChanged("evt_3", now.Add(-2*time.Second), "usr_1", proID).signedBy(t, key)))
+			for _, ref := range []CustomerRef{ExternalID("usr_1"), CustomerID(benchCustomer)} {
+				e, err := customers.Entitlements(t.Context(), ref)
+				require.NoError(t, err)
+				assert.False(t, e.Known())
+				assert.False(t, e.Has("pro"))
+			}
+		})
+	}
+}
+
+func TestACustomerWhoGetsAnotherIdIsNotFoundByTheOldOne(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t)
+	h, key, now := customers.WebhookHandler(oldSecret), []byte(oldSecret), time.Now()
+	require.Equal(t, 204, answerOf(h, stateChanged("evt_1", now.Add(-2*time.Second), "usr_1", proID).signedBy(t, key)))
+	require.Equal(t, 204, answerOf(h, stateChanged("evt_2", now.Add(-time.Second), "usr_2", proID).signedBy(t, key)))
+	e, err := customers.Entitlements(t.Context(), ExternalID("usr_2"))
+	require.NoError(t, err)
+	assert.True(t, e.Has("pro"))
+	_, err = customers.Entitlements(t.Context(), ExternalID("usr_1"))
+	require.ErrorIs(t, err, ErrUnreachable, "nothing is known of it any more")
+}
+
+func TestSignedEventsThatMeanNothingHereAreAcknowledged(t *testing.T) {
+	t.Parallel()
+	now := time.Now().UTC().Format(time.RFC3339Nano)
+	for name, c := range map[string]struct {
+		body             string
+		ignored, refused int64
+	}{
+		"a type that nobody knows yet":    {`{"type":"customer.promoted","timestamp":"` + now + `","data":{}}`, 1, 0},
+		"an order":                        {`{"type":"order.created","data":[]}`, 1, 0},
+		"no type":                         {`{}`, 1, 0},
+		"null":                            {`null`, 1, 0},
+		"no JSON":                         {`hello`, 1, 0},
+		"a state without an id":           {`{"type":"customer.state_changed","timestamp":"` + now + `","data":{"granted_benefits":[],"active_subscriptions":[]}}`, 0, 1},
+		"a state without its lists":       {`{"type":"customer.state_changed","timestamp":"` + now + `","data":{"id":"` + benchCustomer + `"}}`, 0, 1},
+		"a state without a time":          {`{"type":"customer.state_changed","data":{"id":"` + benchCustomer + `","granted_benefits":[],"active_subscriptions":[]}}`, 0, 1},
+		"a state of another organization": {`{"type":"customer.state_changed","timestamp":"` + now + `","data":{"id":"` + benchCustomer + `","organization_id":"549c44b7-2e67-4e0e-8a20-17e76c895830","granted_benefits":[],"active_subscriptions":[]}}`, 0, 1},
+		"a state that is a list":          {`{"type":"customer.state_changed","timestamp":"` + now + `","data":[]}`, 0, 1},
+		"the deletion of nobody":          {`{"type":"customer.deleted","timestamp":"` + now + `","data":{}}`, 0, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			customers := offlineCustomers(t)
+			assert.Equal(t, 204, answerOf(customers.WebhookHandler(oldSecret), event{"evt_1", c.body, time.Now()}.signedBy(t, []byte(oldSecret))))
+			stats := customers.Stats()
+			assert.Equal(t, []int64{c.ignored, c.refused, 0}, []int64{stats.Ignored, stats.Refused, stats.Events})
+			assert.Zero(t, stats.Cached)
+		})
+	}
+}
+
+func TestOneEventSentAtOnceByManyIsTakenInOnce(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t)
+	h := customers.WebhookHandler(oldSecret)
+	one := stateChanged("evt_1", time.Now(), "usr_1", proID)
+	var group sync.WaitGroup
+	for range 50 {
+		r := one.signedBy(t, []byte(oldSecret))
+		group.Go(func() { assert.Equal(t, 204, answerOf(h, r)) })
+	}
+	group.Wait()
+	assert.EqualValues(t, 1, customers.Stats().Events)
+	assert.EqualValues(t, 49, customers.Stats().Repeated)
+}
+
+// The oracle verifies what it is given by the specification: what it takes with a
+// newer secret, we take, and what it refuses, we refuse.
+func TestTheSpecificationsOwnLibraryAgrees(t *testing.T) {
+	t.Parallel()
+	oracle, err := standardwebhooks.NewWebhook(newSecret)
+	require.NoError(t, err)
+	customers := offlineCustomers(t)
+	h := customers.WebhookHandler(newSecret)
+	for i, age := range []time.Duration{0, time.Minute, 4 * time.Minute, -4 * time.Minute, 7 * time.Minute, -7 * time.Minute} {
+		e := stateChanged(fmt.Sprintf("evt_%d", i), time.Now(), "usr_1", proID)
+		e.at = time.Now().Add(-age)
+		for _, key := range [][]byte{newKeyBytes(t), []byte("wrong")} {
+			r := e.signedBy(t, key)
+			want := 204
+			if oracle.Verify([]byte(e.body), r.Header) != nil {
+				want = 401
+			}
+			assert.Equal(t, want, answerOf(h, r), "aged %s", age)
+		}
+	}
+}
