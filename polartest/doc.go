@@ -1,11 +1,18 @@
-// Package polartest is a Polar (polar.sh) to test against: license keys, activations, access tokens,
-// rate limits, faults and a clock, in process and without a network.
+// Package polartest is a Polar (polar.sh) to test against: license keys, activations, customers and
+// their state, webhooks, access tokens, rate limits, faults and a clock, in process and without a
+// network.
 //
 //	polar := polartest.New(polartest.Config{})
 //	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(2)})
 //	client := polar.Client() // an *http.Client: any host it calls is this Polar
 //	polar.Inject(polartest.Fault{Path: "/activate", Times: 1, Effect: polartest.AnswerLost()})
 //	// let the program activate key.Key with client, then look at polar.Seats(key.Key)
+//
+//	polar.AddEndpoint(polartest.Endpoint{Handler: receiver}) // webhooks go there
+//	polar.AddCustomer(polartest.Customer{ExternalID: "usr_1337"})
+//	polar.GrantBenefit("usr_1337", polartest.Benefit{BenefitID: pro})
+//	err := polar.WaitForDeliveries(ctx)
+//	// let the program ask what usr_1337 may do, then polar.RevokeBenefit("usr_1337", pro)
 //
 // # Ways in
 //
@@ -17,18 +24,34 @@
 // # What a test can do
 //
 // The dashboard's side: [Polar.AddKey], [Polar.Update], [Polar.Revoke], [Polar.Grant],
-// [Polar.Rotate], [Polar.AddToken]. Time: [Polar.Advance], or Config.Now. What goes wrong:
-// [Polar.Inject] with one of the effects, [Polar.SetOffline], and VisibleFrom of a key for the lag
-// after a purchase. What happened: [Polar.Requests], [Polar.Count], [Polar.Seats],
-// [Polar.LicenseKey]. Config.OnBreach is told of requests that a good client never makes.
+// [Polar.Rotate], [Polar.AddToken]; for customers [Polar.AddCustomer], [Polar.UpdateCustomer],
+// [Polar.DeleteCustomer], [Polar.GrantBenefit], [Polar.RevokeBenefit], [Polar.Subscribe],
+// [Polar.CancelSubscription], [Polar.RestoreSubscription], [Polar.DebitMeter], [Polar.CreditMeter];
+// for webhooks [Polar.AddEndpoint] and [Polar.UpdateEndpoint]. Time: [Polar.Advance], or Config.Now.
+//
+// What goes wrong: [Polar.Inject] with one of the effects, [Polar.SetOffline], VisibleFrom of a key
+// for the lag after a purchase, Config.EventuallyConsistent for states that lag behind; and, for
+// receivers of webhooks, [Polar.HoldDeliveries], [Polar.ReleaseDeliveries] in any order, and
+// [Polar.Send] for anything that Polar, or somebody else, might post.
+//
+// What happened: [Polar.Requests], [Polar.Count], [Polar.Seats], [Polar.LicenseKey],
+// [Polar.Customer], [Polar.Deliveries], [Polar.Endpoint]. Config.OnBreach is told of requests that a
+// good client never makes.
+//
+// # Webhooks
+//
+// They leave in the background as soon as something happens, and [Polar.WaitForDeliveries] waits for
+// all of them. Between deliveries there are no goroutines: a repeat waits in a timer, by this Polar's
+// clock, and a test may end before it comes. Only a handler that does not return outlives its
+// delivery.
 //
 // # What it guarantees
 //
 // It answers as Polar's own server answered when it was recorded, in API version 2026-04: statuses,
-// headers, the texts of error and detail, the entries of a 422, every field of a license key and how
-// times and numbers are written. The recordings are in testdata, and the tests replay them, in
-// process and over a socket; testdata/LEFT_OUT.md lists those that are not. It covers, with the
-// prefixes /v1/customer-portal (no token) and /v1 (with one):
+// headers, the texts of error and detail, the entries of a 422, every field of a license key and of
+// the state of a customer, and how times and numbers are written. The recordings are in testdata, and
+// the tests replay them, in process and over a socket; testdata/LEFT_OUT.md lists those that are not.
+// It covers, with the prefixes /v1/customer-portal (no token) and /v1 (with one):
 //
 //   - POST license-keys/validate, activate and deactivate
 //
@@ -37,6 +60,14 @@
 //   - GET /v1/license-keys/, by benefit_id, status, page and limit
 //   - GET and PATCH /v1/license-keys/{id}, POST /v1/license-keys/{id}/rotate
 //   - GET /v1/license-keys/{id}/activations/{activation_id}
+//   - GET /v1/customers/{id}/state, GET /v1/customers/external/{external_id}/state
+//
+// Webhooks are not recorded, but follow the source of Polar's server (commit c6c3645e): what is sent
+// when, and that the state in it is what the endpoints of state say; an ID that stays and a time and
+// signature that are new in each attempt; ten attempts in all, with pauses that double; ten seconds
+// for an answer; redirects that count as failures; first attempts in the order of events, repeats that
+// overtake; an endpoint that is switched off after ten events in a row that failed. Signatures are
+// those of Standard Webhooks, with the key by either of the two rules that Polar has had.
 //
 // Under parallel requests no limit of activations or usage is ever exceeded, nor left unused. The
 // rate limits are Polar's: three requests in one second to the public endpoints together, the second
@@ -45,14 +76,20 @@
 //
 // # Where that ends
 //
-//   - Customer state, the customer portal and webhooks are not played. The first two check the token
-//     and then answer with the 404 of the router, as Polar does for a path that it does not have.
-//   - Refusals that nobody recorded are written by analogy: wrong values of filters in a list, and
-//     malformed times in a PATCH beyond the simplest.
+//   - The customer portal is not played, nor are the other endpoints of customers. The portal checks
+//     the token and then answers with the 404 of the router, as Polar does for a path that it does
+//     not have.
+//   - Refusals that nobody recorded are written by analogy: wrong values of filters in a list,
+//     malformed times in a PATCH beyond the simplest, and IDs of customers that are no UUID.
+//   - Of all webhooks only those of type customer are sent. Polar also has subscription,
+//     benefit_grant, order and others; it gathers changes of a customer that come within seconds into
+//     one customer.state_changed, and makes each pause up to a half shorter at random.
+//   - A customer's fields that [Customer] does not have are false or null.
+//   - Over a socket, a path with a malformed escape is refused by net/http.
 //   - Nothing is compressed, and there is no CDN in front. [ProxyPage] plays its error pages.
 //   - Retry-After is rounded up.
 //   - Over a socket, net/http may repeat a GET on its own when a used connection breaks; requests
 //     are recorded as they arrive.
-//   - It keeps every request in memory until [Polar.ForgetRequests], license keys included: it is for
-//     tests and demonstrations, not for production.
+//   - It keeps every request in memory until [Polar.ForgetRequests], license keys included, and every
+//     delivery for ever: it is for tests and demonstrations, not for production.
 package polartest

@@ -74,7 +74,7 @@ func (p *Polar) ClearFaults() {
 }
 
 // SetOffline pulls the cable, or puts it back: over [Polar.Transport] no connection comes about, over
-// [Polar.Start] it is reset. Nothing reaches Polar, and nothing is recorded.
+// [Polar.Start] it is reset. Nothing reaches Polar, nothing is recorded, and no webhook gets out.
 func (p *Polar) SetOffline(offline bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -1,6 +1,7 @@
 package polartest
 
 import (
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -29,8 +30,9 @@ type route struct {
 }
 
 var (
-	toRead  = []string{scopeRead, scopeWrite}
-	toWrite = []string{scopeWrite}
+	toRead          = []string{scopeRead, scopeWrite}
+	toWrite         = []string{scopeWrite}
+	toReadCustomers = []string{scopeCustomers, "customers:write"}
 	// the portal of signed-in customers is not played here: this is only its door.
 	portal = []string{"customer_portal:read", "customer_portal:write"}
 )
@@ -51,8 +53,9 @@ var routes = []route{
 	{"POST", "/v1/license-keys/validate", toWrite, (*Polar).validate},
 	{"POST", "/v1/license-keys/activate", toWrite, (*Polar).activate},
 	{"POST", "/v1/license-keys/deactivate", toWrite, (*Polar).deactivate},
-	{"GET", "/v1/customers/{id}/state", []string{scopeCustomers, "customers:write"}, nil},
-	{"GET", "/v1/customers/external/{external_id}/state", []string{scopeCustomers, "customers:write"}, nil},
+	{"GET", "/v1/customers/external/{external_id}", toReadCustomers, nil}, // not played, but in the way of the next
+	{"GET", "/v1/customers/{id}/state", toReadCustomers, (*Polar).stateByID},
+	{"GET", "/v1/customers/external/{external_id}/state", toReadCustomers, (*Polar).stateByExternalID},
 }
 
 // publicPaths share the limit of three requests a second.
@@ -246,7 +249,7 @@ func (p *Polar) dispatch(c *call) *answer {
 		other = trimmed
 	}
 	if slices.ContainsFunc(routes, func(r route) bool { _, ok := r.match(other); return ok }) {
-		location := c.scheme + "://" + c.host + other
+		location := c.scheme + "://" + c.host + quoted(other)
 		if c.rawQuery != "" {
 			location += "?" + c.rawQuery
 		}
@@ -256,6 +259,21 @@ func (p *Polar) dispatch(c *call) *answer {
 		}
 	}
 	return noSuchPath()
+}
+
+// quoted writes a path into a Location as Polar's framework does: decoded before, and what could be
+// part of a URL left as it is.
+func quoted(path string) string {
+	var b strings.Builder
+	for i := range len(path) {
+		switch c := path[i]; {
+		case c >= '0' && c <= '9', c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z', strings.IndexByte("_.-~:/%#?=@[]!$&'()*+,;", c) >= 0:
+			b.WriteByte(c)
+		default:
+			fmt.Fprintf(&b, "%%%02X", c)
+		}
+	}
+	return b.String()
 }
 
 // enter is what happens at an endpoint.

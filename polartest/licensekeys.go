@@ -1,15 +1,11 @@
 package polartest
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"math"
 	"math/big"
 	"slices"
-	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 // The endpoints of license keys. Each gets a request that is well-formed in shape and allowed, runs
@@ -382,28 +378,10 @@ func (k *LicenseKey) describe() *object {
 			"email", textOrNull(k.Customer.Email),
 			"public_name", k.Customer.initial(),
 			"avatar_url", k.Customer.avatar()),
-		"customer", newObject(
-			"id", k.CustomerID,
-			"created_at", printTimeOrNull(k.Customer.CreatedAt),
-			"modified_at", nil,
-			"metadata", k.Customer.Metadata,
-			"external_id", textOrNull(k.Customer.ExternalID),
-			"email", textOrNull(k.Customer.Email),
-			"email_verified", false,
-			"type", k.Customer.Type,
-			"name", textOrNull(k.Customer.Name),
-			"billing_name", textOrNull(k.Customer.Name),
-			"billing_address", nil,
-			"tax_id", nil,
-			"locale", nil,
-			"organization_id", k.OrganizationID,
-			"default_payment_method_id", nil,
-			"deleted_at", nil,
-			"first_user_event_at", nil,
-			"avatar_url", k.Customer.avatar()),
+		"customer", k.Customer.describe(),
 		"benefit_id", k.BenefitID,
 		"key", k.Key,
-		"display_key", "****-"+lastCharacters(k.Key, 6),
+		"display_key", k.display(),
 		"status", k.Status,
 		"limit_activations", limitOrNull(k.LimitActivations),
 		"usage", k.Usage,
@@ -426,6 +404,9 @@ func (k *LicenseKey) describeActivation(a *Activation) *object {
 	)
 }
 
+// display is as much of a key as others may see.
+func (k *LicenseKey) display() string { return "****-" + lastCharacters(k.Key, 6) }
+
 func textOrNull(s string) any {
 	if s == "" {
 		return nil
@@ -438,24 +419,6 @@ func limitOrNull(limit *int64) any {
 		return nil
 	}
 	return *limit
-}
-
-func (c *Customer) initial() string {
-	for _, s := range []string{c.Name, c.Email} {
-		if s != "" {
-			_, n := utf8.DecodeRuneInString(s)
-			return strings.ToUpper(s[:n])
-		}
-	}
-	return ""
-}
-
-func (c *Customer) avatar() any {
-	if c.Email == "" {
-		return nil
-	}
-	sum := sha256.Sum256([]byte(strings.ToLower(c.Email)))
-	return "https://www.gravatar.com/avatar/" + hex.EncodeToString(sum[:]) + "?d=404"
 }
 
 func lastCharacters(s string, n int) string {

@@ -29,6 +29,10 @@ type Config struct {
 	Unlimited bool
 	// Sandbox lowers the limit for requests with a token from 500 to 100 a minute.
 	Sandbox bool
+	// EventuallyConsistent makes the state of a customer lag behind, as Polar's cache can: after a
+	// change the endpoints of state answer as before until the customer.state_changed of that change
+	// goes out to an endpoint, or for an hour. False: they know of every change at once.
+	EventuallyConsistent bool
 	// OnBreach, if not nil, is called for each request that a good client never makes, with what was
 	// wrong: a path or a method that does not exist, a redirect for a slash too many, a malformed
 	// body (422), no Content-Length (411), too large a body (413), a Polar-Version header, a request
@@ -54,6 +58,12 @@ type Polar struct {
 	faults  []*Fault
 	offline bool
 	records []*Request
+
+	customers             []*account // in the order in which they were added
+	customersByID         map[string]*account
+	customersByExternalID map[customerName]*account // those that are not deleted
+	customersByEmail      map[customerName]*account // the same, in lower case
+	webhooks              webhooks
 }
 
 // keyName is what a key is found by: the same string can exist in two organizations.
@@ -74,6 +84,10 @@ func New(config Config) *Polar {
 		byID:   make(map[string]*LicenseKey),
 		byKey:  make(map[keyName]*LicenseKey),
 		tokens: make(map[string]Token),
+
+		customersByID:         make(map[string]*account),
+		customersByExternalID: make(map[customerName]*account),
+		customersByEmail:      make(map[customerName]*account),
 	}
 }
 
@@ -85,9 +99,16 @@ func (p *Polar) Now() time.Time {
 	return p.config.Now().Add(time.Duration(p.offset.Load())).Round(0).UTC()
 }
 
+// now is the time as Polar's database keeps it.
+func (p *Polar) now() time.Time { return p.Now().Truncate(time.Microsecond) }
+
 // Advance moves this Polar's clock, and no other, by d; a negative d moves it back. Expiry, rate
-// limits, VisibleFrom and the Date header go with it. Waiting, as in [Delay], does not.
-func (p *Polar) Advance(d time.Duration) { p.offset.Add(int64(d)) }
+// limits, VisibleFrom, the repeats of webhooks and the Date header go with it. Waiting, as in [Delay]
+// or for the answer to a webhook, does not.
+func (p *Polar) Advance(d time.Duration) {
+	p.offset.Add(int64(d))
+	p.reschedule()
+}
 
 // The three statuses of a license key.
 const (
@@ -111,7 +132,10 @@ type LicenseKey struct {
 	Usage, Validations int64
 	// Zero means null.
 	LastValidatedAt, ExpiresAt, CreatedAt, ModifiedAt time.Time
-	// Customer is who bought the key. Left zero in AddKey, it is filled with an example.
+	// Customer is who bought the key. It is the customer with the ID CustomerID, if the organization
+	// has one by [Polar.AddCustomer], whatever stands here; otherwise what stands here, or, left zero
+	// in AddKey, an example. ID and OrganizationID are the key's; what belongs to a customer, such as
+	// subscriptions, is not told here.
 	Customer Customer
 	// Prefix is what a rotated key starts with. Empty: rotated keys are bare UUIDs.
 	Prefix string
@@ -122,16 +146,6 @@ type LicenseKey struct {
 	VisibleFrom time.Time
 	// Activations, oldest first, released ones included.
 	Activations []Activation
-}
-
-// Customer is what a license key tells about the one who bought it.
-type Customer struct {
-	ExternalID string         // empty: null
-	Email      string         // empty: null, as teams have it
-	Name       string         // empty: null
-	Type       string         // "individual", which is also what empty means, or "team"
-	Metadata   map[string]any // strings, numbers and booleans
-	CreatedAt  time.Time
 }
 
 // Activation is a seat of a license key.
@@ -171,7 +185,7 @@ func (p *Polar) AddKey(key LicenseKey) LicenseKey {
 	k.CustomerID = mustUUID4("LicenseKey.CustomerID", k.CustomerID)
 	k.OrganizationID = cmp.Or(k.OrganizationID, p.config.OrganizationID)
 	k.Status = cmp.Or(k.Status, granted)
-	now := p.Now().Truncate(time.Microsecond)
+	now := p.now()
 	if k.CreatedAt.IsZero() {
 		k.CreatedAt = now
 	}
@@ -185,6 +199,7 @@ func (p *Polar) AddKey(key LicenseKey) LicenseKey {
 
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.tellBuyer(&k)
 	if p.byID[k.ID] != nil || p.byKey[k.name()] != nil {
 		panic("polartest: AddKey: the license key of id " + k.ID + " is there already, by id or by key")
 	}
@@ -205,6 +220,8 @@ func (k *LicenseKey) settle(now time.Time) {
 	if !slices.Contains(statuses, k.Status) {
 		panic(fmt.Sprintf("polartest: status %q is not one of %s", k.Status, strings.Join(statuses, ", ")))
 	}
+	k.Customer = k.Customer.alone()
+	k.Customer.ID, k.Customer.OrganizationID = k.CustomerID, k.OrganizationID
 	k.Customer.Type = cmp.Or(k.Customer.Type, "individual")
 	k.Customer.Metadata = settled(k.Customer.Metadata)
 	for i := range k.Activations {
@@ -224,33 +241,40 @@ func (k *LicenseKey) settle(now time.Time) {
 func settled(m map[string]any) map[string]any {
 	out := make(map[string]any, len(m))
 	for name, value := range m {
-		switch v := reflect.ValueOf(value); {
-		case v.Kind() == reflect.Bool:
-			out[name] = v.Bool()
-		case v.CanInt():
-			out[name] = v.Int()
-		case v.CanUint() && v.Uint() <= math.MaxInt64:
-			out[name] = int64(v.Uint())
-		case v.CanUint():
-			out[name] = json.Number(fmt.Sprint(v.Uint()))
-		case v.CanFloat() && !math.IsNaN(v.Float()) && !math.IsInf(v.Float(), 0):
-			out[name] = v.Float()
-		case v.IsValid() && v.Type() == reflect.TypeFor[json.Number]():
-			n, err := readJSON([]byte(v.String()))
-			if err != nil {
-				panic(fmt.Sprintf("polartest: %q: %s is not a number", name, v.String()))
-			}
-			if big, ok := n.(*big.Int); ok {
-				n = json.Number(big.String())
-			}
-			out[name] = n
-		case v.Kind() == reflect.String:
-			out[name] = v.String()
-		default:
+		scalar, ok := settledScalar(name, value)
+		if !ok {
 			panic(fmt.Sprintf("polartest: %q is a %T: conditions, meta and metadata hold strings, finite numbers and booleans", name, value))
 		}
+		out[name] = scalar
 	}
 	return out
+}
+
+func settledScalar(name string, value any) (scalar any, ok bool) {
+	switch v := reflect.ValueOf(value); {
+	case v.Kind() == reflect.Bool:
+		return v.Bool(), true
+	case v.CanInt():
+		return v.Int(), true
+	case v.CanUint() && v.Uint() <= math.MaxInt64:
+		return int64(v.Uint()), true
+	case v.CanUint():
+		return json.Number(fmt.Sprint(v.Uint())), true
+	case v.CanFloat() && !math.IsNaN(v.Float()) && !math.IsInf(v.Float(), 0):
+		return v.Float(), true
+	case v.IsValid() && v.Type() == reflect.TypeFor[json.Number]():
+		n, err := readJSON([]byte(v.String()))
+		if err != nil {
+			panic(fmt.Sprintf("polartest: %q: %s is not a number", name, v.String()))
+		}
+		if big, ok := n.(*big.Int); ok {
+			n = json.Number(big.String())
+		}
+		return n, true
+	case v.Kind() == reflect.String:
+		return v.String(), true
+	}
+	return nil, false
 }
 
 func (k *LicenseKey) clone() LicenseKey {
@@ -329,7 +353,7 @@ func (k *LicenseKey) seats() int {
 // Update edits a license key as the dashboard could, and more: change gets a copy and its result
 // takes effect in one step. It must not call the Polar. False: no such key.
 func (p *Polar) Update(keyOrID string, change func(*LicenseKey)) bool {
-	now := p.Now().Truncate(time.Microsecond)
+	now := p.now()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	k := p.find(keyOrID)
@@ -339,6 +363,7 @@ func (p *Polar) Update(keyOrID string, change func(*LicenseKey)) bool {
 	next := k.clone()
 	change(&next)
 	next.settle(now)
+	p.tellBuyer(&next)
 	if other := p.byKey[next.name()]; other != nil && other != k {
 		panic("polartest: Update: another license key of the organization has that key")
 	}
@@ -350,6 +375,14 @@ func (p *Polar) Update(keyOrID string, change func(*LicenseKey)) bool {
 	}
 	p.replace(k, next.clone())
 	return true
+}
+
+// tellBuyer makes a key tell of its customer as the organization has it, if it does.
+func (p *Polar) tellBuyer(k *LicenseKey) {
+	if a := p.customersByID[k.CustomerID]; a != nil && a.OrganizationID == k.OrganizationID {
+		k.Customer = a.alone()
+		k.Customer.Metadata = maps.Clone(a.Metadata)
+	}
 }
 
 // replace changes what k points to and keeps the key findable.

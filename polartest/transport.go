@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 )
@@ -65,6 +66,14 @@ func receive(r *http.Request) (*call, error) {
 	if c.host == "" {
 		c.host = r.URL.Host
 	}
+	if r.URL.Opaque != "" { // sent as it is, malformed escapes too
+		path := r.URL.Opaque
+		if rest, ok := strings.CutPrefix(path, "//"); ok {
+			_, rest, _ = strings.Cut(rest, "/")
+			path = "/" + rest
+		}
+		c.path = unquoted(path)
+	}
 	if c.path == "" {
 		c.path = "/"
 	}
@@ -89,6 +98,21 @@ func receive(r *http.Request) (*call, error) {
 		c.unmeasured, c.body = true, nil // net/http sends a body of unknown length in chunks
 	}
 	return c, nil
+}
+
+// unquoted decodes a path as Polar does: what is no escape stays as it is.
+func unquoted(path string) string {
+	var b strings.Builder
+	for i := 0; i < len(path); i++ {
+		if path[i] == '%' && i+2 < len(path) && isHexDigit(path[i+1]) && isHexDigit(path[i+2]) {
+			n, _ := strconv.ParseUint(path[i+1:i+3], 16, 8)
+			b.WriteByte(byte(n))
+			i += 2
+			continue
+		}
+		b.WriteByte(path[i])
+	}
+	return b.String()
 }
 
 // respond hands over a delivery as net/http's transport would.
