@@ -3,6 +3,7 @@ package polartest_test
 import (
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"strings"
@@ -148,6 +149,17 @@ func TestABenefitIsGrantedRevokedAndGrantedAgain(t *testing.T) {
 	assert.Equal(t, grant.ID, again.ID, "it is the same grant")
 	assert.Equal(t, "gold", again.Metadata["tier"])
 	assert.Greater(t, again.GrantedAt.Sub(grant.GrantedAt), time.Minute-time.Second)
+	again = p.GrantBenefit("usr_1", polartest.Benefit{
+		BenefitID: benefitA, Type: "flag", Metadata: map[string]any{"tier": "iron"}, Properties: map[string]any{"a": nil}, GrantedAt: grant.GrantedAt,
+	})
+	assert.Equal(t, polartest.Benefit{
+		ID: grant.ID, BenefitID: benefitA, Type: "flag", Metadata: map[string]any{"tier": "iron"}, Properties: map[string]any{"a": nil},
+		GrantedAt: grant.GrantedAt, CreatedAt: grant.CreatedAt, ModifiedAt: again.ModifiedAt,
+	}, again, "what is given anew is new")
+	assert.Len(t, again.ID, 36)
+	elsewhere := p.GrantBenefit("usr_1", polartest.Benefit{BenefitID: benefitA, SubscriptionID: productA})
+	assert.NotEqual(t, grant.ID, elsewhere.ID, "what comes with a subscription is a grant of its own")
+	p.RevokeBenefit("usr_1", elsewhere.ID)
 	p.RevokeBenefit("usr_1", other.ID)
 	state, _ = stateOf(t, p, c.ID)
 	assert.Equal(t, []string{benefitA}, state.benefits())
@@ -310,6 +322,28 @@ func TestExternalIDsAreDecodedAsPolarDecodesThem(t *testing.T) {
 		assert.Equal(t, base+"/v1/customers/external/a%20b/state?x=1", response.Header.Get("Location"))
 		assert.Empty(t, body)
 	}
+}
+
+func TestAPathThatIsSentAsItIsIsDecodedLeniently(t *testing.T) {
+	t.Parallel()
+	p := unlimited()
+	c := p.AddCustomer(polartest.Customer{ExternalID: "50%_off %zz%"})
+	token := p.AddToken(polartest.Token{})
+	for _, opaque := range []string{
+		"/v1/customers/external/50%_off%20%zz%/state", "//api.polar.sh/v1/customers/external/50%25_off %zz%25/state",
+	} {
+		r := get("/")("https://api.polar.sh")
+		r.URL.Opaque = opaque
+		r.Header.Set("Authorization", "Bearer "+token)
+		response, err := p.Client().Do(r)
+		require.NoError(t, err)
+		body, err := io.ReadAll(response.Body)
+		require.NoError(t, err)
+		require.NoError(t, response.Body.Close())
+		assert.Contains(t, string(body), c.ID, opaque)
+	}
+	requests := p.Requests()
+	assert.Equal(t, requests[0].Path, requests[1].Path)
 }
 
 func TestTheStateIsForTokensOfTheOrganizationThatMayReadCustomers(t *testing.T) {
