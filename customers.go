@@ -92,9 +92,7 @@ func (c CustomersConfig) withDefaults() CustomersConfig {
 	if c.CacheSize == 0 {
 		c.CacheSize = 10_000
 	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
+	c.Logger = sturdyLogger(c.Logger)
 	if c.Refuse == nil {
 		c.Refuse = WriteRefusal
 	}
