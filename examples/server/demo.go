@@ -59,6 +59,20 @@ func (d *demo) close() { _ = d.server.Close() }
 
 func (d *demo) names() []string { return []string{ada, brook} }
 
+// plan is what a customer has bought.
+type plan struct {
+	Bought bool
+	Active bool
+}
+
+func (d *demo) planOf(user string) plan {
+	customer, _ := d.polar.Customer(user)
+	for _, s := range customer.Subscriptions {
+		return plan{Bought: true, Active: s.Status == "active"}
+	}
+	return plan{}
+}
+
 // try are commands that show what the server does.
 func (d *demo) try(url string) []string {
 	return []string{

@@ -8,7 +8,7 @@
 //	GET  /                a page: who is signed in, and what they may use
 //	GET  /free            for everybody
 //	GET  /pro             for customers with the feature "pro"
-//	GET  /meter           uses one unit of a meter
+//	GET  /meter           uses one unit of a meter, if there is one
 //	GET  /api/data        for license keys, in the header X-License-Key
 //	POST /webhooks/polar  Polar's webhooks
 //	GET  /healthz         for a load balancer
@@ -23,6 +23,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,6 +43,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
 	err := run(ctx, os.Getenv, os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
@@ -75,15 +77,11 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 			s.secrets = append(s.secrets, secret)
 		}
 	}
-	address := getenv("ADDR")
-	if address == "" {
-		address = "127.0.0.1:8080"
-	}
-	listener, err := net.Listen("tcp", address)
+	listener, err := net.Listen("tcp", cmp.Or(getenv("ADDR"), "127.0.0.1:8080"))
 	if err != nil {
-		return fmt.Errorf("cannot listen on %s: %w. Set ADDR to another address", address, err)
+		return fmt.Errorf("cannot listen: %w. Set ADDR to another address, such as 127.0.0.1:8081, or 127.0.0.1:0 for any free port", err)
 	}
-	url := "http://" + listener.Addr().String()
+	url := address(listener)
 	if s.customers.AccessToken == "" {
 		if s.demo, err = newDemo(url, &s); err != nil {
 			return err
@@ -120,12 +118,20 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 	return nil
 }
 
+// address is where a browser on this computer finds the server.
+func address(listener net.Listener) string {
+	if a, ok := listener.Addr().(*net.TCPAddr); ok && a.IP.IsUnspecified() {
+		return fmt.Sprintf("http://localhost:%d", a.Port)
+	}
+	return "http://" + listener.Addr().String()
+}
+
 // settings are what the server is started with.
 type settings struct {
 	customers polargate.CustomersConfig
 	secrets   []string
-	meter     string
-	demo      *demo // nil with a real Polar
+	meter     string // "" for none
+	demo      *demo  // nil with a real Polar
 }
 
 func newServer(s settings) (http.Handler, *polargate.Customers, error) {
@@ -145,7 +151,11 @@ func newServer(s settings) (http.Handler, *polargate.Customers, error) {
 	mux.HandleFunc("GET /{$}", page{customers, s}.show)
 	mux.HandleFunc("GET /free", free)
 	mux.Handle("GET /pro", pro(http.HandlerFunc(onlyPro)))
-	mux.Handle("GET /meter", metered(useMeter(s.meter)))
+	if s.meter == "" {
+		mux.HandleFunc("GET /meter", noMeter)
+	} else {
+		mux.Handle("GET /meter", metered(useMeter(s.meter)))
+	}
 	mux.Handle("GET /api/data", keys(http.HandlerFunc(data)))
 	mux.Handle("POST /webhooks/polar", customers.WebhookHandler(s.secrets...))
 	mux.HandleFunc("GET /healthz", healthz)
@@ -190,6 +200,10 @@ func useMeter(meter string) http.HandlerFunc {
 		// A product sends its usage event to Polar here.
 		fmt.Fprintf(w, "One unit was used. Left: %g.\n", balance.Balance)
 	}
+}
+
+func noMeter(w http.ResponseWriter, _ *http.Request) {
+	http.Error(w, "This server counts nothing: POLARGATE_METER is not set.", http.StatusNotFound)
 }
 
 func data(w http.ResponseWriter, r *http.Request) {

@@ -2,7 +2,6 @@ package main
 
 import (
 	_ "embed"
-	"fmt"
 	"html/template"
 	"net/http"
 
@@ -28,45 +27,53 @@ type route struct {
 	Words string
 }
 
+// meter is a line in the list of meters.
+type meter struct {
+	Name       string
+	Left, From float64
+}
+
 func (p page) show(w http.ResponseWriter, r *http.Request) {
 	view := struct {
-		User              string
-		Known             bool
-		Problem           string
-		Routes            []route
-		Features          []string
-		Benefits          []polargate.GrantedBenefit
-		Meters, Customers []string
-		Try               []string
-		Stats             polargate.CustomersStats
+		User      string
+		Problem   string // why nobody can say what the user may use
+		Have      *polargate.Entitlements
+		Routes    []route
+		Meters    []meter
+		Demo      bool
+		Customers []string
+		Plan      plan
+		Try       []string
+		Stats     polargate.CustomersStats
 	}{User: userOf(r)}
-	var have *polargate.Entitlements
 	if view.User != "" {
-		var err error
-		if have, err = p.customers.Entitlements(r.Context(), signedIn(r)); err != nil {
+		have, err := p.customers.Entitlements(r.Context(), signedIn(r))
+		if err != nil {
 			view.Problem = polargate.Message(err)
 		}
+		view.Have = have
 	}
-	view.Known = have.Known()
-	view.Features, view.Benefits = have.Features(), have.Benefits()
-	for _, m := range have.Meters() {
-		view.Meters = append(view.Meters, fmt.Sprintf("%g left of %g", m.Balance, m.Credited))
+	view.Routes = []route{
+		{"/free", true, "for everybody"},
+		{"/pro", view.Have.Meets(polargate.Feature("pro")), "needs the feature pro"},
 	}
-	view.Routes = []route{{"/free", true, "for everybody"}}
-	for path, needs := range map[string]polargate.Requirement{"/pro": polargate.Feature("pro"), "/meter": polargate.Meter(p.settings.meter, 1)} {
-		view.Routes = append(view.Routes, route{path, have.Known() && have.Meets(needs), "needs " + needs.String()})
+	if p.settings.meter != "" {
+		view.Routes = append(view.Routes, route{"/meter", view.Have.Meets(polargate.Meter(p.settings.meter, 1)), "uses one unit of a meter"})
 	}
-	if view.Routes[1].Path > view.Routes[2].Path {
-		view.Routes[1], view.Routes[2] = view.Routes[2], view.Routes[1]
+	for _, m := range view.Have.Meters() {
+		name := m.ID() // Polar tells no names here
+		if m.ID() == p.settings.meter {
+			name = "/meter"
+		}
+		view.Meters = append(view.Meters, meter{name, m.Balance, m.Credited})
 	}
-	if p.settings.demo != nil {
-		view.Customers = p.settings.demo.names()
-		view.Try = p.settings.demo.try("http://" + r.Host)
+	if d := p.settings.demo; d != nil {
+		view.Demo, view.Customers, view.Plan, view.Try = true, d.names(), d.planOf(view.User), d.try("http://"+r.Host)
 	}
 	view.Stats = p.customers.Stats()
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'")
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
 	if err := pageTemplate.Execute(w, view); err != nil {
 		p.settings.customers.Logger.Warn("the page was not sent", "error", err)
 	}
