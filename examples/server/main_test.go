@@ -688,6 +688,24 @@ func TestATokenThatPolarRefusesIsAnsweredWith503AndTheLogSaysWhatToDo(t *testing
 	}
 }
 
+func TestATokenForCustomersOnlyServesThemAndIsReportedOnceForKeys(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	s.token = s.polar.AddToken(polartest.Token{Scopes: []string{"customers:read"}})
+	s.env["POLAR_ACCESS_TOKEN"] = s.token
+	p := s.serve()
+	for _, user := range []string{"usr_a", "usr_b", "usr_c"} {
+		p.expect(http.StatusPaymentRequired, "/pro", user)
+		a := p.do("GET", "/api/data", "X-License-Key: "+s.key.Key)
+		assert.Equal(t, http.StatusServiceUnavailable, a.status)
+		assert.Equal(t, "misconfigured", p.problem(a)["reason"])
+	}
+	log := p.stderr.String()
+	assert.Equal(t, 1, strings.Count(log, "level=ERROR"), log)
+	assert.Contains(t, log, "license_keys:read")
+	p.expect(http.StatusOK, "/pro", payer)
+}
+
 func TestToldToEndTheServerFinishesTheRequestUnderWayAndTakesNoOther(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
