@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,7 +35,7 @@ type entitlementCache struct {
 	life    context.Context
 	end     context.CancelFunc
 	start   time.Time
-	outage  atomic.Pointer[outage]
+	outages [keyKinds]atomic.Pointer[outage]
 
 	storing sync.Mutex // guards changes of what is cached, not look-ups; never held across I/O
 	counts  counters
@@ -96,7 +97,7 @@ const (
 	// retryStale is how long a failure to refresh is believed while there is an
 	// answer to serve, spread by half to either side.
 	retryStale = 5 * time.Second
-	// outageMemory is how long the same is believed of everybody.
+	// outageMemory is how long the same is believed of everybody of that kind.
 	outageMemory = time.Second
 	// unknownShare of the size of the cache is the room for who is not known.
 	unknownShare = 4
@@ -171,7 +172,7 @@ func (c *entitlementCache) meet(ctx context.Context, key cacheKey, now int64) (*
 		c.counts.negative.Add(1)
 		return e.value.Load(), nil
 	}
-	if o := c.outage.Load(); o != nil && now < o.until {
+	if o := c.outages[key.kind].Load(); o != nil && now < o.until {
 		return nil, o.err
 	}
 	value, err := c.fetch(ctx, key)
@@ -182,10 +183,25 @@ func (c *entitlementCache) meet(ctx context.Context, key cacheKey, now int64) (*
 }
 
 // outage is a failure that is believed of everybody for a moment: who is not
-// known does not wait for a server that has just not answered.
+// known does not wait for a server that has just not answered. Kinds have their
+// own, for a token may be good for one and not for another.
 type outage struct {
 	until int64
 	err   error
+}
+
+// ofEverybody reports whether others would fail the same way. What was said to one
+// question may be about that one alone: nobody can shut out others by an id or a
+// key that Polar, or a firewall before it, does not like.
+func ofEverybody(err error) bool {
+	failure, ok := errors.AsType[*Error](err)
+	switch {
+	case !ok:
+		return false
+	case failure.Reason == ErrMisconfigured:
+		return failure.StatusCode != http.StatusUnprocessableEntity
+	}
+	return failure.StatusCode == 0 || failure.StatusCode == http.StatusTooManyRequests || failure.StatusCode >= 500
 }
 
 // fetch asks Polar, once for all who want to know at the same time. Each caller
@@ -213,7 +229,7 @@ func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
 		c.failed(key, err)
 		return nil, err
 	}
-	c.outage.Store(nil)
+	c.outages[key.kind].Store(nil)
 	return c.keep(key, value, asked), nil
 }
 
@@ -246,7 +262,9 @@ func (c *entitlementCache) refreshBehind(key cacheKey, e *entry, now int64) {
 // failed puts off the next question about somebody for whom there is an answer
 // to serve meanwhile.
 func (c *entitlementCache) failed(key cacheKey, err error) {
-	c.outage.Store(&outage{c.now() + int64(outageMemory), err})
+	if ofEverybody(err) {
+		c.outages[key.kind].Store(&outage{c.now() + int64(outageMemory), err})
+	}
 	e, ok := c.known.Peek(key)
 	if !ok {
 		return

@@ -338,6 +338,9 @@ func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []by
 	err := c.tries(ctx, x, accept)
 	if e, ok := err.(*Error); ok && !c.token.IsZero() {
 		e.say = serverWords[e.Reason]
+		if e.Reason == ErrMisconfigured && x.op == opState {
+			e.say = words{advice: "Check the access token: it must be current, of this organization, and have the scope customers:read."}
+		}
 	}
 	return err
 }

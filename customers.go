@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -207,8 +208,7 @@ type Customers struct {
 	}
 	misconfigured struct {
 		sync.Mutex
-		err error
-		at  time.Time
+		customers, keys error
 	}
 	seen seenEvents
 }
@@ -405,7 +405,7 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 	} else {
 		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features)
 	}
-	c.noteMisconfigured(err)
+	c.noteMisconfigured(key.kind, err)
 	if err != nil && !errors.Is(err, ErrMisconfigured) {
 		c.config.Logger.Warn("polargate: Polar could not say what a customer may use", "error", err)
 	}
@@ -413,18 +413,22 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 }
 
 // noteMisconfigured keeps, for Stats, that Polar refuses the token, and says it
-// in the log when it begins.
-func (c *Customers) noteMisconfigured(err error) {
+// in the log when it begins. Customers and keys need scopes of their own.
+func (c *Customers) noteMisconfigured(kind keyKind, err error) {
 	if err != nil && !errors.Is(err, ErrMisconfigured) {
 		return // nobody could say
 	}
 	m := &c.misconfigured
 	m.Lock()
 	defer m.Unlock()
-	if err != nil && m.err == nil {
-		c.config.Logger.Error("polargate: Polar refuses the access token; customers are served from the cache while it lasts", "error", err)
+	noted, of := &m.customers, "customers"
+	if kind == byLicenseKey {
+		noted, of = &m.keys, "license keys"
 	}
-	m.err, m.at = err, time.Now()
+	if err != nil && *noted == nil {
+		c.config.Logger.Error("polargate: Polar refuses the access token; answers come from the cache while it lasts", "for", of, "error", err)
+	}
+	*noted = err
 }
 
 func (c *Customers) askLicense(ctx context.Context, key string) (*Entitlements, error) {
@@ -516,7 +520,7 @@ func (c *Customers) Stats() CustomersStats {
 		Panics: n.panics.Load(), Cached: c.cache.known.Len(), CachedUnknown: c.cache.unknown.Len(),
 	}
 	c.misconfigured.Lock()
-	s.Misconfigured = c.misconfigured.err
+	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys)
 	c.misconfigured.Unlock()
 	if m, ok := c.client.pace.(*minuteLimit); ok {
 		s.Pause = m.pauseLeft()
