@@ -706,6 +706,18 @@ func TestATokenForCustomersOnlyServesThemAndIsReportedOnceForKeys(t *testing.T) 
 	p.expect(http.StatusOK, "/pro", payer)
 }
 
+func TestWhatIsWrongWithOneCustomerShutsOutNobodyElse(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	p := s.serve()
+	// A firewall on the way does not like the look of an id.
+	s.polar.Inject(polartest.Fault{Path: "/usr_select/state", Effect: polartest.ProxyPage(http.StatusForbidden)})
+	for _, user := range []string{payer, guest, "usr_new"} {
+		p.expect(http.StatusServiceUnavailable, "/pro", "usr_select")
+		assert.NotEqual(t, http.StatusServiceUnavailable, p.get("/pro", user).status, user)
+	}
+}
+
 func TestToldToEndTheServerFinishesTheRequestUnderWayAndTakesNoOther(t *testing.T) {
 	t.Parallel()
 	if runtime.GOOS == "windows" {
