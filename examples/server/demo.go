@@ -35,10 +35,10 @@ func newDemo(url string, s *settings) (*demo, error) {
 	d := &demo{polar: polar, server: server}
 	meter := polartest.Meter{CreditedUnits: 5}
 	polar.AddCustomer(polartest.Customer{ExternalID: brook, Email: "brook@example.com"})
-	customer := polar.AddCustomer(polartest.Customer{ExternalID: ada, Email: "ada@example.com", Meters: []polartest.Meter{meter}})
+	polar.AddCustomer(polartest.Customer{ExternalID: ada, Email: "ada@example.com", Meters: []polartest.Meter{meter}})
 	d.key = polar.AddKey(polartest.LicenseKey{})
 	plan := polar.Subscribe(ada, polartest.Subscription{}, polartest.Benefit{Metadata: map[string]any{"tier": "gold"}})
-	customer, _ = polar.Customer(ada)
+	customer, _ := polar.Customer(ada)
 
 	secret := "whsec_" + rand.Text()
 	polar.AddEndpoint(polartest.Endpoint{URL: url + "/webhooks/polar", Secrets: []polartest.Secret{{Text: secret, Raw: true}}})
