@@ -522,6 +522,9 @@ func TestACancellationReachesTheServerByWebhookWithinASecond(t *testing.T) {
 	p.within(time.Second, http.StatusPaymentRequired, "/pro", guest)
 
 	assert.Equal(t, asked, s.questions(), "webhooks tell it all")
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	require.NoError(t, s.polar.WaitForDeliveries(ctx))
 	for _, d := range s.polar.Deliveries() {
 		require.Len(t, d.Attempts, 1)
 		assert.Equal(t, http.StatusNoContent, d.Attempts[0].Status)
