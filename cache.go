@@ -67,10 +67,16 @@ type entry struct {
 	retryAt                            atomic.Int64 // after a failure
 	refreshing                         atomic.Bool
 	expires                            atomic.Int64 // of a license key; 0 if it does not
-	// event is the time of the last event that was taken in, by Polar's clock,
-	// and told when that was, by ours; answer counts what Polar said. They are
-	// guarded by storing.
-	event, told, answer int64
+	// event is the time of the last event that was taken in, and answered that of
+	// the last answer, both by Polar's clock; told is when the event came, by
+	// ours; said counts both. They are guarded by storing.
+	event, answered, told, said int64
+}
+
+// before reports whether an event from that time is older than what is cached. An
+// answer may have been read a while before it was dated.
+func (e *entry) before(when int64) bool {
+	return when < e.event || when < e.answered-int64(readTime)
 }
 
 // source says where an answer came from.
@@ -99,6 +105,9 @@ const (
 	retryStale = 5 * time.Second
 	// outageMemory is how long the same is believed of everybody of that kind.
 	outageMemory = time.Second
+	// readTime is how long an answer may take at Polar, between what it says and
+	// its date.
+	readTime = 5 * time.Second
 	// unknownShare of the size of the cache is the room for who is not known.
 	unknownShare = 4
 )
@@ -150,12 +159,22 @@ func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements
 		c.counts.served[cacheGrace].Add(1)
 		return e.value.Load(), nil
 	}
+	return c.renew(ctx, key)
+}
+
+// renew is the answer for a key from Polar, or when nobody can say, from memory for
+// as long as grace lasts.
+func (c *entitlementCache) renew(ctx context.Context, key cacheKey) (*Entitlements, error) {
 	value, err := c.fetch(ctx, key)
 	if err == nil {
 		c.counts.served[cacheMiss].Add(1)
 		return value, nil
 	}
-	now = c.now()
+	e, known := c.known.Peek(key)
+	if !known {
+		return nil, err
+	}
+	now := c.now()
 	if end := e.expires.Load(); end != 0 && now >= end {
 		return &Entitlements{refused: ErrExpired}, nil // that is sure without Polar
 	}
@@ -175,11 +194,7 @@ func (c *entitlementCache) meet(ctx context.Context, key cacheKey, now int64) (*
 	if o := c.outages[key.kind].Load(); o != nil && now < o.until {
 		return nil, o.err
 	}
-	value, err := c.fetch(ctx, key)
-	if err == nil {
-		c.counts.served[cacheMiss].Add(1)
-	}
-	return value, err
+	return c.renew(ctx, key)
 }
 
 // outage is a failure that is believed of everybody for a moment: who is not
@@ -283,7 +298,7 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 	c.storing.Lock()
 	defer c.storing.Unlock()
 	e, ok := c.known.Peek(key)
-	if ok && e.told > asked {
+	if ok && e.told > asked && e.event > value.at-int64(readTime) {
 		return e.value.Load()
 	}
 	switch {
@@ -296,6 +311,7 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 		e = &entry{}
 		c.unknown.Add(key, e)
 	}
+	e.answered = value.at
 	c.set(e, value)
 	return value
 }
@@ -314,7 +330,7 @@ func (c *entitlementCache) set(e *entry, value *Entitlements) {
 		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
 		e.expires.Store(now + int64(left))
 	}
-	e.answer++
+	e.said++
 	e.value.Store(value)
 	e.freshUntil.Store(now + int64(fresh))
 	e.staleUntil.Store(now + int64(max(fresh, stale)))
@@ -323,46 +339,51 @@ func (c *entitlementCache) set(e *entry, value *Entitlements) {
 }
 
 // tell takes in what an event says of a customer, under both ids, and reports
-// whether it did: not when a younger event was taken in before.
-func (c *entitlementCache) tell(value *Entitlements, at time.Time) bool {
-	when := at.UnixNano()
+// whether it did: not when what is known of them is younger.
+func (c *entitlementCache) tell(value *Entitlements) bool {
 	c.storing.Lock()
 	defer c.storing.Unlock()
-	own := cacheKey{byPolarID, value.customer}
-	last, ok := c.known.Peek(own)
-	if ok && when < last.event {
-		return false
-	}
-	if ok {
-		// The program's id of a customer can change; nobody is found by the
-		// old one any more.
-		if was := last.value.Load().external; was != "" && was != value.external {
-			c.known.Remove(cacheKey{byExternalID, was})
-		}
-	}
-	keys := []cacheKey{own}
+	keys := []cacheKey{{byPolarID, value.customer}}
 	if value.external != "" {
 		keys = append(keys, cacheKey{byExternalID, value.external})
 	}
+	free := keys[:0:0] // what no other customer has by now
 	for _, key := range keys {
+		e, ok := c.known.Peek(key)
+		if !ok {
+			free = append(free, key)
+			continue
+		}
+		of := e.value.Load().customer
+		other := of != "" && of != value.customer
+		switch {
+		case other && (!value.known || e.before(value.at)):
+		case e.before(value.at):
+			return false
+		default:
+			free = append(free, key)
+		}
+	}
+	if last, ok := c.known.Peek(keys[0]); ok {
+		// The program's id of a customer can change; nobody is found by the
+		// old one any more.
+		if was := (cacheKey{byExternalID, last.value.Load().external}); was.id != value.external {
+			if e, ok := c.known.Peek(was); ok && e.value.Load().customer == value.customer {
+				c.known.Remove(was)
+			}
+		}
+	}
+	for _, key := range free {
 		e, ok := c.known.Peek(key)
 		if !ok {
 			e = &entry{}
 			c.known.Add(key, e)
 		}
 		c.unknown.Remove(key)
-		e.event, e.told = when, c.now()
+		e.event, e.told = value.at, c.now()
 		c.set(e, value)
 	}
 	return true
-}
-
-// forget drops what is known of a key, so that it is asked about anew.
-func (c *entitlementCache) forget(key cacheKey) {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	c.known.Remove(key)
-	c.unknown.Remove(key)
 }
 
 // spend takes units off a meter, if the balance allows: then rest is what is left,
@@ -381,13 +402,13 @@ func (c *entitlementCache) spend(key cacheKey, meter string, units float64) (res
 	}
 	rest = value.withMeter(i, value.meters[i].Balance-units)
 	e.value.Store(rest)
-	answer := e.answer
+	said := e.said
 	var once sync.Once
 	return rest, func() {
 		once.Do(func() {
 			c.storing.Lock()
 			defer c.storing.Unlock()
-			if e.answer != answer {
+			if e.said != said {
 				return // Polar has said anew what is left
 			}
 			value := e.value.Load()

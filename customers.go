@@ -304,8 +304,10 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 	return value, c.callError(err)
 }
 
-// Refresh asks Polar now, and is Entitlements otherwise. A program calls it when
-// a customer comes back from a purchase, if it has no webhook.
+// Refresh asks Polar now, however fresh the last answer is, and is Entitlements
+// otherwise: when nobody can say, an older answer is served, as its CheckedAt
+// shows. A program calls it when a customer comes back from a purchase, if it has
+// no webhook.
 func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
 	if ctx == nil {
 		return nil, errNilContext
@@ -313,7 +315,7 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 	if err := customer.check(); err != nil {
 		return nil, err
 	}
-	value, err := c.cache.fetch(ctx, customer.key)
+	value, err := c.cache.renew(ctx, customer.key)
 	return value, c.callError(err)
 }
 
@@ -340,12 +342,12 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 // know is nobody, and no error.
 func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string) (*Entitlements, error) {
 	var value *Entitlements
-	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.key.id, repeatable: true}, func(body []byte, _ time.Time) (err error) {
-		value, err = readState(body, r, organizationID, features)
+	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.key.id, repeatable: true}, func(body []byte, at time.Time) (err error) {
+		value, err = readState(body, at, r, organizationID, features)
 		return err
 	})
 	if isNotFound(err) {
-		return &Entitlements{}, nil
+		return &Entitlements{at: c.now().UnixNano()}, nil
 	}
 	return value, err
 }

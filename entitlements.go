@@ -24,6 +24,7 @@ type Entitlements struct {
 	meters             []MeterBalance
 	license            *LicenseKey
 	refused            Reason // of a license key; "" if granted
+	at                 int64  // when Polar said so, by its clock, as Unix time in nanoseconds
 }
 
 // text is a string that many customers have in common, kept once.
@@ -81,6 +82,15 @@ func (e *Entitlements) ExternalID() string {
 		return ""
 	}
 	return e.external
+}
+
+// CheckedAt is when Polar said so, by its clock: to the second for an answer, exact
+// for an event. It is the zero time for who is not known.
+func (e *Entitlements) CheckedAt() time.Time {
+	if e == nil || !e.known {
+		return time.Time{}
+	}
+	return time.Unix(0, e.at).UTC()
 }
 
 // Has reports whether a feature is unlocked, as CustomersConfig.Features says.
@@ -317,20 +327,45 @@ func (r Requirement) String() string {
 // and reduces it to what gates ask for. Only the id and the lists of benefits and
 // subscriptions must be there; whatever else is missing, of another type or not
 // known is left out, and spoils nothing beside it.
-func readState(body []byte, asked CustomerRef, organizationID string, features map[string][]string) (*Entitlements, error) {
+func readState(body []byte, at time.Time, asked CustomerRef, organizationID string, features map[string][]string) (*Entitlements, error) {
 	e, err := readEvent(body, organizationID, features)
-	if err == nil && !asked.is(e.customer, e.external) {
+	switch {
+	case err != nil:
+		return nil, err
+	case !asked.is(e.customer, e.external):
 		return nil, errForeignState
 	}
-	return e, err
+	e.at = at.UnixNano()
+	return e, nil
 }
 
-// readNobody reads who a customer is, and nothing of what they have.
-func readNobody(body []byte, organizationID string) (*Entitlements, error) {
+// readDeleted reads who a customer was.
+func readDeleted(body []byte, organizationID string) (*Entitlements, error) {
 	f, err := object(body)
 	if err != nil {
 		return nil, err
 	}
+	e, err := readCustomer(f, organizationID)
+	if err != nil {
+		return nil, err
+	}
+	return e.deleted(f), nil
+}
+
+// deleted makes of a customer one that is not there any more. Polar keeps the
+// external id in the metadata then.
+func (e *Entitlements) deleted(f fields) *Entitlements {
+	e.known = false
+	if e.external == "" {
+		var metadata fields
+		optional(f, "metadata", &metadata)
+		metadata.text("__external_id", &e.external)
+	}
+	return e
+}
+
+// readCustomer reads who a customer is, and nothing of what they have.
+func readCustomer(f fields, organizationID string) (*Entitlements, error) {
 	e := &Entitlements{known: true}
 	var organization string
 	f.text("id", &e.customer)
@@ -344,22 +379,16 @@ func readNobody(body []byte, organizationID string) (*Entitlements, error) {
 		return nil, errForeignState
 	}
 	e.customer = id
-	if e.external == "" {
-		// Where Polar keeps it once the customer is deleted.
-		var metadata fields
-		optional(f, "metadata", &metadata)
-		metadata.text("__external_id", &e.external)
-	}
 	return e, nil
 }
 
 // readEvent reads the state of whichever customer it is of.
 func readEvent(body []byte, organizationID string, features map[string][]string) (*Entitlements, error) {
-	e, err := readNobody(body, organizationID)
+	f, err := object(body)
 	if err != nil {
 		return nil, err
 	}
-	f, err := object(body)
+	e, err := readCustomer(f, organizationID)
 	if err != nil {
 		return nil, err
 	}
@@ -376,8 +405,7 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 	var deleted time.Time
 	f.time("deleted_at", &deleted)
 	if !deleted.IsZero() {
-		e.known = false
-		return e, nil
+		return e.deleted(f), nil
 	}
 	for _, g := range grants {
 		var benefit, kind string
@@ -426,7 +454,7 @@ var noRight = []string{"past_due", "unpaid", "canceled", "incomplete", "incomple
 
 // ofLicense is what a license key allows.
 func ofLicense(l *LicenseKey, features map[string][]string) *Entitlements {
-	e := &Entitlements{customer: normalUUID(l.CustomerID), external: l.Customer.ExternalID, known: true, license: l}
+	e := &Entitlements{customer: normalUUID(l.CustomerID), external: l.Customer.ExternalID, known: true, license: l, at: l.answeredAt.UnixNano()}
 	benefit := normalUUID(l.BenefitID)
 	e.benefits = []GrantedBenefit{{unique.Make(benefit), unique.Make("license_keys"), unique.Make("{}")}}
 	e.features = slices.Clone(features[benefit])

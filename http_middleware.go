@@ -114,10 +114,12 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			var customer CustomerRef
 			if route.Customer != nil {
 				customer = route.Customer(r)
-				// The common case, in few steps.
-				if known, ok := c.cache.hit(customer.key); ok && known.known && known.Meets(all) {
+				switch known, hit := c.cache.hit(customer.key); {
+				case hit && known.known && known.Meets(all): // the common case, in few steps
 					value = known
-				} else {
+				case hit:
+					value, refusal = c.decide(known, nil, route.Require)
+				default:
 					value, refusal = c.Decide(r.Context(), customer, route.Require...)
 				}
 			} else {

@@ -171,9 +171,7 @@ func (c *Customers) takeEvent(body []byte) {
 	case "customer.state_changed":
 		value, err = readEvent(f["data"], c.organizationID(), c.config.Features)
 	case "customer.deleted":
-		if value, err = readNobody(f["data"], c.organizationID()); err == nil {
-			value.known = false
-		}
+		value, err = readDeleted(f["data"], c.organizationID())
 	default:
 		c.cache.counts.eventsUnknown.Add(1)
 		return
@@ -186,7 +184,8 @@ func (c *Customers) takeEvent(body []byte) {
 		c.config.Logger.Warn("polargate: a webhook was signed, but cannot be read", "type", kind, "error", err)
 		return
 	}
-	if !c.cache.tell(value, at) {
+	value.at = at.UnixNano()
+	if !c.cache.tell(value) {
 		c.cache.counts.eventsOld.Add(1)
 		return
 	}
