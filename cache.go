@@ -214,7 +214,7 @@ func ofEverybody(err error) bool {
 	case !ok:
 		return false
 	case failure.Reason == ErrMisconfigured:
-		return failure.StatusCode != http.StatusUnprocessableEntity
+		return tokenRefused(err)
 	}
 	return failure.StatusCode == 0 || failure.StatusCode == http.StatusTooManyRequests || failure.StatusCode >= 500
 }

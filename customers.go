@@ -407,19 +407,25 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 	} else {
 		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features)
 	}
-	c.noteMisconfigured(key.kind, err)
-	if err != nil && !errors.Is(err, ErrMisconfigured) {
+	if err == nil || tokenRefused(err) {
+		c.noteMisconfigured(key.kind, err)
+	} else {
 		c.config.Logger.Warn("polargate: Polar could not say what a customer may use", "error", err)
 	}
 	return value, err
 }
 
-// noteMisconfigured keeps, for Stats, that Polar refuses the token, and says it
-// in the log when it begins. Customers and keys need scopes of their own.
+// tokenRefused reports whether Polar refuses the access token. A question that it
+// does not take (422) may be about one customer's strange id alone.
+func tokenRefused(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Reason == ErrMisconfigured && e.StatusCode != http.StatusUnprocessableEntity
+}
+
+// noteMisconfigured keeps, for Stats, that Polar refuses the token, or with nil that
+// it does not, and says it in the log when it begins. Customers and keys need scopes
+// of their own.
 func (c *Customers) noteMisconfigured(kind keyKind, err error) {
-	if err != nil && !errors.Is(err, ErrMisconfigured) {
-		return // nobody could say
-	}
 	m := &c.misconfigured
 	m.Lock()
 	defer m.Unlock()

@@ -146,3 +146,40 @@ func BenchmarkCustomerMemory(b *testing.B) {
 	}
 	runtime.KeepAlive(unique.Make(""))
 }
+
+// BenchmarkServer is a server on loopback under as many clients as there are
+// processors, with the middleware and without.
+func BenchmarkServer(b *testing.B) {
+	next := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "exported") })
+	customers := benchCustomers(b)
+	gate := customers.Middleware(func(r *http.Request) CustomerRef { return ExternalID(r.Header.Get("X-User")) }, Feature("feature-7"))
+	for _, server := range []struct {
+		name    string
+		handler http.Handler
+	}{{"without", next}, {"with", gate(next)}} {
+		b.Run(server.name, func(b *testing.B) {
+			s := httptest.NewServer(server.handler)
+			defer s.Close()
+			client := s.Client()
+			client.Transport.(*http.Transport).MaxIdleConnsPerHost = 64
+			b.RunParallel(func(pb *testing.PB) {
+				for pb.Next() {
+					r, _ := http.NewRequest(http.MethodGet, s.URL, nil)
+					r.Header.Set("X-User", "usr_1337")
+					resp, err := client.Do(r)
+					if err != nil {
+						b.Error(err)
+						return
+					}
+					_, _ = io.Copy(io.Discard, resp.Body)
+					_ = resp.Body.Close()
+					if resp.StatusCode != http.StatusOK {
+						b.Errorf("status %d", resp.StatusCode)
+						return
+					}
+				}
+			})
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
+		})
+	}
+}

@@ -1,8 +1,11 @@
-// Package polargate gates a Go program by license keys that are sold through
-// Polar (polar.sh). It answers one question for an installed program: may it
-// run here and now, and with which features?
+// Package polargate gates what is sold through Polar (polar.sh): an installed
+// program by its license key, and a server's routes by what the customer has
+// bought.
 //
-// A program opens a [Gate] and asks it:
+// # Installed programs
+//
+// A [Gate] answers one question: may the program run here and now, and with which
+// features?
 //
 //	gate, err := polargate.Open(polargate.Config{
 //		OrganizationID: "…", App: "inkwell", Version: "1.4.2",
@@ -46,6 +49,32 @@
 //   - License keys, tokens and e-mail addresses have types that print masked.
 //     Errors and logs do not carry them.
 //
+// # Servers
+//
+// [Customers] answers what a customer may use. It needs an organization access
+// token, which never leaves the server:
+//
+//	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+//		AccessToken: os.Getenv("POLAR_ACCESS_TOKEN"),
+//		Features:    map[string][]string{"<benefit id>": {"export"}},
+//	})
+//	export := customers.Middleware(signedIn, polargate.Feature("export"))
+//	mux.Handle("GET /export", export(handler))
+//	mux.Handle("POST /webhooks/polar", customers.WebhookHandler(secret))
+//
+// [Customers.Middleware] lets those through who meet its [Requirement]s, and puts
+// their [Entitlements] into the request's context, where [FromContext] finds them.
+// [Customers.LicenseMiddleware] does so for license keys in a header, and
+// [Customers.Route] has all that can be said of a route, for instance what it
+// spends of a meter. [Customers.Decide] and [Customers.Entitlements] are for what
+// does not speak HTTP.
+//
+// Answers come from a cache: at once while they are fresh, at once and with a new
+// one fetched behind while they are stale, and for days while Polar cannot be
+// reached. [Customers.WebhookHandler] brings changes into it as they happen.
+// Customers whom nobody can say anything of are answered 503, and not told to pay.
+// docs/operations.md has sizing, webhooks, replicas and what to watch.
+//
 // # What it cannot do
 //
 // A program that runs on its user's machine can be patched, and so can the time
@@ -62,11 +91,10 @@
 // be right, an [*StoreError] a state that cannot be read or written. Their texts
 // say what to do next, to a developer; [Message] says it to a person.
 //
-// # Without a Gate
+// # Without either
 //
-// A [Client] speaks to the three license key endpoints and keeps nothing. With
-// an access token it is for servers. Package polartest has a Polar that runs
-// inside a test.
+// A [Client] speaks to the three license key endpoints and keeps nothing. Package
+// polartest has a Polar that runs inside a test.
 //
 // # Compatibility
 //

@@ -1,0 +1,184 @@
+package polargate_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
+)
+
+// demoCustomers is a server's view of a Polar with one customer in it, who has pro
+// and a hundred calls.
+func demoCustomers() (*polartest.Polar, *polargate.Customers) {
+	polar := polartest.New(polartest.Config{})
+	polar.AddCustomer(polartest.Customer{
+		ExternalID: "usr_1337",
+		Benefits:   []polartest.Benefit{{BenefitID: proBenefit}},
+		Meters:     []polartest.Meter{{MeterID: callsMeter, CreditedUnits: 100}},
+	})
+	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+		AccessToken: polar.AddToken(polartest.Token{}), // from the environment, in a server
+		Features:    map[string][]string{proBenefit: {"export"}},
+		UpgradeURL:  "https://example.com/pricing",
+		BaseURL:     polar.URL(), // a server leaves these two out
+		HTTPClient:  polar.Client(),
+	})
+	if err != nil {
+		panic(err)
+	}
+	return polar, customers
+}
+
+// signedIn stands for the sessions of a server: whoever can choose this is that
+// customer.
+func signedIn(r *http.Request) polargate.CustomerRef {
+	return polargate.ExternalID(r.Header.Get("X-Demo-User"))
+}
+
+func ask(h http.Handler, path string, headers ...string) {
+	r := httptest.NewRequest(http.MethodGet, path, nil)
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	fmt.Print(w.Code, " ", w.Body)
+}
+
+// A route is for customers who have a feature; the handler finds what else they
+// have in the request's context.
+func ExampleCustomers_Middleware() {
+	_, customers := demoCustomers()
+	defer customers.Close()
+	export := customers.Middleware(signedIn, polargate.Feature("export"))
+
+	mux := http.NewServeMux()
+	mux.Handle("GET /export", export(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		have, _ := polargate.FromContext(r.Context())
+		fmt.Fprintln(w, "exported for", have.ExternalID(), have.Features())
+	})))
+
+	ask(mux, "/export", "X-Demo-User", "usr_1337")
+	ask(mux, "/export", "X-Demo-User", "usr_7")
+	ask(mux, "/export")
+	// Output:
+	// 200 exported for usr_1337 [export]
+	// 402 {"type":"about:blank","title":"Payment Required","status":402,"detail":"This needs feature export.","required":"feature export","upgrade_url":"https://example.com/pricing"}
+	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Nobody is signed in. Sign in first."}
+}
+
+// The middleware has the form that routers such as chi and gorilla take: give it to
+// the Use of a router or of a group of routes.
+func ExampleCustomers_Middleware_routers() {
+	_, customers := demoCustomers()
+	defer customers.Close()
+	hello := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "hello") })
+
+	// As chi.Router has it: r.Use(middlewares ...func(http.Handler) http.Handler).
+	var used []func(http.Handler) http.Handler
+	use := func(middlewares ...func(http.Handler) http.Handler) { used = append(used, middlewares...) }
+	use(customers.Middleware(signedIn, polargate.Feature("export")))
+	var group http.Handler = hello
+	for _, middleware := range used {
+		group = middleware(group)
+	}
+	ask(group, "/", "X-Demo-User", "usr_1337")
+
+	// As mux.Router of gorilla has it: r.Use(mwf ...MiddlewareFunc).
+	type MiddlewareFunc func(http.Handler) http.Handler
+	var middleware MiddlewareFunc = customers.Middleware(signedIn, polargate.Feature("export"))
+	ask(middleware(hello), "/", "X-Demo-User", "usr_1337")
+	// Output:
+	// 200 hello
+	// 200 hello
+}
+
+// A sold API takes license keys in a header. They are asked about with the server's
+// access token, once for each key and FreshFor.
+func ExampleCustomers_LicenseMiddleware() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	polar.AddKey(polartest.LicenseKey{Key: "API-0000-1111-0A1B2C", BenefitID: proBenefit})
+
+	keys := customers.LicenseMiddleware("X-License-Key")
+	api := keys(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		have, _ := polargate.FromContext(r.Context())
+		license, _ := have.License()
+		fmt.Fprintln(w, "data for", license.Key)
+	}))
+
+	ask(api, "/api/data", "X-License-Key", "API-0000-1111-0A1B2C")
+	ask(api, "/api/data", "X-License-Key", "API-0000-1111-FFFFFF")
+	// Output:
+	// 200 data for ****-0A1B2C
+	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The license key is missing or not known. Send a valid one.","reason":"unknown_key"}
+}
+
+// A call is taken off a meter while the handler runs, and given back if it fails.
+// Here the route is open when nobody can say, and the program refuses in words of
+// its own.
+func ExampleCustomers_Route() {
+	_, customers := demoCustomers()
+	defer customers.Close()
+	metered := customers.Route(polargate.Route{
+		Customer: signedIn,
+		Spend:    polargate.Cost{MeterID: callsMeter, Units: 60},
+		FailOpen: true,
+		Refuse: func(w http.ResponseWriter, _ *http.Request, refusal polargate.Refusal) {
+			http.Error(w, "no calls are left: "+refusal.UpgradeURL, refusal.Status)
+		},
+	})
+	handler := metered(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		have, _ := polargate.FromContext(r.Context())
+		calls, _ := have.Meter(callsMeter)
+		fmt.Fprintln(w, calls.Balance, "left")
+	}))
+
+	ask(handler, "/", "X-Demo-User", "usr_1337")
+	ask(handler, "/", "X-Demo-User", "usr_1337")
+	// Output:
+	// 200 40 left
+	// 402 no calls are left: https://example.com/pricing
+}
+
+// Polar tells of a cancellation, and it bites at once, although what was cached is
+// fresh.
+func ExampleCustomers_WebhookHandler() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	ctx := context.Background()
+
+	const secret = "whsec_b2xkIGJlYW5z" // from the environment, in a server
+	mux := http.NewServeMux()
+	mux.Handle("POST /webhooks/polar", customers.WebhookHandler(secret))
+	polar.AddEndpoint(polartest.Endpoint{
+		Handler: mux,
+		URL:     "https://example.com/webhooks/polar",
+		Secrets: []polartest.Secret{{Text: secret}},
+	})
+
+	have, _ := customers.Entitlements(ctx, polargate.ExternalID("usr_1337"))
+	fmt.Println("before:", have.Has("export"))
+
+	polar.RevokeBenefit("usr_1337", proBenefit)
+	_ = polar.WaitForDeliveries(ctx)
+	have, _ = customers.Entitlements(ctx, polargate.ExternalID("usr_1337"))
+	fmt.Println("after:", have.Has("export"))
+	// Output:
+	// before: true
+	// after: false
+}
+
+// For servers that do not speak HTTP there is the decision alone.
+func ExampleCustomers_Decide() {
+	_, customers := demoCustomers()
+	defer customers.Close()
+	_, refusal := customers.Decide(context.Background(), polargate.ExternalID("usr_1337"),
+		polargate.Feature("export"), polargate.Any(polargate.Feature("sync"), polargate.Meter(callsMeter, 500)))
+	fmt.Println(refusal.Status, refusal.Required)
+	// Output:
+	// 402 one of feature sync, meter aaf2bfea-ac4f-40eb-99ad-de858ccdfd97 of at least 500
+}
