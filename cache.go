@@ -266,8 +266,7 @@ func (c *entitlementCache) refreshBehind(key cacheKey, e *entry, now int64) {
 		defer c.behind.Done()
 		defer e.refreshing.Store(false)
 		_, err := c.fetch(c.life, key)
-		var panicked *flight.PanicError
-		if errors.As(err, &panicked) {
+		if panicked, ok := errors.AsType[*flight.PanicError](err); ok {
 			c.failed(key, err)
 			c.panicked(panicked)
 		}
@@ -285,8 +284,7 @@ func (c *entitlementCache) failed(key cacheKey, err error) {
 		return
 	}
 	pause := retryStale/2 + rand.N(retryStale)
-	var failure *Error
-	if errors.As(err, &failure) {
+	if failure, ok := errors.AsType[*Error](err); ok {
 		pause = max(pause, failure.RetryAfter)
 	}
 	e.retryAt.Store(c.now() + int64(pause))

@@ -28,9 +28,9 @@ func stateOf(id, external string, benefits int) []byte {
 	return b.Bytes()
 }
 
-func benchFeatures(benefits int) map[string][]string {
+func benchFeatures() map[string][]string {
 	features := map[string][]string{}
-	for i := range benefits {
+	for i := range 10 {
 		features[fmt.Sprintf("850cc3a4-3ed7-4be6-b198-127ec8d3%04d", i)] = []string{fmt.Sprintf("feature-%d", i)}
 	}
 	return features
@@ -40,7 +40,7 @@ func benchFeatures(benefits int) map[string][]string {
 func benchCustomers(b *testing.B) *Customers {
 	b.Helper()
 	customers, err := NewCustomers(CustomersConfig{
-		AccessToken: "polar_oat_bench", Features: benchFeatures(10),
+		AccessToken: "polar_oat_bench", Features: benchFeatures(),
 		HTTPClient: &http.Client{Transport: oneAnswer(func() *http.Response {
 			return &http.Response{StatusCode: 200, ProtoMajor: 1, ProtoMinor: 1, Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(stateOf(benchCustomer, "usr_1337", 10)))}
 		})},
@@ -74,7 +74,7 @@ func BenchmarkMiddleware(b *testing.B) {
 	next := http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})
 	customers := benchCustomers(b)
 	mine := map[string]struct{}{}
-	for _, f := range benchFeatures(10) {
+	for _, f := range benchFeatures() {
 		mine[f[0]] = struct{}{}
 	}
 	for name, handler := range map[string]http.Handler{
@@ -95,7 +95,7 @@ func BenchmarkMiddleware(b *testing.B) {
 
 // BenchmarkEntitlements is a look-up in what is known of a customer.
 func BenchmarkEntitlements(b *testing.B) {
-	e, err := readEvent(stateOf(benchCustomer, "usr_1337", 10), "", benchFeatures(10))
+	e, err := readEvent(stateOf(benchCustomer, "usr_1337", 10), "", benchFeatures())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func BenchmarkEntitlements(b *testing.B) {
 // cache.
 func BenchmarkCustomerMemory(b *testing.B) {
 	const customers = 20_000
-	features := benchFeatures(10)
+	features := benchFeatures()
 	for b.Loop() {
 		cache, err := newEntitlementCache(2 * customers)
 		if err != nil {

@@ -59,8 +59,8 @@ func newShop(t *testing.T, change ...func(*polartest.Config)) *shop {
 }
 
 // add makes a customer who has pro and a hundred calls.
-func (s *shop) add(external string) polartest.Customer {
-	return s.polar.AddCustomer(polartest.Customer{
+func (s *shop) add(external string) {
+	s.polar.AddCustomer(polartest.Customer{
 		ExternalID: external,
 		Benefits:   []polartest.Benefit{{BenefitID: proBenefit}},
 		Meters:     []polartest.Meter{{MeterID: callsMeter, CreditedUnits: 100}},

@@ -207,11 +207,7 @@ func (e *Entitlements) Meets(r Requirement) bool {
 		}
 		return true
 	case needsAny:
-		for i := range r.of {
-			if e.Meets(r.of[i]) {
-				return true
-			}
-		}
+		return slices.ContainsFunc(r.of, e.Meets)
 	}
 	return false
 }
@@ -284,9 +280,9 @@ func Benefit(id string) Requirement { return Requirement{kind: needsBenefit, id:
 // see Entitlements.Subscribed.
 func Product(id string) Requirement { return Requirement{kind: needsProduct, id: normalUUID(id)} }
 
-// Meter is met if the meter of that id has a balance of at least min units.
-func Meter(id string, min float64) Requirement {
-	return Requirement{kind: needsMeter, id: normalUUID(id), least: min}
+// Meter is met if the meter of that id has a balance of at least so many units.
+func Meter(id string, least float64) Requirement {
+	return Requirement{kind: needsMeter, id: normalUUID(id), least: least}
 }
 
 // All is met if each of the requirements is; without any, always.

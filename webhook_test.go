@@ -66,9 +66,9 @@ func (e event) signedBy(t *testing.T, key []byte) *http.Request {
 	signature, err := oracle.Sign(e.id, e.at, []byte(e.body))
 	require.NoError(t, err)
 	r := httptest.NewRequest(http.MethodPost, "/webhooks/polar", strings.NewReader(e.body))
-	r.Header.Set("webhook-id", e.id)
-	r.Header.Set("webhook-timestamp", strconv.FormatInt(e.at.Unix(), 10))
-	r.Header.Set("webhook-signature", signature)
+	r.Header.Set("Webhook-Id", e.id)
+	r.Header.Set("Webhook-Timestamp", strconv.FormatInt(e.at.Unix(), 10))
+	r.Header.Set("Webhook-Signature", signature)
 	return r
 }
 
@@ -125,15 +125,15 @@ func TestWhatIsNotSignedRightIsRefused(t *testing.T) {
 	good := stateChanged("evt_1", time.Now(), "usr_1", proID)
 	for name, spoil := range map[string]func(r *http.Request) *http.Request{
 		"no headers": func(r *http.Request) *http.Request { r.Header = http.Header{}; return r },
-		"no id":      func(r *http.Request) *http.Request { r.Header.Del("webhook-id"); return r },
-		"another id": func(r *http.Request) *http.Request { r.Header.Set("webhook-id", "evt_2"); return r },
+		"no id":      func(r *http.Request) *http.Request { r.Header.Del("Webhook-Id"); return r },
+		"another id": func(r *http.Request) *http.Request { r.Header.Set("Webhook-Id", "evt_2"); return r },
 		"a very long id": func(r *http.Request) *http.Request {
 			return event{strings.Repeat("e", 10_000), good.body, time.Now()}.signedBy(t, key)
 		},
-		"no time":             func(r *http.Request) *http.Request { r.Header.Del("webhook-timestamp"); return r },
-		"a time that is none": func(r *http.Request) *http.Request { r.Header.Set("webhook-timestamp", "now"); return r },
+		"no time":             func(r *http.Request) *http.Request { r.Header.Del("Webhook-Timestamp"); return r },
+		"a time that is none": func(r *http.Request) *http.Request { r.Header.Set("Webhook-Timestamp", "now"); return r },
 		"another time": func(r *http.Request) *http.Request {
-			r.Header.Set("webhook-timestamp", strconv.FormatInt(time.Now().Unix()+2, 10))
+			r.Header.Set("Webhook-Timestamp", strconv.FormatInt(time.Now().Unix()+2, 10))
 			return r
 		},
 		"signed six minutes ago": func(*http.Request) *http.Request {
@@ -142,20 +142,20 @@ func TestWhatIsNotSignedRightIsRefused(t *testing.T) {
 		"signed six minutes ahead": func(*http.Request) *http.Request {
 			return event{"evt_1", good.body, time.Now().Add(6 * time.Minute)}.signedBy(t, key)
 		},
-		"no signature":              func(r *http.Request) *http.Request { r.Header.Del("webhook-signature"); return r },
-		"a signature without words": func(r *http.Request) *http.Request { r.Header.Set("webhook-signature", "v1,"); return r },
+		"no signature":              func(r *http.Request) *http.Request { r.Header.Del("Webhook-Signature"); return r },
+		"a signature without words": func(r *http.Request) *http.Request { r.Header.Set("Webhook-Signature", "v1,"); return r },
 		"a signature of version 2": func(r *http.Request) *http.Request {
-			r.Header.Set("webhook-signature", strings.Replace(r.Header.Get("webhook-signature"), "v1,", "v2,", 1))
+			r.Header.Set("Webhook-Signature", strings.Replace(r.Header.Get("Webhook-Signature"), "v1,", "v2,", 1))
 			return r
 		},
-		"a signature of nonsense": func(r *http.Request) *http.Request { r.Header.Set("webhook-signature", "v1,%%%"); return r },
+		"a signature of nonsense": func(r *http.Request) *http.Request { r.Header.Set("Webhook-Signature", "v1,%%%"); return r },
 		"half a signature": func(r *http.Request) *http.Request {
-			s := r.Header.Get("webhook-signature")
-			r.Header.Set("webhook-signature", s[:len(s)/2])
+			s := r.Header.Get("Webhook-Signature")
+			r.Header.Set("Webhook-Signature", s[:len(s)/2])
 			return r
 		},
 		"the right one after ten thousand wrong ones": func(r *http.Request) *http.Request {
-			r.Header.Set("webhook-signature", strings.Repeat("v1,AAAA ", 10_000)+r.Header.Get("webhook-signature"))
+			r.Header.Set("Webhook-Signature", strings.Repeat("v1,AAAA ", 10_000)+r.Header.Get("Webhook-Signature"))
 			return r
 		},
 		"another body": func(r *http.Request) *http.Request {
@@ -215,7 +215,7 @@ func TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne(t *testing.T) {
 	require.Equal(t, 204, answerOf(h, again.signedBy(t, key)))
 	has(true)
 	stats := customers.Stats()
-	assert.EqualValues(t, []int64{3, 1, 1, 0}, []int64{stats.Events, stats.Repeated, stats.Outdated, stats.Refused})
+	assert.Equal(t, []int64{3, 1, 1, 0}, []int64{stats.Events, stats.Repeated, stats.Outdated, stats.Refused})
 }
 
 func TestADeletedCustomerHasNothingAndDoesNotComeBackByALateEvent(t *testing.T) {
