@@ -148,9 +148,9 @@ func inDoubt(err error) error {
 	doubt.Reason = ErrInDoubt
 	switch {
 	case e.Op == opConsume:
-		doubt.say.advice = "The uses may have been counted or not: trying again can count them twice."
+		doubt.say.do = inDoubtUsesDo
 	case errors.Is(err, errWebPage):
-		doubt.say.advice = "A Wi-Fi's login page or a proxy has answered instead of the license server: log in to the Wi-Fi, then activate again. If no activation is left then, release the lost one in the vendor's customer portal."
+		doubt.say.do = inDoubtPageDo
 	}
 	return &doubt
 }

@@ -279,7 +279,7 @@ func (c *Client) checkInput(ctx context.Context, key Key, conditions map[string]
 		return errNilContext
 	}
 	if key.IsZero() {
-		return &InputError{"license key", "is missing: make one from text with ParseKey"}
+		return &InputError{fieldKey, "is missing: make one from text with ParseKey"}
 	}
 	if len(key.Reveal()) > maxKeyLen {
 		return errKeyTooLong
@@ -291,12 +291,6 @@ func (c *Client) checkInput(ctx context.Context, key Key, conditions map[string]
 }
 
 var errNilContext = &InputError{"ctx", "is nil: pass context.Background() if there is no other"}
-
-// ended is said when it was the caller who gave up.
-var ended = words{
-	short:  "the call was ended before an answer came",
-	advice: "Try again. A request that had left is finished in the background.",
-}
 
 const (
 	opValidate   = "validate"
@@ -337,19 +331,12 @@ type exchange struct {
 func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []byte, at time.Time) error) error {
 	err := c.tries(ctx, x, accept)
 	if e, ok := err.(*Error); ok && !c.token.IsZero() {
-		e.say = serverWords[e.Reason]
+		e.say = ofServer[e.Reason]
 		if e.Reason == ErrMisconfigured && x.op == opState {
-			e.say = words{advice: "Check the access token: it must be current, of this organization, and have the scope customers:read."}
+			e.say = phrases{do: serverStateDo}
 		}
 	}
 	return err
-}
-
-// serverWords are for who runs a server, and reads them in a log.
-var serverWords = map[Reason]words{
-	ErrMisconfigured: {advice: "Check the access token: it must be current, of this organization, and have the scopes license_keys:read and license_keys:write."},
-	ErrUnreachable:   {advice: "Try again. If it lasts, look for a proxy or a firewall in between, and at Polar's status page."},
-	ErrSeatReleased:  {short: "the activation was released, or never existed", advice: "Activate the license key again."},
 }
 
 // tries is exchange with its retries.

@@ -80,6 +80,8 @@ type Config struct {
 	// that cannot write there fails before it asks for a seat. ReleaseOnClose
 	// and ValidateOnly do without the Store, whatever it is.
 	Ephemeral Ephemeral
+	// Language is what Status.Message is written in; nil means English.
+	Language *Language
 	// Logger gets warnings, for instance of a state that cannot be saved, and
 	// never a key. nil means none are written.
 	Logger *slog.Logger
@@ -113,6 +115,7 @@ const (
 // withDefaults is a copy in which zero values are replaced, and which later
 // changes of the caller's maps do not reach.
 func (c Config) withDefaults() Config {
+	c.Language = c.Language.copied()
 	if c.App == "" {
 		c.App = defaultApp
 	}
@@ -154,6 +157,9 @@ func (c Config) validate() error {
 		return &InputError{"App", "must be 1 to 64 letters, digits, spaces, dots, dashes and underscores, beginning with a letter or digit: it names a folder"}
 	}
 	if err := checkFeatures(c.Features); err != nil {
+		return err
+	}
+	if err := c.Language.validate(); err != nil {
 		return err
 	}
 	switch c.Ephemeral {

@@ -383,7 +383,7 @@ func (c *Customers) callError(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, flight.ErrClosed), c.cache.life.Err() != nil:
-		return &Error{Op: opEntitlements, Reason: ErrClosed, say: words{"the customers are closed", "Make new ones."}}
+		return &Error{Op: opEntitlements, Reason: ErrClosed, say: phrases{customersClosed, customersClosedDo}}
 	case errors.As(err, &panicked):
 		c.logPanic(panicked)
 		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Detail: "a fault in the program: see its log"}

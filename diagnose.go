@@ -167,7 +167,7 @@ func (d *Diagnosis) lookAtPolar(ctx context.Context, g *Gate) {
 	case e.Reason == ErrRateLimited:
 		d.Answer = "not asked, or not answered, because of the limit on requests"
 	default:
-		d.Answer = e.words().short
+		d.Answer, _ = (*Language)(nil).ofError(e)
 		if e.Err != nil {
 			d.Answer += " (" + anonymous(cleanDetail(e.Err.Error())) + ")"
 		}

@@ -90,8 +90,8 @@ const ErrActivationInDoubt = ErrInDoubt
 
 // Error is the reason as a sentence.
 func (r Reason) Error() string {
-	if s, ok := sentences[r]; ok {
-		return "polargate: " + s.short
+	if what, ok := english[Phrase(r)]; ok {
+		return "polargate: " + what
 	}
 	if r == "" {
 		return ""
@@ -110,33 +110,6 @@ func (r Reason) Denial() bool {
 		return true
 	}
 	return false
-}
-
-// words are what an error says, and what a person is told to do next.
-type words struct{ short, advice string }
-
-var sentences = map[Reason]words{
-	ErrUnknownKey:             {"the license server does not know this license key", "Check it for typing errors, capital letters included. A key bought in the last two minutes may not be ready yet: try again shortly. If it was replaced, enter the new one."},
-	ErrInactive:               {"this license key is no longer active", "The license was revoked or disabled. Renew the subscription, or ask the vendor."},
-	ErrExpired:                {"this license has expired", "Renew the license, then check again."},
-	ErrSeatReleased:           {"this computer's activation was released", "Activate the license key again to use it on this computer."},
-	ErrConditionsMismatch:     {"this license was activated under other conditions", "Activate the license key again on this computer, or ask the vendor."},
-	ErrWrongBenefit:           {"this license key is for another product", "Enter the key that came with this program."},
-	ErrWrongCustomer:          {"this license key belongs to another customer", "Enter a license key of your own account."},
-	ErrActivationLimit:        {"every activation of this license key is in use", "Release it on another computer or in the vendor's customer portal, then activate again."},
-	ErrActivationsUnsupported: {"this license key cannot be activated on a computer", "Tell the vendor that it has no activation limit."},
-	ErrUsageExceeded:          {"not enough uses are left on this license key", "Use less at once, wait for the allowance to be renewed, or buy more."},
-	ErrDenied:                 {"the license server refused this license key", "Ask the vendor."},
-	ErrUnreachable:            {"the license server could not be reached", "Check the internet connection. On a Wi-Fi that asks for a login, log in first."},
-	ErrRateLimited:            {"the license server asked for a pause", "Wait a minute, then try again."},
-	ErrMisconfigured:          {"the license server refused the request itself", "This is a fault of the program's setup and says nothing of your license: tell the vendor."},
-	ErrInDoubt:                {"the request was sent, but its answer was lost", "Check the internet connection and try again. If no activation is left then, release the lost one in the vendor's customer portal."},
-	ErrGraceEnded:             {"the license could not be checked for too long", "Connect to the internet and check again."},
-	ErrClockSetBack:           {"this computer's clock is behind the time seen before", "Set the clock right, or connect to the internet and check again."},
-	ErrOtherMachine:           {"the stored license belongs to another computer", "Connect to the internet: it is then moved here, if the other one no longer needs it. Or activate another license key."},
-	ErrUnreadableState:        {"the stored license could not be read", "Start the program again. If that does not help, enter the license key again; a damaged file was kept aside."},
-	ErrNoLicense:              {"no license key has been activated", "Enter your license key."},
-	ErrClosed:                 {"the gate is closed", "Open a new one."},
 }
 
 // Error is a failed call to Polar, or a license that does not let the program
@@ -159,25 +132,11 @@ type Error struct {
 
 	// sent: the request may have reached Polar and been carried out there.
 	sent bool
-	// say replaces the words of the reason, where they are known better.
-	say words
+	// say replaces the phrases of the reason, where they are known better.
+	say phrases
 	// date is the time by the clock of who refused; zero if the answer does
 	// not tell.
 	date time.Time
-}
-
-func (e *Error) words() words {
-	w := sentences[e.Reason]
-	if e.say.short != "" {
-		w.short = e.say.short
-	}
-	if e.say.advice != "" {
-		w.advice = e.say.advice
-	}
-	if e.RetryAfter > 0 {
-		w.advice = fmt.Sprintf("Try again in %s.", readable(e.RetryAfter))
-	}
-	return w
 }
 
 // Error says what failed and what to do next, for a developer. For a person, see
@@ -186,8 +145,9 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("polargate: ")
 	b.WriteString(e.Op)
-	s := e.words()
-	fmt.Fprintf(&b, ": %s", s.short)
+	var english *Language
+	what, do := english.ofError(e)
+	fmt.Fprintf(&b, ": %s", what)
 	var more []string
 	if e.StatusCode != 0 {
 		more = append(more, fmt.Sprintf("%d %s", e.StatusCode, http.StatusText(e.StatusCode)))
@@ -198,9 +158,10 @@ func (e *Error) Error() string {
 	switch inner := e.Err.(type) {
 	case nil:
 	case *Error:
-		more = append(more, inner.words().short) // one advice is enough
+		what, _ := english.ofError(inner) // one advice is enough
+		more = append(more, what)
 	case Reason:
-		more = append(more, sentences[inner].short)
+		more = append(more, english.text(Phrase(inner)))
 	default:
 		more = append(more, inner.Error())
 	}
@@ -208,28 +169,8 @@ func (e *Error) Error() string {
 		fmt.Fprintf(&b, " (%s)", strings.Join(more, ": "))
 	}
 	b.WriteString(". ")
-	b.WriteString(s.advice)
+	b.WriteString(do)
 	return b.String()
-}
-
-// Message is an error of this package for a person: what is the matter and what
-// to do, in whole sentences, with no status code, address or name of a field. It
-// is empty for nil, and the plain text of any other error.
-func Message(err error) string {
-	if err == nil {
-		return ""
-	}
-	if e, ok := errors.AsType[*Error](err); ok {
-		w := e.words()
-		return upperFirst(w.short) + ". " + w.advice
-	}
-	if e, ok := errors.AsType[*InputError](err); ok {
-		return "The " + e.Field + " " + e.Problem + "."
-	}
-	if _, ok := errors.AsType[*StoreError](err); ok {
-		return "The license cannot be kept on this computer. Check that the folder for settings can be written, and that the disk is not full."
-	}
-	return err.Error()
 }
 
 // Unwrap gives the reason and the cause, for errors.Is and errors.As.
@@ -299,8 +240,3 @@ func redact(s string, secrets ...string) string {
 var userInfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^"'<>]*@`)
 
 var emailAddress = regexp.MustCompile(`[^\s@"'<>(),;:/]+(@|%40)[^\s@"'<>(),;:/]+`)
-
-// readable rounds a wait up to whole seconds, so that nobody is told "0s".
-func readable(d time.Duration) time.Duration {
-	return (d + time.Second - 1).Truncate(time.Second)
-}

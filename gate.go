@@ -133,7 +133,7 @@ func (g *Gate) Close() error {
 	if g.timer != nil {
 		g.timer.Stop()
 	}
-	g.current.Store(&snapshot{status: Status{State: Locked, Reason: ErrClosed, Message: upperFirst(sentences[ErrClosed].short) + "."}})
+	g.current.Store(&snapshot{status: Status{State: Locked, Reason: ErrClosed, Message: upperFirst(g.config.Language.text(Phrase(ErrClosed))) + "."}})
 	g.mu.Unlock()
 	if !first {
 		<-g.ended
@@ -284,7 +284,7 @@ func statusError(s Status, cause error) error {
 	if s.State == Unlicensed && s.Reason != ErrNoLicense && cause == nil {
 		cause = ErrNoLicense // that too is the case
 	}
-	return &Error{Op: "check", Reason: s.Reason, Err: cause, say: s.words()}
+	return &Error{Op: "check", Reason: s.Reason, Err: cause, say: s.phrases()}
 }
 
 // recall answers from memory, if what is there is fresh.
@@ -601,6 +601,8 @@ func (g *Gate) review(now time.Time) {
 		Source:     g.source,
 		Unsaved:    g.unsaved != nil,
 		InDoubt:    g.inDoubt(now),
+
+		ReleasePending: h.state.waiting(),
 	}}
 	if h.state.Seat != nil {
 		next.status.Key = newKey(h.state.Seat.Key)
@@ -609,6 +611,10 @@ func (g *Gate) review(now time.Time) {
 		next.status.CheckedAt = h.verdict.CheckedAt
 		next.status.ExpiresAt = h.verdict.ExpiresAt
 		next.status.BenefitID = h.verdict.BenefitID
+		next.status.Usage, next.status.LimitUsage = h.verdict.Usage, Unlimited
+		if limit := h.verdict.LimitUsage; limit != nil {
+			next.status.LimitUsage = *limit
+		}
 	}
 	if next.status.OK() {
 		next.status.Features = g.config.Features[normalUUID(next.status.BenefitID)]
@@ -617,7 +623,7 @@ func (g *Gate) review(now time.Time) {
 			next.features[feature] = struct{}{}
 		}
 	}
-	next.status.Message = next.status.message(h.verdict != nil && h.verdict.Vain != "", g.refuge.inUse())
+	next.status.Message = g.config.Language.ofStatus(next.status, h.verdict != nil && h.verdict.Vain != "", g.refuge.inUse())
 	last := g.current.Swap(next)
 	if last != nil && changed(last.status, next.status) {
 		g.tell(last.status, next.status)

@@ -293,7 +293,7 @@ func (r Refusal) detail() string {
 	case r.Status == http.StatusServiceUnavailable:
 		return "It cannot be checked at the moment what you may use. Try again shortly."
 	case r.Reason != "":
-		return upperFirst(sentences[r.Reason].short) + "."
+		return upperFirst(english[Phrase(r.Reason)]) + "."
 	case r.Required.kind != 0:
 		return "This needs " + r.Required.String() + "."
 	}

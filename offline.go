@@ -111,6 +111,9 @@ type lastVerdict struct {
 	// maxSkew; negative if behind. The way of an answer counts as lag, so that a
 	// slow one can put off the expiry, by a timeout at most.
 	Skew time.Duration `json:"skew,omitempty"`
+	// Usage and LimitUsage count uses; LimitUsage is nil for no limit.
+	Usage      int64  `json:"usage,omitempty"`
+	LimitUsage *int64 `json:"limit_usage,omitempty"`
 	// Mark is the latest time ever seen here. A clock behind it was set back.
 	Mark time.Time `json:"mark"`
 	// Vain is why Polar gave no answer when it was asked after CheckedAt, if it
@@ -239,7 +242,7 @@ func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Tim
 	}
 	switch {
 	case license != nil:
-		v := &lastVerdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Mark: now}
+		v := &lastVerdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Usage: license.Usage, LimitUsage: license.LimitUsage, Mark: now}
 		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
 			v.Skew = skew
 		}
@@ -248,6 +251,7 @@ func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Tim
 		v := &lastVerdict{Serial: serial, Refused: e.Reason, CheckedAt: now, Mark: now}
 		if last != nil {
 			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
+			v.Usage, v.LimitUsage = last.Usage, last.LimitUsage
 		}
 		return v
 	case last == nil:

@@ -163,9 +163,9 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit {
 			switch {
 			case before != nil && before.Key == key.Reveal():
-				e.say.advice = "An earlier attempt from this computer, whose answer was lost, may hold one of them. Release it in the vendor's customer portal, then activate again."
+				e.say.do = limitEarlierDo
 			case h.trouble == ErrUnreadableState:
-				e.say.advice = "The license that could not be read on this computer may hold one of them. Release it in the vendor's customer portal, then activate again."
+				e.say.do = limitUnreadableDo
 			}
 		}
 		return nothingTaken(err)
@@ -418,7 +418,7 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 			return true
 		})
 		if err == nil && unreadable {
-			err = &Error{Op: opDeactivate, Reason: ErrUnreadableState, say: words{advice: "Its activation could not be given back: release it in the vendor's customer portal."}}
+			err = &Error{Op: opDeactivate, Reason: ErrUnreadableState, say: phrases{do: unreadableSeatDo}}
 		}
 		return struct{}{}, err
 	})

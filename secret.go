@@ -76,7 +76,7 @@ func ParseKey(pasted string) (Key, error) {
 	text := trimKey(pasted)
 	switch {
 	case text == "":
-		return Key{}, &InputError{"license key", "is empty: paste the key from the purchase e-mail or the customer portal"}
+		return Key{}, &InputError{fieldKey, "is empty: paste the key from the purchase e-mail or the customer portal"}
 	case len(text) > maxKeyLen:
 		return Key{}, errKeyTooLong
 	case !utf8.ValidString(text) || hasControl(text):
@@ -86,8 +86,8 @@ func ParseKey(pasted string) (Key, error) {
 }
 
 var (
-	errKeyTooLong = &InputError{"license key", "is far too long for a key: copy it again, on its own, from the purchase e-mail"}
-	errKeyNoText  = &InputError{"license key", "holds characters that no key has: copy it again, on its own, from the purchase e-mail"}
+	errKeyTooLong = &InputError{fieldKey, "is far too long for a key: copy it again, on its own, from the purchase e-mail"}
+	errKeyNoText  = &InputError{fieldKey, "holds characters that no key has: copy it again, on its own, from the purchase e-mail"}
 )
 
 func newKey(text string) Key {

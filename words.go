@@ -1,0 +1,311 @@
+package polargate
+
+import (
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Phrase names a text that a person can meet. The word of each [Reason] is one, for
+// what is the matter, and the same with ".do" at its end is what to do about it:
+// "expired" and "expired.do". [Phrases] has them all. Names stay what they are;
+// later versions can have more.
+type Phrase string
+
+// Language is how a program tells a person about the license, in Status.Message and
+// Language.Message. nil and the zero value are English.
+type Language struct {
+	// Phrases replace the English of [Phrases], for as many as are given. In
+	// braces stands what is filled in: {until} a time, {wait} a duration, {what}
+	// and {do} the phrases of a reason, {field} and {problem} in English what is
+	// wrong with a value. A phrase need not use them. {what} begins small in
+	// "grace", and large where it begins a sentence.
+	Phrases map[Phrase]string
+	// Time writes a time; nil writes "2 January 2006 15:04" in the zone of the
+	// computer.
+	Time func(time.Time) string
+}
+
+// Phrases are all texts that a person can meet, in English, by name; the caller's
+// own copy. A translation has the same names.
+func Phrases() map[Phrase]string { return maps.Clone(english) }
+
+// Message is an error of this package for a person: what is the matter and what
+// to do, in whole sentences, with no status code, address or name of a field. It
+// is empty for nil, and the plain text of any other error.
+func Message(err error) string { return (*Language)(nil).Message(err) }
+
+// Message is [Message] in this language.
+func (l *Language) Message(err error) string {
+	if err == nil {
+		return ""
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		return l.refused(l.ofError(e))
+	}
+	if e, ok := errors.AsType[*InputError](err); ok {
+		phrase := phraseInput
+		if e.Field == fieldKey {
+			phrase = phraseKeyInput
+		}
+		return l.text(phrase, "{field}", e.Field, "{problem}", e.Problem)
+	}
+	if _, ok := errors.AsType[*StoreError](err); ok {
+		return l.text(phraseStore)
+	}
+	return err.Error()
+}
+
+// ofError is what is the matter, and what to do.
+func (l *Language) ofError(e *Error) (what, do string) {
+	p := e.Reason.phrases()
+	if e.say.what != "" {
+		p.what = e.say.what
+	}
+	if e.say.do != "" {
+		p.do = e.say.do
+	}
+	what, do = l.text(p.what), l.text(p.do)
+	if e.RetryAfter > 0 {
+		do = l.text(phraseTryAgainIn, "{wait}", readable(e.RetryAfter).String())
+	}
+	return what, do
+}
+
+func (l *Language) refused(what, do string) string {
+	return l.text(phraseRefused, "{what}", upperFirst(what), "{do}", do)
+}
+
+// ofStatus says in words what a Status means. asked is whether Polar was asked in
+// vain since the last answer, and inMemory whether nothing of it is stored.
+func (l *Language) ofStatus(s Status, asked, inMemory bool) string {
+	text := l.standing(s, asked)
+	if s.InDoubt && s.Reason != ErrInDoubt {
+		text += " " + l.text(phraseNoteInDoubt)
+	}
+	if s.ReleasePending {
+		text += " " + l.text(phraseNoteRelease)
+	}
+	if s.Unsaved && !s.Key.IsZero() {
+		note := phraseNoteUnsaved
+		if inMemory {
+			note = phraseNoteUnstored
+		}
+		text += " " + l.text(note)
+	}
+	return text
+}
+
+func (l *Language) standing(s Status, asked bool) string {
+	p := s.phrases()
+	switch {
+	case s.State == Active && s.ExpiresAt.IsZero():
+		return l.text(phraseActive)
+	case s.State == Active:
+		return l.text(phraseActiveUntil, "{until}", l.time(s.ExpiresAt))
+	case s.State == Grace && !asked:
+		return l.text(phraseGraceDue, "{until}", l.time(s.GraceUntil))
+	case s.State == Grace:
+		return l.text(phraseGrace, "{what}", l.text(p.what), "{do}", l.text(p.do), "{until}", l.time(s.GraceUntil))
+	}
+	return l.refused(l.text(p.what), l.text(p.do))
+}
+
+// text is a phrase with what is filled in, given as old and new in turn.
+func (l *Language) text(p Phrase, fill ...string) string {
+	text := english[p]
+	if l != nil {
+		if own, ok := l.Phrases[p]; ok {
+			text = own
+		}
+	}
+	if len(fill) > 0 {
+		text = strings.NewReplacer(fill...).Replace(text)
+	}
+	return text
+}
+
+func (l *Language) time(t time.Time) string {
+	if l != nil && l.Time != nil {
+		return l.Time(t)
+	}
+	return t.Local().Format("2 January 2006 15:04")
+}
+
+// copied is a Language that its maker cannot change any more.
+func (l *Language) copied() *Language {
+	if l == nil {
+		return nil
+	}
+	return &Language{maps.Clone(l.Phrases), l.Time}
+}
+
+func (l *Language) validate() error {
+	if l == nil {
+		return nil
+	}
+	for _, p := range slices.Sorted(maps.Keys(l.Phrases)) {
+		if _, ok := english[p]; !ok {
+			return &InputError{"Language", "has a phrase that does not exist: the names are those of Phrases()"}
+		}
+	}
+	return nil
+}
+
+// readable rounds a wait up to whole seconds, so that nobody is told "0s".
+func readable(d time.Duration) time.Duration {
+	return (d + time.Second - 1).Truncate(time.Second)
+}
+
+func upperFirst(s string) string {
+	if s == "" || s[0] < 'a' || s[0] > 'z' {
+		return s
+	}
+	return string(s[0]-'a'+'A') + s[1:]
+}
+
+// phrases are what an error says is the matter, and what a person is told to do.
+type phrases struct{ what, do Phrase }
+
+func (r Reason) phrases() phrases { return phrases{Phrase(r), Phrase(r) + ".do"} }
+
+// phrases are those of the reason, as they fit what a Status says.
+func (s Status) phrases() phrases {
+	switch {
+	case s.State == Unlicensed && s.Reason == ErrInDoubt:
+		return phrases{inDoubtHere, inDoubtHereDo}
+	case s.State == Locked && s.Reason == ErrUnknownKey:
+		// Typing errors are out of the question for a key that was activated.
+		return phrases{unknownHeld, unknownHeldDo}
+	}
+	return s.Reason.phrases()
+}
+
+// ofServer are for who runs a server, and reads them in a log.
+var ofServer = map[Reason]phrases{
+	ErrMisconfigured: {do: serverKeysDo},
+	ErrUnreachable:   {do: serverUnreachableDo},
+	ErrSeatReleased:  {serverSeat, serverSeatDo},
+}
+
+// ended is said when it was the caller who gave up.
+var ended = phrases{callEnded, callEndedDo}
+
+// fieldKey is how an InputError calls a license key.
+const fieldKey = "license key"
+
+const (
+	phraseActive       Phrase = "active"
+	phraseActiveUntil  Phrase = "active_until"
+	phraseGraceDue     Phrase = "grace_due"
+	phraseGrace        Phrase = "grace"
+	phraseRefused      Phrase = "refused"
+	phraseNoteInDoubt  Phrase = "note_in_doubt"
+	phraseNoteUnsaved  Phrase = "note_unsaved"
+	phraseNoteUnstored Phrase = "note_unstored"
+	phraseNoteRelease  Phrase = "note_release_pending"
+	phraseTryAgainIn   Phrase = "try_again_in"
+	phraseStore        Phrase = "store"
+	phraseInput        Phrase = "input"
+	phraseKeyInput     Phrase = "license_key_input"
+
+	// Where a situation is known better than the reason alone tells.
+	inDoubtHere         Phrase = "in_doubt.here"
+	inDoubtHereDo       Phrase = "in_doubt.here.do"
+	inDoubtUsesDo       Phrase = "in_doubt.uses.do"
+	inDoubtPageDo       Phrase = "in_doubt.page.do"
+	unknownHeld         Phrase = "unknown_key.held"
+	unknownHeldDo       Phrase = "unknown_key.held.do"
+	limitEarlierDo      Phrase = "activation_limit.earlier.do"
+	limitUnreadableDo   Phrase = "activation_limit.unreadable.do"
+	unreadableSeatDo    Phrase = "unreadable_state.seat.do"
+	callEnded           Phrase = "ended"
+	callEndedDo         Phrase = "ended.do"
+	serverKeysDo        Phrase = "misconfigured.server.do"
+	serverStateDo       Phrase = "misconfigured.customers.do"
+	serverUnreachableDo Phrase = "unreachable.server.do"
+	serverSeat          Phrase = "seat_released.server"
+	serverSeatDo        Phrase = "seat_released.server.do"
+	customersClosed     Phrase = "closed.customers"
+	customersClosedDo   Phrase = "closed.customers.do"
+)
+
+var english = map[Phrase]string{
+	phraseActive:       "Licensed.",
+	phraseActiveUntil:  "Licensed until {until}.",
+	phraseGraceDue:     "Licensed; a check with the license server is due. Without an answer the license lasts until {until}.",
+	phraseGrace:        "Licensed, but {what}. {do} Without an answer the license lasts until {until}.",
+	phraseRefused:      "{what}. {do}",
+	phraseNoteInDoubt:  "An attempt to activate a license key was cut short, and may have taken an activation of it.",
+	phraseNoteUnsaved:  "The last check could not be saved: check that the folder for settings can be written, and that the disk is not full.",
+	phraseNoteUnstored: "The license could not be saved, and ends with the program: check that the folder for settings can be written, and that the disk is not full.",
+	phraseNoteRelease:  "The activation of an earlier license is to be given back when the license server can be reached.",
+	phraseTryAgainIn:   "Try again in {wait}.",
+	phraseStore:        "The license cannot be kept on this computer. Check that the folder for settings can be written, and that the disk is not full.",
+	phraseInput:        "The {field} {problem}.",
+	phraseKeyInput:     "The license key {problem}.",
+
+	Phrase(ErrUnknownKey):                     "the license server does not know this license key",
+	Phrase(ErrUnknownKey) + ".do":             "Check it for typing errors, capital letters included. A key bought in the last two minutes may not be ready yet: try again shortly. If it was replaced, enter the new one.",
+	Phrase(ErrInactive):                       "this license key is no longer active",
+	Phrase(ErrInactive) + ".do":               "The license was revoked or disabled. Renew the subscription, or ask the vendor.",
+	Phrase(ErrExpired):                        "this license has expired",
+	Phrase(ErrExpired) + ".do":                "Renew the license, then check again.",
+	Phrase(ErrSeatReleased):                   "this computer's activation was released",
+	Phrase(ErrSeatReleased) + ".do":           "Activate the license key again to use it on this computer.",
+	Phrase(ErrConditionsMismatch):             "this license was activated under other conditions",
+	Phrase(ErrConditionsMismatch) + ".do":     "Activate the license key again on this computer, or ask the vendor.",
+	Phrase(ErrWrongBenefit):                   "this license key is for another product",
+	Phrase(ErrWrongBenefit) + ".do":           "Enter the key that came with this program.",
+	Phrase(ErrWrongCustomer):                  "this license key belongs to another customer",
+	Phrase(ErrWrongCustomer) + ".do":          "Enter a license key of your own account.",
+	Phrase(ErrActivationLimit):                "every activation of this license key is in use",
+	Phrase(ErrActivationLimit) + ".do":        "Release it on another computer or in the vendor's customer portal, then activate again.",
+	Phrase(ErrActivationsUnsupported):         "this license key cannot be activated on a computer",
+	Phrase(ErrActivationsUnsupported) + ".do": "Tell the vendor that it has no activation limit.",
+	Phrase(ErrUsageExceeded):                  "not enough uses are left on this license key",
+	Phrase(ErrUsageExceeded) + ".do":          "Use less at once, wait for the allowance to be renewed, or buy more.",
+	Phrase(ErrDenied):                         "the license server refused this license key",
+	Phrase(ErrDenied) + ".do":                 "Ask the vendor.",
+	Phrase(ErrUnreachable):                    "the license server could not be reached",
+	Phrase(ErrUnreachable) + ".do":            "Check the internet connection. On a Wi-Fi that asks for a login, log in first.",
+	Phrase(ErrRateLimited):                    "the license server asked for a pause",
+	Phrase(ErrRateLimited) + ".do":            "Wait a minute, then try again.",
+	Phrase(ErrMisconfigured):                  "the license server refused the request itself",
+	Phrase(ErrMisconfigured) + ".do":          "This is a fault of the program's setup and says nothing of your license: tell the vendor.",
+	Phrase(ErrInDoubt):                        "the request was sent, but its answer was lost",
+	Phrase(ErrInDoubt) + ".do":                "Check the internet connection and try again. If no activation is left then, release the lost one in the vendor's customer portal.",
+	Phrase(ErrGraceEnded):                     "the license could not be checked for too long",
+	Phrase(ErrGraceEnded) + ".do":             "Connect to the internet and check again.",
+	Phrase(ErrClockSetBack):                   "this computer's clock is behind the time seen before",
+	Phrase(ErrClockSetBack) + ".do":           "Set the clock right, or connect to the internet and check again.",
+	Phrase(ErrOtherMachine):                   "the stored license belongs to another computer",
+	Phrase(ErrOtherMachine) + ".do":           "Connect to the internet: it is then moved here, if the other one no longer needs it. Or activate another license key.",
+	Phrase(ErrUnreadableState):                "the stored license could not be read",
+	Phrase(ErrUnreadableState) + ".do":        "Start the program again. If that does not help, enter the license key again; a damaged file was kept aside.",
+	Phrase(ErrNoLicense):                      "no license key has been activated",
+	Phrase(ErrNoLicense) + ".do":              "Enter your license key.",
+	Phrase(ErrClosed):                         "the gate is closed",
+	Phrase(ErrClosed) + ".do":                 "Open a new one.",
+
+	inDoubtHere:         "an activation was begun on this computer, and how it ended is not known",
+	inDoubtHereDo:       "Enter the license key again. If no activation of it is left then, release the lost one in the vendor's customer portal.",
+	inDoubtUsesDo:       "The uses may have been counted or not: trying again can count them twice.",
+	inDoubtPageDo:       "A Wi-Fi's login page or a proxy has answered instead of the license server: log in to the Wi-Fi, then activate again. If no activation is left then, release the lost one in the vendor's customer portal.",
+	unknownHeld:         "this license key is no longer known",
+	unknownHeldDo:       "If it was replaced, enter the new one; otherwise ask the vendor.",
+	limitEarlierDo:      "An earlier attempt from this computer, whose answer was lost, may hold one of them. Release it in the vendor's customer portal, then activate again.",
+	limitUnreadableDo:   "The license that could not be read on this computer may hold one of them. Release it in the vendor's customer portal, then activate again.",
+	unreadableSeatDo:    "Its activation could not be given back: release it in the vendor's customer portal.",
+	callEnded:           "the call was ended before an answer came",
+	callEndedDo:         "Try again. A request that had left is finished in the background.",
+	serverKeysDo:        "Check the access token: it must be current, of this organization, and have the scopes license_keys:read and license_keys:write.",
+	serverStateDo:       "Check the access token: it must be current, of this organization, and have the scope customers:read.",
+	serverUnreachableDo: "Try again. If it lasts, look for a proxy or a firewall in between, and at Polar's status page.",
+	serverSeat:          "the activation was released, or never existed",
+	serverSeatDo:        "Activate the license key again.",
+	customersClosed:     "the customers are closed",
+	customersClosedDo:   "Make new ones.",
+}
