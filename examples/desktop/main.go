@@ -10,6 +10,10 @@
 //	desktop use N                 count N uses against the key
 //	desktop deactivate            give the seat back
 //	desktop doctor [--json]       a report for a support mail, without secrets
+//	desktop serve [--no-browser]  the license page, in the browser
+//
+// The page can be seen with nothing set, too: desktop serve shows it on the embedded
+// Polar, with keys to try.
 //
 // POLAR_API_URL is another base URL, for a proxy or a test; POLARGATE_DIR the
 // folder for the state; POLARGATE_FEATURES the benefits that the program
@@ -54,6 +58,7 @@ const usage = `usage:
   desktop use N
   desktop deactivate
   desktop doctor [--json]
+  desktop serve [--no-browser]
 `
 
 func main() {
@@ -69,6 +74,9 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return exitOK
 	}
 	if getenv("POLAR_ORGANIZATION_ID") == "" {
+		if len(args) > 0 && args[0] == "serve" {
+			return report(serveDemo(ctx, args[1:], stdout, stderr), stderr)
+		}
 		if len(args) > 0 {
 			fmt.Fprint(stderr, "POLAR_ORGANIZATION_ID is not set. Set it to use the program, or give no arguments for the tour.\n\n", usage)
 			return exitUsage
@@ -89,6 +97,7 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		"use":        use,
 		"deactivate": deactivate,
 		"doctor":     doctor,
+		"serve":      serve,
 	}[args[0]]
 	if !ok {
 		// What was typed is not repeated: it may be a key.
@@ -117,7 +126,11 @@ func run(ctx context.Context, args []string, getenv func(string) string, stdout,
 		return exitUsage
 	}
 	defer gate.Close()
-	err = command(ctx, gate, args[1:], stdout)
+	return report(command(ctx, gate, args[1:], stdout), stderr)
+}
+
+// report says what went wrong, and gives the exit code.
+func report(err error, stderr io.Writer) int {
 	switch {
 	case err == nil:
 		return exitOK

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/cookiejar"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// served is the license page of a program that runs.
+type served struct {
+	t      *testing.T
+	cmd    *exec.Cmd
+	link   string
+	client *http.Client
+	output func() string
+}
+
+var linkPattern = regexp.MustCompile(`http://127\.0\.0\.1:\d+/\?token=\S+`)
+
+func (i *installation) serve(args ...string) *served {
+	i.t.Helper()
+	cmd, _, _ := i.command(append([]string{"serve"}, args...)...)
+	path := filepath.Join(i.t.TempDir(), "output")
+	file, err := os.Create(path)
+	require.NoError(i.t, err)
+	i.t.Cleanup(func() { _ = file.Close() })
+	cmd.Stdout, cmd.Stderr = file, file
+	require.NoError(i.t, cmd.Start())
+	i.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	s := &served{t: i.t, cmd: cmd, output: func() string {
+		text, err := os.ReadFile(path)
+		require.NoError(i.t, err)
+		return string(text)
+	}}
+	require.Eventually(i.t, func() bool {
+		s.link = linkPattern.FindString(s.output())
+		return s.link != "" && strings.Contains(s.output(), "Ctrl-C")
+	}, 20*time.Second, 5*time.Millisecond)
+	jar, err := cookiejar.New(nil)
+	require.NoError(i.t, err)
+	s.client = &http.Client{Jar: jar, Timeout: 20 * time.Second}
+	return s
+}
+
+func (s *served) page(path string, form url.Values) string {
+	s.t.Helper()
+	at, err := url.Parse(s.link)
+	require.NoError(s.t, err)
+	target := "http://" + at.Host + path
+	var resp *http.Response
+	if form == nil {
+		resp, err = s.client.Get(target)
+	} else {
+		resp, err = s.client.PostForm(target, form)
+	}
+	require.NoError(s.t, err)
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	require.NoError(s.t, err)
+	require.Equal(s.t, http.StatusOK, resp.StatusCode, "%s", body)
+	return string(body)
+}
+
+func TestTheLicensePageIsServedUntilCtrlC(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS == "windows" {
+		t.Skip("there is no Ctrl-C to be sent to one process")
+	}
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	s := i.serve("--no-browser")
+	at, err := url.Parse(s.link)
+	require.NoError(t, err)
+	page := s.page("/?"+at.RawQuery, nil)
+	assert.Contains(t, page, "No license yet")
+	page = s.page("/activate", url.Values{"key": {i.key.Key}})
+	for end := time.Now().Add(20 * time.Second); !strings.Contains(page, "This computer is activated.") && time.Now().Before(end); {
+		page = s.page("/", nil)
+	}
+	assert.Contains(t, page, "Licensed")
+	assert.NotContains(t, page, i.key.Key)
+	assert.Equal(t, 1, i.polar.Seats(i.key.ID))
+	assert.Equal(t, "active", i.status(exitOK)["state"], "the command line sees the same license")
+
+	i.expect(exitOK, "deactivate")
+	require.Eventually(t, func() bool { return strings.Contains(s.page("/check", url.Values{}), "No license yet") }, 20*time.Second, 20*time.Millisecond)
+
+	require.NoError(t, s.cmd.Process.Signal(syscall.SIGINT))
+	require.NoError(t, s.cmd.Wait(), "it ends with 0: %s", s.output())
+	_, err = s.client.Get(s.link)
+	require.Error(t, err)
+	assert.NotContains(t, s.output(), i.key.Key)
+}
+
+func TestServeOpensTheBrowserAndSaysSoWhereItCannot(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "linux" {
+		t.Skip("the browser is started by another program here")
+	}
+	i := install(t, polartest.LicenseKey{})
+	i.env["PATH"] = t.TempDir()
+	s := i.serve()
+	assert.Contains(t, s.output(), "No browser could be started: open the address yourself.")
+
+	seen := filepath.Join(t.TempDir(), "seen")
+	script := "#!/bin/sh\nprintf %s \"$1\" > '" + seen + ".new' && /bin/mv '" + seen + ".new' '" + seen + "'\n"
+	require.NoError(t, os.WriteFile(filepath.Join(i.env["PATH"], "xdg-open"), []byte(script), 0o700))
+	s = i.serve()
+	assert.NotContains(t, s.output(), "No browser")
+	require.Eventually(t, func() bool { _, err := os.Stat(seen); return err == nil }, 20*time.Second, 5*time.Millisecond)
+	opened, err := os.ReadFile(seen)
+	require.NoError(t, err)
+	assert.Equal(t, s.link, string(opened))
+}
+
+func TestThePageCanBeSeenWithNothingSet(t *testing.T) {
+	t.Parallel()
+	i := &installation{t: t, env: map[string]string{}}
+	s := i.serve("--no-browser")
+	at, err := url.Parse(s.link)
+	require.NoError(t, err)
+	require.Contains(t, s.page("/?"+at.RawQuery, nil), "The embedded Polar")
+	key := regexp.MustCompile(`(POLAR-\S+)  for a year`).FindStringSubmatch(s.output())
+	require.Len(t, key, 2)
+	page := s.page("/activate", url.Values{"key": {key[1]}})
+	assert.Contains(t, page, "Licensed")
+	assert.Contains(t, page, "in 364 days")
+	assert.Contains(t, s.page("/sync", url.Values{}), "Synced. Left: 9.")
+	assert.Contains(t, s.page("/demo", url.Values{"do": {"revoke"}}), "Licensed", "nobody has asked yet")
+	assert.Contains(t, s.page("/check", url.Values{}), "Your license is not active")
+	s.page("/demo", url.Values{"do": {"grant"}})
+	assert.Contains(t, s.page("/demo", url.Values{"do": {"offline"}}), "The network is pulled out")
+	assert.Contains(t, s.page("/demo", url.Values{"do": {"online"}}), "It can be reached")
+	require.Eventually(t, func() bool { return strings.Contains(s.page("/check", url.Values{}), "Licensed") }, 20*time.Second, 100*time.Millisecond)
+}
+
+func TestServeEndsWithAnActivationUnderWay(t *testing.T) {
+	t.Parallel()
+	p := &pretended{waiting: make(chan struct{})}
+	s := newSite(p)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	out := &strings.Builder{}
+	go func() { ended <- s.serve(ctx, false, out) }()
+	s.start("INKWELL-0000-1111-0A1B2C", false)
+	cancel()
+	select {
+	case err := <-ended:
+		require.NoError(t, err)
+	case <-time.After(20 * time.Second):
+		t.Fatal("it does not end")
+	}
+}
