@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -20,7 +21,7 @@ import (
 type Browser struct {
 	t       testing.TB
 	to      *os.File
-	from    *bufio.Reader
+	answers chan answer
 	session string
 	last    int
 	Errors  []string // what the console of the page shows as errors
@@ -28,6 +29,9 @@ type Browser struct {
 
 // patience is enough for a machine that does much else.
 const patience = 20 * time.Second
+
+// A command that is asked again is not waited for as long.
+const commandPatience = 5 * time.Second
 
 func find() string {
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
@@ -57,12 +61,13 @@ func Open(t testing.TB, url string) *Browser {
 	cmd.ExtraFiles = []*os.File{theirs, theirsToo} // 3 and 4
 	b.must(cmd.Start())
 	_, _ = theirs.Close(), theirsToo.Close()
-	// A pipe that is closed ends a command that waits for an answer.
-	timer := time.AfterFunc(3*time.Minute, func() { _ = cmd.Process.Kill() })
-	b.to, b.from = to, bufio.NewReader(from)
+	timer := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
+	b.to, b.answers = to, make(chan answer, 10_000)
+	go b.listen(bufio.NewReader(from))
 	t.Cleanup(func() {
 		b.session = ""
 		_, _ = b.command("Browser.close", nil)
+		timer.Reset(commandPatience)
 		_ = cmd.Wait()
 		timer.Stop()
 		_, _ = to.Close(), from.Close()
@@ -91,35 +96,58 @@ func (b *Browser) command(method string, params map[string]any) (map[string]any,
 	if _, err := b.to.Write(append(text, 0)); err != nil {
 		return nil, err
 	}
+	patient := time.NewTimer(commandPatience)
+	defer patient.Stop()
 	for {
-		text, err := b.from.ReadBytes(0)
+		select {
+		case a, ok := <-b.answers:
+			switch {
+			case !ok:
+				return nil, errors.New("the browser has ended")
+			case a.Method == "Log.entryAdded" && a.Params.Entry.Level == "error":
+				if strings.HasSuffix(a.Params.Entry.URL, "/favicon.ico") {
+					continue // plain text has no icon
+				}
+				b.Errors = append(b.Errors, a.Params.Entry.Text+" "+a.Params.Entry.URL)
+			case a.ID != b.last:
+			case a.Error != nil:
+				return nil, fmt.Errorf("%s: %s", method, a.Error.Message)
+			default:
+				return a.Result, nil
+			}
+		case <-patient.C:
+			// A page that is replaced takes commands with it, now and then.
+			return nil, fmt.Errorf("%s: %w", method, errNoAnswer)
+		}
+	}
+}
+
+var errNoAnswer = errors.New("no answer")
+
+// answer is what the browser says: to a command, or by itself.
+type answer struct {
+	ID     int
+	Result map[string]any
+	Error  *struct{ Message string }
+	Method string
+	Params struct {
+		Entry struct{ Level, Text, URL string }
+	}
+}
+
+// listen reads all that the browser says, until it ends.
+func (b *Browser) listen(from *bufio.Reader) {
+	defer close(b.answers)
+	for {
+		text, err := from.ReadBytes(0)
 		if err != nil {
-			return nil, err
+			return
 		}
-		var answer struct {
-			ID     int
-			Result map[string]any
-			Error  *struct{ Message string }
-			Method string
-			Params struct {
-				Entry struct{ Level, Text, URL string }
-			}
+		var a answer
+		if err := json.Unmarshal(text[:len(text)-1], &a); err != nil {
+			return
 		}
-		if err := json.Unmarshal(text[:len(text)-1], &answer); err != nil {
-			return nil, err
-		}
-		switch {
-		case answer.Method == "Log.entryAdded" && answer.Params.Entry.Level == "error":
-			if strings.HasSuffix(answer.Params.Entry.URL, "/favicon.ico") {
-				continue // plain text has no icon
-			}
-			b.Errors = append(b.Errors, answer.Params.Entry.Text+" "+answer.Params.Entry.URL)
-		case answer.ID != b.last:
-		case answer.Error != nil:
-			return nil, fmt.Errorf("%s: %s", method, answer.Error.Message)
-		default:
-			return answer.Result, nil
-		}
+		b.answers <- a
 	}
 }
 
@@ -127,6 +155,11 @@ func (b *Browser) command(method string, params map[string]any) (map[string]any,
 func (b *Browser) Do(method string, params map[string]any) map[string]any {
 	b.t.Helper()
 	result, err := b.command(method, params)
+	for range 2 {
+		if errors.Is(err, errNoAnswer) {
+			result, err = b.command(method, params)
+		}
+	}
 	b.must(err)
 	return result
 }
