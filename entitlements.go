@@ -243,12 +243,12 @@ func (e *Entitlements) meter(id string) int {
 
 // Format prints whose they are by Polar's id, whatever the verb: an external id
 // may be an e-mail address.
-func (e *Entitlements) Format(f fmt.State, _ rune) {
-	fmt.Fprintf(f, "polargate.Entitlements{Customer:%s}", e.CustomerID())
+func (e Entitlements) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.Entitlements{Customer:%s}", e.customer)
 }
 
 // LogValue logs what Format prints.
-func (e *Entitlements) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
+func (e Entitlements) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
 
 // Requirement is something that a route asks of a customer. Make one with
 // Feature, Benefit, Product, Meter, All or Any. The zero value is never met.

@@ -44,7 +44,7 @@ func object(data []byte) (fields, error) {
 // optional reads a member into to, and leaves to as it is if any of that fails.
 func optional[T any](f fields, name string, to *T) {
 	var v T
-	if raw, ok := f[name]; ok && json.Unmarshal(raw, &v) == nil {
+	if raw, ok := f[name]; ok && string(raw) != "null" && json.Unmarshal(raw, &v) == nil {
 		*to = v
 	}
 }
@@ -55,7 +55,7 @@ func (f fields) text(name string, to *string) { optional(f, name, to) }
 // out; a member that is no list is an error.
 func (f fields) list(name string) ([]fields, error) {
 	var entries []json.RawMessage
-	if err := json.Unmarshal(f[name], &entries); err != nil {
+	if err := json.Unmarshal(f[name], &entries); err != nil || entries == nil {
 		return nil, fmt.Errorf("field %q is missing or no list", name)
 	}
 	var all []fields
