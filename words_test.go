@@ -129,7 +129,7 @@ func TestAStatusShowsTheUsesOfTheKeyAsPolarSaidLast(t *testing.T) {
 	assert.Zero(t, gate.Status().LimitUsage, "nothing is known")
 	status, err := gate.Activate(t.Context(), limited.Key)
 	require.NoError(t, err)
-	assert.EqualValues(t, []int64{3, 10}, []int64{status.Usage, status.LimitUsage})
+	assert.Equal(t, []int64{3, 10}, []int64{status.Usage, status.LimitUsage})
 	_, err = gate.Consume(t.Context(), 4)
 	require.NoError(t, err)
 	assert.EqualValues(t, 7, gate.Status().Usage)
