@@ -99,6 +99,29 @@ func ExampleClient_Validate() {
 	// true
 }
 
+// A program tells its users about the license in their language.
+func ExampleLanguage() {
+	german := &polargate.Language{Phrases: map[polargate.Phrase]string{
+		"expired":    "diese Lizenz ist abgelaufen",
+		"expired.do": "Verlängern Sie sie, und prüfen Sie dann erneut.",
+	}}
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), ExpiresAt: polar.Now().Add(-time.Hour)})
+	gate, _ := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		Language:       german,
+		BaseURL:        polar.URL(),
+		HTTPClient:     polar.Client(),
+		Store:          &polargate.MemoryStore{},
+	})
+	defer gate.Close()
+
+	_, err := gate.Activate(context.Background(), key.Key)
+	fmt.Println(german.Message(err))
+	// Output:
+	// Diese Lizenz ist abgelaufen. Verlängern Sie sie, und prüfen Sie dann erneut.
+}
+
 // A test lets weeks pass without a network in no time, inside a bubble of
 // testing/synctest: see TestALicenseLastsThroughTwoWeeksOffline beside this
 // example for the whole of it.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -25,7 +24,7 @@ type demo struct {
 // demoFresh is short, so that one need not wait for a day to see a license go stale.
 const demoFresh = 15 * time.Second
 
-func serveDemo(ctx context.Context, args []string, out, logs io.Writer) error {
+func serveDemo(ctx context.Context, args []string, c *console) error {
 	openBrowser, err := serveFlags(args)
 	if err != nil {
 		return err
@@ -53,9 +52,9 @@ func serveDemo(ctx context.Context, args []string, out, logs io.Writer) error {
 		}
 		key := d.polar.AddKey(k.key)
 		d.keys = append(d.keys, key.ID)
-		fmt.Fprintf(out, "  %s  %s\n", key.Key, k.about)
+		fmt.Fprintf(c.out, "  %s  %s\n", key.Key, k.about)
 	}
-	fmt.Fprintln(out)
+	fmt.Fprintln(c.out)
 	gate, err := polargate.Open(polargate.Config{
 		OrganizationID: d.polar.OrganizationID(),
 		App:            "inkwell",
@@ -65,7 +64,7 @@ func serveDemo(ctx context.Context, args []string, out, logs io.Writer) error {
 		HTTPClient:     d.polar.Client(),
 		Store:          polargate.FileStore(folder),
 		FreshFor:       demoFresh,
-		Logger:         slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger:         slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		return err
@@ -73,7 +72,7 @@ func serveDemo(ctx context.Context, args []string, out, logs io.Writer) error {
 	defer gate.Close()
 	s := newSite(gate)
 	s.demo = d
-	return s.serve(ctx, openBrowser, out)
+	return s.serve(ctx, openBrowser, c.out)
 }
 
 // Offline is for the page.

@@ -68,11 +68,7 @@ type notice struct {
 }
 
 func newSite(l license) *site {
-	machine, err := os.Hostname()
-	if err != nil {
-		machine = "this computer"
-	}
-	return &site{license: l, machine: machine}
+	return &site{license: l, machine: hostname()}
 }
 
 // stop ends an activation under way.

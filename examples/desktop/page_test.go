@@ -62,7 +62,7 @@ func (p *pretended) Run(ctx context.Context) error                 { <-ctx.Done(
 // open shows a site to a browser, without its door.
 func open(t *testing.T, s *site) *chromium.Browser {
 	t.Helper()
-	s.machine = "anna's laptop"
+	s.machine = "studio-laptop"
 	server := httptest.NewServer(s.routes())
 	t.Cleanup(server.Close)
 	t.Cleanup(s.stop)
@@ -148,7 +148,7 @@ func TestEveryStateThatAPersonMeetsHasAPageOfItsOwn(t *testing.T) {
 		next     string // the one thing to do first; "" for nothing
 	}{
 		{"no-license", unlicensed(polargate.ErrNoLicense), "No license yet", []string{"Enter your license key", "Export needs a license"}, "activate"},
-		{"active", licensed, "Licensed", []string{"****-0A1B2C", "anna's laptop", "export, sync", "in 21 days", "3 of 10"}, ""},
+		{"active", licensed, "Licensed", []string{"****-0A1B2C", "studio-laptop", "export, sync", "in 21 days", "3 of 10"}, ""},
 		{"active-without-end", unlimited, "Licensed", []string{"****-0A1B2C"}, ""},
 		{"grace", grace, "Working offline", []string{"could not be reached since", "Everything works until"}, "check"},
 		{"in-doubt", unlicensed(polargate.ErrInDoubt), "An activation is in doubt", []string{"release the lost one"}, "activate"},

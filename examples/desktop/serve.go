@@ -19,12 +19,12 @@ import (
 )
 
 // serve shows the license page in the browser, until ctx ends.
-func serve(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
+func serve(ctx context.Context, gate *polargate.Gate, args []string, c *console) error {
 	openBrowser, err := serveFlags(args)
 	if err != nil {
 		return err
 	}
-	return newSite(gate).serve(ctx, openBrowser, out)
+	return newSite(gate).serve(ctx, openBrowser, c.out)
 }
 
 func serveFlags(args []string) (openBrowser bool, err error) {
