@@ -3,17 +3,9 @@ package polargate
 import (
 	"bytes"
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"io"
-	"math"
 	"net/http"
-	"net/http/httptest"
-	"strconv"
-	"strings"
 	"testing"
 	"time"
 
@@ -162,90 +154,5 @@ func FuzzAnswers(f *testing.F) {
 			require.Equal(t, KeyGranted, license.Status)
 		}
 		require.LessOrEqual(t, answers, 5, "only a validation is repeated")
-	})
-}
-
-// FuzzCustomerState reads states of customers: whatever comes is refused, or is of
-// who was asked about and grants nothing that is not in it.
-func FuzzCustomerState(f *testing.F) {
-	for _, fields := range [][]string{
-		nil, {"deleted_at", `"2026-01-01T00:00:00Z"`}, {"granted_benefits", "null"}, {"active_meters", `[{"meter_id":7,"balance":1e999}]`},
-		{"external_id", "null"}, {"granted_benefits", `[{"benefit_id":"` + stateBenefit + `","benefit_metadata":"x"},null,3]`},
-		{"metadata", `{"__external_id":"usr_1"}`},
-	} {
-		f.Add(stateWith(fields...))
-	}
-	f.Fuzz(func(t *testing.T, body []byte) {
-		e, err := stateOfUser(body)
-		if err != nil {
-			require.Nil(t, e)
-			return
-		}
-		require.Equal(t, "usr_1", e.ExternalID())
-		require.True(t, isUUID4(e.CustomerID()))
-		if !e.Known() {
-			require.Empty(t, e.Features())
-			require.Empty(t, e.Benefits())
-		}
-		if e.Has("pro") {
-			_, ok := e.Benefit(stateBenefit)
-			require.True(t, ok)
-		}
-		for _, b := range e.Benefits() {
-			require.NotNil(t, b.Metadata())
-			require.True(t, e.Meets(Benefit(b.ID())))
-		}
-		for _, m := range e.Meters() {
-			require.False(t, math.IsNaN(m.Balance) || math.IsInf(m.Balance, 0))
-			require.True(t, e.Meets(Meter(m.ID(), m.Balance)))
-		}
-		require.NotContains(t, fmt.Sprintf("%+v", *e), "usr_1")
-	})
-}
-
-// FuzzWebhook gives a handler requests. What is not signed changes nothing; what is
-// signed is answered, whatever is in it.
-func FuzzWebhook(f *testing.F) {
-	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-	event := `{"type":"customer.state_changed","timestamp":"2026-01-01T00:00:00Z","data":` + string(stateWith()) + `}`
-	for _, seed := range []struct{ id, at, signature, body string }{
-		{"evt_1", "", "", event},
-		{"evt_1", "1", "v1,AAAA", event},
-		{"evt_1", "", "v1,", `{"type":"customer.deleted","timestamp":"2026-01-01T00:00:00Z","data":{"id":"` + stateCustomer + `"}}`},
-		{"", "-1", "v1a,x v1,====", "{}"},
-		{"evt_1", "9999999999999999999999", strings.Repeat("v1,AAAA ", 100), "null"},
-		{"evt_1", "", "", `{"type":"order.paid","data":[]}`},
-	} {
-		f.Add(seed.id, seed.at, seed.signature, []byte(seed.body), seed.at == "")
-	}
-	keys := webhookKeys(secret)
-	f.Fuzz(func(t *testing.T, id, at, signature string, body []byte, sign bool) {
-		customers, err := NewCustomers(CustomersConfig{AccessToken: "t", OrganizationID: testOrganization, Features: map[string][]string{stateBenefit: {"pro"}}})
-		require.NoError(t, err)
-		defer customers.Close()
-		if sign {
-			at = strconv.FormatInt(time.Now().Unix(), 10)
-			mac := hmac.New(sha256.New, keys[len(keys)-1])
-			mac.Write([]byte(id + "." + at + "."))
-			mac.Write(body)
-			signature += " v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
-		}
-		r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(body))
-		r.Header.Set("Webhook-Id", id)
-		r.Header.Set("Webhook-Timestamp", at)
-		r.Header.Set("Webhook-Signature", signature)
-		w := httptest.NewRecorder()
-		customers.WebhookHandler(secret).ServeHTTP(w, r)
-		stats := customers.Stats()
-		switch w.Code {
-		case http.StatusNoContent:
-			require.True(t, sign)
-			require.True(t, stats.Events > 0 == (stats.Cached > 0))
-		case http.StatusUnauthorized:
-			require.Zero(t, stats.Cached)
-			require.EqualValues(t, 1, stats.Refused)
-		default:
-			require.Greater(t, len(body), maxEvent)
-		}
 	})
 }
