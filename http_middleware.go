@@ -173,16 +173,29 @@ type statusWriter struct {
 }
 
 func (w *statusWriter) WriteHeader(status int) {
-	if w.status == 0 && status >= 200 {
-		w.status = status
+	if status >= 200 || status == http.StatusSwitchingProtocols {
+		w.begin(status)
 	}
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// begin notes the status that is sent; what is said later is not.
+func (w *statusWriter) begin(status int) {
+	if w.status == 0 {
+		w.status = status
+	}
+}
+
+func (w *statusWriter) Write(p []byte) (int, error) {
+	w.begin(http.StatusOK)
+	return w.ResponseWriter.Write(p)
 }
 
 // Flush is for handlers that stream. Unwrap is how http.ResponseController finds
 // all else.
 func (w *statusWriter) Flush() {
 	if f, ok := w.ResponseWriter.(http.Flusher); ok {
+		w.begin(http.StatusOK)
 		f.Flush()
 	}
 }
