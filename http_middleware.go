@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"log/slog"
 	"math"
 	"net/http"
@@ -193,11 +194,22 @@ func (w *statusWriter) Write(p []byte) (int, error) {
 
 // Flush is for handlers that stream. Unwrap is how http.ResponseController finds
 // all else.
-func (w *statusWriter) Flush() {
-	if f, ok := w.ResponseWriter.(http.Flusher); ok {
+func (w *statusWriter) Flush() { _ = w.FlushError() }
+
+// FlushError flushes as http.ResponseController does: also where the writer further
+// out only unwraps to one that can.
+func (w *statusWriter) FlushError() error {
+	err := http.NewResponseController(w.ResponseWriter).Flush()
+	if !errors.Is(err, http.ErrNotSupported) {
 		w.begin(http.StatusOK)
-		f.Flush()
 	}
+	return err
+}
+
+// ReadFrom lets a writer further out send a file without reading it, if it can.
+func (w *statusWriter) ReadFrom(from io.Reader) (int64, error) {
+	w.begin(http.StatusOK)
+	return io.Copy(w.ResponseWriter, from)
 }
 
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
