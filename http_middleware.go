@@ -227,7 +227,7 @@ func FromContext(ctx context.Context) (*Entitlements, bool) {
 // speak HTTP. The Refusal is nil if so.
 func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, *Refusal) {
 	if customer.IsZero() {
-		return nil, &Refusal{Status: http.StatusUnauthorized}
+		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized})
 	}
 	value, err := c.Entitlements(ctx, customer)
 	return c.decide(value, err, requirements)
@@ -237,13 +237,19 @@ func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requiremen
 func (c *Customers) DecideLicense(ctx context.Context, licenseKey string, requirements ...Requirement) (*Entitlements, *Refusal) {
 	key, err := ParseKey(licenseKey)
 	if err != nil {
-		return nil, &Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey}
+		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
 	}
 	value, err := c.look(ctx, cacheKey{byLicenseKey, key.Reveal()})
 	if err == nil && value.refused == ErrUnknownKey {
-		return nil, &Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey}
+		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
 	}
 	return c.decide(value, err, requirements)
+}
+
+// refusal is one with what the configuration says of all.
+func (c *Customers) refusal(r Refusal) *Refusal {
+	r.UpgradeURL = c.config.UpgradeURL
+	return &r
 }
 
 // decide is what an answer comes to.
@@ -253,12 +259,12 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 		if !unmet && value.known {
 			return value, nil
 		}
-		return nil, &Refusal{Status: http.StatusPaymentRequired, Required: required, Reason: value.refused, Entitlements: value}
+		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: required, Reason: value.refused, Entitlements: value})
 	}
 	if input, ok := errors.AsType[*InputError](err); ok {
-		return nil, &Refusal{Status: http.StatusBadRequest, Err: input}
+		return nil, c.refusal(Refusal{Status: http.StatusBadRequest, Err: input})
 	}
-	refusal := &Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable, RetryAfter: time.Second, Err: err}
+	refusal := c.refusal(Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable, RetryAfter: time.Second, Err: err})
 	if e, ok := errors.AsType[*Error](err); ok {
 		refusal.Reason, refusal.RetryAfter = e.Reason, max(e.RetryAfter, time.Second)
 	}
