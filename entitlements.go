@@ -298,6 +298,9 @@ func Any(of ...Requirement) Requirement {
 // String says what is required: "feature export", "benefit <id>", "product <id>",
 // "meter <id> of at least 5", "feature a and feature b", "one of feature a, …".
 func (r Requirement) String() string {
+	if len(r.of) == 0 && r.kind == needsAll {
+		return "nothing"
+	}
 	var parts []string
 	for _, part := range r.of {
 		parts = append(parts, part.String())
@@ -314,6 +317,9 @@ func (r Requirement) String() string {
 	case needsAll:
 		return strings.Join(parts, " and ")
 	case needsAny:
+		if len(parts) == 0 {
+			break
+		}
 		return "one of " + strings.Join(parts, ", ")
 	}
 	return "nothing that can be met"
