@@ -273,8 +273,12 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 
 // WriteRefusal answers a request that is not let in: with a problem report (RFC
 // 9457) as JSON, or, if a browser asks for a page and there is an UpgradeURL, by
-// sending it there. Answers are not to be stored by anybody on the way.
+// sending it there. Answers are not to be stored by anybody on the way. A Status
+// that is no refusal is written as 503.
 func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
+	if refusal.Status < 400 || refusal.Status > 599 {
+		refusal.Status = http.StatusServiceUnavailable // one made by hand that does not say
+	}
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Add("Vary", "Accept")
