@@ -32,7 +32,9 @@ type Route struct {
 	// it. The zero value spends nothing. It needs Customer.
 	Spend Cost
 	// FailOpen lets requests pass, without Entitlements in their context, when
-	// nobody can say what the customer may use. False answers 503.
+	// nobody can say what the customer may use. False answers 503, and so do
+	// requests that were given up meanwhile, and license keys that were turned
+	// away unasked (see CustomersStats.TurnedAway): senders could see to both.
 	FailOpen bool
 	// UpgradeURL and Refuse replace those of the configuration; empty and nil
 	// leave them.
@@ -131,13 +133,24 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				c.serveSpending(w, r, next, route, customer, value)
 			case refusal == nil:
 				next.ServeHTTP(w, withEntitlements(r, value))
-			case refusal.Status == http.StatusServiceUnavailable && route.FailOpen:
+			case route.opensFor(r, refusal):
 				next.ServeHTTP(w, r)
 			default:
 				route.refuse(w, r, *refusal)
 			}
 		})
 	}
+}
+
+// opensFor reports whether a route fails open for a request: not for one that was
+// given up before the answer came, nor for a license key that was not asked about
+// because of a crowd of others, since whoever sends it can bring about both.
+func (route *Route) opensFor(r *http.Request, refusal *Refusal) bool {
+	if !route.FailOpen || refusal.Status != http.StatusServiceUnavailable || r.Context().Err() != nil {
+		return false
+	}
+	e, ok := errors.AsType[*Error](refusal.Err)
+	return route.LicenseKey == nil || !ok || e.Detail != tooManyNewcomers
 }
 
 func (route *Route) refuse(w http.ResponseWriter, r *http.Request, refusal Refusal) {
