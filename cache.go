@@ -387,20 +387,25 @@ func (c *entitlementCache) tell(value *Entitlements) bool {
 }
 
 // spend takes units off a meter, if the balance allows: then rest is what is left,
-// and giveBack puts them back. Else rest is nil.
-func (c *entitlementCache) spend(key cacheKey, meter string, units float64) (rest *Entitlements, giveBack func()) {
+// and giveBack puts them back. Else rest is nil. last is what the caller has just
+// seen, which counts for who was pushed out of the cache since, as if that had
+// happened a moment later.
+func (c *entitlementCache) spend(key cacheKey, last *Entitlements, meter string, units float64) (rest *Entitlements, giveBack func()) {
 	c.storing.Lock()
 	defer c.storing.Unlock()
 	e, found := c.known.Peek(key)
-	if !found {
-		return nil, nil
+	value := last
+	if found {
+		value = e.value.Load()
 	}
-	value := e.value.Load()
 	i := value.meter(meter)
 	if i < 0 || value.meters[i].Balance < units {
 		return nil, nil
 	}
 	rest = value.withMeter(i, value.meters[i].Balance-units)
+	if !found {
+		return rest, func() {}
+	}
 	e.value.Store(rest)
 	said := e.said
 	var once sync.Once

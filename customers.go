@@ -329,10 +329,11 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	if !(units > 0) || units > 1e15 {
 		return nothing, false, &InputError{"units", "must be more than 0"}
 	}
-	if _, err := c.Entitlements(ctx, customer); err != nil {
+	value, err := c.Entitlements(ctx, customer)
+	if err != nil {
 		return nothing, false, err
 	}
-	if rest, giveBack := c.cache.spend(customer.key, normalUUID(meterID), units); rest != nil {
+	if rest, giveBack := c.cache.spend(customer.key, value, normalUUID(meterID), units); rest != nil {
 		return giveBack, true, nil
 	}
 	return nothing, false, nil

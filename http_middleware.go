@@ -164,7 +164,7 @@ func withEntitlements(r *http.Request, value *Entitlements) *http.Request {
 
 // serveSpending takes the cost of a route off the meter while the handler runs.
 func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route Route, customer CustomerRef, value *Entitlements) {
-	rest, giveBack := c.cache.spend(customer.key, normalUUID(route.Spend.MeterID), route.Spend.Units)
+	rest, giveBack := c.cache.spend(customer.key, value, normalUUID(route.Spend.MeterID), route.Spend.Units)
 	if rest == nil {
 		route.refuse(w, r, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
 		return
