@@ -1,16 +1,1197 @@
 package polargate_test
 
 import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func get(h http.Handler, path string, headers ...string) *httptest.ResponseRecorder {
-	r := httptest.NewRequest(http.MethodGet, path, nil)
+	return send(h, http.MethodGet, path, headers...)
+}
+
+func send(h http.Handler, method, path string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, nil)
 	for i := 0; i+1 < len(headers); i += 2 {
 		r.Header.Set(headers[i], headers[i+1])
 	}
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w
+}
+
+// always is a program in which one customer is signed in, whoever asks.
+func always(external string) func(*http.Request) polargate.CustomerRef {
+	return func(*http.Request) polargate.CustomerRef { return polargate.ExternalID(external) }
+}
+
+// byHeader is a program that trusts a header, as only tests may.
+func byHeader(r *http.Request) polargate.CustomerRef {
+	return polargate.ExternalID(r.Header.Get("X-User"))
+}
+
+// whoever tells whose Entitlements came with a request.
+var whoever = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	e, ok := polargate.FromContext(r.Context())
+	if !ok {
+		fmt.Fprint(w, "nobody")
+		return
+	}
+	fmt.Fprint(w, e.ExternalID())
+})
+
+// problemIn is a refusal's report, without the sentence for people, which must be
+// there.
+func problemIn(t *testing.T, w *httptest.ResponseRecorder) map[string]any {
+	t.Helper()
+	assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+	assert.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+	assert.Contains(t, w.Header().Values("Vary"), "Accept")
+	var problem map[string]any
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &problem))
+	detail, _ := problem["detail"].(string)
+	assert.NotEmpty(t, detail)
+	delete(problem, "detail")
+	return problem
+}
+
+func TestARefusalIsAProblemReportOfExactlyTheseFields(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		s.polar.Inject(polartest.Fault{Path: "/usr_unlucky/state", Effect: polartest.ServerError(500)})
+		customers := s.open(func(c *polargate.CustomersConfig) { c.UpgradeURL = "https://example.com/pricing" })
+		for name, c := range map[string]struct {
+			ref  polargate.CustomerRef
+			need []polargate.Requirement
+			want map[string]any
+		}{
+			"nobody":                       {polargate.CustomerRef{}, nil, map[string]any{"title": "Unauthorized", "status": 401.}},
+			"an empty id":                  {polargate.ExternalID(""), nil, map[string]any{"title": "Unauthorized", "status": 401.}},
+			"an id that cannot be":         {polargate.ExternalID(".."), nil, map[string]any{"title": "Bad Request", "status": 400.}},
+			"no UUID":                      {polargate.CustomerID("7"), nil, map[string]any{"title": "Bad Request", "status": 400.}},
+			"not known, nothing required":  {polargate.ExternalID("usr_none"), nil, map[string]any{"title": "Payment Required", "status": 402., "upgrade_url": "https://example.com/pricing"}},
+			"not known, a feature":         {polargate.ExternalID("usr_none"), []polargate.Requirement{polargate.Feature("pro")}, map[string]any{"title": "Payment Required", "status": 402., "required": "feature pro", "upgrade_url": "https://example.com/pricing"}},
+			"known, without the feature":   {polargate.ExternalID(paying), []polargate.Requirement{polargate.Feature("gold")}, map[string]any{"title": "Payment Required", "status": 402., "required": "feature gold", "upgrade_url": "https://example.com/pricing"}},
+			"known, asked for nothing met": {polargate.ExternalID(paying), []polargate.Requirement{{}}, map[string]any{"title": "Payment Required", "status": 402., "upgrade_url": "https://example.com/pricing"}},
+			"nobody can say":               {polargate.ExternalID("usr_unlucky"), nil, map[string]any{"title": "Service Unavailable", "status": 503., "reason": "unreachable"}},
+		} {
+			handler := customers.Middleware(func(*http.Request) polargate.CustomerRef { return c.ref }, c.need...)(http.NotFoundHandler())
+			w := get(handler, "/")
+			c.want["type"] = "about:blank"
+			assert.Equal(t, c.want, problemIn(t, w), name)
+			assert.EqualValues(t, c.want["status"], w.Code, name)
+			assert.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"), name)
+			if w.Code == 503 {
+				seconds, err := strconv.Atoi(w.Header().Get("Retry-After"))
+				require.NoError(t, err, name)
+				assert.GreaterOrEqual(t, seconds, 1, name)
+			} else {
+				assert.Empty(t, w.Header().Values("Retry-After"), name)
+			}
+			time.Sleep(2 * time.Second) // past what one failure says of others
+		}
+	})
+}
+
+func TestRetryAfterIsWhatPolarSaidAndNeverLessThanASecond(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		for given, want := range map[time.Duration]string{1: "1", time.Second: "1", time.Second + 1: "2", 90 * time.Second: "90", 0: ""} {
+			w := httptest.NewRecorder()
+			polargate.WriteRefusal(w, httptest.NewRequest("GET", "/", nil), polargate.Refusal{Status: 503, RetryAfter: given})
+			assert.Equal(t, want, w.Header().Get("Retry-After"), "%s", given)
+		}
+		s := newShop(t)
+		s.polar.Inject(polartest.Fault{Effect: polartest.RateLimited("30")})
+		handler := s.open().Middleware(always(paying))(whoever)
+		w := get(handler, "/")
+		assert.Equal(t, "30", w.Header().Get("Retry-After"))
+		assert.Equal(t, "rate_limited", problemIn(t, w)["reason"])
+		time.Sleep(29*time.Second + 500*time.Millisecond)
+		assert.Equal(t, "1", get(handler, "/").Header().Get("Retry-After"), "half a second is rounded up")
+	})
+}
+
+func TestTheFirstRequirementThatIsNotMetIsNamed(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed()
+		pro, gold, tea := polargate.Feature("pro"), polargate.Feature("gold"), polargate.Benefit(teaBenefit)
+		for name, c := range map[string]struct {
+			need []polargate.Requirement
+			want string
+		}{
+			"the second of two":          {[]polargate.Requirement{pro, gold, tea}, "feature gold"},
+			"the first of two":           {[]polargate.Requirement{tea, gold}, "benefit " + teaBenefit},
+			"inside All":                 {[]polargate.Requirement{polargate.All(pro, gold)}, "feature gold"},
+			"inside All inside All":      {[]polargate.Requirement{pro, polargate.All(pro, polargate.All(pro, tea), gold)}, "benefit " + teaBenefit},
+			"all of Any":                 {[]polargate.Requirement{polargate.Any(gold, tea)}, "one of feature gold, benefit " + teaBenefit},
+			"Any inside All":             {[]polargate.Requirement{polargate.All(pro, polargate.Any(gold, tea))}, "one of feature gold, benefit " + teaBenefit},
+			"Any of All":                 {[]polargate.Requirement{polargate.Any(polargate.All(pro, gold))}, "one of feature pro and feature gold"},
+			"a meter":                    {[]polargate.Requirement{polargate.Meter(callsMeter, 100.5)}, "meter " + callsMeter + " of at least 100.5"},
+			"a meter that nobody has":    {[]polargate.Requirement{polargate.Meter(teaBenefit, 0)}, "meter " + teaBenefit + " of at least 0"},
+			"a product, in capitals":     {[]polargate.Requirement{polargate.Product(strings.ToUpper(teaBenefit))}, "product " + teaBenefit},
+			"a name that JSON must hide": {[]polargate.Requirement{polargate.Feature("\"<a>\n\xff")}, "feature \"<a>\n\ufffd"},
+			"what never can be":          {[]polargate.Requirement{polargate.Any()}, "nothing that can be met"},
+		} {
+			w := get(customers.Middleware(always(paying), c.need...)(whoever), "/")
+			assert.Equal(t, 402, w.Code, name)
+			assert.Equal(t, c.want, problemIn(t, w)["required"], name)
+		}
+		for name, need := range map[string][]polargate.Requirement{
+			"nothing": nil, "All of nothing": {polargate.All()}, "one of two": {polargate.Any(gold, pro)}, "exactly what is left": {polargate.Meter(callsMeter, 100)},
+		} {
+			assert.Equal(t, paying, get(customers.Middleware(always(paying), need...)(whoever), "/").Body.String(), name)
+		}
+	})
+}
+
+func TestABrowserThatReadsAPageIsSentToTheUpgradePageAndNobodyElseIs(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed()
+		const browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+		for name, c := range map[string]struct {
+			method, accept, upgrade string
+			ref                     polargate.CustomerRef
+			want                    int
+		}{
+			"a browser":                        {"GET", browser, "/pricing", polargate.ExternalID(paying), 303},
+			"a browser that asks for the head": {"HEAD", browser, "/pricing", polargate.ExternalID(paying), 303},
+			"in capitals":                      {"GET", "TEXT/HTML", "https://example.com/", polargate.ExternalID(paying), 303},
+			"a page rather than JSON":          {"GET", "text/html, application/json", "/pricing", polargate.ExternalID(paying), 303},
+			"without an upgrade page":          {"GET", browser, "", polargate.ExternalID(paying), 402},
+			"a form":                           {"POST", browser, "/pricing", polargate.ExternalID(paying), 402},
+			"a change":                         {"DELETE", browser, "/pricing", polargate.ExternalID(paying), 402},
+			"JSON":                             {"GET", "application/json", "/pricing", polargate.ExternalID(paying), 402},
+			"JSON rather than a page":          {"GET", "application/json, text/html;q=0.5", "/pricing", polargate.ExternalID(paying), 402},
+			"a problem report":                 {"GET", "application/problem+json", "/pricing", polargate.ExternalID(paying), 402},
+			"anything":                         {"GET", "*/*", "/pricing", polargate.ExternalID(paying), 402},
+			"nothing said":                     {"GET", "", "/pricing", polargate.ExternalID(paying), 402},
+			"nobody signed in":                 {"GET", browser, "/pricing", polargate.CustomerRef{}, 401},
+			"an id that cannot be":             {"GET", browser, "/pricing", polargate.ExternalID("/"), 400},
+		} {
+			handler := customers.Route(polargate.Route{
+				Customer:   func(*http.Request) polargate.CustomerRef { return c.ref },
+				Require:    []polargate.Requirement{polargate.Feature("gold")},
+				UpgradeURL: c.upgrade,
+			})(whoever)
+			w := send(handler, c.method, "/export?x=1", "Accept", c.accept)
+			assert.Equal(t, c.want, w.Code, name)
+			assert.Equal(t, "no-store", w.Header().Get("Cache-Control"), name)
+			assert.Contains(t, w.Header().Values("Vary"), "Accept", name)
+			if c.want == 303 {
+				assert.Equal(t, c.upgrade, w.Header().Get("Location"), name)
+			} else {
+				assert.Empty(t, w.Header().Get("Location"), name)
+			}
+			if c.method == "HEAD" {
+				assert.Zero(t, w.Body.Len(), name)
+			}
+			if c.want == 401 || c.want == 400 {
+				assert.NotContains(t, problemIn(t, w), "upgrade_url", name)
+			}
+		}
+		s.polar.SetOffline(true)
+		handler := customers.Route(polargate.Route{Customer: always("usr_new"), UpgradeURL: "/pricing"})(whoever)
+		assert.Equal(t, 503, get(handler, "/", "Accept", browser).Code, "who may have paid is not told to pay")
+	})
+}
+
+func TestARefusedHeadHasNoBody(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		handler := newShop(t).open().Middleware(byHeader, polargate.Feature("gold"))(whoever)
+		for user, want := range map[string]int{"": 401, "..": 400, paying: 402} {
+			w := send(handler, http.MethodHead, "/", "X-User", user)
+			assert.Equal(t, want, w.Code)
+			assert.Zero(t, w.Body.Len())
+			assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+		}
+	})
+}
+
+func TestWhatWasSaidOfCachingBeforeARefusalIsKeptOrMadeStricter(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		gate := newShop(t).open().Middleware(byHeader)(whoever)
+		outer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Vary", "Origin")
+			w.Header().Set("Cache-Control", "public, max-age=600")
+			gate.ServeHTTP(w, r)
+		})
+		w := get(outer, "/")
+		assert.Equal(t, []string{"Origin", "Accept"}, w.Header().Values("Vary"))
+		assert.Equal(t, []string{"no-store"}, w.Header().Values("Cache-Control"))
+		w = get(outer, "/", "X-User", paying)
+		assert.Equal(t, []string{"public, max-age=600"}, w.Header().Values("Cache-Control"), "who is let in gets the handler's answer, untouched")
+	})
+}
+
+func TestAProgramsOwnRefusalReplacesOursPerRouteAndForAll(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		var told polargate.Refusal
+		own := func(code int) func(http.ResponseWriter, *http.Request, polargate.Refusal) {
+			return func(w http.ResponseWriter, _ *http.Request, refusal polargate.Refusal) {
+				told = refusal
+				w.WriteHeader(code)
+			}
+		}
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.Refuse, c.UpgradeURL = own(418), "/all" })
+		gold := []polargate.Requirement{polargate.Feature("gold")}
+		assert.Equal(t, 418, get(customers.Middleware(always(paying), gold...)(whoever), "/").Code)
+		assert.Equal(t, "/all", told.UpgradeURL)
+		assert.Equal(t, 402, told.Status)
+		assert.Equal(t, "feature gold", told.Required.String())
+		assert.Equal(t, paying, told.Entitlements.ExternalID())
+		handler := customers.Route(polargate.Route{Customer: always(paying), Require: gold, Refuse: own(419), UpgradeURL: "/one"})(whoever)
+		assert.Equal(t, 419, get(handler, "/").Code)
+		assert.Equal(t, "/one", told.UpgradeURL)
+		handler = customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 101}})(whoever)
+		assert.Equal(t, 418, get(handler, "/").Code)
+		assert.Equal(t, "meter "+callsMeter+" of at least 101", told.Required.String())
+		assert.Equal(t, "/all", told.UpgradeURL, "also where units are missing")
+		s.polar.SetOffline(true)
+		assert.Equal(t, 418, get(customers.Middleware(always("usr_new"))(whoever), "/").Code)
+		require.ErrorIs(t, told.Err, polargate.ErrUnreachable)
+		assert.Equal(t, polargate.ErrUnreachable, told.Reason)
+		assert.Nil(t, told.Entitlements)
+		assert.GreaterOrEqual(t, told.RetryAfter, time.Second)
+	})
+}
+
+func TestDecideSaysWhatTheMiddlewareWouldDo(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.open(func(c *polargate.CustomersConfig) { c.UpgradeURL = "/pricing" })
+		e, refusal := customers.Decide(t.Context(), polargate.ExternalID(paying), polargate.Feature("pro"))
+		require.Nil(t, refusal)
+		assert.Equal(t, paying, e.ExternalID())
+		for _, c := range []struct {
+			user string
+			want int
+		}{{"", 401}, {"..", 400}, {paying, 402}, {"usr_none", 402}} {
+			e, refusal := customers.Decide(t.Context(), polargate.ExternalID(c.user), polargate.Feature("gold"))
+			require.NotNil(t, refusal)
+			assert.Nil(t, e)
+			assert.Equal(t, c.want, refusal.Status)
+			assert.Equal(t, "/pricing", refusal.UpgradeURL, "as the configuration says for refusals")
+			w := httptest.NewRecorder()
+			polargate.WriteRefusal(w, httptest.NewRequest("GET", "/", nil), *refusal)
+			through := get(customers.Middleware(byHeader, polargate.Feature("gold"))(whoever), "/", "X-User", c.user)
+			assert.Equal(t, through.Code, w.Code)
+			assert.Equal(t, through.Body.String(), w.Body.String())
+		}
+	})
+}
+
+func TestOnlyARouteThatChoseItFailsOpenAndOnlyWhenNobodyCanSay(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed()
+		open := customers.Route(polargate.Route{Customer: byHeader, Require: []polargate.Requirement{polargate.Feature("gold")}, FailOpen: true})(whoever)
+		shut := customers.Route(polargate.Route{Customer: byHeader})(whoever)
+		assert.Equal(t, 402, get(open, "/", "X-User", paying).Code, "Polar said no")
+		assert.Equal(t, 402, get(open, "/", "X-User", "usr_none").Code)
+		s.polar.SetOffline(true)
+		assert.Equal(t, 402, get(open, "/", "X-User", paying).Code, "what is cached still counts")
+		assert.Equal(t, 401, get(open, "/").Code, "nobody stays nobody")
+		assert.Equal(t, 400, get(open, "/", "X-User", "..").Code)
+		w := get(open, "/", "X-User", "usr_new")
+		assert.Equal(t, 200, w.Code)
+		assert.Equal(t, "nobody", w.Body.String(), "without Entitlements")
+		assert.Equal(t, 503, get(shut, "/", "X-User", "usr_new").Code)
+		spending := customers.Route(polargate.Route{Customer: byHeader, FailOpen: true, Spend: polargate.Cost{MeterID: callsMeter, Units: 1}})(whoever)
+		assert.Equal(t, "nobody", get(spending, "/", "X-User", "usr_new").Body.String())
+		assert.Equal(t, paying, get(spending, "/", "X-User", paying).Body.String())
+		assert.Equal(t, 401, get(customers.Route(polargate.Route{LicenseKey: func(*http.Request) string { return " " }, FailOpen: true})(whoever), "/").Code)
+	})
+}
+
+// balanceOf is what is left of the paying customer's calls.
+func balanceOf(t *testing.T, customers *polargate.Customers) float64 {
+	t.Helper()
+	e, err := customers.Entitlements(t.Context(), polargate.ExternalID(paying))
+	require.NoError(t, err)
+	m, ok := e.Meter(callsMeter)
+	require.True(t, ok)
+	return m.Balance
+}
+
+func TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+		code := func(codes ...int) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				for _, c := range codes {
+					w.WriteHeader(c)
+				}
+			}
+		}
+		for name, c := range map[string]struct {
+			handler http.HandlerFunc
+			taken   float64
+		}{
+			"200":           {code(200), 10},
+			"nothing":       {func(http.ResponseWriter, *http.Request) {}, 10},
+			"text":          {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }, 10},
+			"204":           {code(204), 10},
+			"301":           {code(301), 10},
+			"400":           {code(400), 10},
+			"404":           {code(404), 10},
+			"499":           {code(499), 10},
+			"500":           {code(500), 0},
+			"503":           {code(503), 0},
+			"599":           {code(599), 0},
+			"hints and 200": {code(103, 103, 200), 10},
+			"hints and 500": {code(103, 500), 0},
+			"500 and 200":   {code(500, 200), 0},
+			"200 and 500":   {code(200, 500), 10},
+			"a 5xx after the answer has begun, which is not sent any more": {func(w http.ResponseWriter, _ *http.Request) {
+				fmt.Fprint(w, "all that was paid for")
+				w.WriteHeader(500)
+			}, 10},
+			"a 5xx after an empty flush": {func(w http.ResponseWriter, _ *http.Request) {
+				w.(http.Flusher).Flush()
+				w.WriteHeader(502)
+			}, 10},
+			"a 5xx after a flush by the controller": {func(w http.ResponseWriter, _ *http.Request) {
+				_ = http.NewResponseController(w).Flush()
+				w.WriteHeader(502)
+			}, 10},
+			"a 5xx after a copy": {func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.Copy(w, bytes.NewBufferString("a file"))
+				w.WriteHeader(500)
+			}, 10},
+			"http.Error":         {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", 500) }, 0},
+			"a panic":            {func(http.ResponseWriter, *http.Request) { panic("on fire") }, 0},
+			"a panic after text": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "half"); panic("on fire") }, 0},
+			"an abort":           {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0},
+		} {
+			before := balanceOf(t, customers)
+			handler := customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: strings.ToUpper(callsMeter), Units: 10}})(
+				http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					e, _ := polargate.FromContext(r.Context())
+					m, _ := e.Meter(callsMeter)
+					assert.InDelta(t, before-10, m.Balance, 0, "%s: what the handler sees is after the cost", name)
+					c.handler(w, r)
+				}))
+			func() {
+				defer func() {
+					caught := recover()
+					assert.Equal(t, strings.Contains(name, "panic") || name == "an abort", caught != nil, "%s: a panic goes on its way", name)
+				}()
+				get(handler, "/")
+			}()
+			assert.InDelta(t, before-c.taken, balanceOf(t, customers), 0, name)
+			// The next one begins with a full meter.
+			_, err := customers.Refresh(t.Context(), polargate.ExternalID(paying))
+			require.NoError(t, err)
+		}
+	})
+}
+
+func TestAHandlerThatEndsItsGoroutineGivesTheUnitsBack(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		customers := newShop(t).warmed()
+		handler := customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 10}})(
+			http.HandlerFunc(func(http.ResponseWriter, *http.Request) { runtime.Goexit() }))
+		var group sync.WaitGroup
+		group.Go(func() { get(handler, "/") })
+		group.Wait()
+		assert.InDelta(t, 100, balanceOf(t, customers), 0)
+	})
+}
+
+func TestARouteThatSpendsLetsInExactlyAsManyAsAreLeft(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		customers := newShop(t).open()
+		handler := customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 7}})(whoever)
+		var in, out atomic.Int64
+		var group sync.WaitGroup
+		for range 100 {
+			group.Go(func() {
+				switch w := get(handler, "/"); w.Code {
+				case 200:
+					in.Add(1)
+				case 402:
+					out.Add(1)
+				default:
+					t.Errorf("status %d", w.Code)
+				}
+			})
+		}
+		group.Wait()
+		assert.EqualValues(t, 14, in.Load())
+		assert.EqualValues(t, 86, out.Load())
+		assert.InDelta(t, 2, balanceOf(t, customers), 0)
+	})
+}
+
+func TestAHandlerBehindASpendCanStream(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	customers := s.open(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+	spend := customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 1}})
+	goOn := make(chan struct{})
+	mux := http.NewServeMux()
+	mux.Handle("GET /flusher", spend(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "first")
+		w.(http.Flusher).Flush()
+		<-goOn
+		fmt.Fprintln(w, "second")
+	})))
+	mux.Handle("GET /controller", spend(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		control := http.NewResponseController(w)
+		assert.NoError(t, control.SetReadDeadline(time.Time{}))
+		assert.NoError(t, control.SetWriteDeadline(time.Time{}))
+		assert.NoError(t, control.EnableFullDuplex())
+		fmt.Fprintln(w, "first")
+		assert.NoError(t, control.Flush())
+		<-goOn
+		fmt.Fprintln(w, "second")
+	})))
+	mux.Handle("GET /hints", spend(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</style.css>; rel=preload")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.WriteHeader(http.StatusAccepted)
+	})))
+	mux.Handle("GET /hijack", spend(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, buffer, err := http.NewResponseController(w).Hijack()
+		if assert.NoError(t, err) {
+			_, _ = buffer.WriteString("HTTP/1.1 299 Mine\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+			_ = buffer.Flush()
+			_ = conn.Close()
+		}
+	})))
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+
+	for _, path := range []string{"/flusher", "/controller"} {
+		response, err := server.Client().Get(server.URL + path)
+		require.NoError(t, err)
+		lines := bufio.NewReader(response.Body)
+		first, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		assert.Equal(t, "first\n", first, "it is here while the handler still waits")
+		goOn <- struct{}{}
+		rest, err := io.ReadAll(lines)
+		require.NoError(t, err)
+		assert.Equal(t, "second\n", string(rest))
+		_ = response.Body.Close()
+	}
+
+	var hints []int
+	r, err := http.NewRequest(http.MethodGet, server.URL+"/hints", http.NoBody)
+	require.NoError(t, err)
+	r = r.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, _ textproto.MIMEHeader) error { hints = append(hints, code); return nil },
+	}))
+	response, err := server.Client().Do(r)
+	require.NoError(t, err)
+	_ = response.Body.Close()
+	assert.Equal(t, []int{103}, hints)
+	assert.Equal(t, 202, response.StatusCode)
+
+	response, err = server.Client().Get(server.URL + "/hijack")
+	require.NoError(t, err)
+	_ = response.Body.Close()
+	assert.Equal(t, 299, response.StatusCode)
+	assert.InDelta(t, 96, balanceOf(t, customers), 0, "each of the four was an answer")
+}
+
+// wrapped is the writer of a middleware further out that has all it knows behind
+// Unwrap, as net/http recommends.
+type wrapped struct{ inner http.ResponseWriter }
+
+func (w wrapped) Header() http.Header         { return w.inner.Header() }
+func (w wrapped) Write(p []byte) (int, error) { return w.inner.Write(p) }
+func (w wrapped) WriteHeader(code int)        { w.inner.WriteHeader(code) }
+func (w wrapped) Unwrap() http.ResponseWriter { return w.inner }
+
+// sink is net/http's writer, as far as it can take a file from the system, and
+// tells when it did.
+type sink struct {
+	*httptest.ResponseRecorder
+	taken int64
+}
+
+func (s *sink) ReadFrom(src io.Reader) (int64, error) {
+	n, err := io.Copy(s.ResponseRecorder, src)
+	s.taken += n
+	return n, err
+}
+
+// deaf is a writer that cannot be flushed, as http.TimeoutHandler's.
+type deaf struct{ http.ResponseWriter }
+
+func TestWhatTheWriterFurtherOutCanDoIsNotLostBehindASpend(t *testing.T) {
+	t.Parallel()
+	customers := newShop(t).open()
+	serve := func(w http.ResponseWriter, handler http.HandlerFunc) {
+		customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 1}})(handler).
+			ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	}
+	t.Run("a flush goes through a writer that only unwraps", func(t *testing.T) {
+		t.Parallel()
+		for _, flush := range []func(http.ResponseWriter){
+			func(w http.ResponseWriter) { assert.NoError(t, http.NewResponseController(w).Flush()) },
+			func(w http.ResponseWriter) { w.(http.Flusher).Flush() },
+		} {
+			recorder := httptest.NewRecorder()
+			serve(wrapped{recorder}, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "x"); flush(w) })
+			assert.True(t, recorder.Flushed)
+		}
+	})
+	t.Run("a writer that cannot flush says so", func(t *testing.T) {
+		t.Parallel()
+		serve(struct{ http.ResponseWriter }{deaf{httptest.NewRecorder()}}, func(w http.ResponseWriter, _ *http.Request) {
+			require.ErrorIs(t, http.NewResponseController(w).Flush(), errors.ErrUnsupported)
+			assert.NotPanics(t, func() { w.(http.Flusher).Flush() })
+		})
+	})
+	t.Run("a file can be sent by the system", func(t *testing.T) {
+		t.Parallel()
+		w := &sink{ResponseRecorder: httptest.NewRecorder()}
+		serve(w, func(w http.ResponseWriter, _ *http.Request) {
+			n, err := io.Copy(w, struct{ io.Reader }{strings.NewReader("a large file")})
+			assert.NoError(t, err)
+			assert.EqualValues(t, 12, n)
+		})
+		assert.EqualValues(t, 12, w.taken)
+		assert.Equal(t, "a large file", w.Body.String())
+	})
+	t.Run("a writer that takes no file gets its bytes", func(t *testing.T) {
+		t.Parallel()
+		recorder := httptest.NewRecorder()
+		serve(wrapped{recorder}, func(w http.ResponseWriter, _ *http.Request) {
+			_, err := io.Copy(w, struct{ io.Reader }{strings.NewReader("a large file")})
+			assert.NoError(t, err)
+		})
+		assert.Equal(t, "a large file", recorder.Body.String())
+	})
+	t.Run("a route that does not spend passes the writer on as it is", func(t *testing.T) {
+		t.Parallel()
+		recorder := httptest.NewRecorder()
+		customers.Middleware(always(paying))(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			assert.Same(t, recorder, w)
+		})).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/", nil))
+	})
+}
+
+// router is how gorilla/mux takes middleware, and chained how chi and alice do.
+type (
+	middleware func(http.Handler) http.Handler
+	router     struct{ uses []middleware }
+	chained    []func(http.Handler) http.Handler
+)
+
+func (r *router) Use(of ...middleware) { r.uses = append(r.uses, of...) }
+
+func (r *router) Handler(h http.Handler) http.Handler {
+	for _, m := range slices.Backward(r.uses) {
+		h = m(h)
+	}
+	return h
+}
+
+func (c chained) Then(h http.Handler) http.Handler {
+	for _, m := range slices.Backward(c) {
+		h = m(h)
+	}
+	return h
+}
+
+func TestMiddlewareFitsRoutersThatAreNotImportedHere(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		s.add("usr_other")
+		customers := s.open()
+		type user struct{}
+		signIn := func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), user{}, r.Header.Get("X-User"))))
+			})
+		}
+		signedIn := func(r *http.Request) polargate.CustomerRef {
+			id, _ := r.Context().Value(user{}).(string)
+			return polargate.ExternalID(id)
+		}
+		pro := customers.Middleware(signedIn, polargate.Feature("pro"))
+		export := customers.Middleware(signedIn, polargate.Feature("export"))
+		gold := customers.Middleware(signedIn, polargate.Feature("gold"))
+		var gorilla router
+		gorilla.Use(signIn, pro)
+		gorilla.Use(export)
+		for name, handler := range map[string]http.Handler{
+			"a router that is told to use it": gorilla.Handler(whoever),
+			"a chain":                         chained{signIn, pro, export}.Then(whoever),
+			"by hand":                         signIn(pro(export(whoever))),
+		} {
+			assert.Equal(t, paying, get(handler, "/", "X-User", paying).Body.String(), name)
+			assert.Equal(t, "usr_other", get(handler, "/", "X-User", "usr_other").Body.String(), name)
+			assert.Equal(t, 401, get(handler, "/").Code, name)
+		}
+		assert.Equal(t, 402, get(chained{signIn, pro, gold}.Then(whoever), "/", "X-User", paying).Code, "all of the chain must let pass")
+		assert.Equal(t, 401, get(chained{pro, signIn}.Then(whoever), "/", "X-User", paying).Code, "in the wrong order nobody is signed in yet")
+	})
+}
+
+func TestMiddlewareKeepsThePatternsOfAMux(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.open()
+		byPath := customers.Middleware(func(r *http.Request) polargate.CustomerRef { return polargate.ExternalID(r.PathValue("user")) }, polargate.Feature("pro"))
+		mux := http.NewServeMux()
+		mux.Handle("GET /users/{user}/files/{rest...}", byPath(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, r.Pattern, " ", r.PathValue("rest"))
+		})))
+		mux.Handle("/static/", http.StripPrefix("/static", customers.Middleware(always(paying))(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, r.URL.Path)
+		}))))
+		assert.Equal(t, "GET /users/{user}/files/{rest...} a/b", get(mux, "/users/"+paying+"/files/a/b").Body.String())
+		assert.Equal(t, 402, get(mux, "/users/usr_none/files/a").Code)
+		assert.Equal(t, 405, send(mux, http.MethodPost, "/users/"+paying+"/files/a").Code)
+		assert.Equal(t, "/a.css", get(mux, "/static/a.css").Body.String())
+		// The whole mux behind one.
+		assert.Equal(t, 401, get(customers.Middleware(byHeader)(mux), "/static/a.css").Code)
+	})
+}
+
+func TestEntitlementsAreInTheContextOfTheRequestAlone(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		customers := newShop(t).open()
+		_, ok := polargate.FromContext(t.Context())
+		assert.False(t, ok)
+		outer := httptest.NewRequest(http.MethodGet, "/", nil)
+		customers.Middleware(always(paying))(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			e, ok := polargate.FromContext(ctx)
+			assert.True(t, ok)
+			assert.True(t, e.Has("export"))
+		})).ServeHTTP(httptest.NewRecorder(), outer)
+		_, ok = polargate.FromContext(outer.Context())
+		assert.False(t, ok, "the request that came in is left as it was")
+	})
+}
+
+func TestARouteThatCannotWorkPanicsWhenItIsMade(t *testing.T) {
+	t.Parallel()
+	customers := newShop(t).open()
+	key := func(*http.Request) string { return "" }
+	for name, make := range map[string]func(){
+		"neither":         func() { customers.Route(polargate.Route{}) },
+		"both":            func() { customers.Route(polargate.Route{Customer: byHeader, LicenseKey: key}) },
+		"nobody resolves": func() { customers.Middleware(nil) },
+		"no header":       func() { customers.LicenseMiddleware("") },
+		"a key that spends": func() {
+			customers.Route(polargate.Route{LicenseKey: key, Spend: polargate.Cost{MeterID: callsMeter, Units: 1}})
+		},
+		"no units": func() {
+			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: callsMeter}})
+		},
+		"units below nothing": func() {
+			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: callsMeter, Units: -1}})
+		},
+	} {
+		assert.Panics(t, make, name)
+	}
+}
+
+func TestAResolverThatPanicsTakesNothingAndStopsNobodyElse(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		customers := newShop(t).warmed()
+		handler := customers.Route(polargate.Route{Spend: polargate.Cost{MeterID: callsMeter, Units: 1}, Customer: func(r *http.Request) polargate.CustomerRef {
+			if r.Header.Get("X-User") == "boom" {
+				panic("no session")
+			}
+			return byHeader(r)
+		}})(whoever)
+		assert.PanicsWithValue(t, "no session", func() { get(handler, "/", "X-User", "boom") }, "it is the program's own, for its server to catch")
+		assert.InDelta(t, 100, balanceOf(t, customers), 0)
+		assert.Equal(t, paying, get(handler, "/", "X-User", paying).Body.String())
+	})
+}
+
+func TestANilHandlerTakesNothing(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		customers := newShop(t).warmed()
+		assert.Panics(t, func() {
+			get(customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 1}})(nil), "/")
+		})
+		assert.InDelta(t, 100, balanceOf(t, customers), 0)
+	})
+}
+
+func TestARequestThatIsGivenUpHurtsNobodyElse(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		s.polar.Inject(polartest.Fault{Times: 1, Effect: polartest.Delay(3 * time.Second)})
+		customers := s.open()
+		var told polargate.Refusal
+		impatient := customers.Route(polargate.Route{Customer: always(paying), Refuse: func(_ http.ResponseWriter, _ *http.Request, r polargate.Refusal) { told = r }})(whoever)
+		patient := customers.Middleware(always(paying))(whoever)
+		at := time.Now()
+		var group sync.WaitGroup
+		group.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			impatient.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx))
+			assert.Equal(t, time.Second, time.Since(at))
+			assert.Equal(t, 503, told.Status)
+			require.ErrorIs(t, told.Err, context.DeadlineExceeded)
+		})
+		group.Go(func() { assert.Equal(t, paying, get(patient, "/").Body.String()) })
+		group.Wait()
+		assert.Equal(t, 1, s.asked())
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		w := httptest.NewRecorder()
+		impatient.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(gone))
+		assert.Equal(t, paying, w.Body.String(), "what is cached needs no time")
+	})
+}
+
+func TestAPanicOnTheWayToPolarIsA503(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.open(func(c *polargate.CustomersConfig) {
+			c.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+				body, _ := io.ReadAll(r.Body)
+				panic("on fire at " + r.URL.String() + " with " + string(body))
+			})}
+		})
+		for range 3 {
+			assert.Equal(t, 503, get(customers.Middleware(always(paying))(whoever), "/").Code)
+			assert.Equal(t, 503, get(customers.LicenseMiddleware("X-License-Key")(whoever), "/", "X-License-Key", secretKey).Code)
+			time.Sleep(10 * time.Second)
+		}
+		for _, secret := range []string{secretKey, paying, s.config.AccessToken} {
+			assert.NotContains(t, s.log.String(), secret)
+		}
+	})
+}
+
+const secretKey = "INKWELL-7F3A9C21-SECRET-0D4E"
+
+// sold is a shop that sold a key of pro.
+func sold(t *testing.T, change ...func(*polartest.LicenseKey)) (*shop, polartest.LicenseKey) {
+	t.Helper()
+	s := newShop(t)
+	key := polartest.LicenseKey{Key: secretKey, BenefitID: proBenefit, LimitUsage: polartest.Limit(5), LimitActivations: polartest.Limit(2)}
+	for _, c := range change {
+		c(&key)
+	}
+	return s, s.polar.AddKey(key)
+}
+
+// keyed is a route for license keys and what it answers to one.
+func keyed(customers *polargate.Customers, key string, need ...polargate.Requirement) *httptest.ResponseRecorder {
+	return get(customers.LicenseMiddleware("X-License-Key", need...)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e, _ := polargate.FromContext(r.Context())
+		license, ok := e.License()
+		fmt.Fprint(w, ok, " ", license.ID, " ", e.Features())
+	})), "/", "X-License-Key", key)
+}
+
+func TestALicenseKeyThatIsGrantedIsLetInWithItsEntitlements(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, key := sold(t)
+		customers := s.open()
+		want := "true " + key.ID + " [export pro]"
+		assert.Equal(t, want, keyed(customers, secretKey).Body.String())
+		assert.Equal(t, want, keyed(customers, `  "`+secretKey+`" `, polargate.Feature("pro"), polargate.Benefit(proBenefit)).Body.String(), "cleaned as by ParseKey")
+		assert.Equal(t, 402, keyed(customers, secretKey, polargate.Feature("gold")).Code)
+		e, refusal := customers.DecideLicense(t.Context(), secretKey+"\n", polargate.Feature("pro"))
+		require.Nil(t, refusal)
+		assert.Equal(t, key.CustomerID, e.CustomerID())
+		assert.Empty(t, e.Refused())
+		after, _ := s.polar.LicenseKey(secretKey)
+		assert.Zero(t, after.Usage, "it counts for no use")
+		assert.Zero(t, s.polar.Seats(secretKey), "and takes no seat")
+		assert.EqualValues(t, 1, after.Validations, "and one validation, however often it came")
+	})
+}
+
+func TestLicenseKeysAreRefusedForWhatIsWrongWithThem(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*polartest.LicenseKey)
+		status int
+		reason polargate.Reason
+	}{
+		"revoked":              {func(k *polartest.LicenseKey) { k.Status = "revoked" }, 402, polargate.ErrInactive},
+		"disabled":             {func(k *polartest.LicenseKey) { k.Status = "disabled" }, 402, polargate.ErrInactive},
+		"expired":              {func(k *polartest.LicenseKey) { k.ExpiresAt = time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC) }, 402, polargate.ErrExpired},
+		"of another benefit":   {func(k *polartest.LicenseKey) { k.BenefitID = teaBenefit }, 402, polargate.ErrWrongBenefit},
+		"of another shop":      {func(k *polartest.LicenseKey) { k.OrganizationID = "549c44b7-2e67-4e0e-8a20-17e76c895830" }, 401, polargate.ErrUnknownKey},
+		"deleted":              {func(k *polartest.LicenseKey) { k.Deleted = true }, 401, polargate.ErrUnknownKey},
+		"in other capitals":    {func(k *polartest.LicenseKey) { k.Key = strings.ToLower(secretKey) }, 401, polargate.ErrUnknownKey},
+		"longer by one letter": {func(k *polartest.LicenseKey) { k.Key = secretKey + "X" }, 401, polargate.ErrUnknownKey},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubbled(t, func(t *testing.T) {
+				s, _ := sold(t, c.change)
+				customers := s.open()
+				for range 5 {
+					w := keyed(customers, secretKey, polargate.Feature("pro"))
+					assert.Equal(t, c.status, w.Code)
+					assert.Equal(t, string(c.reason), problemIn(t, w)["reason"])
+					assert.NotContains(t, w.Body.String(), "SECRET")
+				}
+				e, refusal := customers.DecideLicense(t.Context(), secretKey)
+				require.NotNil(t, refusal)
+				assert.Nil(t, e)
+				assert.Equal(t, c.status, refusal.Status)
+				assert.Equal(t, c.reason, refusal.Reason)
+				assert.Equal(t, 1, s.asked(), "it is asked about once")
+			})
+		})
+	}
+}
+
+func TestWhatCannotBeAKeyIsRefusedWithoutAskingPolar(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.open(func(c *polargate.CustomersConfig) { c.OrganizationID = "" })
+		for _, key := range []string{"", " ", `""`, "\t", strings.Repeat("K", 513), strings.Repeat("K", 1<<21), "A\x00B", "A\x1bB", "A\nB", "\xff\xfe", "A\x7fB"} {
+			w := keyed(customers, key)
+			assert.Equal(t, 401, w.Code, "%.10q", key)
+			assert.Equal(t, "unknown_key", problemIn(t, w)["reason"])
+			_, refusal := customers.DecideLicense(t.Context(), key)
+			require.NotNil(t, refusal)
+			assert.Equal(t, 401, refusal.Status)
+		}
+		assert.Equal(t, 401, get(customers.LicenseMiddleware("X-License-Key")(whoever), "/").Code, "no header at all")
+		assert.Zero(t, s.asked())
+	})
+}
+
+func TestAKeyIsInNoRefusalAndNoLog(t *testing.T) {
+	t.Parallel()
+	for name, effect := range map[string]polartest.Effect{
+		"an echo in a 422": polartest.Body(422, "application/json", `{"error":"RequestValidationError","detail":[{"loc":["body","key"],"msg":"bad `+secretKey+`","type":"x","input":{"key":"`+secretKey+`"}}]}`),
+		"an echo in a 404": polartest.Body(404, "application/json", `{"error":"ResourceNotFound","detail":"no `+secretKey+`"}`),
+		"an echo in a 400": polartest.Body(400, "application/json", `{"error":"BadRequest","detail":"what is `+secretKey+`"}`),
+		"an echo in a 401": polartest.Body(401, "application/json", `{"error":"invalid_token","error_description":"no `+secretKey+`"}`),
+		"an echo in a 500": polartest.Body(500, "text/plain", secretKey),
+		"an echo in a 200": polartest.Body(200, "application/json", `{"key":"`+secretKey+`"}`),
+		"a redirect":       polartest.LoginPage(307),
+		"a reset":          polartest.Reset(),
+		"a hang":           polartest.Hang(),
+		"a cut answer":     polartest.Truncated(),
+		"the true answer":  polartest.Delay(time.Second),
+		"another key": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte("-0D4E"), []byte("-0D4F"))
+		}),
+		"another shop's": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte(`"organization_id":"`), []byte(`"organization_id":"9`))
+		}),
+		"revoked in a 200": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte(`"granted"`), []byte(`"revoked"`))
+		}),
+		"a word not known": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte(`"granted"`), []byte(`"paused"`))
+		}),
+		"an expiry not known": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte(`"expires_at":null`), []byte(`"expires_at":"soon"`))
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubbled(t, func(t *testing.T) {
+				s, _ := sold(t)
+				s.polar.Inject(polartest.Fault{Effect: effect})
+				customers := s.open()
+				_, refusal := customers.DecideLicense(t.Context(), secretKey, polargate.Feature("gold"))
+				require.NotNil(t, refusal)
+				w := keyed(customers, secretKey, polargate.Feature("gold"))
+				assert.Contains(t, []int{401, 402, 503}, w.Code)
+				var logged bytes.Buffer
+				slog.New(slog.NewJSONHandler(&logged, nil)).Info("refused", "refusal", *refusal, "error", refusal.Err, "who", refusal.Entitlements)
+				slog.New(slog.NewTextHandler(&logged, nil)).Info("refused", "refusal", *refusal, "error", refusal.Err, "who", refusal.Entitlements)
+				texts := []string{w.Body.String(), fmt.Sprint(w.Header()), s.log.String(), logged.String(), fmt.Sprintf("%+v", customers.Stats()), fmt.Sprintf("%v", *refusal), fmt.Sprintf("%+v", *refusal), fmt.Sprintf("%#v", *refusal)}
+				for err := refusal.Err; err != nil; err = errors.Unwrap(err) {
+					texts = append(texts, err.Error(), fmt.Sprintf("%+v", err), polargate.Message(err))
+				}
+				for _, text := range texts {
+					assert.NotContains(t, text, "7F3A9C21")
+					assert.NotContains(t, text, s.config.AccessToken)
+				}
+				for _, r := range s.polar.Requests() {
+					assert.NotContains(t, r.Path+r.RawQuery, "7F3A9C21", "nor is it in an address")
+				}
+			})
+		})
+	}
+}
+
+func TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		s.add("usr_new")
+		customers := s.warmed(func(c *polargate.CustomersConfig) {
+			c.RequestsPerMinute, c.FreshFor, c.StaleFor = 120, 10*time.Second, -1
+		})
+		require.Equal(t, 200, keyed(customers, secretKey).Code)
+		strangers := 0
+		for range 30 {
+			for range 200 {
+				strangers++
+				code := keyed(customers, fmt.Sprint("STRANGER-KEY-", strangers)).Code
+				assert.Contains(t, []int{401, 503}, code)
+			}
+			time.Sleep(11 * time.Second)
+			at := time.Now()
+			s.has(customers, paying, true)
+			assert.Equal(t, 200, keyed(customers, secretKey).Code)
+			assert.Less(t, time.Since(at), 3*time.Second)
+		}
+		s.has(customers, "usr_new", true) // customers have a budget of their own
+		assert.NotZero(t, customers.Stats().TurnedAway)
+		assert.LessOrEqual(t, customers.Stats().CachedUnknown, 2500)
+		s.polar.Revoke(secretKey)
+		time.Sleep(11 * time.Second)
+		assert.Equal(t, 402, keyed(customers, secretKey).Code, "what is known is asked about in spite of them")
+	})
+}
+
+// Whoever sends made-up keys fast enough is turned away unasked, and must not be
+// let in for it.
+func TestAFloodOfMadeUpKeysDoesNotOpenARouteThatFailsOpen(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.open(func(c *polargate.CustomersConfig) { c.RequestsPerMinute = 60 })
+		handler := customers.Route(polargate.Route{LicenseKey: func(r *http.Request) string { return r.Header.Get("X-License-Key") }, FailOpen: true})(whoever)
+		in := 0
+		for i := range 200 {
+			if get(handler, "/", "X-License-Key", fmt.Sprint("MADE-UP-", i)).Code == 200 {
+				in++
+			}
+		}
+		assert.Zero(t, in)
+	})
+}
+
+// A caller who hangs up while Polar is asked must not have the handler run for it.
+func TestARequestThatIsGivenUpDoesNotPassARouteThatFailsOpen(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		s.polar.Inject(polartest.Fault{Effect: polartest.Hang()})
+		customers := s.open()
+		for name, route := range map[string]polargate.Route{
+			"a made-up key":         {FailOpen: true, LicenseKey: func(*http.Request) string { return "MADE-UP" }},
+			"a customer not cached": {FailOpen: true, Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 1000}},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			w := httptest.NewRecorder()
+			customers.Route(route)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error(name, "is served") })).
+				ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/", nil).WithContext(ctx))
+			cancel()
+			assert.Equal(t, 503, w.Code, name)
+		}
+	})
+}
+
+func TestAKeyKeepsWorkingInGraceButNeverPastItsExpiry(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		end := time.Now().Add(10 * time.Hour)
+		s, _ := sold(t, func(k *polartest.LicenseKey) { k.ExpiresAt = end })
+		customers := s.open()
+		require.Equal(t, 200, keyed(customers, secretKey).Code)
+		s.polar.SetOffline(true)
+		time.Sleep(9*time.Hour + 59*time.Minute)
+		assert.Equal(t, 200, keyed(customers, secretKey).Code)
+		time.Sleep(2 * time.Minute)
+		w := keyed(customers, secretKey)
+		assert.Equal(t, 402, w.Code)
+		assert.Equal(t, "expired", problemIn(t, w)["reason"])
+		s.polar.SetOffline(false)
+		s.polar.Update(secretKey, func(k *polartest.LicenseKey) { k.ExpiresAt = time.Time{} })
+		time.Sleep(time.Minute)
+		assert.Equal(t, 200, keyed(customers, secretKey).Code, "a renewed key works again")
+	})
+}
+
+func TestAKeyThatIsRevokedOrGrantedAgainIsNoticedInTime(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, key := sold(t)
+		customers := s.open(func(c *polargate.CustomersConfig) { c.StaleFor = -1 })
+		require.Equal(t, 200, keyed(customers, secretKey).Code)
+		s.polar.Revoke(key.ID)
+		time.Sleep(5 * time.Minute)
+		assert.Equal(t, 402, keyed(customers, secretKey).Code)
+		s.polar.SetOffline(true)
+		time.Sleep(29 * time.Second)
+		assert.Equal(t, 402, keyed(customers, secretKey).Code)
+		time.Sleep(time.Minute)
+		assert.NotEqual(t, 200, keyed(customers, secretKey).Code, "cutting the network off brings no refused key back")
+		s.polar.SetOffline(false)
+		s.polar.Grant(key.ID)
+		time.Sleep(time.Minute)
+		assert.Equal(t, 200, keyed(customers, secretKey).Code)
+		soon := s.polar.AddKey(polartest.LicenseKey{Key: "BOUGHT-A-MOMENT-AGO", BenefitID: proBenefit, VisibleFrom: time.Now().Add(20 * time.Second)})
+		assert.Equal(t, 401, keyed(customers, soon.Key).Code)
+		time.Sleep(31 * time.Second)
+		assert.Equal(t, 200, keyed(customers, soon.Key).Code)
+	})
+}
+
+func TestTheOrganizationOfKeysIsFoundOutOnce(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.open(func(c *polargate.CustomersConfig) { c.OrganizationID, c.RequestsPerMinute = "", 6000 })
+		var group sync.WaitGroup
+		for i := range 20 {
+			group.Go(func() { keyed(customers, fmt.Sprint("KEY-", i)) })
+		}
+		for range 200 {
+			group.Go(func() { assert.Equal(t, 200, keyed(customers, secretKey).Code) })
+		}
+		group.Wait()
+		assert.Equal(t, 21, s.polar.Count("/validate"), "one key is asked about once")
+		assert.Equal(t, 22, s.asked())
+	})
+}
+
+func TestKeysAndCustomersOfTheSameNameNeverMix(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t, func(k *polartest.LicenseKey) { k.Key = paying })
+		s.polar.AddKey(polartest.LicenseKey{Key: "usr_poor", BenefitID: proBenefit})
+		s.polar.AddCustomer(polartest.Customer{ExternalID: "usr_poor"})
+		customers := s.warmed()
+		require.Equal(t, 200, keyed(customers, "usr_poor").Code)
+		s.has(customers, "usr_poor", false)
+		s.polar.Revoke(paying)
+		assert.Equal(t, 402, keyed(customers, paying).Code)
+		s.has(customers, paying, true)
+	})
+}
+
+func TestSpendingEventsAndRefreshesAtOnceLeaveEverybodyWithAnAnswer(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.CacheSize = 64 })
+		received(t, s, customers)
+		spend := customers.Route(polargate.Route{
+			Customer: byHeader, Require: []polargate.Requirement{polargate.Meter(callsMeter, 0)}, Spend: polargate.Cost{MeterID: callsMeter, Units: 0.5},
+		})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			e, ok := polargate.FromContext(r.Context())
+			m, has := e.Meter(callsMeter)
+			assert.True(t, ok && has && m.Balance >= 0)
+			_, _, _ = fmt.Sprint(e), e.Benefits(), e.Meters()
+			if r.Header.Get("X-Fail") != "" {
+				w.WriteHeader(500)
+			}
+		}))
+		var group sync.WaitGroup
+		for i := range 40 {
+			group.Go(func() {
+				for j := range 25 {
+					fail := []string{"", "yes"}[(i+j)%2]
+					assert.Contains(t, []int{200, 402, 500}, get(spend, "/", "X-User", paying, "X-Fail", fail).Code)
+				}
+			})
+		}
+		for range 4 {
+			group.Go(func() {
+				for range 20 {
+					s.polar.DebitMeter(paying, callsMeter, 1)
+					time.Sleep(time.Second)
+				}
+			})
+			group.Go(func() {
+				for range 20 {
+					_, err := customers.Refresh(t.Context(), polargate.ExternalID(paying))
+					assert.NoError(t, err)
+					giveBack, _, err := customers.Spend(t.Context(), polargate.ExternalID(paying), callsMeter, 0.5)
+					assert.NoError(t, err)
+					giveBack()
+					assert.Equal(t, 200, keyed(customers, secretKey).Code)
+					_ = customers.Stats()
+					time.Sleep(700 * time.Millisecond)
+				}
+			})
+		}
+		group.Wait()
+		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+		assert.InDelta(t, 20, balanceOf(t, customers), 0, "what Polar said last counts")
+		assert.Zero(t, customers.Stats().Panics)
+	})
+}
+
+// What a route has decided on cannot be pushed out of the cache between that and
+// the cost: a customer who paid is not told to pay.
+func TestACustomerPushedOutOfTheCacheIsNotToldToPay(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		const many = 40
+		customers := s.open(func(c *polargate.CustomersConfig) { c.CacheSize, c.RequestsPerMinute = 4, 1_000_000 })
+		for i := range many {
+			s.add(fmt.Sprint("usr_", i))
+		}
+		spend := customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: callsMeter, Units: 1}})(whoever)
+		var group sync.WaitGroup
+		for i := range many {
+			group.Go(func() {
+				for range 5 {
+					assert.Equal(t, 200, get(spend, "/", "X-User", fmt.Sprint("usr_", i)).Code)
+					_, ok, err := customers.Spend(t.Context(), polargate.ExternalID(fmt.Sprint("usr_", i)), callsMeter, 1)
+					assert.NoError(t, err)
+					assert.True(t, ok)
+				}
+			})
+		}
+		group.Wait()
+	})
+}
+
+func TestARefusalMadeByHandIsWrittenWhateverIsInIt(t *testing.T) {
+	t.Parallel()
+	for name, refusal := range map[string]polargate.Refusal{
+		"nothing":             {},
+		"a word not known":    {Status: 402, Reason: "tomorrow"},
+		"everything":          {Status: 402, Reason: polargate.ErrExpired, Required: polargate.All(polargate.Any(), polargate.Feature("x")), UpgradeURL: "%zz", RetryAfter: 1 << 62},
+		"no time at all":      {Status: 503, RetryAfter: -1},
+		"an error with words": {Status: 503, Err: errors.New("secret words")},
+	} {
+		w := httptest.NewRecorder()
+		require.NotPanics(t, func() { polargate.WriteRefusal(w, httptest.NewRequest("GET", "/", nil), refusal) }, name)
+		problemIn(t, w)
+		assert.GreaterOrEqual(t, w.Code, 400, name)
+		assert.NotContains(t, w.Body.String(), "secret words", name)
+	}
+}
+
+func TestCustomersThatAreClosedSayWhatTheyKnowAndElse503(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		customers := newShop(t).warmed()
+		require.NoError(t, customers.Close())
+		handler := customers.Middleware(byHeader)(whoever)
+		assert.Equal(t, paying, get(handler, "/", "X-User", paying).Body.String())
+		w := get(handler, "/", "X-User", "usr_new")
+		assert.Equal(t, 503, w.Code)
+		assert.Equal(t, "closed", problemIn(t, w)["reason"])
+	})
 }
