@@ -110,16 +110,23 @@ func (e *Entitlements) Features() []string {
 	return slices.Clone(e.features)
 }
 
-// Benefit is a benefit that is granted now.
+// Benefit is a benefit that is granted now. Capitals in the id do not count, here
+// and wherever an id of Polar's is asked for.
 func (e *Entitlements) Benefit(id string) (GrantedBenefit, bool) {
 	if e != nil {
 		for _, b := range e.benefits {
-			if b.id.Value() == id {
+			if sameID(b.id.Value(), id) {
 				return b, true
 			}
 		}
 	}
 	return GrantedBenefit{}, false
+}
+
+// sameID compares an id in its usual form with one that was asked for, whose
+// capitals do not count.
+func sameID(id, asked string) bool {
+	return id == asked || len(id) == len(asked) && strings.EqualFold(id, asked) && normalUUID(asked) == id
 }
 
 // Benefits are those that are granted now, by id; the caller's own slice.
@@ -136,7 +143,7 @@ func (e *Entitlements) Benefits() []GrantedBenefit {
 func (e *Entitlements) Subscribed(productID string) bool {
 	if e != nil {
 		for _, p := range e.products {
-			if p.Value() == productID {
+			if sameID(p.Value(), productID) {
 				return true
 			}
 		}
@@ -161,7 +168,7 @@ func (e *Entitlements) Products() []string {
 func (e *Entitlements) Meter(id string) (MeterBalance, bool) {
 	if e != nil {
 		for _, m := range e.meters {
-			if m.id.Value() == id {
+			if sameID(m.id.Value(), id) {
 				return m, true
 			}
 		}
