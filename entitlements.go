@@ -190,7 +190,7 @@ func (e *Entitlements) License() (LicenseKey, bool) {
 	if e == nil || e.license == nil {
 		return LicenseKey{}, false
 	}
-	return *e.license, true
+	return e.license.clone(), true
 }
 
 // Meets reports whether a requirement is met.

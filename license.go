@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -55,6 +57,54 @@ const (
 	KeyRevoked  KeyStatus = "revoked"
 	KeyDisabled KeyStatus = "disabled"
 )
+
+// clone is a copy that shares nothing that can be changed.
+func (l *LicenseKey) clone() LicenseKey {
+	c := *l
+	c.LimitActivations, c.LimitUsage = clonePointer(l.LimitActivations), clonePointer(l.LimitUsage)
+	c.Customer.BillingAddress = clonePointer(l.Customer.BillingAddress)
+	c.Customer.TaxID = slices.Clone(l.Customer.TaxID)
+	c.Customer.Metadata = cloneMap(l.Customer.Metadata)
+	if c.Activation = clonePointer(l.Activation); c.Activation != nil {
+		c.Activation.Meta = cloneMap(c.Activation.Meta)
+		if of := c.Activation.LicenseKey; of != nil {
+			c.Activation.LicenseKey = clonePointer(of)
+			*c.Activation.LicenseKey = of.clone()
+		}
+	}
+	return c
+}
+
+func clonePointer[T any](p *T) *T {
+	if p == nil {
+		return nil
+	}
+	c := *p
+	return &c
+}
+
+// cloneMap copies what JSON can hold.
+func cloneMap(m map[string]any) map[string]any {
+	c := maps.Clone(m)
+	for name, value := range c {
+		c[name] = cloneJSON(value)
+	}
+	return c
+}
+
+func cloneJSON(value any) any {
+	switch v := value.(type) {
+	case map[string]any:
+		return cloneMap(v)
+	case []any:
+		v = slices.Clone(v)
+		for i := range v {
+			v[i] = cloneJSON(v[i])
+		}
+		return v
+	}
+	return value
+}
 
 // Remaining is how many uses are left, never below 0, and Unlimited without a
 // limit.
