@@ -249,7 +249,7 @@ func (e *Entitlements) meter(id string) int {
 }
 
 // Format prints whose they are by Polar's id, whatever the verb: an external id
-// may be an e-mail address.
+// may be an e-mail address. So does a copy that somebody made by dereferencing.
 func (e Entitlements) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "polargate.Entitlements{Customer:%s}", e.customer)
 }
