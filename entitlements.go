@@ -444,7 +444,9 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 		optional(m, "consumed_units", &b.Consumed)
 		optional(m, "credited_units", &b.Credited)
 		b.Balance = b.Credited - b.Consumed
-		optional(m, "balance", &b.Balance)
+		if string(m["balance"]) != "null" {
+			optional(m, "balance", &b.Balance)
+		}
 		if meter == "" {
 			continue
 		}
