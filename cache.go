@@ -344,8 +344,8 @@ func (c *entitlementCache) tell(value *Entitlements) bool {
 	c.storing.Lock()
 	defer c.storing.Unlock()
 	keys := []cacheKey{{byPolarID, value.customer}}
-	if value.external != "" {
-		keys = append(keys, cacheKey{byExternalID, value.external})
+	if byOwnID := ExternalID(value.external); byOwnID.check() == nil {
+		keys = append(keys, byOwnID.key) // others are refused when they are asked about
 	}
 	free := keys[:0:0] // what no other customer has by now
 	for _, key := range keys {
