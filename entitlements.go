@@ -30,21 +30,29 @@ type Entitlements struct {
 // text is a string that many customers have in common, kept once.
 type text = unique.Handle[string]
 
+// textOf is "" for the zero value, which what is not found consists of.
+func textOf(t text) string {
+	if t == (text{}) {
+		return ""
+	}
+	return t.Value()
+}
+
 // GrantedBenefit is a benefit that a customer has now.
 type GrantedBenefit struct{ id, kind, metadata text }
 
 // ID is the benefit's id.
-func (b GrantedBenefit) ID() string { return b.id.Value() }
+func (b GrantedBenefit) ID() string { return textOf(b.id) }
 
 // Type is Polar's word for the kind of benefit: "custom", "license_keys",
 // "feature_flag" and others, also such as this version does not know.
-func (b GrantedBenefit) Type() string { return b.kind.Value() }
+func (b GrantedBenefit) Type() string { return textOf(b.kind) }
 
 // Metadata is what the vendor wrote on the benefit in Polar, a new map at each
 // call; numbers are json.Number.
 func (b GrantedBenefit) Metadata() map[string]any {
 	m := map[string]any{}
-	d := json.NewDecoder(strings.NewReader(b.metadata.Value()))
+	d := json.NewDecoder(strings.NewReader(textOf(b.metadata)))
 	d.UseNumber()
 	if d.Decode(&m) != nil || m == nil {
 		return map[string]any{}
@@ -62,7 +70,7 @@ type MeterBalance struct {
 }
 
 // ID is the meter's id.
-func (m MeterBalance) ID() string { return m.id.Value() }
+func (m MeterBalance) ID() string { return textOf(m.id) }
 
 // Known reports whether Polar has such a customer or license key. One that is not
 // known has no entitlements.
