@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -154,5 +156,122 @@ func FuzzAnswers(f *testing.F) {
 			require.Equal(t, KeyGranted, license.Status)
 		}
 		require.LessOrEqual(t, answers, 5, "only a validation is repeated")
+	})
+}
+
+// FuzzCustomerState reads bodies as the state of a customer.
+func FuzzCustomerState(f *testing.F) {
+	for _, state := range goldenStates(f) {
+		f.Add([]byte(state.Response.Body))
+	}
+	f.Add(stateWith(`,"granted_benefits":[{"benefit_id":"` + proID + `","benefit_metadata":{"a":[1e999]}}],"active_meters":[{"meter_id":"x","balance":-0.0,"credited_units":1.7e308,"consumed_units":-1.7e308}]`))
+	f.Add(stateWith(`,"deleted_at":"2026-11-22","metadata":{"__external_id":"x"}`))
+	f.Add(stateOf(benchCustomer, "\xff", 3))
+	features := map[string][]string{proID: {"pro", "export"}}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		at := time.Unix(1_800_000_000, 0)
+		e, err := readEvent(body, "", features)
+		_, errDeleted := readDeleted(body, "")
+		if err != nil {
+			require.Nil(t, e)
+			return
+		}
+		require.NoError(t, errDeleted, "who can be read can be read as deleted")
+		require.True(t, isUUID4(e.CustomerID()))
+		again, err := readState(body, at, CustomerID(e.CustomerID()), "", features)
+		require.NoError(t, err)
+		e.at = at.UnixNano()
+		require.Equal(t, e, again)
+		_, err = readState(body, at, CustomerID(teaID), "", features)
+		require.True(t, err != nil || e.CustomerID() == teaID, "an answer about somebody else")
+		if e.ExternalID() != "" {
+			_, err = readState(body, at, ExternalID(e.ExternalID()+"x"), "", features)
+			require.ErrorIs(t, err, errForeignState)
+		}
+		if !e.Known() {
+			require.Empty(t, e.Features())
+			require.Empty(t, e.Benefits())
+			require.Empty(t, e.Products())
+			require.Empty(t, e.Meters())
+			return
+		}
+		require.Equal(t, e.Has("pro"), e.Meets(Benefit(proID)), "a feature comes with its benefit and not else")
+		require.Equal(t, e.Has("pro"), e.Has("export"))
+		var ids []string
+		for _, b := range e.Benefits() {
+			require.NotEmpty(t, b.ID())
+			require.NotNil(t, b.Metadata())
+			require.True(t, e.Meets(Benefit(b.ID())))
+			ids = append(ids, b.ID())
+		}
+		require.True(t, sortedOnce(ids))
+		ids = nil
+		for _, m := range e.Meters() {
+			require.NotEmpty(t, m.ID())
+			require.Equal(t, m.Balance, m.Balance, "a number")
+			require.True(t, e.Meets(Meter(m.ID(), m.Balance)))
+			ids = append(ids, m.ID())
+		}
+		require.True(t, sortedOnce(ids))
+		require.True(t, sortedOnce(e.Products()))
+		for _, p := range e.Products() {
+			require.True(t, e.Meets(Product(p)))
+		}
+		require.Equal(t, "polargate.Entitlements{Customer:"+e.CustomerID()+"}", fmt.Sprintf("%+v", e))
+	})
+}
+
+func sortedOnce(ids []string) bool {
+	return slices.IsSorted(ids) && len(slices.Compact(slices.Clone(ids))) == len(ids)
+}
+
+// FuzzWebhookBody delivers bodies, signed as they should be and not.
+func FuzzWebhookBody(f *testing.F) {
+	const now = `"timestamp":"2026-11-22T12:00:00Z"`
+	for _, state := range goldenStates(f) {
+		f.Add([]byte(`{"type":"customer.state_changed",`+now+`,"data":`+string(state.Response.Body)+`}`), "evt_1")
+		f.Add([]byte(`{"type":"customer.deleted",`+now+`,"data":`+string(state.Response.Body)+`}`), "evt_2")
+	}
+	f.Add([]byte(`{"type":"order.created","data":[]}`), "")
+	f.Add([]byte(`{"type":"customer.state_changed","timestamp":"0000-01-01","data":`+string(stateWith(""))+`}`), "\n")
+	f.Add([]byte(`null`), "é")
+	f.Fuzz(func(t *testing.T, body []byte, id string) {
+		customers := offlineCustomers(t, func(c *CustomersConfig) { c.AccessToken, c.CacheSize, c.OrganizationID = "polar_oat_fuzz", 8, "" })
+		defer customers.Close()
+		h := customers.WebhookHandler(oldSecret)
+		e := event{id, string(body), time.Now()}
+		require.Equal(t, 401, answerOf(h, e.signedBy(t, []byte("another"))))
+		require.Zero(t, customers.Stats().Cached)
+		r := e.signedBy(t, []byte(oldSecret))
+		if id == "" || len(id) > maxEventID || len(body) > maxEvent {
+			require.NotEqual(t, 204, answerOf(h, r))
+			require.Zero(t, customers.Stats().Cached)
+			return
+		}
+		require.Equal(t, 204, answerOf(h, r), "what is signed is acknowledged, whatever it says")
+		stats := customers.Stats()
+		require.EqualValues(t, 1, stats.Events+stats.Ignored+stats.Refused-1, "and counted once")
+		require.Zero(t, stats.Panics)
+		again := e.signedBy(t, []byte(oldSecret))
+		require.Equal(t, 204, answerOf(h, again))
+		require.EqualValues(t, 1, customers.Stats().Repeated)
+		require.LessOrEqual(t, stats.Cached, 2)
+		require.Equal(t, stats.Events > 0, stats.Cached > 0, "only what was taken in is kept")
+		require.Equal(t, stats.Cached, customers.Stats().Cached)
+		if stats.Events == 0 {
+			return
+		}
+		// Whoever it was: they are found by what the body says, and by nothing else.
+		var said struct {
+			Data json.RawMessage `json:"data"`
+		}
+		require.NoError(t, json.Unmarshal(body, &said))
+		who, err := readDeleted(said.Data, "")
+		require.NoError(t, err)
+		have, ok := customers.cache.hit(CustomerID(who.CustomerID()).key)
+		require.True(t, ok)
+		require.Equal(t, who.CustomerID(), have.CustomerID())
+		_, ok = customers.cache.hit(ExternalID(have.ExternalID()).key)
+		require.Equal(t, ExternalID(have.ExternalID()).check() == nil, ok)
 	})
 }

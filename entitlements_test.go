@@ -1,0 +1,493 @@
+package polargate
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	teaID   = "32234c6d-03fe-42a8-8a2f-d3d416d0b60a"
+	callsID = "aaf2bfea-ac4f-40eb-99ad-de858ccdfd97"
+	planID  = "8c499570-3242-437e-a9f5-6fee6cff7593"
+	ownID   = "ada.lovelace@example.com"
+)
+
+// stateWith is a customer's state with these members over the usual ones.
+func stateWith(members string) []byte {
+	return fmt.Appendf(nil, `{"id":%q,"external_id":%q,"email":"private@example.com","organization_id":%q,"deleted_at":null,"active_subscriptions":[],"granted_benefits":[],"active_meters":[]%s}`,
+		benchCustomer, ownID, testOrganization, members)
+}
+
+// readWith reads such a state, which must go well.
+func readWith(t testing.TB, members string) *Entitlements {
+	t.Helper()
+	e, err := readState(stateWith(members), time.Unix(1, 0), ExternalID(ownID), testOrganization, map[string][]string{proID: {"pro"}, teaID: {"tea", "pro"}})
+	require.NoError(t, err)
+	return e
+}
+
+// everything is a state of somebody who has one of each.
+func everything(t testing.TB) *Entitlements {
+	t.Helper()
+	return readWith(t, `,"granted_benefits":[{"benefit_id":"`+proID+`","benefit_type":"custom","benefit_metadata":{"tier":"gold","n":1}},{"benefit_id":"`+teaID+`"}],
+		"active_subscriptions":[{"product_id":"`+planID+`","status":"active"}],
+		"active_meters":[{"meter_id":"`+callsID+`","consumed_units":25.5,"credited_units":100,"balance":74.5}]`)
+}
+
+func TestEveryRecordedStateIsReadOrRefusedAsPolarMeantIt(t *testing.T) {
+	t.Parallel()
+	for _, state := range goldenStates(t) {
+		e, err := readEvent(state.Response.Body, "", nil)
+		if state.Response.Status != 200 {
+			require.Error(t, err, "%s: a refusal is no state", state.Name)
+			continue
+		}
+		require.NoError(t, err, state.Name)
+		var plain struct {
+			ID       string `json:"id"`
+			External string `json:"external_id"`
+			Benefits []struct {
+				ID       string         `json:"benefit_id"`
+				Type     string         `json:"benefit_type"`
+				Metadata map[string]any `json:"benefit_metadata"`
+			} `json:"granted_benefits"`
+			Subscriptions []struct {
+				ID string `json:"product_id"`
+			} `json:"active_subscriptions"`
+			Meters []struct {
+				ID string `json:"meter_id"`
+			} `json:"active_meters"`
+		}
+		require.NoError(t, json.Unmarshal(state.Response.Body, &plain))
+		assert.Equal(t, plain.ID, e.CustomerID(), state.Name)
+		assert.Equal(t, plain.External, e.ExternalID(), state.Name)
+		assert.Len(t, e.Benefits(), len(plain.Benefits), state.Name)
+		assert.Len(t, e.Meters(), len(plain.Meters), state.Name)
+		for _, b := range plain.Benefits {
+			have, ok := e.Benefit(b.ID)
+			require.True(t, ok, state.Name)
+			assert.Equal(t, b.Type, have.Type())
+			assert.Len(t, have.Metadata(), len(b.Metadata))
+		}
+		for _, s := range plain.Subscriptions {
+			assert.True(t, e.Subscribed(s.ID), state.Name)
+		}
+		for _, m := range plain.Meters {
+			_, ok := e.Meter(m.ID)
+			assert.True(t, ok, state.Name)
+		}
+	}
+}
+
+// goldenState is a recorded question about a customer's state.
+type goldenState struct {
+	Name     string
+	Response struct {
+		Status int
+		Body   json.RawMessage
+	}
+}
+
+func goldenStates(t testing.TB) []goldenState {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.FromSlash("polartest/testdata/golden/state/*.json"))
+	require.NoError(t, err)
+	require.NotEmpty(t, paths)
+	var states []goldenState
+	for _, path := range paths {
+		data, err := os.ReadFile(path)
+		require.NoError(t, err)
+		var s goldenState
+		require.NoError(t, json.Unmarshal(data, &s), path)
+		states = append(states, s)
+	}
+	return states
+}
+
+func TestWhatIsStrangeInAStateSpoilsNothingBesideIt(t *testing.T) {
+	t.Parallel()
+	pro := `{"benefit_id":"` + proID + `"}`
+	for name, members := range map[string]string{
+		"a type nobody knows":         `,"granted_benefits":[{"benefit_id":"` + teaID + `","benefit_type":"teleport","beam":[1]},` + pro + `]`,
+		"a type that is a number":     `,"granted_benefits":[{"benefit_id":"` + teaID + `","benefit_type":7},` + pro + `]`,
+		"metadata of each kind":       `,"granted_benefits":[{"benefit_id":"` + teaID + `","benefit_metadata":[]},{"benefit_id":"` + planID + `","benefit_metadata":"x"},{"benefit_id":"` + callsID + `","benefit_metadata":null},` + pro + `]`,
+		"an id that is a number":      `,"granted_benefits":[{"benefit_id":7},{"benefit_id":null},{"benefit_id":""},{},` + pro + `]`,
+		"grants that are none":        `,"granted_benefits":[null,7,"x",[],true,` + pro + `]`,
+		"subscriptions that are none": `,"granted_benefits":[` + pro + `],"active_subscriptions":[null,7,{},{"product_id":null,"status":null},{"product_id":[]}]`,
+		"meters that are none":        `,"granted_benefits":[` + pro + `],"active_meters":[null,7,{},{"meter_id":null},{"meter_id":7,"balance":{}}]`,
+		"meters that are no list":     `,"granted_benefits":[` + pro + `],"active_meters":{"a":1}`,
+		"meters that are null":        `,"granted_benefits":[` + pro + `],"active_meters":null`,
+		"all else null":               `,"granted_benefits":[` + pro + `],"email":null,"metadata":null,"name":null,"type":null,"created_at":null,"organization_id":null,"deleted_at":null,"tax_id":null`,
+		"all else of another type":    `,"granted_benefits":[` + pro + `],"email":7,"metadata":[],"name":{},"type":1.5,"created_at":true,"organization_id":8,"deleted_at":false,"tax_id":"x"`,
+		"a member that comes twice":   `,"granted_benefits":[],"granted_benefits":[` + pro + `]`,
+		"a field that is new":         `,"granted_benefits":[` + pro + `],"wallet":{"coins":[{}]}`,
+		"a benefit in capitals":       `,"granted_benefits":[{"benefit_id":"` + strings.ToUpper(proID) + `"}]`,
+		"a benefit without dashes":    `,"granted_benefits":[{"benefit_id":"` + strings.ReplaceAll(proID, "-", "") + `"}]`,
+		"bytes that are no text":      ",\"granted_benefits\":[{\"benefit_id\":\"\xff\xfe\",\"benefit_type\":\"\xc3\"}," + pro + "],\"name\":\"\xff\"",
+		"half a surrogate":            `,"granted_benefits":[{"benefit_id":"\ud800"},` + pro + `],"name":"\udfff"`,
+		"metadata nested deeply":      `,"granted_benefits":[{"benefit_id":"` + teaID + `","benefit_metadata":{"a":` + strings.Repeat(`[`, 5000) + strings.Repeat(`]`, 5000) + `}},` + pro + `]`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			e := readWith(t, members)
+			assert.True(t, e.Known())
+			assert.True(t, e.Has("pro"))
+			assert.True(t, e.Meets(Benefit(proID)))
+			assert.Equal(t, benchCustomer, e.CustomerID())
+			for _, b := range e.Benefits() {
+				assert.NotEmpty(t, b.ID())
+				assert.NotNil(t, b.Metadata())
+			}
+			assert.Empty(t, e.Products())
+			assert.Empty(t, e.Meters())
+		})
+	}
+}
+
+func TestAStateThatSaysNothingIsNotTakenForACustomerWhoHasNothing(t *testing.T) {
+	t.Parallel()
+	whole := string(stateWith(""))
+	for name, body := range map[string]string{
+		"nothing": "", "null": "null", "an empty object": "{}", "a list": "[]", "text": `"x"`, "a page": "<html>", "two objects": whole + whole,
+		"half of it":                  whole[:len(whole)/2],
+		"no id":                       strings.Replace(whole, `"id"`, `"di"`, 1),
+		"an id that is null":          strings.Replace(whole, `"`+benchCustomer+`"`, `null`, 1),
+		"an id that is no UUID":       strings.Replace(whole, benchCustomer, "7", 1),
+		"no benefits":                 strings.Replace(whole, `"granted_benefits"`, `"x"`, 1),
+		"benefits that are null":      strings.Replace(whole, `"granted_benefits":[]`, `"granted_benefits":null`, 1),
+		"benefits that are an object": strings.Replace(whole, `"granted_benefits":[]`, `"granted_benefits":{}`, 1),
+		"no subscriptions":            strings.Replace(whole, `"active_subscriptions"`, `"x"`, 1),
+		"subscriptions that are null": strings.Replace(whole, `"active_subscriptions":[]`, `"active_subscriptions":null`, 1),
+		"another organization":        strings.Replace(whole, testOrganization, "549c44b7-2e67-4e0e-8a20-17e76c895830", 1),
+		"another external id":         strings.Replace(whole, ownID, "Ada.lovelace@example.com", 1),
+		"no external id":              strings.Replace(whole, `"`+ownID+`"`, "null", 1),
+		"nested too deeply":           strings.Replace(whole, `"deleted_at"`, `"x":`+strings.Repeat("[", 20_000)+strings.Repeat("]", 20_000)+`,"deleted_at"`, 1),
+	} {
+		_, err := readState([]byte(body), time.Unix(1, 0), ExternalID(ownID), testOrganization, nil)
+		require.Error(t, err, name)
+		assert.NotContains(t, err.Error(), "ada", name)
+	}
+}
+
+func TestADeletedCustomerHasNothingWhateverTheStateLists(t *testing.T) {
+	t.Parallel()
+	e := readWith(t, `,"deleted_at":"2026-11-22T12:27:18.830022Z","granted_benefits":[{"benefit_id":"`+proID+`"}],"active_subscriptions":[{"product_id":"`+planID+`","status":"active"}]`)
+	assert.False(t, e.Known())
+	assert.False(t, e.Has("pro"))
+	assert.Empty(t, e.Benefits())
+	assert.Empty(t, e.Products())
+	assert.True(t, e.CheckedAt().IsZero())
+}
+
+func TestSubscriptionsCountByTheirStatus(t *testing.T) {
+	t.Parallel()
+	for status, want := range map[string]bool{
+		`"active"`: true, `"trialing"`: true, `"a word not known"`: true, `null`: true, `7`: true,
+		`"past_due"`: false, `"unpaid"`: false, `"canceled"`: false, `"incomplete"`: false, `"incomplete_expired"`: false, `"paused"`: false, `"revoked"`: false,
+	} {
+		e := readWith(t, `,"active_subscriptions":[{"product_id":"`+strings.ToUpper(planID)+`","status":`+status+`},{"product_id":"`+teaID+`","status":"active"},{"product_id":"`+planID+`","status":"past_due"}]`)
+		assert.Equal(t, want, e.Subscribed(planID), status)
+		assert.Equal(t, want, e.Meets(Product(planID)), status)
+		assert.True(t, e.Subscribed(teaID), "the one beside it counts")
+	}
+}
+
+func TestBalancesAreReadFromNumbersOfEveryForm(t *testing.T) {
+	t.Parallel()
+	for meter, want := range map[string]MeterBalance{
+		`"consumed_units":1e3,"credited_units":2E3,"balance":1.0e+3`:          {Consumed: 1000, Credited: 2000, Balance: 1000},
+		`"consumed_units":-0.0,"credited_units":0,"balance":-0.0`:             {Consumed: math.Copysign(0, -1), Balance: math.Copysign(0, -1)},
+		`"consumed_units":25.5,"credited_units":100`:                          {Consumed: 25.5, Credited: 100, Balance: 74.5},
+		`"consumed_units":25.5,"credited_units":100,"balance":null`:           {Consumed: 25.5, Credited: 100, Balance: 74.5},
+		`"consumed_units":25.5,"credited_units":100,"balance":"74"`:           {Consumed: 25.5, Credited: 100, Balance: 74.5},
+		`"consumed_units":150,"credited_units":100,"balance":-50.25`:          {Consumed: 150, Credited: 100, Balance: -50.25},
+		`"consumed_units":5e-324,"credited_units":9223372036854775807`:        {Consumed: 5e-324, Credited: 9223372036854775807, Balance: 9223372036854775807},
+		`"consumed_units":0,"credited_units":10,"balance":1e999`:              {Credited: 10, Balance: 10},
+		`"consumed_units":null,"credited_units":null,"balance":null`:          {},
+		`"consumed_units":0,"credited_units":1,"balance":1,"balance":2`:       {Credited: 1, Balance: 2},
+		`"consumed_units":-1.7e308,"credited_units":1.7e308`:                  {Consumed: -1.7e308, Credited: 1.7e308, Balance: math.Inf(1)},
+		`"consumed_units":1.7e308,"credited_units":-1.7e308`:                  {Consumed: 1.7e308, Credited: -1.7e308, Balance: math.Inf(-1)},
+		`"balance":123456789012345678901234567890123456789012345678901234567`: {Balance: 1.2345678901234568e56},
+	} {
+		e := readWith(t, `,"active_meters":[{"meter_id":"`+callsID+`",`+meter+`}]`)
+		m, ok := e.Meter(callsID)
+		require.True(t, ok, meter)
+		assert.Equal(t, callsID, m.ID())
+		want.id = m.id
+		assert.Equal(t, want, m, meter)
+		assert.False(t, math.IsNaN(m.Balance), meter)
+		assert.Equal(t, want.Balance >= 0, e.Meets(Meter(callsID, 0)), meter)
+	}
+	for _, number := range []string{"NaN", "Infinity", "-Infinity", "0x10", "01", "1_000", ".5", "+1"} {
+		_, err := readEvent(stateWith(`,"active_meters":[{"meter_id":"`+callsID+`","balance":`+number+`}]`), "", nil)
+		require.Error(t, err, "%s is no JSON, so the whole is none", number)
+	}
+}
+
+func TestWhatIsThereTwiceIsThereOnce(t *testing.T) {
+	t.Parallel()
+	e := readWith(t, `,"granted_benefits":[{"benefit_id":"`+teaID+`","benefit_type":"first"},{"benefit_id":"`+proID+`"},{"benefit_id":"`+strings.ToUpper(teaID)+`","benefit_type":"second"}],
+		"active_subscriptions":[{"product_id":"`+planID+`"},{"product_id":"`+strings.ToUpper(planID)+`"}],
+		"active_meters":[{"meter_id":"`+callsID+`","balance":5},{"meter_id":"`+strings.ToUpper(callsID)+`","balance":9}]`)
+	assert.Equal(t, []string{"pro", "tea"}, e.Features())
+	assert.Equal(t, []string{planID}, e.Products())
+	require.Len(t, e.Benefits(), 2)
+	assert.Equal(t, []string{teaID, proID}, []string{e.Benefits()[0].ID(), e.Benefits()[1].ID()}, "by id")
+	assert.Equal(t, "first", e.Benefits()[0].Type())
+	require.Len(t, e.Meters(), 1)
+	assert.InDelta(t, 5, e.Meters()[0].Balance, 0)
+}
+
+func TestTenThousandBenefitsAreReadAndFound(t *testing.T) {
+	t.Parallel()
+	var grants []string
+	for i := range 10_000 {
+		grants = append(grants, fmt.Sprintf(`{"benefit_id":"850cc3a4-3ed7-4be6-b198-%012d","benefit_type":"custom"}`, i))
+	}
+	e := readWith(t, `,"granted_benefits":[`+strings.Join(grants, ",")+`,{"benefit_id":"`+proID+`"}]`)
+	assert.Len(t, e.Benefits(), 10_001)
+	assert.True(t, e.Has("pro"))
+	assert.True(t, e.Meets(Benefit("850cc3a4-3ed7-4be6-b198-000000009999")))
+	assert.False(t, e.Meets(Benefit("850cc3a4-3ed7-4be6-b198-000000010000")))
+}
+
+func TestMetadataKeepTheirNumbersAndAreTheCallersOwn(t *testing.T) {
+	t.Parallel()
+	e := readWith(t, `,"granted_benefits":[{"benefit_id":"`+proID+`","benefit_metadata": { "n" : 12345678901234567890, "f":0.1, "t":"é", "deep":{"a":[1]} } }]`)
+	b, ok := e.Benefit(proID)
+	require.True(t, ok)
+	want := map[string]any{"n": json.Number("12345678901234567890"), "f": json.Number("0.1"), "t": "é", "deep": map[string]any{"a": []any{json.Number("1")}}}
+	first := b.Metadata()
+	assert.Equal(t, want, first)
+	first["n"] = 0
+	first["deep"].(map[string]any)["a"] = nil
+	assert.Equal(t, want, b.Metadata())
+}
+
+func TestRequirementsMeanWhatTheySay(t *testing.T) {
+	t.Parallel()
+	e := everything(t)
+	pro, gold := Feature("pro"), Feature("gold")
+	for name, c := range map[string]struct {
+		need Requirement
+		want bool
+		text string
+	}{
+		"the zero value":       {Requirement{}, false, "nothing that can be met"},
+		"All of nothing":       {All(), true, "nothing"},
+		"Any of nothing":       {Any(), false, "nothing that can be met"},
+		"a feature":            {pro, true, "feature pro"},
+		"a feature in capital": {Feature("PRO"), false, "feature PRO"},
+		"no feature":           {Feature(""), false, "feature "},
+		"a benefit":            {Benefit(proID), true, "benefit " + proID},
+		"a benefit in capital": {Benefit(strings.ToUpper(proID)), true, "benefit " + proID},
+		"a benefit of no id":   {Benefit(""), false, "benefit "},
+		"a product":            {Product(planID), true, "product " + planID},
+		"a benefit's id":       {Product(proID), false, "product " + proID},
+		"what is left":         {Meter(callsID, 74.5), true, "meter " + callsID + " of at least 74.5"},
+		"a little more":        {Meter(callsID, 74.50000001), false, "meter " + callsID + " of at least 74.50000001"},
+		"less than nothing":    {Meter(strings.ToUpper(callsID), -1), true, "meter " + callsID + " of at least -1"},
+		"no number":            {Meter(callsID, math.NaN()), false, "meter " + callsID + " of at least NaN"},
+		"no such meter":        {Meter(planID, math.Inf(-1)), false, "meter " + planID + " of at least -Inf"},
+		"both":                 {All(pro, Benefit(teaID)), true, "feature pro and benefit " + teaID},
+		"one of both":          {All(pro, gold), false, "feature pro and feature gold"},
+		"either":               {Any(gold, pro), true, "one of feature gold, feature pro"},
+		"neither":              {Any(gold, Requirement{}), false, "one of feature gold, nothing that can be met"},
+		"nested":               {All(pro, Any(gold, All(pro, Any(gold, Product(planID))))), true, "feature pro and one of feature gold, feature pro and one of feature gold, product " + planID},
+		"nested in vain":       {Any(All(pro, gold), All(gold, pro)), false, "one of feature pro and feature gold, feature gold and feature pro"},
+	} {
+		assert.Equal(t, c.want, e.Meets(c.need), name)
+		assert.Equal(t, c.text, c.need.String(), name)
+		unmet, is := e.Unmet(c.need)
+		assert.Equal(t, !c.want, is, name)
+		if !is {
+			assert.Equal(t, Requirement{}, unmet, name)
+		}
+		// Nobody has anything but what needs nothing.
+		for _, nobody := range []*Entitlements{nil, {}} {
+			assert.Equal(t, name == "All of nothing", nobody.Meets(c.need), name)
+		}
+	}
+	unmet, _ := e.Unmet(pro, All(pro, All(gold, Benefit(planID))), Any())
+	assert.Equal(t, "feature gold", unmet.String())
+}
+
+func TestARequirementDoesNotChangeWithTheSliceItWasMadeOf(t *testing.T) {
+	t.Parallel()
+	of := []Requirement{Feature("gold")}
+	all, either := All(of...), Any(of...)
+	of[0] = Feature("pro")
+	e := everything(t)
+	assert.False(t, e.Meets(all))
+	assert.False(t, e.Meets(either))
+}
+
+func TestNobodyHasNothing(t *testing.T) {
+	t.Parallel()
+	for _, e := range []*Entitlements{nil, {}} {
+		assert.False(t, e.Known())
+		assert.False(t, e.Has("") || e.Has("pro"))
+		assert.False(t, e.Subscribed("") || e.Subscribed(planID))
+		assert.Empty(t, e.CustomerID()+e.ExternalID()+string(e.Refused()))
+		assert.True(t, e.CheckedAt().IsZero())
+		assert.Empty(t, e.Features())
+		assert.Empty(t, e.Benefits())
+		assert.Empty(t, e.Products())
+		assert.Empty(t, e.Meters())
+		none, benefit := e.Benefit("")
+		assert.Empty(t, none.ID()+none.Type())
+		assert.Equal(t, map[string]any{}, none.Metadata(), "who does not look at ok reads from an empty map")
+		empty, meter := e.Meter("")
+		assert.Empty(t, empty.ID())
+		_, license := e.License()
+		assert.False(t, benefit || meter || license)
+		_, unmet := e.Unmet()
+		assert.False(t, unmet)
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%d", "%x"} {
+			assert.NotPanics(t, func() { _ = fmt.Sprintf(verb, e) })
+		}
+		assert.NotPanics(t, func() { slog.New(slog.DiscardHandler).Info("x", "e", e) })
+		assert.NotContains(t, e.LogValue().String(), "PANIC")
+	}
+}
+
+func TestIdsAreFoundWhateverTheirCapitalsAndFeaturesOnlyAsTheyAre(t *testing.T) {
+	t.Parallel()
+	e := everything(t)
+	for _, spell := range []func(string) string{strings.ToLower, strings.ToUpper} {
+		b, ok := e.Benefit(spell(proID))
+		assert.True(t, ok)
+		assert.Equal(t, proID, b.ID())
+		m, ok := e.Meter(spell(callsID))
+		assert.True(t, ok)
+		assert.Equal(t, callsID, m.ID())
+		assert.True(t, e.Subscribed(spell(planID)))
+	}
+	assert.False(t, e.Has("PRO"))
+	_, ok := e.Benefit(proID + " ")
+	assert.False(t, ok)
+	// Letters that fold to ASCII ones are others: the Kelvin sign is no k.
+	odd := readWith(t, `,"granted_benefits":[{"benefit_id":"kilo"}]`)
+	_, ok = odd.Benefit("KILO")
+	assert.False(t, ok, "what is no UUID is compared as it is")
+}
+
+func TestWhatIsReturnedIsTheCallersOwn(t *testing.T) {
+	t.Parallel()
+	limit, use := int64(3), int64(9)
+	license := &LicenseKey{
+		ID: "l", Key: newKey("INKWELL-7F3A9C21-SECRET"), BenefitID: proID, Status: KeyGranted, LimitActivations: &limit, LimitUsage: &use,
+		Customer:   Customer{BillingAddress: &Address{City: "Paris"}, TaxID: []string{"a", "b"}, Metadata: map[string]any{"a": []any{map[string]any{"b": 1.}}}},
+		Activation: &Activation{ID: "x", Meta: map[string]any{"m": 1.}, LicenseKey: &LicenseKey{ID: "inner", LimitUsage: &use}},
+	}
+	of := ofLicense(license, map[string][]string{proID: {"pro"}})
+	first, ok := of.License()
+	require.True(t, ok)
+	second, _ := of.License()
+	assert.Equal(t, first, second)
+	*first.LimitActivations, *first.LimitUsage = 0, 0
+	first.Customer.BillingAddress.City = "Rome"
+	first.Customer.TaxID[0] = "z"
+	first.Customer.Metadata["a"].([]any)[0].(map[string]any)["b"] = 2.
+	first.Activation.ID = "y"
+	first.Activation.Meta["m"] = 2.
+	*first.Activation.LicenseKey.LimitUsage = 0
+	third, _ := of.License()
+	assert.Equal(t, second, third)
+	assert.EqualValues(t, 9, *third.Activation.LicenseKey.LimitUsage)
+	assert.Equal(t, map[string]any{"a": []any{map[string]any{"b": 1.}}}, third.Customer.Metadata)
+
+	e, same := everything(t), everything(t)
+	e.Features()[0] = "gold"
+	e.Products()[0] = "x"
+	e.Benefits()[0] = GrantedBenefit{}
+	e.Meters()[0].Balance = 1e9
+	m, _ := e.Meter(callsID)
+	m.Balance = 1e9
+	_ = append(e.Features()[:0], "gold")
+	slices.Reverse(e.Benefits())
+	assert.Equal(t, same, e)
+	next := e.withMeter(0, 1)
+	assert.Equal(t, same, e, "spending makes another one")
+	assert.True(t, next.Meets(Meter(callsID, 1)))
+	assert.False(t, next.Meets(Meter(callsID, 2)))
+}
+
+func TestAskingEntitlementsAllocatesNothing(t *testing.T) {
+	e := everything(t) // not parallel: allocations of others would count
+	need := All(Feature("pro"), Any(Feature("gold"), Benefit(proID)), Product(planID), Meter(callsID, 1))
+	unmet := Feature("gold")
+	for name, ask := range map[string]func(){
+		"Has":             func() { _ = e.Has("pro") && e.Has("gold") },
+		"Benefit":         func() { _, _ = e.Benefit(teaID) },
+		"Benefit of no":   func() { _, _ = e.Benefit(planID) },
+		"Subscribed":      func() { _ = e.Subscribed(planID) },
+		"Meter":           func() { _, _ = e.Meter(callsID) },
+		"Meets":           func() { _ = e.Meets(need) },
+		"Meets not":       func() { _ = e.Meets(unmet) },
+		"Known":           func() { _ = e.Known() },
+		"ids":             func() { _ = e.CustomerID() + e.ExternalID()[:0] },
+		"those of nobody": func() { _ = (*Entitlements)(nil).Meets(need) },
+	} {
+		assert.Zero(t, testing.AllocsPerRun(100, ask), name)
+	}
+}
+
+func TestEntitlementsPrintNeitherAnIdOfTheProgramsNorAKeyNorAnAddress(t *testing.T) {
+	t.Parallel()
+	license := &LicenseKey{ID: "l", Key: newKey("INKWELL-7F3A9C21-SECRET"), BenefitID: proID, CustomerID: benchCustomer, Customer: Customer{ExternalID: ownID, Email: Email{mask("private@example.com", "****")}}}
+	for name, e := range map[string]*Entitlements{"a customer's": everything(t), "a key's": ofLicense(license, nil)} {
+		var log bytes.Buffer
+		slog.New(slog.NewTextHandler(&log, nil)).Info("x", "e", e, "copy", *e, "refusal", Refusal{Status: 402, Entitlements: e, Required: Feature("gold")})
+		slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "e", e, "copy", *e, "refusal", Refusal{Status: 402, Entitlements: e, Required: Feature("gold")})
+		texts := []string{log.String(), fmt.Sprint(ExternalID(ownID))}
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%d", "%T"} {
+			texts = append(texts, fmt.Sprintf(verb, e), fmt.Sprintf(verb, *e), fmt.Sprintf(verb, Refusal{Entitlements: e}), fmt.Sprintf(verb, &Refusal{Entitlements: e}),
+				fmt.Sprintf(verb, []*Entitlements{e}), fmt.Sprintf(verb, map[string]Entitlements{"a": *e}), fmt.Sprintf(verb, struct{ E Entitlements }{*e}), fmt.Sprintf(verb, e.Benefits()), fmt.Sprintf(verb, e.Meters()))
+		}
+		encoded, err := json.Marshal(map[string]any{"e": e, "copy": *e, "refusal": Refusal{Entitlements: e}})
+		require.NoError(t, err)
+		for _, text := range append(texts, string(encoded)) {
+			for _, secret := range []string{"lovelace", "7F3A9C21", "private"} {
+				assert.NotContains(t, text, secret, name)
+			}
+		}
+		assert.Contains(t, fmt.Sprint(e), benchCustomer, "Polar's id says whose they are")
+	}
+}
+
+func TestAnIdThatIsRefusedWhenAskedAboutIsNotServedAfterAnEventEither(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t)
+	h := customers.WebhookHandler(oldSecret)
+	for i, id := range []string{"a/b", "..", "nul\x00", strings.Repeat("x", 3000)} {
+		require.Equal(t, 204, answerOf(h, stateChanged(fmt.Sprint("evt_", i), time.Now().Add(time.Duration(i)*time.Millisecond), "usr_1", proID).as(t, id).signedBy(t, []byte(oldSecret))))
+		_, err := customers.Entitlements(t.Context(), ExternalID(id))
+		var input *InputError
+		require.ErrorAs(t, err, &input, "%.10q: always, and not only when it is not cached", id)
+		e, err := customers.Entitlements(t.Context(), CustomerID(benchCustomer))
+		require.NoError(t, err)
+		assert.True(t, e.Has("pro"), "Polar's id works")
+	}
+}
+
+// as is the event of a customer with another external id.
+func (e event) as(t *testing.T, external string) event {
+	t.Helper()
+	id, err := json.Marshal(external)
+	require.NoError(t, err)
+	e.body = strings.Replace(e.body, `"usr_1"`, string(id), 1)
+	return e
+}
