@@ -381,7 +381,7 @@ func TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse(t *testing.T) {
 				w.WriteHeader(502)
 			}, 10},
 			"a 5xx after a copy": {func(w http.ResponseWriter, _ *http.Request) {
-				_, _ = io.Copy(w, bytes.NewBufferString("a file"))
+				_, _ = io.Copy(w, struct{ io.Reader }{strings.NewReader("a file")})
 				w.WriteHeader(500)
 			}, 10},
 			"http.Error":         {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", 500) }, 0},
@@ -446,6 +446,9 @@ func TestARouteThatSpendsLetsInExactlyAsManyAsAreLeft(t *testing.T) {
 		assert.EqualValues(t, 14, in.Load())
 		assert.EqualValues(t, 86, out.Load())
 		assert.InDelta(t, 2, balanceOf(t, customers), 0)
+		rest := customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 2}})(whoever)
+		assert.Equal(t, 200, get(rest, "/").Code, "the very last units can be spent")
+		assert.Equal(t, 402, get(rest, "/").Code)
 	})
 }
 
@@ -967,6 +970,9 @@ func TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys(t *testing.T) {
 			s.has(customers, paying, true)
 			assert.Equal(t, 200, keyed(customers, secretKey).Code)
 			assert.Less(t, time.Since(at), 3*time.Second)
+		}
+		for i := range 200 {
+			keyed(customers, fmt.Sprint("LAST-STRANGER-", i))
 		}
 		s.has(customers, "usr_new", true) // customers have a budget of their own
 		assert.NotZero(t, customers.Stats().TurnedAway)
