@@ -228,13 +228,11 @@ func (c *entitlementCache) fetch(ctx context.Context, key cacheKey) (*Entitlemen
 	})
 }
 
-const tooManyNewcomers = "too many were asked about that were not seen before"
-
 // refresh asks Polar and keeps the answer.
 func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
 	if !c.known.Contains(key) && !c.newcomers[key.kind].Allow() {
 		c.counts.newcomersTurnedAway.Add(1)
-		return nil, &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: tooManyNewcomers}
+		return nil, &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: "too many were asked about that were not seen before", unasked: true}
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()

@@ -864,7 +864,7 @@ func TestOneRequestIsCountedOnce(t *testing.T) {
 		customers := s.warmed()
 		handler := customers.Middleware(func(*http.Request) polargate.CustomerRef { return polargate.ExternalID(paying) }, polargate.Feature("gold"))(http.NotFoundHandler())
 		before := customers.Stats().Fresh
-		assert.Equal(t, 402, get(handler).Code)
+		assert.Equal(t, 402, get(handler, "/").Code)
 		assert.EqualValues(t, 1, customers.Stats().Fresh-before)
 	})
 }

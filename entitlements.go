@@ -263,7 +263,7 @@ func (e Entitlements) Format(f fmt.State, _ rune) {
 }
 
 // LogValue logs what Format prints.
-func (e Entitlements) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
+func (e *Entitlements) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
 
 // Requirement is something that a route asks of a customer. Make one with
 // Feature, Benefit, Product, Meter, All or Any. The zero value is never met.
@@ -452,9 +452,7 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 		optional(m, "consumed_units", &b.Consumed)
 		optional(m, "credited_units", &b.Credited)
 		b.Balance = b.Credited - b.Consumed
-		if string(m["balance"]) != "null" {
-			optional(m, "balance", &b.Balance)
-		}
+		optional(m, "balance", &b.Balance)
 		if meter == "" {
 			continue
 		}

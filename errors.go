@@ -132,6 +132,8 @@ type Error struct {
 
 	// sent: the request may have reached Polar and been carried out there.
 	sent bool
+	// unasked: Polar was not asked, since too many others were to be asked about.
+	unasked bool
 	// say replaces the phrases of the reason, where they are known better.
 	say phrases
 	// date is the time by the clock of who refused; zero if the answer does

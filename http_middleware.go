@@ -150,7 +150,7 @@ func (route *Route) opensFor(r *http.Request, refusal *Refusal) bool {
 		return false
 	}
 	e, ok := errors.AsType[*Error](refusal.Err)
-	return route.LicenseKey == nil || !ok || e.Detail != tooManyNewcomers
+	return route.LicenseKey == nil || !ok || !e.unasked
 }
 
 func (route *Route) refuse(w http.ResponseWriter, r *http.Request, refusal Refusal) {
