@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -451,7 +452,7 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 		m.text("meter_id", &meter)
 		optional(m, "consumed_units", &b.Consumed)
 		optional(m, "credited_units", &b.Credited)
-		b.Balance = b.Credited - b.Consumed
+		b.Balance = max(-math.MaxFloat64, min(b.Credited-b.Consumed, math.MaxFloat64)) // never infinite
 		optional(m, "balance", &b.Balance)
 		if meter == "" {
 			continue

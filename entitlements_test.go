@@ -217,8 +217,8 @@ func TestBalancesAreReadFromNumbersOfEveryForm(t *testing.T) {
 		`"consumed_units":0,"credited_units":10,"balance":1e999`:              {Credited: 10, Balance: 10},
 		`"consumed_units":null,"credited_units":null,"balance":null`:          {},
 		`"consumed_units":0,"credited_units":1,"balance":1,"balance":2`:       {Credited: 1, Balance: 2},
-		`"consumed_units":-1.7e308,"credited_units":1.7e308`:                  {Consumed: -1.7e308, Credited: 1.7e308, Balance: math.Inf(1)},
-		`"consumed_units":1.7e308,"credited_units":-1.7e308`:                  {Consumed: 1.7e308, Credited: -1.7e308, Balance: math.Inf(-1)},
+		`"consumed_units":-1.7e308,"credited_units":1.7e308`:                  {Consumed: -1.7e308, Credited: 1.7e308, Balance: math.MaxFloat64},
+		`"consumed_units":1.7e308,"credited_units":-1.7e308`:                  {Consumed: 1.7e308, Credited: -1.7e308, Balance: -math.MaxFloat64},
 		`"balance":123456789012345678901234567890123456789012345678901234567`: {Balance: 1.2345678901234568e56},
 	} {
 		e := readWith(t, `,"active_meters":[{"meter_id":"`+callsID+`",`+meter+`}]`)

@@ -166,6 +166,7 @@ func FuzzCustomerState(f *testing.F) {
 		f.Add([]byte(state.Response.Body))
 	}
 	f.Add(stateWith(`,"granted_benefits":[{"benefit_id":"` + proID + `","benefit_metadata":{"a":[1e999]}}],"active_meters":[{"meter_id":"x","balance":-0.0,"credited_units":1.7e308,"consumed_units":-1.7e308}]`))
+	f.Add(stateWith(`,"active_meters":[{"meter_id":"x","credited_units":1.7e308,"consumed_units":-1.7e308}]`))
 	f.Add(stateWith(`,"deleted_at":"2026-11-22","metadata":{"__external_id":"x"}`))
 	f.Add(stateOf(benchCustomer, "\xff", 3))
 	features := map[string][]string{proID: {"pro", "export"}}
