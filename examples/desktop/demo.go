@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
@@ -24,7 +25,7 @@ type demo struct {
 // demoFresh is short, so that one need not wait for a day to see a license go stale.
 const demoFresh = 15 * time.Second
 
-func serveDemo(ctx context.Context, args []string, c *console) error {
+func serveDemo(ctx context.Context, args []string, out, logs io.Writer) error {
 	openBrowser, err := serveFlags(args)
 	if err != nil {
 		return err
@@ -52,9 +53,9 @@ func serveDemo(ctx context.Context, args []string, c *console) error {
 		}
 		key := d.polar.AddKey(k.key)
 		d.keys = append(d.keys, key.ID)
-		fmt.Fprintf(c.out, "  %s  %s\n", key.Key, k.about)
+		fmt.Fprintf(out, "  %s  %s\n", key.Key, k.about)
 	}
-	fmt.Fprintln(c.out)
+	fmt.Fprintln(out)
 	gate, err := polargate.Open(polargate.Config{
 		OrganizationID: d.polar.OrganizationID(),
 		App:            "inkwell",
@@ -64,7 +65,7 @@ func serveDemo(ctx context.Context, args []string, c *console) error {
 		HTTPClient:     d.polar.Client(),
 		Store:          polargate.FileStore(folder),
 		FreshFor:       demoFresh,
-		Logger:         slog.New(slog.NewTextHandler(c.err, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger:         slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	})
 	if err != nil {
 		return err
@@ -72,7 +73,7 @@ func serveDemo(ctx context.Context, args []string, c *console) error {
 	defer gate.Close()
 	s := newSite(gate)
 	s.demo = d
-	return s.serve(ctx, openBrowser, c.out)
+	return s.serve(ctx, openBrowser, out)
 }
 
 // Offline is for the page.

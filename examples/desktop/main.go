@@ -5,41 +5,55 @@
 // account and no network, and ends by itself. With POLAR_ORGANIZATION_ID set it
 // is the program:
 //
-//	desktop activate [--wait] [KEY]  take a seat for this computer
-//	desktop status [--refresh]       where the license stands
-//	desktop use N                    count N uses against the key
-//	desktop deactivate               give the seat back
-//	desktop doctor                   a report for a support mail, without secrets
-//	desktop serve [--no-browser]     the license page, in the browser
-//
-// Without a KEY, activate asks for it, or reads it from standard input. Each command
-// but serve takes --json, and then prints one object: of doctor the report, of all
-// others the status of the license after it, with "remaining" for use, and with
-// "error", an object of "reason" and "message", if it failed.
+//	desktop activate [KEY] [--wait]   take a seat for this computer
+//	desktop status [--refresh]        tell where the license stands
+//	desktop use N                     count N uses against the key
+//	desktop deactivate                give the seat back
+//	desktop doctor                    a report for a support mail, without secrets
+//	desktop serve [--no-browser]      the license page, in the browser
+//	desktop help [COMMAND]            how each is used, with examples
 //
 // The page can be seen with nothing set, too: desktop serve shows it on the embedded
 // Polar, with keys to try.
 //
+// Without KEY, or with "-" for it, activate asks for the key on the terminal and
+// does not show it, or reads the first line of what it is given: a key in an
+// argument is seen by other programs, and stays in the shell's history.
+//
 // POLAR_API_URL is another base URL, for a proxy or a test; POLARGATE_DIR the
 // folder for the state; POLARGATE_FEATURES the benefits that the program
 // accepts and what they unlock, as "benefit=feature,feature;benefit=…". A
-// product would build in all of these, the organization above all.
+// product would build in all of these, the organization above all. NO_COLOR, if
+// not empty, and TERM=dumb keep colours away.
 //
 // The exit code is of the command: 0 when licensed or done, 2 when locked or
 // refused, 3 when there is no license, 4 when it could not be decided or done
 // now, and 64 when called wrongly. A refused key does not take away the license
 // that is held: status then still is 0.
+//
+// With --json, which all commands but serve take, standard output is one JSON
+// object, whatever happens. Its fields are those of polargate.Status, as the
+// license stands after the command; doctor has those of polargate.Diagnosis
+// instead, which begin with state and reason in the same sense. Beside them are
+//
+//	left     after use: how many uses are left; null if there is no limit
+//	error    {"reason": "…", "message": "…"}, exactly when the exit code is not 0
+//	warning  the same, when a refresh failed and the license goes on
+//
+// A reason is one of polargate's, or usage, input, store, problems_found,
+// interrupted or failed. A call that goes wrong before the license is looked at has
+// the error and nothing else. Keys are masked.
 package main
 
 import (
 	"context"
 	"errors"
-	"fmt"
+	"flag"
 	"io"
 	"log/slog"
 	"os"
 	"os/signal"
-	"slices"
+	"syscall"
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/examples/internal/setting"
@@ -47,6 +61,7 @@ import (
 
 const (
 	exitOK         = 0
+	exitBroken     = 1 // the tour alone
 	exitLocked     = 2
 	exitUnlicensed = 3
 	exitNotNow     = 4
@@ -54,61 +69,70 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	// SIGTERM, too: whoever ends the program at its prompt wants the terminal back.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
-	code := run(ctx, os.Args[1:], os.Getenv, newConsole(os.Stdin, os.Stdout, os.Stderr, os.Getenv))
+	code := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
 }
 
-func run(ctx context.Context, args []string, getenv func(string) string, c *console) int {
-	name := ""
-	if len(args) > 0 {
-		name, args = args[0], args[1:]
+func run(ctx context.Context, args []string, getenv func(string) string, stdin io.Reader, stdout, stderr io.Writer) int {
+	c := &call{
+		stdin:  stdin,
+		stdout: stdout,
+		stderr: newNotices(stderr, getenv),
+		color:  canColor(stdout, getenv),
+		json:   wantsJSON(args),
 	}
-	switch {
-	case name == "help" || isHelp(name):
-		about := ""
-		if len(args) > 0 {
-			about = args[0]
-		}
-		fmt.Fprint(c.out, help(about))
-		return exitOK
-	case slices.ContainsFunc(args, isHelp):
-		fmt.Fprint(c.out, help(name))
-		return exitOK
-	case name == "" && getenv("POLAR_ORGANIZATION_ID") == "":
-		if err := tour(ctx, c.out); err != nil {
-			fmt.Fprintln(c.err, "the tour broke off:", err)
-			return 1
-		}
-		return exitOK
-	case name == "serve" && getenv("POLAR_ORGANIZATION_ID") == "":
-		return c.report(serveDemo(ctx, args, c))
-	case getenv("POLAR_ORGANIZATION_ID") == "":
-		fmt.Fprint(c.err, "POLAR_ORGANIZATION_ID is not set. Set it to use the program, or give no arguments for the tour.\n\n", help(""))
-		return exitUsage
-	}
-	known := commands()
-	i := slices.IndexFunc(known, func(c command) bool { return c.name == name })
-	if i < 0 {
-		// What was typed is not repeated: it may be a key.
-		fmt.Fprint(c.err, "unknown command\n\n", help(""))
-		return exitUsage
-	}
-	gate, err := openGate(getenv, c.err)
-	if err != nil {
-		fmt.Fprintln(c.err, err)
-		return exitUsage
-	}
-	defer gate.Close()
-	return c.report(known[i].run(ctx, gate, args, c))
+	a, err := c.perform(ctx, args, getenv)
+	return c.finish(a, err)
 }
 
+// perform does what args say.
+func (c *call) perform(ctx context.Context, args []string, getenv func(string) string) (answer, error) {
+	configured := getenv("POLAR_ORGANIZATION_ID") != ""
+	switch {
+	case len(args) == 0 && configured:
+		return answer{}, &usageError{"A command is missing.", usage()}
+	case len(args) == 0:
+		if err := tour(ctx, c.stdout); err != nil {
+			return answer{}, &tourError{err}
+		}
+		return answer{}, nil
+	case isHelp(args[0]):
+		return help(args[1:])
+	}
+	cmd, ok := commandNamed(args[0])
+	if !ok {
+		// What was typed is not repeated: it may be a key.
+		return answer{}, &usageError{"Unknown command.", usage()}
+	}
+	c.args = args[1:]
+	if err := c.parse(cmd); errors.Is(err, flag.ErrHelp) {
+		return answer{text: cmd.help()}, nil
+	} else if err != nil {
+		return answer{}, err
+	}
+	if !configured {
+		if cmd.unconfigured == nil {
+			return answer{}, &usageError{"POLAR_ORGANIZATION_ID is not set. Set it to use the program, or give no arguments for the tour.", usage()}
+		}
+		return cmd.unconfigured(ctx, c)
+	}
+	gate, err := openGate(getenv, c.stderr)
+	if err != nil {
+		return answer{}, err
+	}
+	defer gate.Close()
+	return cmd.do(ctx, c, gate)
+}
+
+// openGate makes the Gate that the environment describes.
 func openGate(getenv func(string) string, logs io.Writer) (*polargate.Gate, error) {
 	features, err := setting.Features(getenv("POLARGATE_FEATURES"))
 	if err != nil {
-		return nil, err
+		return nil, &usageError{err.Error(), ""}
 	}
 	config := polargate.Config{
 		OrganizationID: getenv("POLAR_ORGANIZATION_ID"),
@@ -121,52 +145,52 @@ func openGate(getenv func(string) string, logs io.Writer) (*polargate.Gate, erro
 	if dir := getenv("POLARGATE_DIR"); dir != "" {
 		config.Store = polargate.FileStore(dir)
 	}
-	return polargate.Open(config)
+	gate, err := polargate.Open(config)
+	if err != nil {
+		return nil, &usageError{err.Error(), ""}
+	}
+	return gate, nil
 }
 
-// report says what went wrong, and gives the exit code.
-func (c *console) report(err error) int {
-	note, isNote := errors.AsType[*statusNote](err)
-	switch {
-	case err == nil:
-		return exitOK
-	case errors.Is(err, context.Canceled):
-		fmt.Fprintln(c.err, "Interrupted.")
-		return exitNotNow
-	case errors.Is(err, errUsage):
-		fmt.Fprint(c.err, help(""))
-		return exitUsage
-	case isNote:
-		fmt.Fprintln(c.err, polargate.Message(note.error))
-		return exitOK
-	}
-	fmt.Fprintln(c.err, words(err))
-	return exitCode(err)
+// usageError is a call that cannot be right. It never repeats what was typed.
+type usageError struct {
+	text string
+	help string // what would be right; "" if the environment is at fault
 }
 
-// words are what a person is told of an error.
-func words(err error) string {
-	if store, ok := errors.AsType[*polargate.StoreError](err); ok {
-		return store.Error() // who calls a command line can do something about a folder
-	}
-	return polargate.Message(err)
-}
+func (e *usageError) Error() string { return e.text }
 
 // statusNote is a refresh that failed while the license goes on.
 type statusNote struct{ error }
 
 func (n *statusNote) Unwrap() error { return n.error }
 
-// errUsage is a command that was called wrongly.
-var errUsage = errors.New("called wrongly: see desktop help")
+// tourError is a tour that did not go as it tells.
+type tourError struct{ error }
+
+func (e *tourError) Error() string { return "the tour broke off: " + e.error.Error() }
+
+// errFindings is a report that found something wrong, and says so itself.
+var errFindings = errors.New("something is wrong: see the problems above")
 
 // exitCode is what an error means to a script.
 func exitCode(err error) int {
+	var called *usageError
 	var input *polargate.InputError
 	var failed *polargate.Error
+	var note *statusNote
+	var broken *tourError
 	switch {
-	case errors.As(err, &input):
+	case err == nil:
+		return exitOK
+	case errors.As(err, &broken):
+		return exitBroken
+	case errors.Is(err, context.Canceled):
+		return exitNotNow
+	case errors.As(err, &called), errors.As(err, &input):
 		return exitUsage
+	case errors.As(err, &note):
+		return exitOK
 	case !errors.As(err, &failed):
 		return exitNotNow // for instance a folder that cannot be written
 	}

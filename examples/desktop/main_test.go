@@ -171,8 +171,8 @@ func TestALicenseIsActivatedUsedAndGivenBackByTheCommandLine(t *testing.T) {
 	assert.Contains(t, i.expect(exitOK, "deactivate").stdout, "seat is free")
 	assert.Zero(t, i.polar.Seats(i.key.ID))
 	assert.Contains(t, i.expect(exitOK, "deactivate").stdout, "no license")
-	assert.Contains(t, i.expect(exitOK, "--help").stdout, "take a seat")
-	assert.Contains(t, i.expect(exitOK, "activate", "--help").stdout, "standard input")
+	assert.Contains(t, i.expect(exitOK, "--help").stdout, "activate KEY")
+	assert.Contains(t, i.expect(exitOK, "activate", "--help").stdout, "desktop activate")
 	i.expect(exitUnlicensed, "status")
 }
 

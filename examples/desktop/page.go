@@ -283,7 +283,7 @@ func (s *site) view(now time.Time) view {
 		add("Features", strings.Join(status.Features, ", "))
 	}
 	if status.OK() && !status.ExpiresAt.IsZero() {
-		add("Expires", expiry(status.ExpiresAt, now))
+		add("Expires", day(status.ExpiresAt, now))
 	}
 	if !status.CheckedAt.IsZero() {
 		add("Last answer", moment(status.CheckedAt))
@@ -331,17 +331,6 @@ func describeState(s polargate.Status) (tone, headline, next string) {
 }
 
 func moment(t time.Time) string { return t.Local().Format("2 January 2006, 15:04") }
-
-func expiry(at, now time.Time) string {
-	switch days := int(at.Sub(now).Hours() / 24); days {
-	case 0:
-		return "today, " + moment(at)
-	case 1:
-		return "in 1 day, " + moment(at)
-	default:
-		return fmt.Sprintf("in %d days, %s", days, moment(at))
-	}
-}
 
 func (s *site) show(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")

@@ -120,7 +120,7 @@ func TestEveryStateThatAPersonMeetsHasAPageOfItsOwn(t *testing.T) {
 	now := time.Now()
 	licensed := polargate.Status{
 		State: polargate.Active, Key: key, Features: []string{"export", "sync"}, CheckedAt: now.Add(-time.Hour),
-		ExpiresAt: now.AddDate(0, 0, 21).Add(time.Hour), Usage: 3, LimitUsage: 10, Message: "Licensed.",
+		ExpiresAt: now.AddDate(0, 0, 21), Usage: 3, LimitUsage: 10, Message: "Licensed.",
 	}
 	locked := func(reason polargate.Reason) polargate.Status {
 		return polargate.Status{

@@ -19,12 +19,12 @@ import (
 )
 
 // serve shows the license page in the browser, until ctx ends.
-func serve(ctx context.Context, gate *polargate.Gate, args []string, c *console) error {
+func serve(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
 	openBrowser, err := serveFlags(args)
 	if err != nil {
 		return err
 	}
-	return newSite(gate).serve(ctx, openBrowser, c.out)
+	return newSite(gate).serve(ctx, openBrowser, out)
 }
 
 func serveFlags(args []string) (openBrowser bool, err error) {

@@ -138,7 +138,7 @@ func TestThePageCanBeSeenWithNothingSet(t *testing.T) {
 	require.Len(t, key, 2)
 	page := s.page("/activate", url.Values{"key": {key[1]}})
 	assert.Contains(t, page, "Licensed")
-	assert.Contains(t, page, "in 364 days")
+	assert.Regexp(t, `in 36[56] days`, page)
 	assert.Contains(t, s.page("/sync", url.Values{}), "Synced. Left: 9.")
 	assert.Contains(t, s.page("/demo", url.Values{"do": {"revoke"}}), "Licensed", "nobody has asked yet")
 	assert.Contains(t, s.page("/check", url.Values{}), "Your license is not active")

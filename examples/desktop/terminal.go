@@ -3,185 +3,287 @@ package main
 import (
 	"bufio"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/polargate/polargate"
 	"golang.org/x/term"
 )
 
-// console is where the program is called from: a terminal, or another program.
-type console struct {
-	in         *os.File
-	out, err   io.Writer
-	colours    bool // of out
-	progresses bool // on err
-}
-
-func newConsole(in, out, err *os.File, getenv func(string) string) *console {
-	plain := getenv("NO_COLOR") != "" || getenv("TERM") == "dumb"
-	return &console{
-		in: in, out: out, err: err,
-		colours:    !plain && term.IsTerminal(int(out.Fd())),
-		progresses: getenv("TERM") != "dumb" && term.IsTerminal(int(err.Fd())),
+// terminal is the file descriptor of a terminal, if stream is one.
+func terminal(stream any) (fd int, ok bool) {
+	f, ok := stream.(*os.File)
+	if !ok || f == nil {
+		return 0, false
 	}
+	fd = int(f.Fd())
+	return fd, term.IsTerminal(fd)
 }
 
-const maxTyped = 4 << 10
+// maxLine is how much is read in search of a key, in bytes. Keys are far shorter.
+const maxLine = 4 << 10
 
-// readKey asks for a license key without showing it, or reads a line of it from
-// another program.
-func (c *console) readKey(ctx context.Context) (string, error) {
-	terminal := int(c.in.Fd())
-	if !term.IsTerminal(terminal) {
-		line, err := bufio.NewReader(io.LimitReader(c.in, maxTyped)).ReadString('\n')
-		if err != nil && !errors.Is(err, io.EOF) || len(line) == maxTyped || strings.TrimSpace(line) == "" {
-			return "", errUsage
+var errLineTooLong = errors.New("the line is too long")
+
+// readSecret asks for a line on a terminal, where it is not shown, and reads it without
+// a word from anything else.
+func readSecret(ctx context.Context, in io.Reader, prompts io.Writer, prompt string) (string, error) {
+	read, endPrompt := func() (string, error) { return readLine(in) }, func() {}
+	if fd, ok := terminal(in); ok {
+		// The terminal is set here and not beside the reading, so that whatever ends
+		// the wait also finds it set, and puts it back.
+		before, err := term.MakeRaw(fd)
+		if err == nil {
+			defer func() { _ = term.Restore(fd, before) }()
+			endPrompt = func() { fmt.Fprint(prompts, "\r\n") }
+			read = func() (string, error) { return typedLine(in, prompts, prompt) }
+		} else {
+			fmt.Fprint(prompts, prompt) // such as on Plan 9, where it will be shown
 		}
-		return line, nil
 	}
-	before, err := term.GetState(terminal)
-	if err != nil {
-		return "", err
-	}
-	fmt.Fprint(c.err, "License key (it is not shown): ")
-	type typed struct {
-		text []byte
+	type outcome struct {
+		line string
 		err  error
 	}
-	done := make(chan typed, 1)
+	outcomes := make(chan outcome, 1) // nobody may be there any more to take it
 	go func() {
-		text, err := term.ReadPassword(terminal)
-		done <- typed{text, err}
+		line, err := read()
+		outcomes <- outcome{line, err}
 	}()
 	select {
-	case t := <-done:
-		fmt.Fprintln(c.err)
-		if t.err != nil || len(t.text) >= maxTyped {
-			return "", errUsage
-		}
-		return string(t.text), nil
+	case o := <-outcomes:
+		return o.line, o.err
 	case <-ctx.Done():
-		_ = term.Restore(terminal, before)
-		fmt.Fprintln(c.err)
+		endPrompt()
 		return "", ctx.Err()
 	}
 }
 
-// soon is how long people do not wonder whether something happens.
-const soon = time.Second
+// typedLine reads a line from a raw terminal. Ctrl-C, which is no signal there, and
+// Ctrl-D give up.
+func typedLine(in io.Reader, out io.Writer, prompt string) (string, error) {
+	line, err := term.NewTerminal(struct {
+		io.Reader
+		io.Writer
+	}{in, out}, "").ReadPassword(prompt)
+	switch {
+	case errors.Is(err, io.EOF):
+		fmt.Fprint(out, "\r\n")
+		return "", context.Canceled
+	case err != nil && !errors.Is(err, term.ErrPasteIndicator):
+		return "", err
+	}
+	return line, nil
+}
 
-// progress shows what is being waited for, and the time left until until, if that is
-// not zero, unless stop is called soon. stop takes it away without a trace.
-func (c *console) progress(what string, until time.Time) (stop func()) {
-	if !c.progresses {
+func readLine(in io.Reader) (string, error) {
+	// Two bytes more, for the line's own end.
+	line, err := bufio.NewReader(io.LimitReader(in, maxLine+2)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", err
+	}
+	if line = strings.TrimRight(line, "\r\n"); len(line) > maxLine {
+		return "", errLineTooLong
+	}
+	return line, nil
+}
+
+// notices is where the program speaks beside its answer. On a terminal its last line
+// can tell what is being waited for; anything else that is said takes its place.
+type notices struct {
+	out  io.Writer
+	live bool // a terminal on which a line can be wiped away
+
+	mu    sync.Mutex
+	shown int // how many characters the line has that can be wiped away
+}
+
+func newNotices(out io.Writer, getenv func(string) string) *notices {
+	_, live := terminal(out)
+	return &notices{out: out, live: live && !isDumb(getenv)}
+}
+
+func (n *notices) Write(text []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.wipe()
+	return n.out.Write(text)
+}
+
+// show replaces the line that can be wiped away.
+func (n *notices) show(line string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.wipe()
+	// A line that wraps cannot be wiped away, nor one with no room for "^C" behind it.
+	line = cut(line, n.width()-len("^C")-1)
+	fmt.Fprint(n.out, line)
+	n.shown = utf8.RuneCountInString(line)
+}
+
+// wipe works on terminals that know no escape sequences, too.
+func (n *notices) wipe() {
+	if n.shown == 0 {
+		return
+	}
+	fmt.Fprint(n.out, "\r", strings.Repeat(" ", n.shown+len("^C")), "\r")
+	n.shown = 0
+}
+
+func (n *notices) width() int {
+	if fd, ok := terminal(n.out); ok {
+		if width, _, err := term.GetSize(fd); err == nil && width > 0 {
+			return width
+		}
+	}
+	return 80
+}
+
+func cut(text string, most int) string {
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:max(0, most)])
+	}
+	return text
+}
+
+// waiting tells what is being waited for, if that takes longer than a second, and for
+// how long at most unless until is zero. It tells nothing any more after done.
+func (n *notices) waiting(what string, until time.Time) (done func()) {
+	if !n.live {
 		return func() {}
 	}
-	ended := make(chan struct{})
-	var showing sync.WaitGroup
-	showing.Go(func() {
-		tick := time.NewTicker(soon)
+	began := time.Now()
+	stop := make(chan struct{})
+	var telling sync.WaitGroup
+	telling.Go(func() {
+		tick := time.NewTicker(time.Second)
 		defer tick.Stop()
-		began, shown := time.Now(), false
 		for {
 			select {
-			case <-ended:
-				if shown {
-					fmt.Fprint(c.err, "\r\x1b[K")
-				}
-				return
 			case now := <-tick.C:
-				clock := fmt.Sprintf("%.0f s", now.Sub(began).Seconds())
-				if left := until.Sub(now); !until.IsZero() {
-					clock = fmt.Sprintf("for another %.0f s", max(0, left.Seconds()))
+				clock := seconds(now.Sub(began))
+				if !until.IsZero() {
+					clock = seconds(until.Sub(now)) + " left"
 				}
-				fmt.Fprintf(c.err, "\r\x1b[K%s… %s", what, clock)
-				shown = true
+				n.show(what + "… " + clock)
+			case <-stop:
+				n.show("")
+				return
 			}
 		}
 	})
 	return func() {
-		close(ended)
-		showing.Wait()
+		close(stop)
+		telling.Wait()
 	}
 }
 
-// answer is what a command with --json prints: the status, what else there is to
-// say, and the error.
-func (c *console) answer(s polargate.Status, more map[string]any, err error) error {
-	text, jsonErr := json.Marshal(s)
-	if jsonErr != nil {
-		return jsonErr
-	}
-	object := map[string]any{}
-	if jsonErr := json.Unmarshal(text, &object); jsonErr != nil {
-		return jsonErr
-	}
-	maps.Copy(object, more)
-	if err != nil {
-		failure := map[string]string{"reason": "", "message": words(err)}
-		if e, ok := errors.AsType[*polargate.Error](err); ok {
-			failure["reason"] = string(e.Reason)
-		}
-		object["error"] = failure
-	}
-	if jsonErr := writeJSON(c.out, object); jsonErr != nil {
-		return jsonErr
-	}
-	return err
+// seconds is a time as on a clock: 2:05.
+func seconds(d time.Duration) string {
+	s := int(max(0, d).Round(time.Second) / time.Second)
+	return fmt.Sprintf("%d:%02d", s/60, s%60)
 }
 
-func writeJSON(out io.Writer, v any) error {
-	text, err := json.MarshalIndent(v, "", "  ")
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintf(out, "%s\n", text)
-	return err
+// isDumb reports whether a terminal does nothing but print, by all that is known. The
+// consoles of Windows do not say.
+func isDumb(getenv func(string) string) bool {
+	name := getenv("TERM")
+	return name == "dumb" || (name == "" && runtime.GOOS != "windows")
 }
 
-// describe prints where a license stands. A license that does not let the program
-// run is explained by the error that comes with it.
-func (c *console) describe(s polargate.Status) {
+// canColor reports whether colours are wanted and understood.
+func canColor(out io.Writer, getenv func(string) string) bool {
+	fd, ok := terminal(out)
+	return ok && getenv("NO_COLOR") == "" && !isDumb(getenv) && startColor(fd)
+}
+
+// paint gives a word the colour of its tone. The words carry the meaning.
+func (c *call) paint(tone, text string) string {
+	color := map[string]string{"good": "32", "warn": "33", "bad": "31"}[tone]
+	if !c.color || color == "" {
+		return text
+	}
+	return "\x1b[" + color + "m" + text + "\x1b[0m"
+}
+
+// describe tells a person where the license stands. err is what will be said beside it,
+// and so need not be said here.
+func (c *call) describe(s polargate.Status, err error) string {
+	var b strings.Builder
+	line := func(name, value string) { fmt.Fprintf(&b, "%-14s %s\n", name, value) }
 	now := time.Now()
-	line := func(name, value string) { fmt.Fprintf(c.out, "%-13s%s\n", name+":", value) }
-	line("license", c.coloured(s.State))
-	if s.OK() {
-		line("meaning", s.Message)
+
+	tone, headline, _ := describeState(s)
+	state := string(s.State)
+	if s.State != polargate.Active {
+		state += ": " + strings.ToLower(headline[:1]) + headline[1:]
 	}
+	line("State", c.paint(tone, state))
 	if !s.Key.IsZero() {
-		line("key", fmt.Sprint(s.Key))
-		line("computer", hostname())
+		line("Key", fmt.Sprint(s.Key))
 	}
 	if len(s.Features) > 0 {
-		line("features", strings.Join(s.Features, ", "))
+		line("Features", strings.Join(s.Features, ", "))
 	}
 	if s.OK() && s.LimitUsage > 0 && s.LimitUsage != polargate.Unlimited {
-		line("uses", fmt.Sprintf("%d of %d", s.Usage, s.LimitUsage))
-	}
-	if s.OK() && !s.ExpiresAt.IsZero() {
-		line("expires", expiry(s.ExpiresAt, now))
-	}
-	if s.State == polargate.Grace {
-		line("works until", moment(s.GraceUntil))
+		line("Used", fmt.Sprintf("%d of %d", s.Usage, s.LimitUsage))
 	}
 	if !s.CheckedAt.IsZero() {
-		line("last answer", moment(s.CheckedAt))
+		line("Checked", moment(s.CheckedAt))
+	}
+	switch {
+	case s.State == polargate.Grace:
+		line("Works until", day(s.GraceUntil, now))
+	case s.State == polargate.Active && !s.GraceUntil.IsZero():
+		line("Works offline", "until "+day(s.GraceUntil, now))
+	}
+	switch {
+	case s.ExpiresAt.IsZero():
+	case s.ExpiresAt.After(now):
+		line("Expires", day(s.ExpiresAt, now))
+	default:
+		line("Expired", moment(s.ExpiresAt))
+	}
+	line("This computer", hostname())
+
+	message := s.Message
+	if err != nil {
+		message = strings.TrimSpace(strings.TrimPrefix(message, problemOf(err).Message))
+	}
+	if message != "" {
+		b.WriteString("\n" + message + "\n")
+	}
+	return b.String()
+}
+
+// day is a moment to come, and how many midnights away it is.
+func day(t, now time.Time) string {
+	midnight := func(t time.Time) time.Time {
+		year, month, day := t.Local().Date()
+		return time.Date(year, month, day, 0, 0, 0, 0, time.UTC) // where all days are 24 hours
+	}
+	switch days := midnight(t).Sub(midnight(now)) / (24 * time.Hour); days {
+	case 0:
+		return moment(t) + " (today)"
+	case 1:
+		return moment(t) + " (tomorrow)"
+	default:
+		return fmt.Sprintf("%s (in %d days)", moment(t), days)
 	}
 }
 
-// coloured is the word for a state, which says all that the colour says.
-func (c *console) coloured(s polargate.State) string {
-	colour := map[polargate.State]string{polargate.Active: "32", polargate.Grace: "33", polargate.Locked: "31"}[s]
-	if !c.colours || colour == "" {
-		return string(s)
+// hostname is what people call this computer.
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil || name == "" {
+		return "has no name"
 	}
-	return "\x1b[" + colour + "m" + string(s) + "\x1b[0m"
+	return name
 }
