@@ -28,7 +28,9 @@ type entitlementCache struct {
 	newcomers [keyKinds]*rate.Limiter
 	panicked  func(*flight.PanicError)
 
-	known   *lru.TwoQueueCache[cacheKey, *entry]
+	// Each kind of id has a cache of its own, so that a crowd of keys pushes out no
+	// customer, and the ids that events name beside a program's own none either.
+	known   [keyKinds]*lru.TwoQueueCache[string, *entry]
 	unknown *lru.Cache[cacheKey, *entry]
 	flights flight.Group
 	behind  sync.WaitGroup // refreshes that nobody waits for
@@ -115,8 +117,10 @@ const (
 func newEntitlementCache(size int) (*entitlementCache, error) {
 	c := &entitlementCache{start: time.Now()}
 	var err error
-	if c.known, err = lru.New2Q[cacheKey, *entry](size); err != nil {
-		return nil, err
+	for kind := range c.known {
+		if c.known[kind], err = lru.New2Q[string, *entry](size); err != nil {
+			return nil, err
+		}
 	}
 	if c.unknown, err = lru.New[cacheKey, *entry](max(size/unknownShare, 1)); err != nil {
 		return nil, err
@@ -130,7 +134,7 @@ func (c *entitlementCache) now() int64 { return int64(time.Since(c.start)) }
 
 // hit is the answer for a key if there is one that is fresh: the hot path.
 func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
-	e, ok := c.known.Get(key)
+	e, ok := c.known[key.kind].Get(key.id)
 	if !ok || c.now() >= e.freshUntil.Load() {
 		return nil, false
 	}
@@ -142,7 +146,7 @@ func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
 // Polar, and when nobody can say, from memory for as long as grace lasts.
 func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements, error) {
 	now := c.now()
-	e, known := c.known.Get(key)
+	e, known := c.known[key.kind].Get(key.id)
 	if !known {
 		return c.meet(ctx, key, now)
 	}
@@ -170,7 +174,7 @@ func (c *entitlementCache) renew(ctx context.Context, key cacheKey) (*Entitlemen
 		c.counts.served[cacheMiss].Add(1)
 		return value, nil
 	}
-	e, known := c.known.Peek(key)
+	e, known := c.known[key.kind].Peek(key.id)
 	if !known {
 		return nil, err
 	}
@@ -230,7 +234,7 @@ func (c *entitlementCache) fetch(ctx context.Context, key cacheKey) (*Entitlemen
 
 // refresh asks Polar and keeps the answer.
 func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
-	if !c.known.Contains(key) && !c.newcomers[key.kind].Allow() {
+	if !c.known[key.kind].Contains(key.id) && !c.newcomers[key.kind].Allow() {
 		c.counts.newcomersTurnedAway.Add(1)
 		return nil, &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: "too many were asked about that were not seen before", unasked: true}
 	}
@@ -279,7 +283,7 @@ func (c *entitlementCache) failed(key cacheKey, err error) {
 	if ofEverybody(err) {
 		c.outages[key.kind].Store(&outage{c.now() + int64(outageMemory), err})
 	}
-	e, ok := c.known.Peek(key)
+	e, ok := c.known[key.kind].Peek(key.id)
 	if !ok {
 		return
 	}
@@ -295,7 +299,7 @@ func (c *entitlementCache) failed(key cacheKey, err error) {
 func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) *Entitlements {
 	c.storing.Lock()
 	defer c.storing.Unlock()
-	e, ok := c.known.Peek(key)
+	e, ok := c.known[key.kind].Peek(key.id)
 	if ok && e.told > asked && e.event > value.at-int64(readTime) {
 		return e.value.Load()
 	}
@@ -303,7 +307,7 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 	case ok:
 	case value.Known():
 		e = &entry{}
-		c.known.Add(key, e)
+		c.known[key.kind].Add(key.id, e)
 		c.unknown.Remove(key)
 	default:
 		e = &entry{}
@@ -347,7 +351,7 @@ func (c *entitlementCache) tell(value *Entitlements) bool {
 	}
 	free := keys[:0:0] // what no other customer has by now
 	for _, key := range keys {
-		e, ok := c.known.Peek(key)
+		e, ok := c.known[key.kind].Peek(key.id)
 		if !ok {
 			free = append(free, key)
 			continue
@@ -362,20 +366,20 @@ func (c *entitlementCache) tell(value *Entitlements) bool {
 			free = append(free, key)
 		}
 	}
-	if last, ok := c.known.Peek(keys[0]); ok {
+	if last, ok := c.known[byPolarID].Peek(value.customer); ok {
 		// The program's id of a customer can change; nobody is found by the
 		// old one any more.
-		if was := (cacheKey{byExternalID, last.value.Load().external}); was.id != value.external {
-			if e, ok := c.known.Peek(was); ok && e.value.Load().customer == value.customer {
-				c.known.Remove(was)
+		if was := last.value.Load().external; was != value.external {
+			if e, ok := c.known[byExternalID].Peek(was); ok && e.value.Load().customer == value.customer {
+				c.known[byExternalID].Remove(was)
 			}
 		}
 	}
 	for _, key := range free {
-		e, ok := c.known.Peek(key)
+		e, ok := c.known[key.kind].Peek(key.id)
 		if !ok {
 			e = &entry{}
-			c.known.Add(key, e)
+			c.known[key.kind].Add(key.id, e)
 		}
 		c.unknown.Remove(key)
 		e.event, e.told = value.at, c.now()
@@ -391,7 +395,7 @@ func (c *entitlementCache) tell(value *Entitlements) bool {
 func (c *entitlementCache) spend(key cacheKey, last *Entitlements, meter string, units float64) (rest *Entitlements, giveBack func()) {
 	c.storing.Lock()
 	defer c.storing.Unlock()
-	e, found := c.known.Peek(key)
+	e, found := c.known[key.kind].Peek(key.id)
 	value := last
 	if found {
 		value = e.value.Load()
@@ -429,4 +433,13 @@ func (c *entitlementCache) close() {
 	c.storing.Unlock()
 	c.flights.Close()
 	c.behind.Wait()
+}
+
+// cached is how many customers, by each of their ids, and keys are known.
+func (c *entitlementCache) cached() int {
+	n := 0
+	for _, known := range c.known {
+		n += known.Len()
+	}
+	return n
 }

@@ -58,8 +58,9 @@ type CustomersConfig struct {
 	UnknownFor time.Duration
 	// Timeout bounds a question to Polar. 0 means 5 seconds.
 	Timeout time.Duration
-	// CacheSize is how many customers and keys are kept, a quarter more for
-	// those who are not known. 0 means 10,000. One takes about 1 KiB.
+	// CacheSize is how many customers are kept by each of their ids, and how many
+	// license keys, and a quarter of that for who is not known. 0 means 10,000.
+	// A customer takes about 1 KiB.
 	CacheSize int
 
 	// UpgradeURL is where customers find more, for refusals: a problem report
@@ -507,8 +508,8 @@ type CustomersStats struct {
 	Events, Outdated, Repeated, Refused, Ignored int64
 	// Panics were caught.
 	Panics int64
-	// Cached are the customers and keys in memory, CachedUnknown those that are
-	// not known.
+	// Cached are the customers and keys in memory, a customer once for each id,
+	// and CachedUnknown those that are not known.
 	Cached, CachedUnknown int
 	// Misconfigured is why Polar refuses the access token, since its last
 	// answer; nil if it does not.
@@ -526,7 +527,7 @@ func (c *Customers) Stats() CustomersStats {
 		Requests: n.upstream.Load(), Failures: n.failures.Load(), TurnedAway: n.newcomersTurnedAway.Load(),
 		Events: n.events.Load(), Outdated: n.eventsOld.Load(), Repeated: n.eventsTwice.Load(),
 		Refused: n.eventsRefused.Load(), Ignored: n.eventsUnknown.Load(),
-		Panics: n.panics.Load(), Cached: c.cache.known.Len(), CachedUnknown: c.cache.unknown.Len(),
+		Panics: n.panics.Load(), Cached: c.cache.cached(), CachedUnknown: c.cache.unknown.Len(),
 	}
 	c.misconfigured.Lock()
 	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys)

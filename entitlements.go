@@ -107,6 +107,9 @@ func (e *Entitlements) Has(feature string) bool {
 	if e == nil {
 		return false
 	}
+	if len(e.features) <= 16 {
+		return slices.Contains(e.features, feature) // is quicker in so few
+	}
 	_, ok := slices.BinarySearch(e.features, feature)
 	return ok
 }

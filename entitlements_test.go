@@ -491,3 +491,18 @@ func (e event) as(t *testing.T, external string) event {
 	e.body = strings.Replace(e.body, `"usr_1"`, string(id), 1)
 	return e
 }
+
+func TestAFeatureIsFoundAmongFewAndMany(t *testing.T) {
+	t.Parallel()
+	for n := range 40 {
+		e := &Entitlements{known: true}
+		for i := range n {
+			e.features = append(e.features, fmt.Sprintf("feature-%02d", i))
+		}
+		for i := range n + 1 {
+			assert.Equal(t, i < n, e.Has(fmt.Sprintf("feature-%02d", i)), "%d of %d", i, n)
+		}
+		assert.False(t, e.Has(""))
+		assert.False(t, e.Has("feature-0"))
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -109,7 +110,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	if route.Refuse == nil {
 		route.Refuse = c.config.Refuse
 	}
-	all := All(route.Require...)
+	all, spends := All(route.Require...), route.Spend != (Cost{})
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var value *Entitlements
@@ -129,7 +130,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				value, refusal = c.DecideLicense(r.Context(), route.LicenseKey(r), route.Require...)
 			}
 			switch {
-			case refusal == nil && route.Spend != (Cost{}):
+			case refusal == nil && spends:
 				c.serveSpending(w, r, next, route, customer, value)
 			case refusal == nil:
 				next.ServeHTTP(w, withEntitlements(r, value))
@@ -159,8 +160,23 @@ func (route *Route) refuse(w http.ResponseWriter, r *http.Request, refusal Refus
 }
 
 func withEntitlements(r *http.Request, value *Entitlements) *http.Request {
-	return r.WithContext(context.WithValue(r.Context(), entitlementsKey{}, value))
+	return r.WithContext(&entitledContext{r.Context(), value})
 }
+
+// entitledContext is context.WithValue in less time and memory.
+type entitledContext struct {
+	context.Context
+	of *Entitlements
+}
+
+func (c *entitledContext) Value(key any) any {
+	if key == (entitlementsKey{}) {
+		return c.of
+	}
+	return c.Context.Value(key)
+}
+
+func (c *entitledContext) String() string { return fmt.Sprintf("%v.WithEntitlements", c.Context) }
 
 // serveSpending takes the cost of a route off the meter while the handler runs.
 func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route Route, customer CustomerRef, value *Entitlements) {

@@ -1201,3 +1201,29 @@ func TestCustomersThatAreClosedSayWhatTheyKnowAndElse503(t *testing.T) {
 		assert.Equal(t, "closed", problemIn(t, w)["reason"])
 	})
 }
+
+func TestTheContextThatTheHandlerGetsIsStillTheRequests(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		type key struct{}
+		customers := newShop(t).warmed()
+		ctx, cancel := context.WithCancelCause(context.WithValue(t.Context(), key{}, "from outside"))
+		reason := errors.New("the client has gone")
+		handler := customers.Middleware(byHeader)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			inner, stop := context.WithCancel(r.Context())
+			defer stop()
+			assert.Equal(t, "from outside", inner.Value(key{}))
+			assert.Nil(t, inner.Value(struct{ other int }{}))
+			e, ok := polargate.FromContext(inner)
+			assert.True(t, ok)
+			assert.Equal(t, paying, e.ExternalID())
+			assert.NotContains(t, fmt.Sprint(inner), paying, "who it is does not get into a log with it")
+			cancel(reason)
+			<-inner.Done()
+			assert.Equal(t, reason, context.Cause(inner))
+		}))
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+		r.Header.Set("X-User", paying)
+		handler.ServeHTTP(httptest.NewRecorder(), r)
+		require.ErrorIs(t, ctx.Err(), context.Canceled, "the handler has run")
+	})
+}
