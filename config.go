@@ -9,10 +9,10 @@ import (
 	"maps"
 	"net/http"
 	"os"
-	"regexp"
 	"runtime"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Config configures a Gate. Only OrganizationID is required.
@@ -149,11 +149,21 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-var appName = regexp.MustCompile(`^[\pL\pN_-][\pL\pN _.-]*$`)
+// namesFolder reports whether the name of an app can be that of a folder on every
+// system.
+func namesFolder(app string) bool {
+	for i, r := range app {
+		inside := r == ' ' || r == '.'
+		if !unicode.IsLetter(r) && !unicode.IsNumber(r) && r != '_' && r != '-' && (!inside || i == 0) {
+			return false
+		}
+	}
+	return app != "" && len(app) <= 64 && !strings.HasSuffix(app, ".") && !strings.HasSuffix(app, " ")
+}
 
 // validate rejects what cannot work. The rest is checked by NewClient.
 func (c Config) validate() error {
-	if len(c.App) > 64 || !appName.MatchString(c.App) || strings.HasSuffix(c.App, ".") || strings.HasSuffix(c.App, " ") {
+	if !namesFolder(c.App) {
 		return &InputError{"App", "must be 1 to 64 letters, digits, spaces, dots, dashes and underscores, beginning with a letter or digit: it names a folder"}
 	}
 	if err := checkFeatures(c.Features); err != nil {

@@ -4,8 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
-	"regexp"
 	"strings"
 	"time"
 )
@@ -222,23 +220,3 @@ func (e *StoreError) Unwrap() error { return e.Err }
 func cleanDetail(s string, secrets ...string) string {
 	return shorten(cleanText(redact(s, secrets...)), 200)
 }
-
-// redact takes out of a text from the network what it may echo: the secrets, in
-// whatever case and escaping, and anything that looks like an e-mail address.
-func redact(s string, secrets ...string) string {
-	for _, secret := range secrets {
-		if secret == "" {
-			continue
-		}
-		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
-			s = regexp.MustCompile("(?i)"+regexp.QuoteMeta(form)).ReplaceAllLiteralString(s, "****")
-		}
-	}
-	s = userInfo.ReplaceAllString(s, "$1****@")
-	return emailAddress.ReplaceAllLiteralString(s, "****")
-}
-
-// userInfo is what a URL says of a user before its host, password included.
-var userInfo = regexp.MustCompile(`([a-zA-Z][a-zA-Z0-9+.-]*://)[^"'<>]*@`)
-
-var emailAddress = regexp.MustCompile(`[^\s@"'<>(),;:/]+(@|%40)[^\s@"'<>(),;:/]+`)

@@ -4,7 +4,6 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
-	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -40,21 +39,25 @@ var machineID = sync.OnceValue(func() string {
 	}
 })
 
-var (
-	hex32 = regexp.MustCompile(`^[0-9a-f]{32}$`)
-	uuid  = regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
-)
-
 // wellFormedMachineID gives the id in lower case if it has the form that ids
 // have on that system, and "" otherwise: for an empty file, for systemd's
 // "uninitialized", and for ids of one repeated digit, which images are made with.
 func wellFormedMachineID(system, id string) string {
 	id = strings.ToLower(strings.TrimSpace(id))
-	form := uuid
-	if system == "linux" {
-		form = hex32
+	digits, form := id, "00000000000000000000000000000000"
+	if system != "linux" {
+		digits, form = strings.ReplaceAll(id, "-", ""), "00000000-0000-0000-0000-000000000000"
 	}
-	if !form.MatchString(id) || strings.Trim(id, id[:1]+"-") == "" {
+	if len(digits) != 32 || strings.Trim(digits, digits[:1]) == "" {
+		return ""
+	}
+	zeros := strings.Map(func(r rune) rune {
+		if strings.ContainsRune("0123456789abcdef", r) {
+			return '0'
+		}
+		return r
+	}, id)
+	if zeros != form {
 		return ""
 	}
 	return id

@@ -3,10 +3,8 @@ package polargate
 import (
 	"context"
 	"os/exec"
-	"regexp"
+	"strings"
 )
-
-var platformUUID = regexp.MustCompile(`"IOPlatformUUID" = "([0-9A-Fa-f-]{36})"`)
 
 // readMachineID asks the system's registry for the hardware's UUID, as
 // machineid does, but by the tool's full path, with no input and no more time
@@ -19,9 +17,7 @@ func readMachineID() string {
 	if err != nil {
 		return ""
 	}
-	m := platformUUID.FindSubmatch(out)
-	if m == nil {
-		return ""
-	}
-	return string(m[1])
+	_, id, _ := strings.Cut(string(out), `"IOPlatformUUID" = "`)
+	id, _, _ = strings.Cut(id, `"`)
+	return id // its form is looked at by wellFormedMachineID
 }
