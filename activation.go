@@ -10,12 +10,14 @@ import (
 // Activation is a seat: one installation's hold on a license key. Source:
 // schema LicenseKeyActivationRead.
 type Activation struct {
-	ID           string
-	LicenseKeyID string
-	Label        string
-	Meta         map[string]any
-	CreatedAt    time.Time
-	ModifiedAt   time.Time
+	// ID is the activation's own, and LicenseKeyID that of its key; UUIDs.
+	ID, LicenseKeyID string
+	// Label is what the customer sees, and Meta what the program said of itself
+	// when it took the seat. Both may be empty.
+	Label string
+	Meta  map[string]any
+	// CreatedAt and ModifiedAt are by Polar's clock; zero if Polar does not say.
+	CreatedAt, ModifiedAt time.Time
 	// LicenseKey is the key that was activated; nil where Polar leaves it out,
 	// as it does inside the answer of a validation.
 	LicenseKey *LicenseKey
@@ -23,6 +25,7 @@ type Activation struct {
 
 // ActivateRequest asks for a seat.
 type ActivateRequest struct {
+	// Key is the license key, from ParseKey. Required.
 	Key Key
 	// Label is what the customer sees in the list of their activations; may be
 	// empty. Control characters become spaces, and it is cut to 255 characters.

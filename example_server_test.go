@@ -182,3 +182,87 @@ func ExampleCustomers_Decide() {
 	// Output:
 	// 402 one of feature sync, meter aaf2bfea-ac4f-40eb-99ad-de858ccdfd97 of at least 500
 }
+
+// What is known of a customer is asked without I/O, as often as one likes.
+func ExampleEntitlements() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	subscription := polar.Subscribe("usr_1337", polartest.Subscription{})
+	customer, _ := polar.Customer("usr_1337")
+	ctx := context.Background()
+	// A customer is the same by either id.
+	have, err := customers.Entitlements(ctx, polargate.CustomerID(customer.ID))
+	if err != nil {
+		fmt.Println(err) // nobody could say: Polar is down and nothing is cached
+		return
+	}
+	fmt.Println(have.Known(), have.CustomerID() == customer.ID, have.CheckedAt().IsZero())
+	fmt.Println(have.Has("export"), have.Features())
+	for _, benefit := range have.Benefits() {
+		fmt.Println(benefit.Type(), benefit.Metadata())
+	}
+	fmt.Println(have.Subscribed(subscription.ProductID), len(have.Products()))
+
+	wanted := polargate.All(polargate.Product(subscription.ProductID), polargate.Meter(callsMeter, 500))
+	unmet, _ := have.Unmet(wanted)
+	fmt.Println(have.Meets(wanted), unmet)
+	// Output:
+	// true true false
+	// true [export]
+	// custom map[]
+	// true 1
+	// false meter aaf2bfea-ac4f-40eb-99ad-de858ccdfd97 of at least 500
+}
+
+// A license key is decided about without HTTP, too. It comes from the vendor's API,
+// where it stands for its holder.
+func ExampleCustomers_DecideLicense() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	key := polar.AddKey(polartest.LicenseKey{BenefitID: proBenefit})
+	ctx := context.Background()
+
+	have, refusal := customers.DecideLicense(ctx, key.Key, polargate.Feature("export"))
+	fmt.Println(refusal == nil, have.Refused() == "")
+
+	expired := polar.AddKey(polartest.LicenseKey{BenefitID: proBenefit, ExpiresAt: polar.Now().Add(-1)})
+	_, refusal = customers.DecideLicense(ctx, expired.Key)
+	fmt.Println(refusal.Status, refusal.Reason == polargate.ErrExpired, refusal.Entitlements.Refused())
+	// Output:
+	// true true
+	// 402 true polargate: this license has expired
+}
+
+// Figures for a program's metrics are read whenever they are asked for.
+func ExampleCustomers_Stats() {
+	_, customers := demoCustomers()
+	defer customers.Close()
+	for range 100 {
+		_, _ = customers.Entitlements(context.Background(), polargate.ExternalID("usr_1337"))
+	}
+	stats := customers.Stats()
+	fmt.Println(stats.Requests, stats.Fresh, stats.Cached, stats.Misconfigured)
+	// Output:
+	// 1 99 1 <nil>
+}
+
+// A program decides by itself, and lets the library say it.
+func ExampleWriteRefusal() {
+	_, customers := demoCustomers()
+	defer customers.Close()
+	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		customer := signedIn(r)
+		if customer.IsZero() {
+			http.Redirect(w, r, "/login", http.StatusSeeOther)
+			return
+		}
+		if _, refusal := customers.Decide(r.Context(), customer, polargate.Feature("sync")); refusal != nil {
+			polargate.WriteRefusal(w, r, *refusal)
+			return
+		}
+		fmt.Fprintln(w, "synced")
+	})
+	ask(handler, "/", "X-Demo-User", "usr_1337")
+	// Output:
+	// 402 {"type":"about:blank","title":"Payment Required","status":402,"detail":"This needs feature sync.","required":"feature sync","upgrade_url":"https://example.com/pricing"}
+}

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -178,4 +180,191 @@ func TestALicenseLastsThroughTwoWeeksOffline(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// inkwell is a program with its Gate, on a Polar of its own with one key for two
+// computers.
+func inkwell() (*polartest.Polar, polartest.LicenseKey, *polargate.Gate) {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{Key: "INKWELL-0000-1111-0A1B2C", LimitActivations: polartest.Limit(2)})
+	gate, err := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		App:            "inkwell",
+		Version:        "1.4.2",
+		BaseURL:        polar.URL(), // a program leaves these three out
+		HTTPClient:     polar.Client(),
+		Store:          &polargate.MemoryStore{},
+	})
+	if err != nil {
+		panic(err)
+	}
+	return polar, key, gate
+}
+
+// A key that was bought a moment ago is not known everywhere yet: it is waited for.
+func ExampleGate_ActivateWait() {
+	_, key, gate := inkwell()
+	defer gate.Close()
+	status, err := gate.ActivateWait(context.Background(), key.Key)
+	fmt.Println(status.OK(), err)
+	// Output:
+	// true <nil>
+}
+
+// Offline, the license is removed from this computer, and its seat is given back as
+// soon as Polar can be reached.
+func ExampleGate_Deactivate() {
+	polar, key, gate := inkwell()
+	defer gate.Close()
+	ctx := context.Background()
+	_, _ = gate.Activate(ctx, key.Key)
+	fmt.Println("seats taken:", polar.Seats(key.ID))
+
+	polar.SetOffline(true)
+	err := gate.Deactivate(ctx)
+	fmt.Println(errors.Is(err, polargate.ErrUnreachable), gate.Status().State, gate.Status().ReleasePending)
+
+	polar.SetOffline(false)
+	fmt.Println(gate.Deactivate(ctx), gate.Status().ReleasePending)
+	fmt.Println("seats taken:", polar.Seats(key.ID))
+	// Output:
+	// seats taken: 1
+	// true unlicensed true
+	// <nil> false
+	// seats taken: 0
+}
+
+// A program that runs for days keeps its license fresh beside its work.
+func ExampleGate_Run() {
+	_, key, gate := inkwell()
+	ctx, quit := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- gate.Run(ctx) }()
+
+	_, _ = gate.Activate(ctx, key.Key) // and whatever the program does
+
+	quit()
+	fmt.Println(<-ended)
+	_ = gate.Close()
+	// Output:
+	// <nil>
+}
+
+// An earlier version of the program took a seat by other means. It is gone on with
+// under the conditions of then, and no second one is taken.
+func ExampleGate_Import() {
+	polar, key, gate := inkwell()
+	defer gate.Close()
+	conditions := map[string]any{"machine": "studio-laptop"}
+	polar.Update(key.ID, func(k *polartest.LicenseKey) {
+		k.Activations = []polartest.Activation{{ID: "3c2a5f0e-9f0b-4b7e-8d6c-5a1e2f3b4c5d", Conditions: conditions}}
+	})
+
+	status, err := gate.Import(context.Background(), polargate.ImportedActivation{
+		Key:          key.Key,
+		ActivationID: "3c2a5f0e-9f0b-4b7e-8d6c-5a1e2f3b4c5d",
+		Conditions:   conditions,
+	})
+	fmt.Println(status.State, err, polar.Seats(key.ID))
+	// Output:
+	// active <nil> 1
+}
+
+// A report for a support mail has neither keys nor names in it.
+func ExampleGate_Diagnose() {
+	polar, key, gate := inkwell()
+	defer gate.Close()
+	ctx := context.Background()
+	_, _ = gate.Activate(ctx, key.Key)
+	fmt.Println(gate.Diagnose(ctx).Reached)
+
+	polar.SetOffline(true)
+	report := gate.Diagnose(ctx)
+	fmt.Println(report.Reached, report.State, len(report.Problems) > 0)
+	// Output:
+	// true
+	// false active true
+}
+
+// A Client takes a seat and gives it back, and leaves it to the program to remember.
+// A request that takes one is never sent twice.
+func ExampleClient_Activate() {
+	polar := polartest.New(polartest.Config{})
+	known := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), LimitUsage: polartest.Limit(10)})
+	client, err := polargate.NewClient(polargate.ClientConfig{OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client()})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer client.Close()
+	ctx := context.Background()
+	key, err := polargate.ParseKey(known.Key)
+	fmt.Println(key.IsZero(), key.Reveal() == known.Key, err)
+
+	seat, err := client.Activate(ctx, polargate.ActivateRequest{Key: key, Label: "studio-laptop"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(seat.Label, "has uses left:", seat.LicenseKey.Remaining())
+
+	_, err = client.Activate(ctx, polargate.ActivateRequest{Key: key, Label: "another"})
+	var failure *polargate.Error
+	fmt.Println(errors.As(err, &failure) && failure.Reason.Denial(), errors.Is(err, polargate.ErrActivationLimit))
+
+	fmt.Println(client.Deactivate(ctx, key, seat.ID))
+	// Output:
+	// false true <nil>
+	// studio-laptop has uses left: 10
+	// true true
+	// <nil>
+}
+
+// E-mail addresses are there for who asks for them, and in no log.
+func ExampleEmail() {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{Customer: polartest.Customer{Email: "ada@example.com"}})
+	client, _ := polargate.NewClient(polargate.ClientConfig{OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client()})
+	defer client.Close()
+	sent, _ := polargate.ParseKey(key.Key)
+	license, _ := client.Validate(context.Background(), polargate.ValidateRequest{Key: sent})
+
+	email := license.Customer.Email
+	fmt.Println(email.IsZero(), email, email.Reveal())
+	// Output:
+	// false **** ada@example.com
+}
+
+// A Store can be anything that keeps a few KiB. Here the state of a portable program
+// moves from the user's folder to the one beside the program: as bytes, which are
+// sealed, and stay of use on the same computer only.
+func ExampleFileStore() {
+	moveState := func(ctx context.Context, from, to polargate.Store, name string) error {
+		unlock, err := from.Lock(ctx, name)
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		state, err := from.Load(ctx, name)
+		if errors.Is(err, polargate.ErrNotStored) {
+			return nil // there is nothing to move
+		} else if err != nil {
+			return err
+		}
+		return to.Save(ctx, name, state)
+	}
+	folder, err := os.MkdirTemp("", "inkwell-")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer func() { _ = os.RemoveAll(folder) }()
+	ctx := context.Background()
+	beside := polargate.FileStore(filepath.Join(folder, "license"))
+	fmt.Println(moveState(ctx, &polargate.MemoryStore{}, beside, "state"))
+	_, err = beside.Load(ctx, "state")
+	fmt.Println(errors.Is(err, polargate.ErrNotStored))
+	// Output:
+	// <nil>
+	// true
 }

@@ -18,11 +18,11 @@ import (
 // nil limit stand for Polar's null. Source: schemas LicenseKeyRead and
 // ValidatedLicenseKey of Polar's published API, version 2026-04.
 type LicenseKey struct {
-	ID             string
-	OrganizationID string
-	CustomerID     string
-	BenefitID      string
-	Key            Key
+	// ID is the license's own, which stays when its key is rotated. The others
+	// are those of whom it belongs to; all are UUIDs.
+	ID, OrganizationID, CustomerID, BenefitID string
+	// Key prints masked.
+	Key Key
 	// DisplayKey is Polar's own masked form. For a key so short that Polar
 	// shows nearly all of it, it is "****".
 	DisplayKey string
@@ -129,6 +129,7 @@ const Unlimited int64 = math.MaxInt64
 
 // Customer is the owner of a license key. Source: schema LicenseKeyCustomer.
 type Customer struct {
+	// ID is Polar's. What Polar leaves out, now or one day, is zero.
 	ID                     string
 	OrganizationID         string
 	ExternalID             string // the id in the vendor's own system; "" if none
@@ -151,16 +152,13 @@ type Customer struct {
 
 // Address is a billing address. Source: schema Address.
 type Address struct {
-	Line1      string
-	Line2      string
-	PostalCode string
-	City       string
-	State      string
-	Country    string // ISO 3166-1 alpha-2
+	// All but Country may be empty, which is ISO 3166-1 alpha-2.
+	Line1, Line2, PostalCode, City, State, Country string
 }
 
 // ValidateRequest is a question about a license key.
 type ValidateRequest struct {
+	// Key is the license key, from ParseKey. Required.
 	Key Key
 	// ActivationID asks for this activation too; "" asks about the key alone.
 	ActivationID string

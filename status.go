@@ -32,6 +32,7 @@ const (
 // Status is where a license stood at one moment. It is a snapshot: nothing
 // changes it afterwards.
 type Status struct {
+	// State says whether the program may run: see OK.
 	State State
 	// Reason is empty when active.
 	Reason Reason

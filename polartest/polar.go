@@ -150,8 +150,8 @@ type LicenseKey struct {
 
 // Activation is a seat of a license key.
 type Activation struct {
-	ID    string
-	Label string
+	// ID is a UUID of version 4; empty: a random one. Label may be empty.
+	ID, Label string
 	// Conditions and Meta hold strings, booleans, int64, float64, and json.Number for integers
 	// beyond 64 bits. AddKey and Update also take the other number types.
 	Conditions, Meta map[string]any

@@ -10,6 +10,7 @@ import (
 
 // Request is one request as it came in, and what became of it.
 type Request struct {
+	// Method, Path, RawQuery and Header are as they came.
 	Method, Path, RawQuery string
 	Header                 http.Header
 	// Body is what was sent, license key and all. It is empty for a body that Polar refused to read.
