@@ -96,21 +96,25 @@ type figure struct {
 func (r *report) describe() error {
 	r.Date = time.Now().UTC().Format("2 January 2006")
 	r.Go, r.System, r.Processors = runtime.Version(), runtime.GOOS+"/"+runtime.GOARCH, runtime.GOMAXPROCS(0)
-	versions, err := output(".", "go", "list", "-m", "-f", "{{if not .Main}}{{if not .Indirect}}{{if .Version}}{{.Path}} {{.Version}}{{end}}{{end}}{{end}}", "all")
+	versions, err := output(".", "list", "-m", "-f", "{{if not .Main}}{{if not .Indirect}}{{if .Version}}{{.Path}} {{.Version}}{{end}}{{end}}{{end}}", "all")
 	if err != nil {
 		return err
 	}
 	for line := range strings.Lines(versions) {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "github.com/polargate/") {
+		line = strings.TrimSpace(line)
+		if line != "" && !strings.HasPrefix(line, "github.com/polargate/") && !slices.ContainsFunc(tools, func(tool string) bool { return strings.HasPrefix(line, tool) }) {
 			r.Peers = append(r.Peers, line)
 		}
 	}
 	return nil
 }
 
+// tools are what this module uses and does not measure.
+var tools = []string{"golang.org/x/perf ", "github.com/standard-webhooks/"}
+
 // bench runs benchmarks once, and keeps what they say.
 func (r *report) bench(folder, pattern string) error {
-	text, err := output(folder, "go", "test", "-run", "^$", "-bench", pattern, "-benchmem", "-benchtime", "300ms", ".")
+	text, err := output(folder, "test", "-run", "^$", "-bench", pattern, "-benchmem", "-benchtime", "300ms", ".")
 	if err != nil {
 		return err
 	}
@@ -205,7 +209,7 @@ func (r *report) runTests(whole bool) error {
 	}
 	defer os.RemoveAll(folder)
 	file := filepath.Join(folder, "figures.json")
-	if _, err := output(".", "go", "test", "-count", "1", "-timeout", "1h", ".", "-figures", file, "-whole="+fmt.Sprint(whole)); err != nil {
+	if _, err := output(".", "test", "-count", "1", "-timeout", "1h", ".", "-figures", file, "-whole="+fmt.Sprint(whole)); err != nil {
 		return err
 	}
 	text, err := os.ReadFile(file)
@@ -269,15 +273,15 @@ func (r *report) measureSizes() error {
 			return err
 		}
 		s.Bytes = info.Size()
-		packages, err := output(".", "go", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}", "./size/"+s.program)
+		packages, err := output(".", "list", "-deps", "-f", "{{.ImportPath}} {{with .Module}}{{.Path}}{{end}}", "./size/"+s.program)
 		if err != nil {
 			return err
 		}
 		modules := map[string]bool{}
 		for line := range strings.Lines(packages) {
 			s.Packages++
-			if line = strings.TrimSpace(line); line != "" && line != "github.com/polargate/polargate/bench" {
-				modules[line] = true
+			if _, module, _ := strings.Cut(strings.TrimSpace(line), " "); module != "" && module != "github.com/polargate/polargate/bench" {
+				modules[module] = true
 			}
 		}
 		s.Modules = len(modules)
@@ -318,15 +322,15 @@ func (r *report) Budgets() []budget {
 	more := float64(r.Sizes[1].Bytes-r.Sizes[0].Bytes) / 1e6
 	return []budget{
 		{"`Has`", "10 ns", fmt.Sprintf("%.1f ns", has.Middle), has.Middle <= 10,
-			fmt.Sprintf("on this machine, at this time, the bare pointer and map took %.1f ns: what `Has` adds to them is in the next line", features[0].Middle)},
-		{"`Has`, beside a bare pointer and map", "2×", fmt.Sprintf("%.2f×", has.Times), has.Times <= 2, "it also counts nothing and reads no clock; look at the profile"},
-		{"`Has`, allocations", "0", fmt.Sprint(has.Allocs), has.Allocs == 0, "something escapes"},
+			fmt.Sprintf("On this machine, at this time, the bare pointer and map took %.1f ns: what `Has` adds to them is in the next line", features[0].Middle)},
+		{"`Has`, beside a bare pointer and map", "2×", fmt.Sprintf("%.2f×", has.Times), has.Times <= 2, "It reads no clock and takes no lock: a profile will say what it does instead"},
+		{"`Has`, allocations", "0", fmt.Sprint(has.Allocs), has.Allocs == 0, "Something escapes"},
 		{"middleware, beside a map by hand", "1.3×", fmt.Sprintf("%.2f×", gated.Times), gated.Times <= 1.3,
-			"a map by hand that nobody ever writes needs no lock, no clock and no order of use, all of which a cache needs"},
-		{"middleware, allocations", "2", fmt.Sprint(gated.Allocs), gated.Allocs <= 2, "something escapes"},
-		{"start with a license on disk, to a decision", "2 ms", fmt.Sprintf("%.2f ms", cold/1e6), cold <= 2e6, "the disk is slow, or the state has grown"},
-		{"a customer with ten benefits in the cache", "1,024 B", fmt.Sprintf("%.0f B", memory), memory < 1024, "what is kept of a customer has grown"},
-		{"a program that validates, beside net/http", "0.5 MB", fmt.Sprintf("%.2f MB", more), more <= 0.5, "something heavy is linked in"},
+			"A map by hand that nobody ever writes needs no lock, no clock and no order of use, all of which a cache needs"},
+		{"middleware, allocations", "2", fmt.Sprint(gated.Allocs), gated.Allocs <= 2, "Something escapes"},
+		{"start with a license on disk, to a decision", "2 ms", fmt.Sprintf("%.2f ms", cold/1e6), cold <= 2e6, "The disk is slow, or the state has grown"},
+		{"a customer with ten benefits in the cache", "1,024 B", fmt.Sprintf("%.0f B", memory), memory < 1024, "What is kept of a customer has grown"},
+		{"a program that validates, beside net/http", "0.5 MB", fmt.Sprintf("%.2f MB", more), more <= 0.5, "Something heavy is linked in"},
 	}
 }
 
@@ -347,12 +351,13 @@ func nanoseconds(ns float64) string {
 	return fmt.Sprintf("%.1f ns", ns)
 }
 
-func output(folder, name string, args ...string) (string, error) {
-	command := exec.Command(name, args...)
+// output is what the go command prints.
+func output(folder string, args ...string) (string, error) {
+	command := exec.Command("go", args...)
 	command.Dir = folder
 	text, err := command.CombinedOutput()
 	if err != nil {
-		return "", fmt.Errorf("%s %s: %w\n%s", name, strings.Join(args, " "), err, text)
+		return "", fmt.Errorf("go %s: %w\n%s", strings.Join(args, " "), err, text)
 	}
 	return string(text), nil
 }
