@@ -558,7 +558,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		return nil
 	case status == http.StatusTooManyRequests:
 		return &Error{Op: x.op, Reason: ErrRateLimited, StatusCode: status, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), c.now())}
-	case status >= 500:
+	case status >= 500 && status != http.StatusNetworkAuthenticationRequired: // a login takes longer than a moment
 		return unknown(&worthAnotherTry{notPolar(resp, errors.New("the server failed"))})
 	}
 	said, ok := parseRefusal(body)

@@ -301,6 +301,12 @@ func TestOnlyAQuestionThatMayBeAskedTwiceIsRepeated(t *testing.T) {
 				return err
 			}, func(int, *http.Request) (*http.Response, error) { return response(200, "<html>log in</html>"), nil }, 1, ErrUnreachable,
 		},
+		"a login page with a status of its own is not repeated": {
+			func(ctx context.Context, c *Client) error {
+				_, err := c.Validate(ctx, ValidateRequest{Key: key})
+				return err
+			}, func(int, *http.Request) (*http.Response, error) { return response(511, "<html>log in</html>"), nil }, 1, ErrUnreachable,
+		},
 		"no retry is begun that the context has no time for": {
 			func(ctx context.Context, c *Client) error {
 				ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)

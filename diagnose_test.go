@@ -188,7 +188,7 @@ func TestADiagnosisSaysWhatStandsBetweenHereAndPolar(t *testing.T) {
 	}{
 		"a login page":         {injectAll(polartest.LoginPage(200)), "web page", 1},
 		"one that redirects":   {injectAll(polartest.LoginPage(302)), "", 1},
-		"one with status 511":  {injectAll(polartest.LoginPage(511)), "web page", 3},
+		"one with status 511":  {injectAll(polartest.LoginPage(511)), "web page", 1},
 		"a firewall":           {injectAll(polartest.ProxyPage(403)), "web page", 1},
 		"a proxy without word": {injectAll(polartest.ProxyPage(407)), "web page", 1},
 		"a gateway":            {injectAll(polartest.ProxyPage(502)), "", 3},
