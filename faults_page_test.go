@@ -44,7 +44,7 @@ func (c cell) granted() bool {
 // pauses between tries are random, the first 0.125 to 0.375 s and the next 0.5 to 1.5 s.
 var waitSteps = []time.Duration{
 	0, time.Second / 2, 2 * time.Second, 4 * time.Second, 4*time.Second + time.Second/2, 5 * time.Second, 8 * time.Second,
-	10 * time.Second, 12 * time.Second, 15 * time.Second, 20 * time.Second, 32 * time.Second, time.Minute, time.Hour,
+	10 * time.Second, 12 * time.Second, 15 * time.Second, 20 * time.Second, time.Minute, time.Hour,
 }
 
 func roundWait(d time.Duration) time.Duration {

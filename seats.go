@@ -27,7 +27,8 @@ import (
 //
 // ctx bounds how long the caller waits. A request that has left by then is
 // finished behind the caller's back, and its outcome stored. Polar has 10
-// seconds to answer each request.
+// seconds to answer an activation, and 15 for each question about a seat that is
+// held.
 func (g *Gate) Activate(ctx context.Context, licenseKey string) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err
@@ -221,6 +222,8 @@ func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *License
 func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *LicenseKey, error) {
 	machine := g.fingerprint(&h.state)
 	seatless := func() (*seat, *LicenseKey, error) {
+		ctx, cancel := context.WithTimeout(ctx, questionTime)
+		defer cancel()
 		license, err := g.client.Validate(ctx, ValidateRequest{Key: key})
 		return &seat{Key: key.Reveal(), Machine: machine, Seatless: true}, license, err
 	}
@@ -284,7 +287,7 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 	for _, s := range candidates[:min(len(candidates), maxCandidates)] {
 		same := s.Key == key.Reveal()
 		current := s == h.state.Seat
-		license, err := g.ask(ctx, s, key, 0)
+		license, err := g.askInTime(ctx, s, key)
 		e, _ := errors.AsType[*Error](err)
 		if e != nil {
 			e.Op = opActivate
@@ -332,6 +335,16 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 	return false, nil
 }
 
+// questionTime bounds a question to Polar while the seat is locked, which others
+// wait for: one request that hangs, and another try.
+const questionTime = attemptTimeout + 5*time.Second
+
+func (g *Gate) askInTime(ctx context.Context, s *seat, key Key) (*LicenseKey, error) {
+	ctx, cancel := context.WithTimeout(ctx, questionTime)
+	defer cancel()
+	return g.ask(ctx, s, key, 0)
+}
+
 // maxCandidates bounds the questions of one Activate. More than one seat to
 // choose from is rare.
 const maxCandidates = 3
@@ -362,6 +375,8 @@ func (g *Gate) free(ctx context.Context, s *seat) error {
 	if !errors.Is(err, ErrSeatReleased) {
 		return err
 	}
+	ctx, cancel := context.WithTimeout(ctx, questionTime)
+	defer cancel()
 	_, err = g.client.Validate(ctx, ValidateRequest{Key: key})
 	switch {
 	case errors.Is(err, ErrUnknownKey):

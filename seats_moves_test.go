@@ -664,3 +664,51 @@ func TestADoubtAboutOneKeyOutlastsTheUseOfAnother(t *testing.T) {
 		assert.False(t, status.InDoubt)
 	})
 }
+
+func TestAnActivationOnASilentNetworkDoesNotHoldTheSeatForHalfAMinute(t *testing.T) {
+	t.Parallel()
+	another := func(w *world) string {
+		return w.polar.AddKey(polartest.LicenseKey{BenefitID: w.key.BenefitID, LimitActivations: polartest.Limit(3)}).Key
+	}
+	for name, test := range map[string]struct {
+		gate func(*world) *polargate.Gate
+		key  func(*world) string
+	}{
+		"with the key that is active here": {func(w *world) *polargate.Gate { return w.activated() }, func(w *world) string { return w.key.Key }},
+		"with another key":                 {func(w *world) *polargate.Gate { return w.activated() }, another},
+		"that takes no seat":               {func(w *world) *polargate.Gate { return w.open(ephemeral(polargate.ValidateOnly)) }, another},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				gate, key := test.gate(w), test.key(w)
+				before := gate.Status().State
+				w.inject("", 0, polartest.Hang())
+				began := time.Now()
+				_, err := gate.Activate(t.Context(), key)
+				require.ErrorIs(t, err, polargate.ErrUnreachable)
+				assert.LessOrEqual(t, time.Since(began), 15*time.Second)
+				assert.Equal(t, before, gate.Status().State)
+
+				w.polar.ClearFaults()
+				w.inject("", 1, polartest.Hang())
+				_, err = gate.Activate(t.Context(), key)
+				require.NoError(t, err, "one request that hangs is survived")
+				assert.Equal(t, polargate.Active, gate.Status().State)
+			})
+		})
+	}
+	t.Run("nor a release, when nobody says whether the key is known", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			gate := w.activated()
+			w.polar.Update(w.key.ID, func(k *polartest.LicenseKey) { k.Activations[0].Released = true })
+			w.inject(pathValidate, 0, polartest.Hang())
+			began := time.Now()
+			require.ErrorIs(t, gate.Deactivate(t.Context()), polargate.ErrUnreachable)
+			assert.LessOrEqual(t, time.Since(began), 15*time.Second)
+		})
+	})
+}
