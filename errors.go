@@ -148,29 +148,37 @@ func (e *Error) Error() string {
 	var english *Language
 	what, do := english.ofError(e)
 	fmt.Fprintf(&b, ": %s", what)
-	var more []string
-	if e.StatusCode != 0 {
-		more = append(more, fmt.Sprintf("%d %s", e.StatusCode, http.StatusText(e.StatusCode)))
-	}
-	if e.Detail != "" {
-		more = append(more, e.Detail)
-	}
-	switch inner := e.Err.(type) {
-	case nil:
-	case *Error:
-		what, _ := english.ofError(inner) // one advice is enough
-		more = append(more, what)
-	case Reason:
-		more = append(more, english.text(Phrase(inner)))
-	default:
-		more = append(more, inner.Error())
-	}
+	more := e.facts()
 	if len(more) > 0 {
 		fmt.Fprintf(&b, " (%s)", strings.Join(more, ": "))
 	}
 	b.WriteString(". ")
 	b.WriteString(do)
 	return b.String()
+}
+
+// facts are what is known of a failure beside its reason. Of a cause that is an
+// Error too, its advice is left out: one is enough.
+func (e *Error) facts() []string {
+	var english *Language
+	var facts []string
+	if e.StatusCode != 0 {
+		facts = append(facts, fmt.Sprintf("%d %s", e.StatusCode, http.StatusText(e.StatusCode)))
+	}
+	if e.Detail != "" {
+		facts = append(facts, e.Detail)
+	}
+	switch inner := e.Err.(type) {
+	case nil:
+	case *Error:
+		what, _ := english.ofError(inner)
+		facts = append(append(facts, what), inner.facts()...)
+	case Reason:
+		facts = append(facts, english.text(Phrase(inner)))
+	default:
+		facts = append(facts, inner.Error())
+	}
+	return facts
 }
 
 // Unwrap gives the reason and the cause, for errors.Is and errors.As.

@@ -277,14 +277,17 @@ func statusError(s Status, cause error) error {
 	if s.OK() {
 		return nil
 	}
-	var e *Error
-	if errors.As(cause, &e) && e.Reason == s.Reason {
-		return cause
+	var vain Reason
+	if e, ok := errors.AsType[*Error](cause); ok {
+		if e.Reason == s.Reason {
+			return cause
+		}
+		vain = e.Reason
 	}
 	if s.State == Unlicensed && s.Reason != ErrNoLicense && cause == nil {
 		cause = ErrNoLicense // that too is the case
 	}
-	return &Error{Op: "check", Reason: s.Reason, Err: cause, say: s.phrases()}
+	return &Error{Op: "check", Reason: s.Reason, Err: cause, say: s.phrases(vain)}
 }
 
 // recall answers from memory, if what is there is fresh.
@@ -623,7 +626,11 @@ func (g *Gate) review(now time.Time) {
 			next.features[feature] = struct{}{}
 		}
 	}
-	next.status.Message = g.config.Language.ofStatus(next.status, h.verdict != nil && h.verdict.Vain != "", g.refuge.inUse())
+	var vain Reason
+	if h.verdict != nil {
+		vain = h.verdict.Vain
+	}
+	next.status.Message = g.config.Language.ofStatus(next.status, vain, g.refuge.inUse())
 	last := g.current.Swap(next)
 	if last != nil && changed(last.status, next.status) {
 		g.tell(last.status, next.status)

@@ -78,10 +78,10 @@ func (l *Language) refused(what, do string) string {
 	return l.text(phraseRefused, "{what}", upperFirst(what), "{do}", do)
 }
 
-// ofStatus says in words what a Status means. asked is whether Polar was asked in
-// vain since the last answer, and inMemory whether nothing of it is stored.
-func (l *Language) ofStatus(s Status, asked, inMemory bool) string {
-	text := l.standing(s, asked)
+// ofStatus says in words what a Status means. vain is why Polar was asked in vain
+// since the last answer, if it was, and inMemory whether nothing of it is stored.
+func (l *Language) ofStatus(s Status, vain Reason, inMemory bool) string {
+	text := l.standing(s, vain)
 	if s.InDoubt && s.Reason != ErrInDoubt {
 		text += " " + l.text(phraseNoteInDoubt)
 	}
@@ -98,14 +98,14 @@ func (l *Language) ofStatus(s Status, asked, inMemory bool) string {
 	return text
 }
 
-func (l *Language) standing(s Status, asked bool) string {
-	p := s.phrases()
+func (l *Language) standing(s Status, vain Reason) string {
+	p := s.phrases(vain)
 	switch {
 	case s.State == Active && s.ExpiresAt.IsZero():
 		return l.text(phraseActive)
 	case s.State == Active:
 		return l.text(phraseActiveUntil, "{until}", l.time(s.ExpiresAt))
-	case s.State == Grace && !asked:
+	case s.State == Grace && vain == "":
 		return l.text(phraseGraceDue, "{until}", l.time(s.GraceUntil))
 	case s.State == Grace:
 		return l.text(phraseGrace, "{what}", l.text(p.what), "{do}", l.text(p.do), "{until}", l.time(s.GraceUntil))
@@ -171,9 +171,13 @@ type phrases struct{ what, do Phrase }
 
 func (r Reason) phrases() phrases { return phrases{Phrase(r), Phrase(r) + ".do"} }
 
-// phrases are those of the reason, as they fit what a Status says.
-func (s Status) phrases() phrases {
+// phrases are those of the reason, as they fit what a Status says, and why Polar
+// was asked in vain.
+func (s Status) phrases(vain Reason) phrases {
 	switch {
+	case s.Reason == ErrGraceEnded && (vain == ErrRateLimited || vain == ErrMisconfigured):
+		// It is not the connection that is missing.
+		return phrases{do: vain.phrases().do, what: Phrase(ErrGraceEnded)}
 	case s.State == Unlicensed && s.Reason == ErrInDoubt:
 		return phrases{inDoubtHere, inDoubtHereDo}
 	case s.State == Locked && s.Reason == ErrUnknownKey:
