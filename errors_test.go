@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
@@ -109,15 +110,26 @@ func TestWordsFitTheSituation(t *testing.T) {
 	})
 	t.Run("a license whose key is no longer known", func(t *testing.T) {
 		t.Parallel()
-		polar := polartest.New(polartest.Config{})
-		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
-		gate := openGate(t, polar, nil)
-		_, err := gate.Activate(t.Context(), key.Key)
-		require.NoError(t, err)
-		polar.Rotate(key.ID)
-		status, err := gate.Refresh(t.Context())
-		require.ErrorIs(t, err, ErrUnknownKey)
-		assert.NotContains(t, status.Message, "typing")
+		synctest.Test(t, func(t *testing.T) {
+			polar := polartest.New(polartest.Config{})
+			key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+			gate := openGate(t, polar, nil)
+			_, err := gate.Activate(t.Context(), key.Key)
+			require.NoError(t, err)
+			polar.Rotate(key.ID)
+			status, err := gate.Refresh(t.Context())
+			assert.NotContains(t, status.Message, "typing")
+			_, checkErr := gate.Check(t.Context())
+			_, activateErr := gate.Activate(t.Context(), key.Key)
+			_, consumeErr := gate.Consume(t.Context(), 1)
+			for _, err := range []error{err, checkErr, activateErr, consumeErr, gate.Deactivate(t.Context())} {
+				require.ErrorIs(t, err, ErrUnknownKey)
+				assert.Equal(t, status.Message, Message(err))
+			}
+			_, err = gate.Activate(t.Context(), "POLAR-mistyped")
+			require.ErrorIs(t, err, ErrUnknownKey)
+			assert.Contains(t, Message(err), "typing")
+		})
 	})
 }
 

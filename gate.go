@@ -481,7 +481,11 @@ func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*Lic
 	if s.ActivationID != "" {
 		r.Conditions = s.conditions()
 	}
-	return g.client.Validate(ctx, r)
+	license, err := g.client.Validate(ctx, r)
+	if e, ok := err.(*Error); ok && e.Reason == ErrUnknownKey && key.Reveal() == s.Key {
+		e.say = noLongerKnown
+	}
+	return license, err
 }
 
 // settleTime is how long an answer may take to be stored when it came late.

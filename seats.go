@@ -381,7 +381,7 @@ func (g *Gate) free(ctx context.Context, s *seat) error {
 	switch {
 	case errors.Is(err, ErrUnknownKey):
 		e := *err.(*Error)
-		e.Op = opDeactivate
+		e.Op, e.say = opDeactivate, noLongerKnown
 		return &e
 	case err == nil, isDenial(err):
 		return nil

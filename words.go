@@ -181,8 +181,7 @@ func (s Status) phrases(vain Reason) phrases {
 	case s.State == Unlicensed && s.Reason == ErrInDoubt:
 		return phrases{inDoubtHere, inDoubtHereDo}
 	case s.State == Locked && s.Reason == ErrUnknownKey:
-		// Typing errors are out of the question for a key that was activated.
-		return phrases{unknownHeld, unknownHeldDo}
+		return noLongerKnown
 	}
 	return s.Reason.phrases()
 }
@@ -193,6 +192,10 @@ var ofServer = map[Reason]phrases{
 	ErrUnreachable:   {do: serverUnreachableDo},
 	ErrSeatReleased:  {serverSeat, serverSeatDo},
 }
+
+// noLongerKnown is said of a key that was activated: typing errors are out of the
+// question.
+var noLongerKnown = phrases{unknownHeld, unknownHeldDo}
 
 // ended is said when it was the caller who gave up.
 var ended = phrases{callEnded, callEndedDo}
