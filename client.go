@@ -332,7 +332,10 @@ func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []by
 	err := c.tries(ctx, x, accept)
 	if e, ok := err.(*Error); ok && !c.token.IsZero() {
 		e.say = ofServer[e.Reason]
-		if e.Reason == ErrMisconfigured && x.op == opState {
+		switch {
+		case e.Reason == ErrMisconfigured && e.StatusCode == http.StatusUnprocessableEntity:
+			e.say = phrases{do: serverFieldDo}
+		case e.Reason == ErrMisconfigured && x.op == opState:
 			e.say = phrases{do: serverStateDo}
 		}
 	}

@@ -96,6 +96,21 @@ func TestWordsFitTheSituation(t *testing.T) {
 		require.ErrorIs(t, err, ErrMisconfigured)
 		assert.Contains(t, err.Error(), "Check the access token")
 	})
+	t.Run("a server whose question Polar does not take", func(t *testing.T) {
+		t.Parallel()
+		polar := polartest.New(polartest.Config{})
+		customers, err := NewCustomers(CustomersConfig{
+			AccessToken: polar.AddToken(polartest.Token{}), OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client(),
+		})
+		require.NoError(t, err)
+		defer customers.Close()
+		polar.Inject(polartest.Fault{Effect: polartest.Body(422, "application/json",
+			`{"error":"RequestValidationError","detail":[{"loc":["path","external_id"],"msg":"too strange"}]}`)})
+		_, err = customers.Entitlements(t.Context(), ExternalID("usr_strange"))
+		require.ErrorIs(t, err, ErrMisconfigured)
+		assert.Contains(t, err.Error(), "path.external_id: too strange")
+		assert.NotContains(t, err.Error(), "access token", "it is in order")
+	})
 	t.Run("a damaged state that is deactivated", func(t *testing.T) {
 		t.Parallel()
 		polar := polartest.New(polartest.Config{})

@@ -232,6 +232,7 @@ const (
 	callEndedDo         Phrase = "ended.do"
 	serverKeysDo        Phrase = "misconfigured.server.do"
 	serverStateDo       Phrase = "misconfigured.customers.do"
+	serverFieldDo       Phrase = "misconfigured.field.do"
 	serverUnreachableDo Phrase = "unreachable.server.do"
 	serverSeat          Phrase = "seat_released.server"
 	serverSeatDo        Phrase = "seat_released.server.do"
@@ -310,6 +311,7 @@ var english = map[Phrase]string{
 	callEndedDo:         "Try again. A request that had left is finished in the background.",
 	serverKeysDo:        "Check the access token: it must be current, of this organization, and have the scopes license_keys:read and license_keys:write.",
 	serverStateDo:       "Check the access token: it must be current, of this organization, and have the scope customers:read.",
+	serverFieldDo:       "Polar does not take a field as it was sent; its answer says which. If that is not an id or a key of yours, look for a newer version of this library.",
 	serverUnreachableDo: "Try again. If it lasts, look for a proxy or a firewall in between, and at Polar's status page.",
 	serverSeat:          "the activation was released, or never existed",
 	serverSeatDo:        "Activate the license key again.",
