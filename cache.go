@@ -107,6 +107,8 @@ const (
 	retryStale = 5 * time.Second
 	// outageMemory is how long the same is believed of everybody of that kind.
 	outageMemory = time.Second
+	// outageLasts is how long after a try was due an outage counts as under way.
+	outageLasts = time.Minute
 	// readTime is how long an answer may take at Polar, between what it says and
 	// its date.
 	readTime = 5 * time.Second
@@ -159,11 +161,23 @@ func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements
 		c.counts.served[cacheStale].Add(1)
 		return e.value.Load(), nil
 	}
-	if grace := now < e.graceUntil.Load(); grace && now < e.retryAt.Load() {
+	if now < e.graceUntil.Load() && c.inOutage(key.kind, e, now) {
+		c.refreshBehind(key, e, now)
 		c.counts.served[cacheGrace].Add(1)
 		return e.value.Load(), nil
 	}
 	return c.renew(ctx, key)
+}
+
+// inOutage reports whether Polar was asked in vain a moment ago, about somebody or
+// about others: who can be served from memory does not wait for the next try, which
+// may take as long to fail.
+func (c *entitlementCache) inOutage(kind keyKind, e *entry, now int64) bool {
+	if retry := e.retryAt.Load(); retry != 0 && now < retry+int64(outageLasts) {
+		return true
+	}
+	o := c.outages[kind].Load()
+	return o != nil && now < o.until
 }
 
 // renew is the answer for a key from Polar, or when nobody can say, from memory for

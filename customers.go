@@ -280,10 +280,10 @@ func (c *Customers) Close() error {
 // An answer comes from memory if it is younger than FreshFor, or than StaleFor,
 // in which case a newer one is fetched behind the caller's back. Else Polar is
 // asked, once for all who ask at the same time; ctx bounds how long the caller
-// waits for it. When nobody can say, an answer younger than GracePeriod is served;
-// without one the error is an *Error: ErrUnreachable, ErrRateLimited,
-// ErrMisconfigured for a token that Polar refuses, or ErrClosed. An id that cannot
-// be asked about is an *InputError.
+// waits for it. When nobody can say, an answer younger than GracePeriod is served,
+// and while that lasts at once; without one the error is an *Error:
+// ErrUnreachable, ErrRateLimited, ErrMisconfigured for a token that Polar refuses,
+// or ErrClosed. An id that cannot be asked about is an *InputError.
 func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
 	return c.look(ctx, customer.key)
 }

@@ -122,6 +122,7 @@ type stage struct {
 	polar     *polartest.Polar
 	transport http.RoundTripper // counts
 	requests  atomic.Int64      // sent, or tried to be
+	began     time.Time         // the operation, whose wait counts from here on
 	overLimit atomic.Bool       // the rate limit is gone over on purpose
 	world     *world            // for gates
 	token     string            // of a server; "" for gates
@@ -368,6 +369,17 @@ var matrixOperations = []matrixOperation{
 	{name: "Middleware, for a customer who was last seen 2 hours ago",
 		about:   "Polar is asked first. When nobody can say, the last answer counts.",
 		prepare: func(s *stage) act { return s.server(2 * time.Hour).asCustomer(paying) }},
+	{name: "Middleware, for the same customer 10 seconds later",
+		about: "The second request while the fault lasts. The wait is that of this one, and the requests are those of both.",
+		prepare: func(s *stage) act {
+			ask := s.server(2 * time.Hour).asCustomer(paying)
+			return func() (string, error) {
+				_, _ = ask()
+				time.Sleep(10 * time.Second)
+				s.began = time.Now()
+				return ask()
+			}
+		}},
 	{name: "Middleware, for a customer who was never seen", about: "Polar has to be asked.",
 		prepare: func(s *stage) act { return s.server(10 * time.Minute).asCustomer("usr_never_seen") }},
 	{name: "LicenseMiddleware, for a key that is known and stale", about: "As for a customer.",
@@ -420,9 +432,9 @@ func (o matrixOperation) play(t *testing.T, f matrixFault) cell {
 		s.polar.Inject(polartest.Fault{Times: f.times, Effect: f.effect})
 	}
 	s.requests.Store(0)
-	began := time.Now()
+	s.began = time.Now()
 	verdict, err := do()
-	c := cell{verdict: verdict, err: kindOf(err), wait: roundWait(time.Since(began))}
+	c := cell{verdict: verdict, err: kindOf(err), wait: roundWait(time.Since(s.began))}
 	time.Sleep(30 * time.Second) // for what goes on behind the caller's back
 	c.requests = int(s.requests.Load())
 	if o.count != nil {
