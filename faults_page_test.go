@@ -108,13 +108,13 @@ How to read it:
 - A fault is there before the operation begins and lasts until after it, except for those
   that strike once.
 - *Verdict* is the state of the license when the call returns, with the reason if it is in
-  grace; of a server it is the HTTP status. *Error* is the Reason of the error, and of a server that of
-  the refusal; – is none.
+  grace; of a server it is the HTTP status. *Error* is the Reason of the error, and of a
+  server that of the refusal; – is none.
 - *Requests* are all that were sent to Polar, or that were tried to be: also those behind
   the caller's back, and those to give a seat back.
 - *Longest wait* is how long the caller was kept, who set no deadline of its own. The
   pauses between tries are random, so that it is rounded up, to the next of
-  %s. Less than a twentieth of a second is –.
+  %s. A few milliseconds are –.
 - *Seats* and *Uses* are how many are taken or counted at Polar after the operation.
   *Later* is the same when the fault was over, and the operation was done again a quarter
   of an hour later. A seat too many then is one whose answer was lost: Polar cannot be
