@@ -61,7 +61,7 @@ func TestTheGateThroughWeeks(t *testing.T) {
 	}
 	fifth := len(marks) / 5
 	first, last := middleOf(marks[:fifth]), middleOf(marks[len(marks)-fifth:])
-	fmt.Printf("soak of the gate: %d rounds, %d virtual days, %d programs started anew, %d decisions (%d to let in, %d not), none wrong; %d requests; heap %d KiB, then %d; goroutines %d, then %d; files %d, then %d\n",
+	t.Logf("soak of the gate: %d rounds, %d virtual days, %d programs started anew, %d decisions (%d to let in, %d not), none wrong; %d requests; heap %d KiB, then %d; goroutines %d, then %d; files %d, then %d",
 		figures.rounds, figures.virtual/(24*time.Hour), figures.restarts, figures.decisions, figures.granted, figures.refused, figures.requests,
 		first.heap>>10, last.heap>>10, first.goroutines, last.goroutines, first.files, last.files)
 	require.LessOrEqual(t, last.heap, first.heap+first.heap/4+1<<20, "memory grows: %v", marks)
@@ -146,10 +146,10 @@ func weeks(t *testing.T, seed uint64, long time.Duration, figures *soakFigures) 
 				if q.Fault != "" || !strings.HasSuffix(q.Path, "/validate") && !strings.HasSuffix(q.Path, "/activate") {
 					continue
 				}
-				switch {
-				case q.Status == http.StatusOK:
+				switch q.Status {
+				case http.StatusOK:
 					last = verdictHeard{true, q.At}
-				case q.Status == http.StatusForbidden, q.Status == http.StatusNotFound, q.Status == http.StatusBadRequest:
+				case http.StatusForbidden, http.StatusNotFound, http.StatusBadRequest:
 					last = verdictHeard{false, q.At}
 				}
 				figures.requests++
