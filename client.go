@@ -562,7 +562,12 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 	case status == http.StatusTooManyRequests:
 		return &Error{Op: x.op, Reason: ErrRateLimited, StatusCode: status, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), c.now())}
 	case status >= 500 && status != http.StatusNetworkAuthenticationRequired: // a login takes longer than a moment
-		return unknown(&worthAnotherTry{notPolar(resp, errors.New("the server failed"))})
+		cause := notPolar(resp, errServerFailed)
+		failure := unknown(&worthAnotherTry{cause})
+		if cause == errServerFailed { // and not the page of a proxy
+			failure.say = phrases{serverFailed, serverFailedDo}
+		}
+		return failure
 	}
 	said, ok := parseRefusal(body)
 	if !ok {
@@ -577,6 +582,8 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 	}
 	return unknown(notPolar(resp, errors.New("not in Polar's shape")))
 }
+
+var errServerFailed = errors.New("the server failed")
 
 // notPolar says of an answer what helps to find out who sent it.
 func notPolar(resp *http.Response, err error) error {

@@ -234,6 +234,8 @@ const (
 	serverStateDo       Phrase = "misconfigured.customers.do"
 	serverFieldDo       Phrase = "misconfigured.field.do"
 	serverUnreachableDo Phrase = "unreachable.server.do"
+	serverFailed        Phrase = "unreachable.failed"
+	serverFailedDo      Phrase = "unreachable.failed.do"
 	serverSeat          Phrase = "seat_released.server"
 	serverSeatDo        Phrase = "seat_released.server.do"
 	customersClosed     Phrase = "closed.customers"
@@ -313,6 +315,8 @@ var english = map[Phrase]string{
 	serverStateDo:       "Check the access token: it must be current, of this organization, and have the scope customers:read.",
 	serverFieldDo:       "Polar does not take a field as it was sent; its answer says which. If that is not an id or a key of yours, look for a newer version of this library.",
 	serverUnreachableDo: "Try again. If it lasts, look for a proxy or a firewall in between, and at Polar's status page.",
+	serverFailed:        "the license server has a problem of its own",
+	serverFailedDo:      "Try again in a few minutes. Nothing is wrong with this computer or with the license.",
 	serverSeat:          "the activation was released, or never existed",
 	serverSeatDo:        "Activate the license key again.",
 	customersClosed:     "the customers are closed",
