@@ -11,7 +11,6 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/flight"
-	"golang.org/x/time/rate"
 )
 
 // entitlementCache keeps what Polar said of customers and license keys. Who is
@@ -25,7 +24,7 @@ type entitlementCache struct {
 	ask func(context.Context, cacheKey) (*Entitlements, error)
 	// newcomers bound how many who were never seen may be asked about, so that
 	// they leave requests for those who were.
-	newcomers [keyKinds]*rate.Limiter
+	newcomers [keyKinds]allower
 	panicked  func(*flight.PanicError)
 
 	// Each kind of id has a cache of its own, so that a crowd of keys pushes out no

@@ -15,7 +15,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/polargate/polargate/internal/flight"
-	"golang.org/x/time/rate"
 )
 
 // CustomersConfig configures Customers. Only AccessToken is required.
@@ -40,7 +39,8 @@ type CustomersConfig struct {
 	// App and Version name the program in the User-Agent; may be empty.
 	App, Version string
 	// RequestsPerMinute bounds the requests to Polar; see ClientConfig. Half of
-	// them are kept for customers and keys that were seen before.
+	// them are kept for customers and keys that were seen before, as long as they
+	// have a use for them; license keys that were never seen share a quarter.
 	RequestsPerMinute int
 
 	// FreshFor is the age up to which an answer is served without asking. 0
@@ -249,13 +249,10 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	if perMinute == 0 {
 		perMinute = defaultPerMinute(config.Server, config.BaseURL)
 	}
-	customers := newcomerLimit(perMinute / 4)
-	c.cache.newcomers = [keyKinds]*rate.Limiter{customers, customers, newcomerLimit(perMinute / 4)}
+	customers := newNewcomerLimit(client.pace.(*minuteLimit), perMinute) // there is a token
+	c.cache.newcomers = [keyKinds]allower{customers, customers, newMinuteLimit(perMinute / 4).limiter}
 	return c, nil
 }
-
-// newcomerLimit splits an allowance as newMinuteLimit does.
-func newcomerLimit(perMinute int) *rate.Limiter { return newMinuteLimit(max(perMinute, 1)).limiter }
 
 // Format prints that it is Customers, and nothing of them, whatever the verb.
 func (c *Customers) Format(f fmt.State, _ rune) {

@@ -385,6 +385,47 @@ func TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown(t *testing.T) {
 	})
 }
 
+func TestNewcomersHaveTheRequestsThatNobodyElseWants(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.open()
+		const perMinute = 240 // of 300, a fifth of which is kept for a burst
+		for i := range 5 * perMinute {
+			s.add(fmt.Sprint("usr_", i))
+			s.has(customers, fmt.Sprint("usr_", i), true)
+			time.Sleep(time.Minute / perMinute)
+		}
+		assert.Zero(t, customers.Stats().TurnedAway)
+	})
+}
+
+func TestACrowdOfNewcomersLeavesRequestsForThoseWhoAreKnown(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor = 10 * time.Second })
+		time.Sleep(time.Minute)
+		s.polar.Inject(polartest.Fault{Effect: polartest.Delay(100 * time.Millisecond)})
+		var crowd sync.WaitGroup
+		for i := range 1000 {
+			crowd.Go(func() {
+				_, err := customers.Entitlements(t.Context(), polargate.ExternalID(fmt.Sprint("nobody_", i)))
+				if err != nil {
+					assert.ErrorIs(t, err, polargate.ErrRateLimited)
+				}
+			})
+		}
+		time.Sleep(time.Millisecond)
+		at := time.Now()
+		for range 10 {
+			_, err := customers.Refresh(t.Context(), polargate.ExternalID(paying))
+			require.NoError(t, err)
+		}
+		assert.Equal(t, time.Second, time.Since(at), "ten answers, and nobody waited to ask")
+		crowd.Wait()
+		assert.GreaterOrEqual(t, customers.Stats().TurnedAway, int64(900))
+	})
+}
+
 func TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook(t *testing.T) {
 	bubbled(t, func(t *testing.T) {
 		s := newShop(t)

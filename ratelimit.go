@@ -304,6 +304,7 @@ func tokenLimit(base, token string, perMinute int) *minuteLimit {
 // newMinuteLimit splits a minute's allowance into a burst and a refill that
 // together never exceed it in any minute.
 func newMinuteLimit(perMinute int) *minuteLimit {
+	perMinute = max(perMinute, 1)
 	burst := max(1, perMinute/5)
 	refill := max(1, perMinute-burst)
 	return &minuteLimit{limiter: rate.NewLimiter(rate.Limit(float64(refill)/60), burst)}
@@ -359,4 +360,28 @@ func laterPause(paused time.Time, d time.Duration) time.Time {
 		return paused
 	}
 	return now.Add(d)
+}
+
+// allower is a limit that does not wait, such as a *rate.Limiter.
+type allower interface{ Allow() bool }
+
+// newcomerLimit bounds the requests about customers who were never seen. A quarter
+// is theirs, and so is what nobody else wants: after a restart everyone is new.
+type newcomerLimit struct {
+	share, idle *rate.Limiter
+	all         *rate.Limiter // what all requests wait for
+}
+
+// newNewcomerLimit is a part of the limit of a client with an access token.
+func newNewcomerLimit(whole *minuteLimit, perMinute int) *newcomerLimit {
+	return &newcomerLimit{
+		share: newMinuteLimit(perMinute / 4).limiter,
+		// A crowd that comes at once finds all idle, and takes half a burst at most.
+		idle: rate.NewLimiter(whole.limiter.Limit(), max(1, whole.limiter.Burst()/2)),
+		all:  whole.limiter,
+	}
+}
+
+func (n *newcomerLimit) Allow() bool {
+	return n.all.Tokens() >= float64(n.all.Burst())/2 && n.idle.Allow() || n.share.Allow()
 }
