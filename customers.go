@@ -249,7 +249,8 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	if perMinute == 0 {
 		perMinute = defaultPerMinute(config.Server, config.BaseURL)
 	}
-	customers := newNewcomerLimit(client.pace.(*minuteLimit), perMinute) // there is a token
+	all := client.pace.(*minuteLimit).limiter // there is a token
+	customers := newcomerLimit{newMinuteLimit(perMinute / 4).limiter, all}
 	c.cache.newcomers = [keyKinds]allower{customers, customers, newMinuteLimit(perMinute / 4).limiter}
 	return c, nil
 }

@@ -366,22 +366,10 @@ func laterPause(paused time.Time, d time.Duration) time.Time {
 type allower interface{ Allow() bool }
 
 // newcomerLimit bounds the requests about customers who were never seen. A quarter
-// is theirs, and so is what nobody else wants: after a restart everyone is new.
-type newcomerLimit struct {
-	share, idle *rate.Limiter
-	all         *rate.Limiter // what all requests wait for
-}
+// is theirs, and so is what nobody else wants, up to half a burst that is left for
+// those who are known: after a restart everyone is new.
+type newcomerLimit struct{ share, all *rate.Limiter }
 
-// newNewcomerLimit is a part of the limit of a client with an access token.
-func newNewcomerLimit(whole *minuteLimit, perMinute int) *newcomerLimit {
-	return &newcomerLimit{
-		share: newMinuteLimit(perMinute / 4).limiter,
-		// A crowd that comes at once finds all idle, and takes half a burst at most.
-		idle: rate.NewLimiter(whole.limiter.Limit(), max(1, whole.limiter.Burst()/2)),
-		all:  whole.limiter,
-	}
-}
-
-func (n *newcomerLimit) Allow() bool {
-	return n.all.Tokens() >= float64(n.all.Burst())/2 && n.idle.Allow() || n.share.Allow()
+func (n newcomerLimit) Allow() bool {
+	return n.all.Tokens() >= float64(n.all.Burst())/2 || n.share.Allow()
 }
