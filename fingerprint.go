@@ -18,7 +18,10 @@ const machineIDTimeout = 2 * time.Second
 // there is none that can be trusted to be this machine's alone. It is read once
 // for the life of the process. A failure has no substitute here: host names and
 // network addresses change with docks, tunnels and containers.
-var machineID = sync.OnceValue(func() string {
+var machineID = sync.OnceValue(func() string { return askMachineID(readMachineID) })
+
+// askMachineID is machineID with the look at the system left open.
+func askMachineID(read func() string) string {
 	// Buffered, so that a tool that hangs holds up nobody when it ends.
 	answer := make(chan string, 1)
 	go func() {
@@ -27,7 +30,7 @@ var machineID = sync.OnceValue(func() string {
 				answer <- ""
 			}
 		}()
-		answer <- readMachineID()
+		answer <- read()
 	}()
 	timeout := time.NewTimer(machineIDTimeout)
 	defer timeout.Stop()
@@ -37,7 +40,7 @@ var machineID = sync.OnceValue(func() string {
 	case <-timeout.C:
 		return ""
 	}
-})
+}
 
 // wellFormedMachineID gives the id in lower case if it has the form that ids
 // have on that system, and "" otherwise: for an empty file, for systemd's

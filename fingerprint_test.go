@@ -5,6 +5,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -79,6 +81,36 @@ var uuidIDs = map[string]struct{ id, want string }{
 }
 
 var fingerprintForm = regexp.MustCompile(`^[0-9a-f]{32}$`)
+
+func TestALookForTheMachineIDHoldsUpNobodyForLong(t *testing.T) {
+	t.Parallel()
+	const id = "11111111-2222-4333-8444-555555555555"
+	form := id
+	if runtime.GOOS == "linux" {
+		form = strings.ReplaceAll(id, "-", "")
+	}
+	for name, c := range map[string]struct {
+		read func() string
+		want string
+		took time.Duration
+	}{
+		"one that is answered":  {func() string { time.Sleep(time.Second); return form }, form, time.Second},
+		"one that hangs":        {func() string { time.Sleep(time.Hour); return form }, "", 2 * time.Second},
+		"one that panics":       {func() string { panic("no registry") }, "", 0},
+		"one that finds no id":  {func() string { return "" }, "", 0},
+		"one that finds no use": {func() string { return "uninitialized" }, "", 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				began := time.Now()
+				assert.Equal(t, c.want, askMachineID(c.read))
+				assert.Equal(t, c.took, time.Since(began))
+				time.Sleep(time.Hour) // until the one that hangs has ended
+			})
+		})
+	}
+}
 
 func TestAFingerprintIsTheSameForTheSameAndDiffersForAllElse(t *testing.T) {
 	t.Parallel()

@@ -306,6 +306,19 @@ func TestWhatAnActivationLacksIsNotMadeUp(t *testing.T) {
 	}
 }
 
+func TestAnAnswerAboutAnotherActivationProvesNothing(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		gate := w.activated()
+		time.Sleep(25 * time.Hour)
+		w.inject(pathValidate, 0, altered(set("activation", map[string]any{"id": "8f7ab6a8-4a51-4bb1-9f0a-6f7f7a0a3c11"})))
+		status, err := gate.Check(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, polargate.Grace, status.State)
+	})
+}
+
 func TestFieldsThatNoVerdictRestsOnMayChange(t *testing.T) {
 	t.Parallel()
 	all := func(value any) func(map[string]any) {
