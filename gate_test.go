@@ -67,6 +67,28 @@ func TestAKeyThatWasJustBoughtIsWaitedFor(t *testing.T) {
 	}
 }
 
+func TestAKeyThatIsRefusedIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	for name, key := range map[string]polartest.LicenseKey{
+		"a revoked key":                 {LimitActivations: polartest.Limit(1), Status: "revoked"},
+		"one whose seats are all taken": {LimitActivations: polartest.Limit(0)},
+		"one that has no seats":         {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				polar := polartest.New(polartest.Config{})
+				gate := openGate(t, polar, nil)
+				began := time.Now()
+				_, err := gate.ActivateWait(t.Context(), polar.AddKey(key).Key)
+				require.True(t, isDenial(err), "%v", err)
+				require.NotErrorIs(t, err, ErrUnknownKey)
+				assert.Zero(t, time.Since(began))
+			})
+		})
+	}
+}
+
 // The state on disk is no better than memory when the disk has failed since.
 func TestADiskThatFailsUnderARunningProgramDecidesNothing(t *testing.T) {
 	t.Parallel()
