@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -307,6 +309,14 @@ func TestOnlyAQuestionThatMayBeAskedTwiceIsRepeated(t *testing.T) {
 				return err
 			}, func(int, *http.Request) (*http.Response, error) { return response(511, "<html>log in</html>"), nil }, 1, ErrUnreachable,
 		},
+		"a network that is not there is not looked for again": {
+			func(ctx context.Context, c *Client) error {
+				_, err := c.Validate(ctx, ValidateRequest{Key: key})
+				return err
+			}, func(int, *http.Request) (*http.Response, error) {
+				return nil, &net.OpError{Op: "dial", Err: errors.New("network is unreachable")}
+			}, 1, ErrUnreachable,
+		},
 		"no retry is begun that the context has no time for": {
 			func(ctx context.Context, c *Client) error {
 				ctx, cancel := context.WithTimeout(ctx, 20*time.Millisecond)
@@ -336,8 +346,11 @@ func TestOnlyAQuestionThatMayBeAskedTwiceIsRepeated(t *testing.T) {
 
 func TestAnActivationThatCannotHaveLeftIsNotInDoubt(t *testing.T) {
 	t.Parallel()
+	nowhere := response(302, "")
+	nowhere.Header.Set("Location", "http://%zz/")
 	for name, answer := range map[string]*http.Response{
 		"a redirect":        response(302, ""),
+		"one to nowhere":    nowhere,
 		"a proxy's refusal": response(403, "<html>"),
 		"proxy login":       response(407, "<html>"),
 		"network login":     response(511, "<html>"),
@@ -418,6 +431,29 @@ func TestAnAnswerIsReadUpToItsLimitOnly(t *testing.T) {
 	}
 }
 
+// spaces is a body of white space that counts how much of it was read.
+type spaces struct{ left, read int }
+
+func (s *spaces) Read(p []byte) (int, error) {
+	n := min(len(p), s.left)
+	if n == 0 {
+		return 0, io.EOF
+	}
+	s.left, s.read = s.left-n, s.read+n
+	return copy(p, bytes.Repeat([]byte(" "), n)), nil
+}
+
+func TestAnAnswerThatGoesOnAndOnIsNotReadToItsEnd(t *testing.T) {
+	t.Parallel()
+	body := &spaces{left: 8 * maxAnswer}
+	client := seenClient(t, &seen{answer: func(int, *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: http.Header{}, Body: io.NopCloser(body)}, nil
+	}}, ClientConfig{})
+	_, err := client.Validate(t.Context(), ValidateRequest{Key: newKey("ACME-KEY")})
+	require.ErrorIs(t, err, errTooLong)
+	assert.LessOrEqual(t, body.read, maxAnswer+1)
+}
+
 func TestAClockThatIsWrongDoesNotMakeAGrantedKeyLookExpired(t *testing.T) {
 	t.Parallel()
 	polar := polartest.New(polartest.Config{})
@@ -444,6 +480,15 @@ func TestATransportThatGivesNothingIsAnOutage(t *testing.T) {
 	client := seenClient(t, &seen{answer: func(int, *http.Request) (*http.Response, error) { return nil, nil }}, ClientConfig{})
 	_, err := client.Activate(t.Context(), ActivateRequest{Key: newKey("ACME-KEY")})
 	require.ErrorIs(t, err, ErrInDoubt)
+}
+
+func TestATransportThatPanicsIsAnOutage(t *testing.T) {
+	t.Parallel()
+	client := seenClient(t, &seen{answer: func(int, *http.Request) (*http.Response, error) { panic("transport") }}, ClientConfig{})
+	_, err := client.Validate(t.Context(), ValidateRequest{Key: newKey("ACME-KEY")})
+	require.ErrorIs(t, err, ErrUnreachable)
+	_, err = client.Activate(t.Context(), ActivateRequest{Key: newKey("ACME-KEY")})
+	require.ErrorIs(t, err, ErrInDoubt, "it may have been sent before")
 }
 
 func TestAKeyThatIsNoTextIsNotSent(t *testing.T) {

@@ -254,6 +254,45 @@ func TestTheFirstCheckAfterAFailedOneAsksAgain(t *testing.T) {
 	})
 }
 
+func TestGraceIsHeldUpOnceByANetworkThatHangs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		require.NoError(t, w.activated().Close())
+		time.Sleep(2 * day)
+		w.inject("", 0, polartest.Hang())
+		w.polar.ForgetRequests()
+		for run := range 5 {
+			gate := w.open()
+			began := time.Now()
+			status, err := gate.Check(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, polargate.Grace, status.State)
+			if took := time.Since(began); run == 0 {
+				assert.LessOrEqual(t, took, 5*time.Second)
+			} else {
+				assert.Zero(t, took, "run %d", run)
+			}
+			require.NoError(t, gate.Close())
+		}
+		assert.Equal(t, 1, w.polar.Count(""), "the first run asked for all of them")
+	})
+}
+
+func TestACheckThatMovesASeatKeepsNobodyWaiting(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		require.NoError(t, w.activated().Close())
+		w.inject(pathActivate, 0, polartest.Hang())
+		gate := w.open(func(c *polargate.Config) { c.Fingerprint = "a new disk" })
+		began := time.Now()
+		_, err := gate.Check(t.Context())
+		require.Error(t, err)
+		assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+	})
+}
+
 func TestTheStateGivesNothingAwayWithoutALicense(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -187,6 +187,91 @@ func TestHowLongAVerdictIsBelieved(t *testing.T) {
 	assert.True(t, s.graceUntil.IsZero())
 }
 
+func TestWhatAnOutcomeMakesOfTheLastVerdict(t *testing.T) {
+	t.Parallel()
+	granted := func(answered time.Duration) *LicenseKey {
+		return &LicenseKey{BenefitID: "b", answeredAt: noon.Add(answered)}
+	}
+	paused := &Error{Reason: ErrRateLimited, RetryAfter: 11 * time.Minute}
+	for name, c := range map[string]struct {
+		last    lastVerdict
+		license *LicenseKey
+		err     error
+		now     time.Duration
+		want    lastVerdict
+	}{
+		"asked in vain: the mark moves, the check does not": {
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(3 * days), Vain: ErrUnreachable, RetryAt: noon.Add(3*days + vainFresh)},
+		},
+		"asked in vain while fresh: the next try is later": {
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, &Error{Reason: ErrUnreachable}, hour,
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(hour), Vain: ErrUnreachable, RetryAt: noon.Add(hour + renewPause)},
+		},
+		"asked in vain by a clock set back: the mark stays": {
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(5 * days)}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(5 * days), Vain: ErrUnreachable, RetryAt: noon.Add(3*days + vainFresh)},
+		},
+		"asked for a pause: not before it is over": {
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, paused, 3 * days,
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(3 * days), Vain: ErrRateLimited, RetryAt: noon.Add(3*days + 11*time.Minute)},
+		},
+		"granted: a mark from the future is mended": {
+			lastVerdict{Serial: 4, CheckedAt: noon, Mark: noon.Add(300 * days)}, granted(hour), nil, hour,
+			lastVerdict{Serial: 5, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
+		},
+		"granted by a clock that is ahead of ours": {
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, granted(2 * hour), nil, hour,
+			lastVerdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b", Skew: hour},
+		},
+		"granted by a clock that is a moment behind ours": {
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, granted(hour - maxSkew), nil, hour,
+			lastVerdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
+		},
+		"refused: what was known of the key stays, and the mark is mended": {
+			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(300 * days), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour}, nil, &Error{Reason: ErrInactive}, hour,
+			lastVerdict{Serial: 2, Refused: ErrInactive, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour},
+		},
+		"granted after a refusal": {
+			lastVerdict{Serial: 1, Refused: ErrInactive, CheckedAt: noon, Mark: noon, ExpiresAt: noon.Add(days)}, granted(hour), nil, hour,
+			lastVerdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			last := c.last
+			got := nextVerdict(&last, c.license, c.err, noon.Add(c.now), days)
+			require.NotNil(t, got)
+			assert.Equal(t, c.want, *got)
+			assert.Equal(t, c.last, last, "the last one is left as it was")
+		})
+	}
+	assert.Nil(t, nextVerdict(nil, nil, &Error{Reason: ErrUnreachable}, noon, days), "nothing comes of nothing")
+}
+
+func TestAnOutageOfBeforeTheClockWasSetBackIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	v := lastVerdict{CheckedAt: noon, Mark: noon.Add(hour), RetryAt: noon.Add(hour + vainFresh)}
+	assert.True(t, v.resting(noon.Add(hour)))
+	assert.False(t, v.resting(noon.Add(hour+vainFresh)), "it is over")
+	assert.False(t, v.resting(noon.Add(hour-1)), "the clock was set back")
+	v.RetryAt = noon.Add(hour + maxPause + 1)
+	assert.False(t, v.resting(noon.Add(hour)), "no pause is as long as that")
+}
+
+func TestAMarkIsNotMovedBackWithTheClock(t *testing.T) {
+	t.Parallel()
+	h := held{verdict: &lastVerdict{CheckedAt: noon, Mark: noon.Add(hour)}}
+	before := h.verdict
+	assert.False(t, h.mark(noon))
+	assert.False(t, h.mark(noon.Add(hour)))
+	assert.Same(t, before, h.verdict)
+	assert.True(t, h.mark(noon.Add(2*hour)))
+	assert.Equal(t, noon.Add(2*hour), h.verdict.Mark)
+	assert.Equal(t, noon.Add(hour), before.Mark, "what others hold does not change")
+	assert.False(t, new(held).mark(noon))
+}
+
 // randomVerdict is one that nextVerdict could have made, with a mark that was
 // seen at or after it.
 func randomVerdict(r *rand.Rand) lastVerdict {

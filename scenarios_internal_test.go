@@ -345,6 +345,25 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 	}
 }
 
+// A program that only ever asked Has, for days, let its user turn the clock back
+// to where it started.
+func TestAProgramThatIsOnlyLeftRunningKeepsTheMark(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newLaptop(t)
+		c.polar.SetOffline(true)
+		time.Sleep(10 * 24 * time.Hour)
+		require.True(t, c.gate.Has("export"))
+		require.NoError(t, c.gate.Close())
+		c.watch.set(-9 * 24 * time.Hour)
+		next := c.open(nil)
+		assert.False(t, next.Has("export"))
+		assert.Equal(t, ErrClockSetBack, next.Status().Reason)
+		c.watch.set(0)
+		assert.True(t, c.open(nil).Has("export"))
+	})
+}
+
 const int64Year = 366 * 24 * time.Hour
 
 // processStartsAnywhere is a program that starts, and reports where it stands on
