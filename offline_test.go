@@ -259,6 +259,19 @@ func TestAnOutageOfBeforeTheClockWasSetBackIsNotBelieved(t *testing.T) {
 	assert.False(t, v.resting(noon.Add(hour)), "no pause is as long as that")
 }
 
+func TestTheCountAndNotTheClockTellsWhichAnswerCameLater(t *testing.T) {
+	t.Parallel()
+	first := &lastVerdict{Serial: 1, CheckedAt: noon.Add(300 * days), Mark: noon.Add(300 * days)}
+	second := &lastVerdict{Serial: 2, CheckedAt: noon, Mark: noon}
+	assert.True(t, second.newer(first), "the clock was put right in between")
+	assert.False(t, first.newer(second))
+	marked := *second
+	marked.Mark = noon.Add(hour)
+	assert.True(t, marked.newer(second), "of one answer, what was seen of the time last")
+	assert.False(t, second.newer(&marked))
+	assert.False(t, (*lastVerdict)(nil).newer(first))
+}
+
 func TestAMarkIsNotMovedBackWithTheClock(t *testing.T) {
 	t.Parallel()
 	h := held{verdict: &lastVerdict{CheckedAt: noon, Mark: noon.Add(hour)}}

@@ -100,6 +100,25 @@ func TestADenialThatCameWhileTheSeatWasBeingChangedIsKept(t *testing.T) {
 	})
 }
 
+func TestAnAnswerThatWasOvertakenIsNotBelieved(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		gate := w.activated()
+		time.Sleep(time.Minute)
+		w.inject(pathValidate, 1, polartest.Delay(3*time.Second))
+		go func() { _, _ = gate.Refresh(t.Context()) }()
+		time.Sleep(time.Second)
+		w.polar.Revoke(w.key.ID)
+		_, err := gate.Consume(t.Context(), 1)
+		require.ErrorIs(t, err, polargate.ErrInactive)
+		time.Sleep(time.Minute)
+		assert.Equal(t, polargate.ErrInactive, gate.Status().Reason, "what Refresh was told is older")
+		w.polar.SetOffline(true)
+		assert.Equal(t, polargate.ErrInactive, w.open().Status().Reason)
+	})
+}
+
 func TestASeatThatWaitsUnderARotatedKeyIsTakenUpUnderTheNewOne(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
