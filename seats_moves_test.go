@@ -2,6 +2,8 @@ package polargate_test
 
 import (
 	"context"
+	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -97,6 +99,28 @@ func TestADenialThatCameWhileTheSeatWasBeingChangedIsKept(t *testing.T) {
 		assert.Equal(t, polargate.ErrInactive, gate.Status().Reason)
 		w.polar.SetOffline(true)
 		assert.Equal(t, polargate.ErrInactive, w.open().Status().Reason, "nor does the next run bring it back")
+	})
+}
+
+func TestAStoreWithoutLocksStillGetsOneChangeAtATime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		store := &brittleStore{}
+		store.set(nil, nil, func(context.Context, string) error { return errors.ErrUnsupported })
+		w.config.Store = store
+		other := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+		gate := w.open()
+		var clicks sync.WaitGroup
+		for _, key := range []string{w.key.Key, other.Key} {
+			clicks.Go(func() {
+				_, err := gate.Activate(t.Context(), key)
+				assert.NoError(t, err)
+			})
+		}
+		clicks.Wait()
+		assert.Equal(t, polargate.Active, gate.Status().State)
+		assert.Equal(t, 1, w.seats()+w.polar.Seats(other.ID), "the one that is held; the other was given back")
 	})
 }
 
