@@ -507,13 +507,16 @@ func TestARetryThatOurOwnPaceForbidsDoesNotHideWhyTheFirstTryFailed(t *testing.T
 	synctest.Test(t, func(t *testing.T) {
 		s := &seen{answer: func(int, *http.Request) (*http.Response, error) { return response(503, ""), nil }}
 		client := seenClient(t, s, ClientConfig{})
-		for range permits {
-			ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
-			_, err := client.Validate(ctx, ValidateRequest{Key: newKey("ACME-KEY")})
-			require.ErrorIs(t, err, ErrUnreachable)
-			require.NotErrorIs(t, err, ErrRateLimited)
-			cancel()
-			time.Sleep(500 * time.Millisecond)
+		for range permits - 1 {
+			done, err := client.pace.start(t.Context())
+			require.NoError(t, err)
+			done(outcomeAnswered)
 		}
+		ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
+		defer cancel()
+		_, err := client.Validate(ctx, ValidateRequest{Key: newKey("ACME-KEY")})
+		require.ErrorIs(t, err, ErrUnreachable)
+		require.NotErrorIs(t, err, ErrRateLimited)
+		assert.Equal(t, 1, s.count(), "the next permit would come too late")
 	})
 }

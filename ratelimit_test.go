@@ -191,7 +191,7 @@ func TestRetryAfterIsReadInBothFormsAndCapped(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	for header, want := range map[string]time.Duration{
-		"":                              defaultPause,
+		"":                              time.Minute,
 		"3":                             3 * time.Second,
 		" 60 ":                          time.Minute,
 		"0":                             time.Second,
@@ -261,6 +261,83 @@ func TestAWaiterThatGivesUpLeavesItsPlaceToTheNext(t *testing.T) {
 		held[1](outcomeAnswered)
 		assert.Equal(t, rest, (<-served).Sub(began))
 		assert.Empty(t, p.queue)
+	})
+}
+
+// exhausted is a pacer all of whose permits are in use.
+func exhausted(t *testing.T) (p *pacer, finish func(outcome)) {
+	t.Helper()
+	p = &pacer{}
+	var held []func(outcome)
+	for range permits {
+		done, err := p.start(context.Background())
+		require.NoError(t, err)
+		held = append(held, done)
+	}
+	return p, func(o outcome) {
+		for _, done := range held {
+			done(o)
+		}
+	}
+}
+
+func TestWhoWaitsIsServedInTheOrderOfArrival(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, finish := exhausted(t)
+		served := make(chan int, 10)
+		for i := range 10 {
+			go func() {
+				done, err := p.start(context.Background())
+				assert.NoError(t, err)
+				served <- i
+				done(outcomeAnswered)
+			}()
+			synctest.Wait()
+		}
+		finish(outcomeAnswered)
+		for i := range 10 {
+			assert.Equal(t, i, <-served)
+			synctest.Wait()
+		}
+	})
+}
+
+func TestWhoWaitsBehindSomebodyWhoGivesUpIsServedInTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, finish := exhausted(t)
+		finish(outcomeAnswered)
+		began := time.Now()
+		ctx, cancel := context.WithCancel(context.Background())
+		gone, served := make(chan error, 1), make(chan error, 1)
+		go func() { _, err := p.start(ctx); gone <- err }()
+		synctest.Wait()
+		go func() { _, err := p.start(context.Background()); served <- err }()
+		synctest.Wait()
+		cancel()
+		require.ErrorIs(t, <-gone, context.Canceled)
+		require.NoError(t, <-served)
+		assert.Equal(t, rest, time.Since(began))
+	})
+}
+
+func TestAClockThatWasFarAheadSilencesNobody(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		far := time.Now().Add(1000 * time.Hour)
+		p := &pacer{paused: far}
+		for i := range p.own {
+			p.own[i].ready = far
+		}
+		m := newMinuteLimit(300)
+		m.paused = far
+		for _, limit := range []pacing{p, m} {
+			_, err := limit.start(context.Background())
+			require.NoError(t, err)
+		}
+		assert.Zero(t, p.pausing())
+		assert.Zero(t, m.pauseLeft())
 	})
 }
 
@@ -401,7 +478,16 @@ func TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer(t *testing.T) {
 		_, err = m.start(context.Background())
 		require.ErrorAs(t, err, &failed)
 		assert.Equal(t, 10*time.Second, failed.RetryAfter)
+		assert.Equal(t, before, time.Now(), "nor does it wait first to say so")
 	})
+}
+
+func TestTheSandboxIsAskedLessOften(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, 100, defaultPerMinute(Sandbox, ""))
+	assert.Equal(t, 300, defaultPerMinute(Production, ""))
+	assert.Equal(t, 300, defaultPerMinute("", ""))
+	assert.Equal(t, 300, defaultPerMinute(Sandbox, "https://polar.example.com"), "a server of one's own")
 }
 
 func TestAPauseReachesThoseWhoAreWaitingAlready(t *testing.T) {
@@ -415,6 +501,24 @@ func TestAPauseReachesThoseWhoAreWaitingAlready(t *testing.T) {
 		synctest.Wait()
 		m.pauseFor(10 * time.Minute)
 		require.ErrorIs(t, <-waited, ErrRateLimited)
+	})
+}
+
+func TestAPauseReachesAllWhoWaitForAPermitAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p, _ := exhausted(t)
+		waited := make(chan error, 3)
+		for range 3 {
+			go func() { _, err := p.start(context.Background()); waited <- err }()
+		}
+		synctest.Wait()
+		began := time.Now()
+		p.pauseFor(20 * time.Second)
+		for range 3 {
+			require.ErrorIs(t, <-waited, ErrRateLimited)
+		}
+		assert.Zero(t, time.Since(began))
 	})
 }
 
