@@ -666,6 +666,30 @@ func TestAStateThatCannotBeReadForTheMomentIsNotOverwritten(t *testing.T) {
 	})
 }
 
+func TestAnAnswerIsNotStoredOverAStateThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		store := &brittleStore{}
+		w.config.Store = store
+		gate := w.activated()
+		other := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+		_, err := w.open().Activate(t.Context(), other.Key)
+		require.NoError(t, err, "another process has replaced the key")
+		before := store.contents()
+		store.set(fails, nil, nil)
+		_, _ = gate.Refresh(t.Context())
+		var stored *polargate.StoreError
+		require.ErrorAs(t, gate.Deactivate(t.Context()), &stored)
+		assert.Equal(t, before, store.contents())
+		store.set(nil, nil, nil)
+		time.Sleep(time.Minute)
+		_, err = gate.Check(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, other.Key, gate.Status().Key.Reveal())
+	})
+}
+
 func TestAFolderThatCannotBeWritten(t *testing.T) {
 	t.Parallel()
 	inTheWay := filepath.Join(t.TempDir(), "file")
