@@ -1,11 +1,15 @@
 package polargate_test
 
 import (
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestAnOutageInWhichPolarIsSilentHoldsUpAKnownCustomerOnce(t *testing.T) {
@@ -36,5 +40,54 @@ func TestAnOutageInWhichPolarIsSilentHoldsUpAKnownCustomerOnce(t *testing.T) {
 		time.Sleep(time.Second)
 		s.has(customers, paying, false)
 		s.has(customers, other, false) // it is long ago that somebody asked about them in vain
+	})
+}
+
+func TestNewcomersDoNotWaitForAServerThatHasJustNotAnswered(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.open()
+		s.polar.SetOffline(true)
+		for _, external := range []string{"usr_1", "usr_2", "usr_3"} {
+			_, err := customers.Entitlements(t.Context(), polargate.ExternalID(external))
+			require.ErrorIs(t, err, polargate.ErrUnreachable)
+		}
+		assert.EqualValues(t, 1, customers.Stats().Requests)
+		s.polar.SetOffline(false)
+		time.Sleep(time.Second)
+		s.has(customers, paying, true)
+	})
+}
+
+func TestAnIdThatAFirewallDoesNotLikeShutsOutNobodyElse(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.open()
+		s.polar.Inject(polartest.Fault{Path: "/usr_select_from/state", Effect: polartest.ProxyPage(403)})
+		_, err := customers.Entitlements(t.Context(), polargate.ExternalID("usr_select_from"))
+		require.ErrorIs(t, err, polargate.ErrUnreachable)
+		s.has(customers, paying, true)
+	})
+}
+
+func TestTwoWhoAreAskedAboutAtOnceByTheSameTextAreNotMixed(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		one := s.polar.AddCustomer(polartest.Customer{ExternalID: "usr_one"})
+		other := s.polar.AddCustomer(polartest.Customer{ExternalID: one.ID})
+		customers := s.open()
+		s.polar.Inject(polartest.Fault{Effect: polartest.Delay(time.Second)})
+		var group sync.WaitGroup
+		for ref, want := range map[polargate.CustomerRef]string{polargate.CustomerID(one.ID): one.ID, polargate.ExternalID(one.ID): other.ID} {
+			group.Go(func() {
+				e, err := customers.Entitlements(t.Context(), ref)
+				if assert.NoError(t, err) {
+					assert.Equal(t, want, e.CustomerID())
+				}
+			})
+		}
+		synctest.Wait()
+		group.Wait()
+		assert.EqualValues(t, 2, customers.Stats().Requests)
 	})
 }
