@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unique"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -505,4 +506,18 @@ func TestAFeatureIsFoundAmongFewAndMany(t *testing.T) {
 		assert.False(t, e.Has(""))
 		assert.False(t, e.Has("feature-0"))
 	}
+}
+
+func TestACostIsTakenOffForWhoIsNoLongerInTheCache(t *testing.T) {
+	t.Parallel()
+	cache, err := newEntitlementCache(4)
+	require.NoError(t, err)
+	seen := &Entitlements{known: true, meters: []MeterBalance{{id: unique.Make("m"), Balance: 5}}}
+	rest, giveBack := cache.spend(ExternalID("usr_gone").key, seen, "m", 3)
+	require.NotNil(t, rest)
+	assert.InDelta(t, 2, rest.meters[0].Balance, 0)
+	assert.InDelta(t, 5, seen.meters[0].Balance, 0, "what the caller had seen stays")
+	giveBack()
+	rest, _ = cache.spend(ExternalID("usr_gone").key, seen, "m", 6)
+	assert.Nil(t, rest, "there is not so much")
 }
