@@ -448,6 +448,7 @@ func TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook(t *test
 		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
 		s.has(customers, "usr_soon", true)
 		assert.Equal(t, 2, s.asked())
+		assert.Zero(t, customers.Stats().CachedUnknown, "nor are they unknown again when they are pushed out")
 	})
 }
 

@@ -237,9 +237,27 @@ func TestADeletedCustomerHasNothingAndDoesNotComeBackByALateEvent(t *testing.T) 
 				require.NoError(t, err)
 				assert.False(t, e.Known())
 				assert.False(t, e.Has("pro"))
+				open := customers.Middleware(func(*http.Request) CustomerRef { return ref })(http.NotFoundHandler())
+				assert.Equal(t, http.StatusPaymentRequired, answerOf(open, httptest.NewRequest(http.MethodGet, "/", nil)), "nor is a route open that asks for nothing more")
 			}
 		})
 	}
+}
+
+func TestADeletionThatNamesAnIdOfAnotherCustomerLeavesThemAlone(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t)
+	h, key, now := customers.WebhookHandler(oldSecret), []byte(oldSecret), time.Now()
+	require.Equal(t, 204, answerOf(h, stateChanged("evt_1", now.Add(-3*time.Second), "usr_1", proID).signedBy(t, key)))
+	const former = "11111111-2222-4333-8444-555555555555"
+	deleted := event{"evt_2", fmt.Sprintf(`{"type":"customer.deleted","timestamp":%q,"data":{"id":%q,"external_id":"usr_1","organization_id":%q}}`, now.Add(-time.Second).UTC().Format(time.RFC3339Nano), former, testOrganization), now}
+	require.Equal(t, 204, answerOf(h, deleted.signedBy(t, key)))
+	e, err := customers.Entitlements(t.Context(), ExternalID("usr_1"))
+	require.NoError(t, err)
+	assert.True(t, e.Has("pro"))
+	e, err = customers.Entitlements(t.Context(), CustomerID(former))
+	require.NoError(t, err)
+	assert.False(t, e.Known())
 }
 
 func TestACustomerWhoGetsAnotherIdIsNotFoundByTheOldOne(t *testing.T) {
