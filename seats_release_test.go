@@ -131,3 +131,44 @@ func TestDeactivateThatFailsOnTheWireIsMadeGoodLater(t *testing.T) {
 		})
 	}
 }
+
+func TestAnOutageInTheMiddleLosesNoSeatThatWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		gate := w.activated()
+		w.inject(pathDeactivate, 0, polartest.ServerError(503))
+		var others []polartest.LicenseKey
+		for range 2 {
+			key := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+			_, err := gate.Activate(t.Context(), key.Key)
+			require.NoError(t, err)
+			others = append(others, key)
+		}
+		require.Equal(t, 2, w.seats()+w.polar.Seats(others[0].ID), "both wait to be given back")
+		w.polar.ClearFaults()
+		time.Sleep(time.Hour)
+		_, err := gate.Refresh(t.Context())
+		require.NoError(t, err)
+		assert.Zero(t, w.seats()+w.polar.Seats(others[0].ID))
+		assert.Equal(t, 1, w.polar.Seats(others[1].ID), "the one that is held")
+	})
+}
+
+func TestASeatThatCannotBeGivenBackIsTriedOnceAMinuteByCheck(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		gate := w.activated()
+		w.inject(pathDeactivate, 0, polartest.ServerError(503))
+		require.ErrorIs(t, gate.Deactivate(t.Context()), polargate.ErrUnreachable)
+		for minute := range 3 {
+			for range 10 {
+				_, err := gate.Check(t.Context())
+				require.ErrorIs(t, err, polargate.ErrNoLicense)
+			}
+			assert.Equal(t, 1+minute, w.polar.Count(pathDeactivate))
+			time.Sleep(time.Minute)
+		}
+	})
+}
