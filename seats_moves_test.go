@@ -110,6 +110,7 @@ func TestAStoreWithoutLocksStillGetsOneChangeAtATime(t *testing.T) {
 		store.set(nil, nil, func(context.Context, string) error { return errors.ErrUnsupported })
 		w.config.Store = store
 		other := w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: w.key.BenefitID})
+		w.inject(pathActivate, 0, polartest.Delay(time.Second))
 		gate := w.open()
 		var clicks sync.WaitGroup
 		for _, key := range []string{w.key.Key, other.Key} {
@@ -543,13 +544,16 @@ func TestAMachineAndAKeyThatBothChangedKeepToOneSeat(t *testing.T) {
 			w.config.Store = store
 			w.activated()
 			next := w.polar.Rotate(w.key.ID)
-			gate := w.open(on("a new system", copied(t, store)))
+			moved := on("a new system", copied(t, store))
+			gate := w.open(moved)
 			_, err := gate.Check(t.Context())
 			require.Error(t, err)
 			time.Sleep(time.Minute)
 			_, err = gate.Activate(t.Context(), next)
 			require.NoError(t, err)
 			assert.Equal(t, 1, w.seats())
+			assert.Equal(t, "a new system", w.now().Activations[len(w.now().Activations)-1].Conditions["fingerprint"])
+			assert.True(t, w.open(moved).Has("export"), "and it is this machine's")
 			require.NoError(t, gate.Deactivate(t.Context()))
 			assert.Zero(t, w.seats())
 		})
