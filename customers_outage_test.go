@@ -31,6 +31,7 @@ func TestAnOutageInWhichPolarIsSilentHoldsUpAKnownCustomerOnce(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		assert.Equal(t, 10*time.Minute, time.Since(at), "nobody else does")
+		assert.LessOrEqual(t, customers.Stats().Requests, int64(85), "nor is Polar asked again and again")
 
 		s.polar.RevokeBenefit(paying, proBenefit)
 		s.polar.RevokeBenefit(other, proBenefit)

@@ -1,0 +1,150 @@
+package main
+
+var fences = []mutant{
+	{
+		name:  "an id of zeros is trusted",
+		rule:  "a machine id is not all zero",
+		file:  "fingerprint.go",
+		old:   `	if len(digits) != 32 || strings.Trim(digits, digits[:1]) == "" {`,
+		new:   `	if len(digits) != 32 {`,
+		tests: "TestOnlyAWellFormedMachineIDIsTrusted",
+	},
+	{
+		name:  "any text is trusted as a machine id",
+		rule:  "only well-formed machine ids are accepted",
+		file:  "fingerprint.go",
+		old:   `	if zeros != form {`,
+		new:   `	if len(zeros) != len(form) {`,
+		tests: "TestOnlyAWellFormedMachineIDIsTrusted",
+	},
+	{
+		name:  "a UUID is trusted on Linux",
+		rule:  "32 hex on Linux, UUID elsewhere",
+		file:  "fingerprint.go",
+		old:   `	if system != "linux" {`,
+		new:   `	if system != "linux" || strings.Contains(id, "-") {`,
+		tests: "TestOnlyAWellFormedMachineIDIsTrusted",
+	},
+	{
+		name:  "machines without an id are one machine",
+		rule:  "without a machine id: a random installation id",
+		file:  "fingerprint.go",
+		old:   `	return fingerprintOf("installation", installationID, organizationID, app)`,
+		new:   `	return fingerprintOf("installation", "", organizationID, app)`,
+		tests: "TestWithoutAMachineIDTheInstallationStandsIn",
+	},
+	{
+		name:  "two programs have the same fingerprint",
+		rule:  "HMAC with the app's name, so that vendors cannot correlate",
+		file:  "fingerprint.go",
+		old:   `kind, organizationID, app} {`,
+		new:   `kind, organizationID} {`,
+		tests: "TestAFingerprintIsTheSameForTheSameAndDiffersForAllElse",
+	},
+	{
+		name:  "two vendors have the same fingerprint",
+		rule:  "HMAC, so that vendors cannot correlate",
+		file:  "fingerprint.go",
+		old:   `kind, organizationID, app} {`,
+		new:   `kind, app} {`,
+		tests: "TestAFingerprintIsTheSameForTheSameAndDiffersForAllElse",
+	},
+	{
+		name:  "a tool for the machine id that hangs holds up the start",
+		rule:  "the machine id is computed with a timeout",
+		file:  "fingerprint.go",
+		old:   `	timeout := time.NewTimer(machineIDTimeout)`,
+		new:   `	timeout := time.NewTimer(1 << 20 * machineIDTimeout)`,
+		tests: "TestALookForTheMachineIDHoldsUpNobodyForLong",
+	},
+
+	// The seals.
+	{
+		name:  "a verdict opens on any machine",
+		rule:  "the verdict opens only with the fingerprint",
+		file:  "offline.go",
+		old:   `	return derive(append(append([]byte{}, s.key...), fingerprint...), "polargate verdict v1")`,
+		new:   `	return derive(append([]byte{}, s.key...), "polargate verdict v1")`,
+		tests: "TestAVerdictOpensOnItsMachineAndForItsSeatOnly",
+	},
+	{
+		name: "a verdict counts beside another seat",
+		rule: "the verdict is bound to its seat",
+		file: "offline.go",
+		old: `of.Key+"\x00"+of.ActivationID, v)
+}
+
+func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVerdict, error) {
+	var v lastVerdict
+	if err := openJSON(s.verdictKey(fingerprint), verdictMagic, of.Key+"\x00"+of.ActivationID, data, &v); err != nil {`,
+		new: `"", v)
+}
+
+func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVerdict, error) {
+	var v lastVerdict
+	if err := openJSON(s.verdictKey(fingerprint), verdictMagic, "", data, &v); err != nil {`,
+		tests: "TestAVerdictPastedBesideAnotherSeatDoesNotCount|TestAVerdictOpensOnItsMachineAndForItsSeatOnly",
+	},
+	{
+		name:  "the program's secret changes nothing",
+		rule:  "the key of the seal comes from organization, app and Secret",
+		file:  "offline.go",
+		old:   `+app+"\x00"+secret), "polargate state v1")`,
+		new:   `+app+"\x00"), "polargate state v1")`,
+		tests: "TestAnotherSecretOrOrganizationOpensNothing|TestASealOfAnotherProgramDoesNotOpen",
+	},
+	{
+		name:  "a new version writes a state that the old one cannot open",
+		rule:  "versioned, with test vectors for every version ever written",
+		file:  "offline.go",
+		old:   `"polargate verdict v1"`,
+		new:   `"polargate verdict v1.1"`,
+		tests: "TestStatesThatEarlierVersionsWroteOpen|TestAGateGoesOnWithAStateThatAnEarlierVersionWrote",
+	},
+	{
+		name:  "a damaged state is thrown away",
+		rule:  "what cannot be read is kept aside as .corrupt",
+		file:  "held.go",
+		old:   `		if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {`,
+		new:   `		if err := ctx.Err(); err != nil {`,
+		tests: "TestADamagedStateIsKeptAsideAndReported",
+	},
+	{
+		name:  "a damaged state is not reported",
+		rule:  "what cannot be read is reported in Status",
+		file:  "held.go",
+		old:   `		return g.blank(ErrUnreadableState)`,
+		new:   `		return g.blank("")`,
+		tests: "TestADamagedStateIsKeptAsideAndReported",
+	},
+	{
+		name: "a state that cannot be read for the moment is written over",
+		rule: "what the Store holds unread is not known, and not written over",
+		file: "held.go",
+		old: `	if h.unread != nil {
+		return h.unread
+	}
+	if !f(&h) {`,
+		new:   `	if !f(&h) {`,
+		tests: "TestAnAnswerIsNotStoredOverAStateThatCannotBeRead",
+	},
+	{
+		name: "an activation writes over a state that cannot be read for the moment",
+		rule: "what the Store holds unread is not known, and not written over",
+		file: "seats.go",
+		old: `	if h.unread != nil {
+		return h.unread
+	}
+	if err := f(h); err != nil {`,
+		new:   `	if err := f(h); err != nil {`,
+		tests: "TestAStateThatCannotBeReadForTheMomentIsNotOverwritten",
+	},
+	{
+		name:  "a writer that is killed leaves half a state",
+		rule:  "written by temp file and rename",
+		file:  "store.go",
+		old:   `	if err := patiently(func() error { return os.Rename(temp.Name(), s.path(name)) }); err != nil {`,
+		new:   `	if err := os.WriteFile(s.path(name), data[:len(data)/2], 0o600); err != nil || os.WriteFile(s.path(name), data, 0o600) != nil {`,
+		tests: "TestAStateOpensWholeAfterItsWriterWasKilled|TestStoresKeepTheirContract|TestSavingLeavesNothingElseBehind",
+	},
+}

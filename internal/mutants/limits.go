@@ -1,0 +1,339 @@
+package main
+
+var limits = []mutant{
+	{
+		name: "four requests leave within a second",
+		rule: "three permits",
+		file: "ratelimit.go",
+		old: `	permits = 3
+`,
+		new:   "\tpermits = 4\n",
+		tests: "TestThePacerIsNeverRefusedWhateverTheNetworkDelays",
+	},
+	{
+		name:  "a permit is used again within Polar's second",
+		rule:  "a permit rests 1.05 s",
+		file:  "ratelimit.go",
+		old:   `	rest = 1050 * time.Millisecond`,
+		new:   `	rest = 950 * time.Millisecond`,
+		tests: "TestThePacerIsNeverRefusedWhateverTheNetworkDelays|TestAPermitRestsByHowItsRequestEnded",
+	},
+	{
+		name: "a permit rests from its request on",
+		rule: "a permit rests after its own answer",
+		file: "ratelimit.go",
+		old: `					p.own[i].inUse = true
+					return func(o outcome) { p.finish(i, o) }, nil`,
+		new: `					p.own[i].ready = now.Add(rest)
+					return func(outcome) {}, nil`,
+		tests: "TestThePacerIsNeverRefusedWhateverTheNetworkDelays|TestAPermitRestsByHowItsRequestEnded",
+	},
+	{
+		name:  "a request that may be on its way still rests like one that was answered",
+		rule:  "a permit whose request timed out rests longer",
+		file:  "ratelimit.go",
+		old:   `	lostRest = 5 * time.Second`,
+		new:   `	lostRest = rest`,
+		tests: "TestRequestsInTheOutageOfATimeoutRestLonger|TestAPermitRestsByHowItsRequestEnded",
+	},
+	{
+		name:  "a timeout counts as an answer",
+		rule:  "a permit whose request timed out rests longer",
+		file:  "client.go",
+		old:   `		case !timedOut(err):`,
+		new:   `		case sent:`,
+		tests: "TestRequestsInTheOutageOfATimeoutRestLonger",
+	},
+	{
+		name:  "the permit that was used last is used first",
+		rule:  "the permit that is ready soonest is used",
+		file:  "ratelimit.go",
+		old:   `s.ready.Before(p.own[best].ready)`,
+		new:   `p.own[best].ready.Before(s.ready)`,
+		tests: "TestTheSoonestPermitIsUsedFirst|TestThePacerIsNeverRefusedWhateverTheNetworkDelays",
+	},
+	{
+		name:  "who came last is served first",
+		rule:  "requests go in the order of arrival",
+		file:  "ratelimit.go",
+		old:   `	p.queue = append(p.queue, me)`,
+		new:   `	p.queue = append([]chan struct{}{me}, p.queue...)`,
+		tests: "TestWhoWaitsIsServedInTheOrderOfArrival",
+	},
+	{
+		name: "who gave up holds the others up",
+		rule: "the caller's context bounds how long it waits",
+		file: "ratelimit.go",
+		old: `	i := slices.Index(p.queue, me)
+	p.queue = slices.Delete(p.queue, i, i+1)
+	p.tellFirst()`,
+		new: `	i := slices.Index(p.queue, me)
+	p.queue = slices.Delete(p.queue, i, i+1)`,
+		tests: "TestWhoWaitsBehindSomebodyWhoGivesUpIsServedInTime",
+	},
+	{
+		name: "each gate paces itself alone",
+		rule: "the limit is shared by all gates in the process",
+		file: "ratelimit.go",
+		old: `	p, _ := pacers.LoadOrStore(server, &pacer{shared: sharedPermits(server)})
+	return p.(*pacer)`,
+		new:   `	return &pacer{shared: sharedPermits(server)}`,
+		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot",
+	},
+	{
+		name:  "a host in capitals is paced by itself",
+		rule:  "the limit is shared by all gates in the process",
+		file:  "ratelimit.go",
+		old:   `strings.ToLower(u.Hostname())`,
+		new:   `u.Hostname()`,
+		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot",
+	},
+	{
+		name:  "each program paces itself alone",
+		rule:  "the limit is shared by every program of this user",
+		file:  "ratelimit.go",
+		old:   `	if err != nil || strings.HasSuffix(host, ".test") {`,
+		new:   `	if err != nil || strings.Contains(host, ".") {`,
+		tests: "TestTwentyProgramsStartedAtOnceKeepToPolarsLimitAndNoneIsRefused|TestAPauseThatOneProgramLearntIsKeptByAll",
+	},
+	{
+		name: "without a shared folder nobody may ask",
+		rule: "where the folder cannot be written, in process only",
+		file: "ratelimit.go",
+		old: `		// Files cannot be shared here: this process keeps to the limit alone.
+		return done, nil
+`,
+		new:   ``,
+		tests: "TestWithoutACacheFolderAProgramPacesItselfAlone",
+	},
+	{
+		name:  "a killed program's permit is free at once",
+		rule:  "what a killed program sent may be on its way still",
+		file:  "internal/permit/permit.go",
+		old:   `		last = record{false, now.Add(f.LongestRest)}`,
+		new:   `		last = record{false, now}`,
+		tests: "TestAKilledProgramLeavesNoStuckPermit",
+	},
+	{
+		name:  "a permit does not rest for other programs",
+		rule:  "the limit is shared by every program of this user",
+		file:  "internal/permit/permit.go",
+		old:   `record{false, time.Now().Add(rest)}`,
+		new:   `record{false, time.Now().Add(min(rest, 0))}`,
+		tests: "TestProgramsTogetherKeepToThePermits|TestAPermitRestsForAsLongAsItsHolderSays",
+	},
+	{
+		name: "a clock that was far ahead silences all programs for ever",
+		rule: "a wait that cannot have been meant is none",
+		file: "internal/permit/permit.go",
+		old: `	if wait > limit {
+		return 0
+	}`,
+		new: `	if wait > limit && limit == 0 {
+		return 0
+	}`,
+		tests: "TestRecordsThatCannotBeRightHoldNobodyUpForLong",
+	},
+	{
+		name: "a clock that was far ahead silences a program for ever",
+		rule: "a wait that cannot have been meant is none",
+		file: "ratelimit.go",
+		old: `	if wait > limit {
+		return 0
+	}`,
+		new: `	if wait > limit && limit == 0 {
+		return 0
+	}`,
+		tests: "TestAClockThatWasFarAheadSilencesNobody",
+	},
+
+	// Pauses.
+	{
+		name:  "a Retry-After is forgotten",
+		rule:  "Retry-After is obeyed by everybody in the process",
+		file:  "client.go",
+		old:   `		c.pace.pauseFor(e.RetryAfter)`,
+		new:   `		c.pace.pauseFor(0)`,
+		tests: "TestAfterA429NobodyAsksBeforeThePauseIsOver|TestAPauseIsKeptByEverybodyAndThenOver",
+	},
+	{
+		name:  "a Retry-After silences a program for days",
+		rule:  "Retry-After is capped",
+		file:  "client.go",
+		old:   `	return min(max(d, time.Second), maxPause)`,
+		new:   `	return max(d, time.Second)`,
+		tests: "TestRetryAfterIsReadInBothFormsAndCapped",
+	},
+	{
+		name:  "a Retry-After of 0 is no pause",
+		rule:  "Retry-After is obeyed, and never less than a second",
+		file:  "client.go",
+		old:   `	return min(max(d, time.Second), maxPause)`,
+		new:   `	return min(max(d, 0), maxPause)`,
+		tests: "TestRetryAfterIsReadInBothFormsAndCapped",
+	},
+	{
+		name:  "a Retry-After that is a date is not read",
+		rule:  "Retry-After is obeyed in both of its forms",
+		file:  "client.go",
+		old:   `		d = at.Sub(now)`,
+		new:   `		_ = at.Sub(now)`,
+		tests: "TestRetryAfterIsReadInBothFormsAndCapped",
+	},
+	{
+		name:  "a 429 without a Retry-After is over in a second",
+		rule:  "a fourth request blocks the address for 60 s",
+		file:  "client.go",
+		old:   `	defaultPause = time.Minute`,
+		new:   `	defaultPause = time.Second`,
+		tests: "TestRetryAfterIsReadInBothFormsAndCapped",
+	},
+	{
+		name:  "a pause is kept by the process alone that was told",
+		rule:  "Retry-After is remembered for every program of this user",
+		file:  "ratelimit.go",
+		old:   `		p.shared.Pause(d)`,
+		new:   `		p.shared.Pause(0)`,
+		tests: "TestAPauseThatOneProgramLearntIsKeptByAll",
+	},
+	{
+		name:  "a pause does not reach those who wait",
+		rule:  "nobody asks before Retry-After is over",
+		file:  "ratelimit.go",
+		old:   `		if wait := within(p.paused.Sub(now), maxPause); wait > 0 {`,
+		new:   `		if wait := within(p.paused.Sub(now), maxPause); wait > 0 && len(p.queue) == 1 {`,
+		tests: "TestAPauseReachesAllWhoWaitForAPermitAtOnce",
+	},
+	{
+		name: "who waits learns of a pause when their turn comes",
+		rule: "a wait that is in vain fails at once",
+		file: "ratelimit.go",
+		old: `	for _, waiter := range p.queue {
+		select {`,
+		new: `	for _, waiter := range p.queue[:0] {
+		select {`,
+		tests: "TestAPauseReachesAllWhoWaitForAPermitAtOnce",
+	},
+	{
+		name:  "a shorter pause cuts a longer one short",
+		rule:  "nobody asks before Retry-After is over",
+		file:  "ratelimit.go",
+		old:   `	if within(paused.Sub(now), maxPause) > d {`,
+		new:   `	if within(paused.Sub(now), maxPause) < 0 {`,
+		tests: "TestAShorterPauseDoesNotCutALongerOneShort",
+	},
+	{
+		name: "a client with a token sleeps through a Retry-After before it says so",
+		rule: "Retry-After is obeyed",
+		file: "ratelimit.go",
+		old: `	if err := m.pausing(); err != nil {
+		return nil, err
+	}
+	turn`,
+		new:   `	turn`,
+		tests: "TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
+	},
+	{
+		name:  "a pause does not reach those who wait for a token's limit",
+		rule:  "nobody asks before Retry-After is over",
+		file:  "ratelimit.go",
+		old:   `		return nil, err // asked for while this call was waiting`,
+		new:   `		return func(outcome) {}, nil`,
+		tests: "TestAPauseReachesThoseWhoAreWaitingAlready",
+	},
+
+	// Deadlines.
+	{
+		name:  "a wait that the deadline forbids is begun all the same",
+		rule:  "a wait that is too long for the deadline fails at once",
+		file:  "ratelimit.go",
+		old:   `ok && deadline.Sub(now) < wait {`,
+		new:   `ok && deadline.Sub(now) < 0 {`,
+		tests: "TestAWaitThatTheDeadlineForbidsFailsAtOnceAndIsNoOutage",
+	},
+	{
+		name:  "our own pace is reported as Polar being down",
+		rule:  "a limiter's own delay is never reported as Polar being down",
+		file:  "ratelimit.go",
+		old:   `return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "Polar's limit`,
+		new:   `return nil, &Error{Reason: ErrUnreachable, RetryAfter: wait, Detail: "Polar's limit`,
+		tests: "TestAWaitThatTheDeadlineForbidsFailsAtOnceAndIsNoOutage",
+	},
+	{
+		name:  "the limit of a token is reported as Polar being down",
+		rule:  "a limiter's own delay is never reported as Polar being down",
+		file:  "ratelimit.go",
+		old:   `return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit`,
+		new:   `return nil, &Error{Reason: ErrUnreachable, RetryAfter: wait, Detail: "the limit`,
+		tests: "TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
+	},
+	{
+		name:  "our own pace hides why the first try failed",
+		rule:  "a limiter's own delay is never the reason of a failure",
+		file:  "client.go",
+		old:   `			return last // our own pace forbids another try: that is not why it failed`,
+		new:   `			return err`,
+		tests: "TestARetryThatOurOwnPaceForbidsDoesNotHideWhyTheFirstTryFailed",
+	},
+
+	// With a token.
+	{
+		name:  "a minute sees more than a token's allowance",
+		rule:  "300 a minute",
+		file:  "ratelimit.go",
+		old:   `	refill := max(1, perMinute-burst)`,
+		new:   `	refill := perMinute`,
+		tests: "TestAMinuteOfATokenNeverSeesMoreThanItsAllowance",
+	},
+	{
+		name: "the sandbox is asked as often as production",
+		rule: "100 a minute in the sandbox",
+		file: "client.go",
+		old: `		return 100
+`,
+		new:   "\t\treturn 300\n",
+		tests: "TestTheSandboxIsAskedLessOften",
+	},
+	{
+		name: "each client of a token has an allowance of its own",
+		rule: "Polar counts by organization",
+		file: "ratelimit.go",
+		old: `	m, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(perMinute))
+	return m.(*minuteLimit)`,
+		new: `	tokenLimits.LoadOrStore(name, nil)
+	return newMinuteLimit(perMinute)`,
+		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot|TestAMinuteOfATokenNeverSeesMoreThanItsAllowance|TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
+	},
+	{
+		name:  "strangers may use up all requests",
+		rule:  "who was never seen cannot starve the known ones",
+		file:  "cache.go",
+		old:   `	if !c.known[key.kind].Contains(key.id) && !c.newcomers[key.kind].Allow() {`,
+		new:   `	if c.known[key.kind].Contains(key.id) && !c.newcomers[key.kind].Allow() {`,
+		tests: "TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown",
+	},
+	{
+		name:  "made-up keys use up what new customers may ask",
+		rule:  "keys and customers never seen before have shares of their own",
+		file:  "customers.go",
+		old:   `{customers, customers, newMinuteLimit(perMinute / 4).limiter}`,
+		new:   `{customers, customers, customers}`,
+		tests: "TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys|TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown",
+	},
+	{
+		name:  "what nobody else wants is kept from newcomers",
+		rule:  "what is kept for the known ones may be used while they have no use for it",
+		file:  "ratelimit.go",
+		old:   `return n.all.Tokens() >= float64(n.all.Burst())/2 || n.share.Allow()`,
+		new:   `return n.share.Allow()`,
+		tests: "TestNewcomersHaveTheRequestsThatNobodyElseWants",
+	},
+	{
+		name:  "a crowd of newcomers takes all that is idle",
+		rule:  "half a burst is left for those who are known",
+		file:  "ratelimit.go",
+		old:   `return n.all.Tokens() >= float64(n.all.Burst())/2 ||`,
+		new:   `return n.all.Tokens() >= 1 ||`,
+		tests: "TestACrowdOfNewcomersLeavesRequestsForThoseWhoAreKnown",
+	},
+}
