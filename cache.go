@@ -165,7 +165,7 @@ func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements
 		c.counts.served[cacheGrace].Add(1)
 		return e.value.Load(), nil
 	}
-	return c.renew(ctx, key)
+	return c.renew(ctx, key, unlessFresh)
 }
 
 // inOutage reports whether Polar was asked in vain a moment ago, about somebody or
@@ -179,10 +179,18 @@ func (c *entitlementCache) inOutage(kind keyKind, e *entry, now int64) bool {
 	return o != nil && now < o.until
 }
 
+// urgency is whether Polar is asked though there is a fresh answer by now.
+type urgency bool
+
+const (
+	unlessFresh urgency = false
+	inAnyCase   urgency = true
+)
+
 // renew is the answer for a key from Polar, or when nobody can say, from memory for
 // as long as grace lasts.
-func (c *entitlementCache) renew(ctx context.Context, key cacheKey) (*Entitlements, error) {
-	value, err := c.fetch(ctx, key)
+func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency) (*Entitlements, error) {
+	value, err := c.fetch(ctx, key, when)
 	if err == nil {
 		c.counts.served[cacheMiss].Add(1)
 		return value, nil
@@ -211,7 +219,7 @@ func (c *entitlementCache) meet(ctx context.Context, key cacheKey, now int64) (*
 	if o := c.outages[key.kind].Load(); o != nil && now < o.until {
 		return nil, o.err
 	}
-	return c.renew(ctx, key)
+	return c.renew(ctx, key, unlessFresh)
 }
 
 // outage is a failure that is believed of everybody for a moment: who is not
@@ -238,11 +246,26 @@ func ofEverybody(err error) bool {
 
 // fetch asks Polar, once for all who want to know at the same time. Each caller
 // waits on a context of its own.
-func (c *entitlementCache) fetch(ctx context.Context, key cacheKey) (*Entitlements, error) {
+func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency) (*Entitlements, error) {
 	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(context.Context) (*Entitlements, error) {
+		if value, ok := c.current(key); ok && when == unlessFresh {
+			return value, nil // it came between this caller's look and its turn
+		}
 		// The answer is of use to whoever comes next, if these callers go.
 		return c.refresh(key)
 	})
+}
+
+// current is the answer for a key that needs no question, also that it is not known.
+func (c *entitlementCache) current(key cacheKey) (*Entitlements, bool) {
+	e, ok := c.known[key.kind].Peek(key.id)
+	if !ok {
+		e, ok = c.unknown.Peek(key)
+	}
+	if !ok || c.now() >= e.freshUntil.Load() {
+		return nil, false
+	}
+	return e.value.Load(), true
 }
 
 // refresh asks Polar and keeps the answer.
@@ -282,7 +305,7 @@ func (c *entitlementCache) refreshBehind(key cacheKey, e *entry, now int64) {
 	go func() {
 		defer c.behind.Done()
 		defer e.refreshing.Store(false)
-		_, err := c.fetch(c.life, key)
+		_, err := c.fetch(c.life, key, unlessFresh)
 		if panicked, ok := errors.AsType[*flight.PanicError](err); ok {
 			c.failed(key, err)
 			c.panicked(panicked)

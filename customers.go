@@ -314,7 +314,7 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 	if err := customer.check(); err != nil {
 		return nil, err
 	}
-	value, err := c.cache.renew(ctx, customer.key)
+	value, err := c.cache.renew(ctx, customer.key, inAnyCase)
 	return value, c.callError(err)
 }
 

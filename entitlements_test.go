@@ -2,6 +2,7 @@ package polargate
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 )
 
 const (
@@ -505,6 +507,32 @@ func TestAFeatureIsFoundAmongFewAndMany(t *testing.T) {
 		}
 		assert.False(t, e.Has(""))
 		assert.False(t, e.Has("feature-0"))
+	}
+}
+
+func TestWhoLookedJustBeforeAnAnswerCameDoesNotAskAgain(t *testing.T) {
+	t.Parallel()
+	cache, err := newEntitlementCache(4)
+	require.NoError(t, err)
+	cache.fresh, cache.negative, cache.timeout = time.Hour, time.Hour, time.Minute
+	cache.newcomers = [keyKinds]allower{rate.NewLimiter(10, 10), rate.NewLimiter(10, 10), rate.NewLimiter(10, 10)}
+	asked := 0
+	for _, known := range []bool{true, false} {
+		cache.ask = func(context.Context, cacheKey) (*Entitlements, error) {
+			asked++
+			return &Entitlements{known: known}, nil
+		}
+		key := ExternalID(fmt.Sprint("usr_", known)).key
+		asked = 0
+		for range 2 { // the second as one that had looked before the first was done
+			e, err := cache.renew(t.Context(), key, unlessFresh)
+			require.NoError(t, err)
+			assert.Equal(t, known, e.Known())
+		}
+		assert.Equal(t, 1, asked)
+		_, err := cache.renew(t.Context(), key, inAnyCase)
+		require.NoError(t, err)
+		assert.Equal(t, 2, asked, "who wants a newer answer gets one")
 	}
 }
 

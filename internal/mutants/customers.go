@@ -155,6 +155,22 @@ var customers = []mutant{
 		tests: "TestAgesOfAnswersAreExact|TestAnHourWithoutPolarServesThoseWhoAreKnownAndNobodyElse",
 	},
 	{
+		name:  "who looked just before an answer came asks again",
+		rule:  "all who want to know at the same time ask once",
+		file:  "cache.go",
+		old:   `ok && when == unlessFresh {`,
+		new:   `ok && when == unlessFresh && value == nil {`,
+		tests: "TestWhoLookedJustBeforeAnAnswerCameDoesNotAskAgain",
+	},
+	{
+		name:  "who asks for a newer answer gets the old one",
+		rule:  "Refresh asks however fresh the last answer is",
+		file:  "cache.go",
+		old:   `ok && when == unlessFresh {`,
+		new:   `ok && (when == unlessFresh || when == inAnyCase) {`,
+		tests: "TestWhoLookedJustBeforeAnAnswerCameDoesNotAskAgain",
+	},
+	{
 		name: "each request in an outage waits for Polar",
 		rule: "who is in grace does not wait for a Polar that has just not answered",
 		file: "cache.go",
