@@ -106,11 +106,17 @@ var customers = []mutant{
 
 	// Ages.
 	{
-		name:  "a fresh answer stays fresh",
-		rule:  "a fresh time",
-		file:  "cache.go",
-		old:   `	if !ok || c.now() >= e.freshUntil.Load() {`,
-		new:   `	if !ok {`,
+		name: "a fresh answer stays fresh",
+		rule: "a fresh time",
+		file: "cache.go",
+		old: `	if !ok || c.now() >= e.freshUntil.Load() {
+		return nil, false
+	}
+	c.counts`,
+		new: `	if !ok {
+		return nil, false
+	}
+	c.counts`,
 		tests: "TestAgesOfAnswersAreExact",
 	},
 	{
