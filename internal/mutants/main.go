@@ -3,7 +3,8 @@
 //
 //	go run ./internal/mutants                all of them, which takes a while
 //	go run ./internal/mutants -run 'grace'   those whose name, rule or file matches
-//	go run ./internal/mutants -write         all, and writes docs/mutants.md
+//	go run ./internal/mutants -write         and writes docs/mutants.md, which keeps
+//	                                         what it says of those that did not run
 //
 // The changed file is laid over the real one while its tests are built; nothing in
 // the module is touched. It exits with 1 if a mutant survives, no longer applies or
@@ -108,8 +109,8 @@ func run(ctx context.Context, only string, write, wide bool, jobs int) (ok bool,
 	if err != nil {
 		return false, err
 	}
-	if write && (only != "" || wide) {
-		return false, errors.New("-write needs all mutants, and the tests that they name")
+	if write && wide {
+		return false, errors.New("-write lists the tests that mutants name, and -wide runs others")
 	}
 	var chosen []mutant
 	for _, m := range all() {
@@ -157,9 +158,27 @@ func run(ctx context.Context, only string, write, wide bool, jobs int) (ok bool,
 	fmt.Fprintf(os.Stdout, "%d mutants, %d noticed\n", len(outcomes), noticed)
 	ok = noticed == len(outcomes)
 	if write && ok {
-		err = os.WriteFile(filepath.Join(root, "docs", "mutants.md"), []byte(table(outcomes)), 0o644)
+		err = rewrite(filepath.Join(root, "docs", "mutants.md"), outcomes)
 	}
 	return ok, err
+}
+
+// rewrite brings the page up to date with the outcomes.
+func rewrite(page string, outcomes []outcome) error {
+	before, err := os.ReadFile(page)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	by := listed(before)
+	for _, o := range outcomes {
+		by[o.name] = o.by
+	}
+	for _, m := range all() {
+		if len(by[m.name]) == 0 {
+			return fmt.Errorf("%s: it did not run, and %s does not list it", m.name, page)
+		}
+	}
+	return os.WriteFile(page, []byte(table(by)), 0o644)
 }
 
 func (o outcome) String() string {
