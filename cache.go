@@ -3,6 +3,7 @@ package polargate
 import (
 	"context"
 	"errors"
+	"math"
 	"math/rand/v2"
 	"net/http"
 	"sync"
@@ -66,12 +67,16 @@ type entry struct {
 	// is there. graceUntil: served while nobody can say.
 	freshUntil, staleUntil, graceUntil atomic.Int64
 	retryAt                            atomic.Int64 // after a failure
+	failure                            atomic.Pointer[outage]
 	refreshing                         atomic.Bool
 	expires                            atomic.Int64 // of a license key; 0 if it does not
 	// event is the time of the last event that was taken in, and answered that of
 	// the last answer, both by Polar's clock; told is when the event came, by
-	// ours; said counts both. They are guarded by storing.
-	event, answered, told, said int64
+	// ours; asked is when the question was that was answered last, by ours; said
+	// counts both. question counts the questions, and events, which spoil what was
+	// spent before them. They are guarded by storing.
+	event, answered, told, asked, said, question int64
+	spent                                        map[string]float64 // of meters, since the question
 }
 
 // before reports whether an event from that time is older than what is cached. An
@@ -117,6 +122,7 @@ const (
 
 func newEntitlementCache(size int) (*entitlementCache, error) {
 	c := &entitlementCache{start: time.Now()}
+	c.flights.Keep = true // the answer is of use to whoever comes next
 	var err error
 	for kind := range c.known {
 		if c.known[kind], err = lru.New2Q[string, *entry](size); err != nil {
@@ -165,7 +171,20 @@ func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements
 		c.counts.served[cacheGrace].Add(1)
 		return e.value.Load(), nil
 	}
+	if err := c.failedLately(key.kind, e, now); err != nil {
+		return c.remembered(key, err)
+	}
 	return c.renew(ctx, key, unlessFresh)
+}
+
+// failedLately is the failure of a moment ago that is believed still.
+func (c *entitlementCache) failedLately(kind keyKind, e *entry, now int64) error {
+	for _, o := range []*outage{e.failure.Load(), c.outages[kind].Load()} {
+		if o != nil && now < o.until {
+			return o.err
+		}
+	}
+	return nil
 }
 
 // inOutage reports whether Polar was asked in vain a moment ago, about somebody or
@@ -195,6 +214,12 @@ func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency
 		c.counts.served[cacheMiss].Add(1)
 		return value, nil
 	}
+	return c.remembered(key, err)
+}
+
+// remembered is the answer for a key when nobody can say, for err: from memory for as
+// long as grace lasts.
+func (c *entitlementCache) remembered(key cacheKey, err error) (*Entitlements, error) {
 	e, known := c.known[key.kind].Peek(key.id)
 	if !known {
 		return nil, err
@@ -222,9 +247,9 @@ func (c *entitlementCache) meet(ctx context.Context, key cacheKey, now int64) (*
 	return c.renew(ctx, key, unlessFresh)
 }
 
-// outage is a failure that is believed of everybody for a moment: who is not
-// known does not wait for a server that has just not answered. Kinds have their
-// own, for a token may be good for one and not for another.
+// outage is a failure that is believed for a moment, of one or of everybody: who
+// cannot be served from memory does not wait for a server that has just not answered.
+// Kinds have their own, for a token may be good for one and not for another.
 type outage struct {
 	until int64
 	err   error
@@ -232,7 +257,8 @@ type outage struct {
 
 // ofEverybody reports whether others would fail the same way. What was said to one
 // question may be about that one alone: nobody can shut out others by an id or a
-// key that Polar, or a firewall before it, does not like.
+// key that Polar, or a firewall before it, refuses. An error of Polar's own (5xx) is
+// taken for everybody's, for a second.
 func ofEverybody(err error) bool {
 	failure, ok := errors.AsType[*Error](err)
 	switch {
@@ -251,7 +277,6 @@ func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency
 		if value, ok := c.current(key); ok && when == unlessFresh {
 			return value, nil // it came between this caller's look and its turn
 		}
-		// The answer is of use to whoever comes next, if these callers go.
 		return c.refresh(key)
 	})
 }
@@ -276,7 +301,7 @@ func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
-	asked := c.now()
+	asked := c.begin(key)
 	c.counts.upstream.Add(1)
 	value, err := c.ask(ctx, key)
 	if err != nil {
@@ -286,6 +311,22 @@ func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
 	}
 	c.outages[key.kind].Store(nil)
 	return c.keep(key, value, asked), nil
+}
+
+// begin gives the time at which a question begins, and notes it.
+func (c *entitlementCache) begin(key cacheKey) (asked int64) {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	if e, ok := c.known[key.kind].Peek(key.id); ok {
+		e.forgetSpent()
+	}
+	return c.now()
+}
+
+// forgetSpent is for what Polar could know of. storing is held.
+func (e *entry) forgetSpent() {
+	e.question++
+	e.spent = nil
 }
 
 // refreshBehind asks Polar without anybody waiting.
@@ -316,8 +357,9 @@ func (c *entitlementCache) refreshBehind(key cacheKey, e *entry, now int64) {
 // failed puts off the next question about somebody for whom there is an answer
 // to serve meanwhile.
 func (c *entitlementCache) failed(key cacheKey, err error) {
+	lately := &outage{c.now() + int64(outageMemory), err}
 	if ofEverybody(err) {
-		c.outages[key.kind].Store(&outage{c.now() + int64(outageMemory), err})
+		c.outages[key.kind].Store(lately)
 	}
 	e, ok := c.known[key.kind].Peek(key.id)
 	if !ok {
@@ -327,7 +369,8 @@ func (c *entitlementCache) failed(key cacheKey, err error) {
 	if failure, ok := errors.AsType[*Error](err); ok {
 		pause = max(pause, failure.RetryAfter)
 	}
-	e.retryAt.Store(c.now() + int64(pause))
+	e.failure.Store(lately)
+	e.retryAt.Store(until(c.now(), pause))
 }
 
 // keep stores an answer to a question that was asked then, and gives what is to be
@@ -349,13 +392,39 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 		e = &entry{}
 		c.unknown.Add(key, e)
 	}
-	e.answered = value.at
-	c.set(e, value)
+	e.answered, e.asked = value.at, asked
+	for meter, units := range e.spent {
+		if i := value.meter(meter); i >= 0 {
+			value = value.withMeter(i, value.meters[i].Balance-units)
+		}
+	}
+	c.set(e, value, 0)
 	return value
 }
 
-// set makes a value the one that an entry serves, from now on. storing is held.
-func (c *entitlementCache) set(e *entry, value *Entitlements) {
+// askedBefore reports whether what is cached answers a question from before then,
+// and nobody has just asked in vain.
+func (c *entitlementCache) askedBefore(key cacheKey, then int64) bool {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	e, ok := c.known[key.kind].Peek(key.id)
+	if !ok {
+		e, ok = c.unknown.Peek(key)
+	}
+	return ok && e.asked < then && e.failure.Load() == nil
+}
+
+// until is a time so much later, or the end of time.
+func until(now int64, d time.Duration) int64 {
+	if int64(d) > math.MaxInt64-now {
+		return math.MaxInt64
+	}
+	return now + int64(d)
+}
+
+// set makes a value of that age the one that an entry serves, from now on. storing
+// is held.
+func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration) {
 	now := c.now()
 	fresh, stale, grace := c.fresh, c.stale, c.grace
 	if !value.Known() {
@@ -366,26 +435,27 @@ func (c *entitlementCache) set(e *entry, value *Entitlements) {
 	if l := value.license; l != nil && !l.ExpiresAt.IsZero() {
 		left := l.ExpiresAt.Sub(l.answeredAt)
 		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
-		e.expires.Store(now + int64(left))
+		e.expires.Store(until(now, left))
 	}
 	e.said++
 	e.value.Store(value)
-	e.freshUntil.Store(now + int64(fresh))
-	e.staleUntil.Store(now + int64(max(fresh, stale)))
-	e.graceUntil.Store(now + int64(max(fresh, stale, grace)))
+	e.freshUntil.Store(until(now, fresh-age))
+	e.staleUntil.Store(until(now, max(fresh, stale)-age))
+	e.graceUntil.Store(until(now, max(fresh, stale, grace)-age))
+	e.failure.Store(nil)
 	e.retryAt.Store(0)
 }
 
-// tell takes in what an event says of a customer, under both ids, and reports
-// whether it did: not when what is known of them is younger.
-func (c *entitlementCache) tell(value *Entitlements) bool {
+// tell takes in what an event of that age says of a customer, under both ids, and
+// reports whether it did: not when what is known of them is younger.
+func (c *entitlementCache) tell(value *Entitlements, age time.Duration) bool {
 	c.storing.Lock()
 	defer c.storing.Unlock()
 	keys := []cacheKey{{byPolarID, value.customer}}
 	if byOwnID := ExternalID(value.external); byOwnID.check() == nil {
 		keys = append(keys, byOwnID.key) // others are refused when they are asked about
 	}
-	free := keys[:0:0] // what no other customer has by now
+	free, outdated := keys[:0:0], false // free is what no other customer has by now
 	for _, key := range keys {
 		e, ok := c.known[key.kind].Peek(key.id)
 		if !ok {
@@ -394,13 +464,22 @@ func (c *entitlementCache) tell(value *Entitlements) bool {
 		}
 		of := e.value.Load().customer
 		other := of != "" && of != value.customer
-		switch {
-		case other && (!value.known || e.before(value.at)):
-		case e.before(value.at):
-			return false
-		default:
-			free = append(free, key)
+		if other && (!value.known || e.before(value.at)) {
+			continue
 		}
+		free = append(free, key)
+		outdated = outdated || e.before(value.at)
+	}
+	if outdated {
+		// The younger answer may be under one id only, or have come out of a cache of
+		// Polar's that did not know yet what the event says: the next request asks.
+		for _, key := range free {
+			if e, ok := c.known[key.kind].Peek(key.id); ok && value.at > e.event {
+				e.freshUntil.Store(0)
+				e.staleUntil.Store(0)
+			}
+		}
+		return false
 	}
 	if last, ok := c.known[byPolarID].Peek(value.customer); ok {
 		// The program's id of a customer can change; nobody is found by the
@@ -419,7 +498,8 @@ func (c *entitlementCache) tell(value *Entitlements) bool {
 		}
 		c.unknown.Remove(key)
 		e.event, e.told = value.at, c.now()
-		c.set(e, value)
+		e.forgetSpent()
+		c.set(e, value, age)
 	}
 	return true
 }
@@ -445,13 +525,20 @@ func (c *entitlementCache) spend(key cacheKey, last *Entitlements, meter string,
 		return rest, func() {}
 	}
 	e.value.Store(rest)
-	said := e.said
+	if e.spent == nil {
+		e.spent = map[string]float64{}
+	}
+	e.spent[meter] += units
+	said, question := e.said, e.question
 	var once sync.Once
 	return rest, func() {
 		once.Do(func() {
 			c.storing.Lock()
 			defer c.storing.Unlock()
-			if e.said != said {
+			switch {
+			case e.question == question:
+				e.spent[meter] -= units
+			case e.said != said:
 				return // Polar has said anew what is left
 			}
 			value := e.value.Load()

@@ -399,6 +399,9 @@ func jitter(d time.Duration) time.Duration {
 }
 
 func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept func(body []byte, at time.Time) error) (err error) {
+	if err := ctx.Err(); err != nil {
+		return &Error{Op: x.op, Reason: ErrUnreachable, say: ended, Err: err}
+	}
 	done, err := c.pace.start(ctx)
 	if err != nil {
 		if e, ok := err.(*Error); ok {
@@ -487,10 +490,16 @@ func (c *Client) tidy(err error, x exchange) error {
 		err = u.Err
 	}
 	text := err.Error()
-	if clean := redact(text, x.key.Reveal(), c.token.Reveal(), x.secret); clean != text {
-		return errors.New(clean)
+	clean := redact(text, x.key.Reveal(), c.token.Reveal(), x.secret)
+	switch {
+	case clean == text:
+		return err
+	case errors.Is(err, context.DeadlineExceeded):
+		return context.DeadlineExceeded
+	case errors.Is(err, context.Canceled):
+		return context.Canceled
 	}
-	return err
+	return errors.New(clean)
 }
 
 func (c *Client) cleanDetail(text string, x exchange) string {

@@ -44,11 +44,13 @@ type CustomersConfig struct {
 	RequestsPerMinute int
 
 	// FreshFor is the age up to which an answer is served without asking. 0
-	// means 5 minutes. With webhooks it can be long; without, it is how long a
-	// cancellation may go unnoticed.
+	// means 5 minutes. With webhooks it can be long, except for license keys,
+	// which no webhook tells of.
 	FreshFor time.Duration
 	// StaleFor is the age up to which an answer is served at once while a newer
-	// one is fetched behind. 0 means 1 hour; negative means never.
+	// one is fetched behind. 0 means 1 hour; negative means never. Without
+	// webhooks a cancellation goes unnoticed for FreshFor by those who come
+	// often, and for the first request of those who come back within StaleFor.
 	StaleFor time.Duration
 	// GracePeriod is the age up to which an answer is served when Polar cannot
 	// be reached. 0 means 3 days; negative means never.
@@ -72,7 +74,9 @@ type CustomersConfig struct {
 	Logger *slog.Logger
 }
 
-// Format prints a configuration without its secrets, whatever the verb.
+// Format prints a configuration without its secrets, whatever the verb. Package fmt
+// does not call it for a field that is not exported: a struct with a configuration in
+// such a field needs a Format of its own if it is printed.
 func (c CustomersConfig) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "polargate.CustomersConfig{App:%s Version:%s}", c.App, c.Version)
 }
@@ -143,7 +147,7 @@ func CustomerID(id string) CustomerRef { return CustomerRef{cacheKey{byPolarID, 
 func (r CustomerRef) IsZero() bool { return r.key.id == "" }
 
 // Format prints which kind of id it is, and Polar's own id. The program's may be
-// an e-mail address.
+// an e-mail address, and package fmt prints it for a field that is not exported.
 func (r CustomerRef) Format(f fmt.State, _ rune) {
 	if r.key.kind == byPolarID {
 		fmt.Fprintf(f, "polargate.CustomerID(%s)", r.key.id)
@@ -314,7 +318,11 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 	if err := customer.check(); err != nil {
 		return nil, err
 	}
+	began := c.cache.now()
 	value, err := c.cache.renew(ctx, customer.key, inAnyCase)
+	if err == nil && c.cache.askedBefore(customer.key, began) {
+		value, err = c.cache.renew(ctx, customer.key, inAnyCase) // that was an older question
+	}
 	return value, c.callError(err)
 }
 
@@ -322,7 +330,8 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 // Polar counts cannot use more than Polar last said was left. It does not tell
 // Polar: the program sends its usage events as ever. It is false if the balance
 // does not allow it; then nothing was taken. giveBack undoes it, once, unless
-// Polar has said a new balance since; it is never nil.
+// Polar has been asked since and said a new balance; it is never nil. A customer's two
+// ids have a balance each here: spend a meter by one kind of id.
 func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID string, units float64) (giveBack func(), ok bool, err error) {
 	nothing := func() {}
 	if !(units > 0) || units > 1e15 {
@@ -338,16 +347,29 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	return nothing, false, nil
 }
 
+// secret is the id if it is not to be repeated in an error. One of few letters, such as
+// a row's number, tells nobody anything, and would be found in every second word.
+func (r CustomerRef) secret() string {
+	if len(r.key.id) < 6 {
+		return ""
+	}
+	return r.key.id
+}
+
 // customerState asks Polar for a customer's state. A customer that Polar does not
 // know is nobody, and no error.
 func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string) (*Entitlements, error) {
 	var value *Entitlements
-	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.key.id, repeatable: true}, func(body []byte, at time.Time) (err error) {
+	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.secret(), repeatable: true}, func(body []byte, at time.Time) (err error) {
 		value, err = readState(body, at, r, organizationID, features)
 		return err
 	})
 	if isNotFound(err) {
-		return &Entitlements{at: c.now().UnixNano()}, nil
+		at := c.now()
+		if e, ok := errors.AsType[*Error](err); ok && !e.date.IsZero() {
+			at = e.date
+		}
+		return &Entitlements{at: at.UnixNano()}, nil
 	}
 	return value, err
 }

@@ -92,3 +92,41 @@ func TestTwoWhoAreAskedAboutAtOnceByTheSameTextAreNotMixed(t *testing.T) {
 		assert.EqualValues(t, 2, customers.Stats().Requests)
 	})
 }
+
+func TestACustomerOutOfGraceDoesNotWaitForAServerThatHasJustNotAnswered(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.GracePeriod = time.Hour })
+		s.polar.Inject(polartest.Fault{Effect: polartest.Hang()})
+		time.Sleep(2 * time.Hour)
+		at := time.Now()
+		for range 3 {
+			_, err := customers.Entitlements(t.Context(), polargate.ExternalID(paying))
+			require.ErrorIs(t, err, polargate.ErrUnreachable)
+		}
+		assert.Equal(t, 5*time.Second, time.Since(at), "the first to notice waits, nobody else does")
+		s.polar.ClearFaults()
+		time.Sleep(time.Second)
+		s.has(customers, paying, true)
+	})
+}
+
+func TestAKeyThatIsKnownButCannotBeCheckedIsAskedAboutOnceASecond(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, key := sold(t)
+		customers := s.open(func(c *polargate.CustomersConfig) { c.StaleFor = -1 })
+		require.Equal(t, 200, keyed(customers, secretKey).Code)
+		s.polar.Revoke(key.ID)
+		time.Sleep(6 * time.Minute)
+		require.Equal(t, 402, keyed(customers, secretKey).Code)
+		time.Sleep(time.Minute)
+		asked := s.asked()
+		s.polar.Inject(polartest.Fault{Effect: polartest.ProxyPage(403)}) // about this key alone, for all one knows
+		at := time.Now()
+		for range 1000 {
+			require.Equal(t, 503, keyed(customers, secretKey).Code)
+			time.Sleep(10 * time.Millisecond)
+		}
+		assert.LessOrEqual(t, s.asked()-asked, 1+int(time.Since(at).Seconds()))
+	})
+}

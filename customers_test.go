@@ -172,6 +172,7 @@ func TestAgesOfAnswersAreExact(t *testing.T) {
 		require.ErrorIs(t, err, polargate.ErrUnreachable, "when the grace period ends")
 
 		s.polar.SetOffline(false)
+		wait(time.Second)
 		s.has(customers, paying, true)
 	})
 }
@@ -656,6 +657,84 @@ func TestRefreshServesWhatIsInGraceWhenNobodyCanSay(t *testing.T) {
 	})
 }
 
+func TestCallersWhoGiveUpShareOneQuestion(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		s.polar.Inject(polartest.Fault{Times: 1, Effect: polartest.Delay(4 * time.Second)})
+		customers := s.open()
+		for range 20 { // somebody who loads a page anew, or a proxy that tries again
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			_, err := customers.Entitlements(ctx, polargate.ExternalID(paying))
+			cancel()
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+		}
+		assert.Equal(t, 1, s.asked())
+		s.has(customers, paying, true)
+		assert.Equal(t, 1, s.asked(), "who has more patience gets its answer")
+	})
+}
+
+func TestARefreshIsNotAnsweredByAnOlderQuestion(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		s.polar.RevokeBenefit(paying, proBenefit)
+		customers := s.open()
+		s.polar.Inject(polartest.Fault{Times: 1, Effect: polartest.Delay(3 * time.Second)})
+		var group sync.WaitGroup
+		group.Go(func() {
+			e, err := customers.Entitlements(t.Context(), polargate.ExternalID(paying))
+			assert.NoError(t, err)
+			assert.False(t, e.Has("pro"))
+		})
+		time.Sleep(time.Second)
+		s.polar.GrantBenefit(paying, polartest.Benefit{BenefitID: proBenefit}) // they have just bought
+		e, err := customers.Refresh(t.Context(), polargate.ExternalID(paying))
+		require.NoError(t, err)
+		assert.True(t, e.Has("pro"))
+		group.Wait()
+		assert.Equal(t, 2, s.asked())
+	})
+}
+
+func TestSettingsThatMeanForEverNeverEnd(t *testing.T) {
+	for name, set := range map[string]func(*polargate.CustomersConfig){
+		"fresh for ever": func(c *polargate.CustomersConfig) { c.FreshFor = math.MaxInt64 },
+		"stale for ever": func(c *polargate.CustomersConfig) { c.StaleFor = math.MaxInt64 },
+		"grace for ever": func(c *polargate.CustomersConfig) { c.GracePeriod = math.MaxInt64 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubbled(t, func(t *testing.T) {
+				s := newShop(t)
+				customers := s.open(set)
+				time.Sleep(time.Second) // the sum is longer than for ever
+				s.has(customers, paying, true)
+				s.polar.SetOffline(true)
+				time.Sleep(10 * 365 * 24 * time.Hour)
+				s.has(customers, paying, true)
+			})
+		})
+	}
+}
+
+func TestAnErrorAboutAShortIdCanBeRead(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.open()
+		s.polar.Inject(polartest.Fault{Effect: polartest.Hang()})
+		_, err := customers.Entitlements(t.Context(), polargate.ExternalID("e"))
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.Contains(t, err.Error(), "deadline exceeded")
+		time.Sleep(time.Minute)
+		s.polar.SetOffline(true)
+		_, err = customers.Entitlements(t.Context(), polargate.ExternalID("e"))
+		assert.ErrorContains(t, err, "network is unreachable")
+		time.Sleep(time.Minute)
+		s.polar.SetOffline(false)
+		_, err = customers.Entitlements(t.Context(), polargate.ExternalID("exceeded"))
+		require.ErrorIs(t, err, context.DeadlineExceeded, "also when the id is a word of it")
+	})
+}
+
 func TestSpendingAtTheSameTimeNeverExceedsTheBalance(t *testing.T) {
 	bubbled(t, func(t *testing.T) {
 		s := newShop(t)
@@ -733,6 +812,40 @@ func TestSpendingIsGivenBackOnceAndNotAfterANewAnswer(t *testing.T) {
 		assert.False(t, ok)
 		none()
 		assert.InDelta(t, 10, balance(), 0)
+	})
+}
+
+func TestWhatIsSpentWhilePolarIsAskedIsNotForgotten(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed()
+		ref := polargate.ExternalID(paying)
+		spend := func(units float64) func() {
+			giveBack, ok, err := customers.Spend(t.Context(), ref, callsMeter, units)
+			require.NoError(t, err)
+			require.True(t, ok)
+			return giveBack
+		}
+		before := spend(10)
+		time.Sleep(6 * time.Minute)
+		s.polar.Inject(polartest.Fault{Times: 1, Effect: polartest.Delay(2 * time.Second)})
+		s.has(customers, paying, true) // by a stale answer, and Polar is asked behind it
+		time.Sleep(time.Second)
+		given, kept := spend(20), spend(30)
+		given()
+		assert.InDelta(t, 100-10-30, balanceOf(t, customers), 0)
+		time.Sleep(2 * time.Second)
+		assert.InDelta(t, 100-30, balanceOf(t, customers), 0, "Polar can have counted the first of them alone")
+		kept()
+		kept()
+		assert.InDelta(t, 100, balanceOf(t, customers), 0, "it can still be given back")
+
+		time.Sleep(6 * time.Minute)
+		_, err := customers.Refresh(t.Context(), ref)
+		require.NoError(t, err)
+		assert.InDelta(t, 100, balanceOf(t, customers), 0, "a question that began later knows all of it")
+		before()
+		assert.InDelta(t, 100, balanceOf(t, customers), 0)
 	})
 }
 
@@ -857,6 +970,90 @@ func TestAnEventFromBeforeTheLastAnswerDoesNotOverwriteIt(t *testing.T) {
 		for _, d := range old {
 			s.polar.ReleaseDeliveries(d.ID)
 		}
+		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+		s.polar.SetOffline(true) // so that only what is remembered counts
+		s.has(customers, paying, false)
+	})
+}
+
+// After a restart nothing else is known of that customer.
+func TestAnEventThatIsHoursOldIsNotFresh(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		received(t, s, s.open())
+		s.polar.HoldDeliveries()
+		s.polar.GrantBenefit(paying, polartest.Benefit{BenefitID: teaBenefit})
+		old := s.polar.Deliveries()
+		time.Sleep(3 * time.Hour)
+		s.polar.RevokeBenefit(paying, proBenefit)
+		customers := s.open()
+		endpoint := received(t, s, customers)
+		again := polartest.Message{ID: "msg_again", Body: old[len(old)-1].Body}
+		status, err := s.polar.Send(endpoint.ID, again)
+		require.NoError(t, err)
+		require.Equal(t, 204, status)
+		assert.EqualValues(t, 1, customers.Stats().Events)
+		s.has(customers, paying, false)
+		assert.Equal(t, 1, s.asked())
+	})
+}
+
+func TestAnEventThatIsHoursOldStillHelpsInAnOutage(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		received(t, s, s.open())
+		s.polar.HoldDeliveries()
+		s.polar.GrantBenefit(paying, polartest.Benefit{BenefitID: teaBenefit})
+		old := s.polar.Deliveries()
+		time.Sleep(3 * time.Hour)
+		customers := s.open()
+		_, err := s.polar.Send(received(t, s, customers).ID, polartest.Message{ID: "msg_again", Body: old[len(old)-1].Body})
+		require.NoError(t, err)
+		s.polar.SetOffline(true)
+		time.Sleep(69*time.Hour - time.Second)
+		s.has(customers, paying, true)
+		time.Sleep(time.Second)
+		_, err = customers.Entitlements(t.Context(), polargate.ExternalID(paying))
+		require.ErrorIs(t, err, polargate.ErrUnreachable, "three days after the event")
+	})
+}
+
+func TestAnEventThatOneIdIsAheadOfHasTheOtherAsked(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+		received(t, s, customers)
+		customer, _ := s.polar.Customer(paying)
+		time.Sleep(time.Minute)
+		s.polar.HoldDeliveries()
+		s.polar.RevokeBenefit(paying, proBenefit)
+		time.Sleep(10 * time.Second)
+		e, err := customers.Entitlements(t.Context(), polargate.CustomerID(customer.ID)) // a page for the staff
+		require.NoError(t, err)
+		require.False(t, e.Has("pro"))
+		s.polar.ReleaseDeliveries()
+		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+		assert.EqualValues(t, 1, customers.Stats().Outdated)
+		s.has(customers, paying, false)
+		asked := s.asked()
+		s.has(customers, paying, false)
+		assert.Equal(t, asked, s.asked(), "once")
+	})
+}
+
+// Polar answers out of a cache of its own for a while.
+func TestAnEventThatCorrectsAnAnswerFromPolarsCacheIsNotLost(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t, func(c *polartest.Config) { c.EventuallyConsistent = true })
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor, c.StaleFor = time.Minute, -1 })
+		received(t, s, customers)
+		s.polar.HoldDeliveries()
+		time.Sleep(time.Minute)
+		s.polar.RevokeBenefit(paying, proBenefit)
+		time.Sleep(8 * time.Second)
+		s.has(customers, paying, true)
+		time.Sleep(2 * time.Second)
+		s.polar.ReleaseDeliveries()
 		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
 		s.has(customers, paying, false)
 	})

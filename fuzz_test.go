@@ -270,10 +270,11 @@ func FuzzWebhookBody(f *testing.F) {
 		require.NoError(t, json.Unmarshal(body, &said))
 		who, err := readDeleted(said.Data, "")
 		require.NoError(t, err)
-		have, ok := customers.cache.hit(CustomerID(who.CustomerID()).key)
+		found, ok := customers.cache.known[byPolarID].Peek(who.CustomerID())
 		require.True(t, ok)
+		have := found.value.Load()
 		require.Equal(t, who.CustomerID(), have.CustomerID())
-		_, ok = customers.cache.hit(ExternalID(have.ExternalID()).key)
+		ok = customers.cache.known[byExternalID].Contains(have.ExternalID())
 		require.Equal(t, ExternalID(have.ExternalID()).check() == nil, ok)
 	})
 }

@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,8 @@ import (
 	"io"
 	"log/slog"
 	"math"
+	"mime"
+	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -30,12 +33,14 @@ type Route struct {
 	// Spend is taken off a meter before the handler runs, and given back if the
 	// handler panics or answers with a status of 500 or more; see
 	// Customers.Spend. The Entitlements in the request's context are those after
-	// it. The zero value spends nothing. It needs Customer.
+	// it. Requests of every method spend, also HEAD, which a mux sends to a pattern
+	// for GET. The zero value spends nothing. It needs Customer.
 	Spend Cost
 	// FailOpen lets requests pass, without Entitlements in their context, when
 	// nobody can say what the customer may use. False answers 503, and so do
 	// requests that were given up meanwhile, and license keys that were turned
-	// away unasked (see CustomersStats.TurnedAway): senders could see to both.
+	// away unasked (see CustomersStats.TurnedAway) or that a firewall before Polar
+	// refused: senders could see to these.
 	FailOpen bool
 	// UpgradeURL and Refuse replace those of the configuration; empty and nil
 	// leave them.
@@ -145,13 +150,14 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 
 // opensFor reports whether a route fails open for a request: not for one that was
 // given up before the answer came, nor for a license key that was not asked about
-// because of a crowd of others, since whoever sends it can bring about both.
+// because of a crowd of others, or that was refused by something before Polar, since
+// whoever sends it can bring about all of these.
 func (route *Route) opensFor(r *http.Request, refusal *Refusal) bool {
 	if !route.FailOpen || refusal.Status != http.StatusServiceUnavailable || r.Context().Err() != nil {
 		return false
 	}
 	e, ok := errors.AsType[*Error](refusal.Err)
-	return route.LicenseKey == nil || !ok || !e.unasked
+	return route.LicenseKey == nil || !ok || !e.unasked && (e.Reason == ErrClosed || ofEverybody(e))
 }
 
 func (route *Route) refuse(w http.ResponseWriter, r *http.Request, refusal Refusal) {
@@ -241,6 +247,11 @@ func (w *statusWriter) ReadFrom(from io.Reader) (int64, error) {
 	return io.Copy(w.ResponseWriter, from)
 }
 
+// Hijack is for handlers that do not look for it with http.ResponseController.
+func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	return http.NewResponseController(w.ResponseWriter).Hijack()
+}
+
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 type entitlementsKey struct{}
@@ -287,6 +298,9 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 		required, unmet := value.Unmet(requirements...)
 		if !unmet && value.known {
 			return value, nil
+		}
+		if value.refused != "" {
+			required = Requirement{} // it is the key itself
 		}
 		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: required, Reason: value.refused, Entitlements: value})
 	}
@@ -369,13 +383,26 @@ func (r Refusal) LogValue() slog.Value {
 	return slog.GroupValue(slog.Int("status", r.Status), slog.String("reason", string(r.Reason)), slog.String("required", r.Required.String()))
 }
 
-// wantsPage reports whether a person with a browser asks, and not a program.
+// wantsPage reports whether a person with a browser asks, and not a program: one
+// that accepts a page rather than JSON, by weight, or else by which is named first.
 func wantsPage(r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return false
 	}
-	accept := strings.ToLower(r.Header.Get("Accept"))
-	page := strings.Index(accept, "text/html")
-	data := strings.Index(accept, "json")
-	return page >= 0 && (data < 0 || page < data)
+	page, best := false, 0.0
+	for accepted := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
+		kind, parameters, err := mime.ParseMediaType(accepted)
+		isPage := kind == "text/html"
+		if err != nil || !isPage && !strings.HasSuffix(kind, "json") {
+			continue
+		}
+		weight := 1.0
+		if q, ok := parameters["q"]; ok {
+			weight, _ = strconv.ParseFloat(q, 64)
+		}
+		if weight > best {
+			page, best = isPage, weight
+		}
+	}
+	return page
 }

@@ -186,6 +186,12 @@ func TestABrowserThatReadsAPageIsSentToTheUpgradePageAndNobodyElseIs(t *testing.
 			"a change":                         {"DELETE", browser, "/pricing", polargate.ExternalID(paying), 402},
 			"JSON":                             {"GET", "application/json", "/pricing", polargate.ExternalID(paying), 402},
 			"JSON rather than a page":          {"GET", "application/json, text/html;q=0.5", "/pricing", polargate.ExternalID(paying), 402},
+			"JSON rather, by weight":           {"GET", "text/html;q=0.1, application/json;q=0.2", "/pricing", polargate.ExternalID(paying), 402},
+			"no page at all":                   {"GET", "text/html;q=0, application/json", "/pricing", polargate.ExternalID(paying), 402},
+			"a page alone, but none":           {"GET", "text/html;q=0", "/pricing", polargate.ExternalID(paying), 402},
+			"a page rather, by weight":         {"GET", "application/json;q=0.1, text/html ; charset=utf-8 ; Q=0.9", "/pricing", polargate.ExternalID(paying), 303},
+			"a weight that is none":            {"GET", "text/html;q=NaN, application/json;q=x", "/pricing", polargate.ExternalID(paying), 402},
+			"nonsense beside a page":           {"GET", ";,/,text/html;=,a/b;c, text/html", "/pricing", polargate.ExternalID(paying), 303},
 			"a problem report":                 {"GET", "application/problem+json", "/pricing", polargate.ExternalID(paying), 402},
 			"anything":                         {"GET", "*/*", "/pricing", polargate.ExternalID(paying), 402},
 			"nothing said":                     {"GET", "", "/pricing", polargate.ExternalID(paying), 402},
@@ -593,6 +599,29 @@ func TestWhatTheWriterFurtherOutCanDoIsNotLostBehindASpend(t *testing.T) {
 			assert.NoError(t, err)
 		})
 		assert.Equal(t, "a large file", recorder.Body.String())
+	})
+	t.Run("a handler of the old kind can take the connection over", func(t *testing.T) {
+		t.Parallel()
+		server := httptest.NewServer(customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 1}})(
+			http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, err := w.(http.Hijacker).Hijack()
+				if assert.NoError(t, err) {
+					fmt.Fprint(conn, "HTTP/1.1 418 I'm a teapot\r\nConnection: close\r\n\r\n")
+					assert.NoError(t, conn.Close())
+				}
+			})))
+		defer server.Close()
+		resp, err := http.Get(server.URL)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		assert.Equal(t, 418, resp.StatusCode)
+	})
+	t.Run("a connection that cannot be taken over says so", func(t *testing.T) {
+		t.Parallel()
+		serve(httptest.NewRecorder(), func(w http.ResponseWriter, _ *http.Request) {
+			_, _, err := w.(http.Hijacker).Hijack()
+			require.ErrorIs(t, err, errors.ErrUnsupported)
+		})
 	})
 	t.Run("a route that does not spend passes the writer on as it is", func(t *testing.T) {
 		t.Parallel()
@@ -1020,6 +1049,32 @@ func TestARequestThatIsGivenUpDoesNotPassARouteThatFailsOpen(t *testing.T) {
 	})
 }
 
+func TestAKeyThatAFirewallDoesNotLikeDoesNotOpenARouteThatFailsOpen(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.open()
+		handler := customers.Route(polargate.Route{LicenseKey: func(r *http.Request) string { return r.Header.Get("X-License-Key") }, FailOpen: true})(whoever)
+		require.Equal(t, 200, get(handler, "/", "X-License-Key", secretKey).Code)
+		s.polar.Inject(polartest.Fault{Times: 1, Effect: polartest.ProxyPage(403)})
+		assert.Equal(t, 503, get(handler, "/", "X-License-Key", "UNION-SELECT-1").Code, "made up, and Polar is there for all others")
+		s.polar.SetOffline(true)
+		assert.Equal(t, 200, get(handler, "/", "X-License-Key", "NEVER-SEEN-KEY-1").Code, "nobody can say")
+	})
+}
+
+func TestOfAKeyThatIsRefusedNoRequirementIsNamed(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, key := sold(t)
+		s.polar.Revoke(key.ID)
+		customers := s.open()
+		_, refusal := customers.DecideLicense(t.Context(), secretKey, polargate.Feature("pro"))
+		require.NotNil(t, refusal)
+		assert.Equal(t, polargate.ErrInactive, refusal.Reason)
+		assert.Equal(t, polargate.Requirement{}, refusal.Required)
+		assert.NotContains(t, problemIn(t, keyed(customers, secretKey, polargate.Feature("pro"))), "required")
+	})
+}
+
 func TestAKeyKeepsWorkingInGraceButNeverPastItsExpiry(t *testing.T) {
 	bubbled(t, func(t *testing.T) {
 		end := time.Now().Add(10 * time.Hour)
@@ -1037,6 +1092,18 @@ func TestAKeyKeepsWorkingInGraceButNeverPastItsExpiry(t *testing.T) {
 		s.polar.Update(secretKey, func(k *polartest.LicenseKey) { k.ExpiresAt = time.Time{} })
 		time.Sleep(time.Minute)
 		assert.Equal(t, 200, keyed(customers, secretKey).Code, "a renewed key works again")
+	})
+}
+
+func TestAKeyThatExpiresInManyYearsSurvivesAnOutage(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t, func(k *polartest.LicenseKey) { k.ExpiresAt = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC) })
+		customers := s.open()
+		time.Sleep(time.Second)
+		require.Equal(t, 200, keyed(customers, secretKey).Code)
+		time.Sleep(2 * time.Hour)
+		s.polar.SetOffline(true)
+		assert.Equal(t, 200, keyed(customers, secretKey).Code)
 	})
 }
 

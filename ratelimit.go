@@ -1,11 +1,11 @@
 package polargate
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"net"
 	"net/url"
 	"os"
@@ -81,14 +81,7 @@ var pacers sync.Map // server to *pacer
 // publicPacer is the one pacer of this process for a server: Polar counts by
 // address, so all clients have to share it, however they spell the base URL.
 func publicPacer(base string) *pacer {
-	server := base
-	if u, err := url.Parse(base); err == nil {
-		port := u.Port()
-		if port == "" {
-			port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-		}
-		server = strings.TrimSuffix(strings.ToLower(u.Hostname()), ".") + ":" + port
-	}
+	server := serverName(base)
 	if p, ok := pacers.Load(server); ok {
 		return p.(*pacer)
 	}
@@ -283,53 +276,126 @@ func (p *pacer) pauseFor(d time.Duration) {
 	}
 }
 
-// minuteLimit keeps the requests of a client with an access token within a
-// number a minute, and silent after Polar asked for a pause.
+// serverName is a server's name in one spelling.
+func serverName(base string) string {
+	u, err := url.Parse(base)
+	if err != nil {
+		return base
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	return strings.TrimSuffix(strings.ToLower(u.Hostname()), ".") + ":" + port
+}
+
+// minuteLimit keeps the requests of clients with an access token within a number
+// a minute, and silent after Polar asked for a pause.
 type minuteLimit struct {
 	limiter *rate.Limiter
-	mu      sync.Mutex
-	paused  time.Time
+
+	mu        sync.Mutex
+	perMinute int
+	paused    time.Time
+	line      []int64 // who is waiting, in the order of arrival
+	arrived   int64
 }
 
-var tokenLimits sync.Map // server, token and allowance, hashed, to *minuteLimit
+var tokenLimits sync.Map // server and token, hashed, to *minuteLimit
 
-// tokenLimit is shared by all clients of this process with the same token:
-// Polar counts by organization.
+// tokenLimit is shared by all clients of this process with the same token: Polar
+// counts by organization. The smallest allowance that one was given counts.
 func tokenLimit(base, token string, perMinute int) *minuteLimit {
-	name := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", base, token, perMinute))
-	m, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(perMinute))
-	return m.(*minuteLimit)
+	name := sha256.Sum256([]byte(serverName(base) + "\x00" + token))
+	shared, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(perMinute))
+	m := shared.(*minuteLimit)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if perMinute < m.perMinute {
+		m.perMinute = perMinute
+		limit, burst := splitMinute(perMinute)
+		m.limiter.SetLimit(limit)
+		m.limiter.SetBurst(burst)
+	}
+	return m
 }
 
-// newMinuteLimit splits a minute's allowance into a burst and a refill that
-// together never exceed it in any minute.
 func newMinuteLimit(perMinute int) *minuteLimit {
+	limit, burst := splitMinute(perMinute)
+	return &minuteLimit{limiter: rate.NewLimiter(limit, burst), perMinute: perMinute}
+}
+
+// splitMinute splits a minute's allowance into a burst and a refill that together
+// never exceed it in any minute.
+func splitMinute(perMinute int) (rate.Limit, int) {
 	perMinute = max(perMinute, 1)
 	burst := max(1, perMinute/5)
 	refill := max(1, perMinute-burst)
-	return &minuteLimit{limiter: rate.NewLimiter(rate.Limit(float64(refill)/60), burst)}
+	return rate.Limit(float64(refill) / 60), burst
 }
 
-// start waits for the limiter. rate.Limiter.Wait is not used: it reports a
-// deadline that is too near as an error of its own kind.
+// lookAgain is how often those in the line look whether it has become shorter.
+const lookAgain = time.Second
+
+// start waits for the limiter, in the order of arrival. Nothing is reserved ahead:
+// rate.Limiter takes back what is reserved only from who came last, so that callers
+// who give up would leave a debt for all. There is no channel either, for clients of
+// several synctest bubbles may share the limit.
 func (m *minuteLimit) start(ctx context.Context) (func(outcome), error) {
 	if err := m.pausing(); err != nil {
 		return nil, err
 	}
-	turn := m.limiter.Reserve()
-	wait := turn.Delay()
-	if wait > 0 && !sleep(ctx, wait) {
-		turn.Cancel()
-		err := ctx.Err()
-		if err == nil {
-			err = context.DeadlineExceeded
+	turn := m.arrive()
+	defer m.leave(turn)
+	for {
+		wait := m.pass(turn)
+		if wait == 0 {
+			break
 		}
-		return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit on requests a minute " + afterDeadline, Err: err}
+		if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
+			return nil, overMinute(wait, context.DeadlineExceeded)
+		}
+		if !sleep(ctx, min(wait, lookAgain)) {
+			return nil, overMinute(wait, cmp.Or(ctx.Err(), context.DeadlineExceeded))
+		}
 	}
 	if err := m.pausing(); err != nil {
 		return nil, err // asked for while this call was waiting
 	}
 	return func(outcome) {}, nil
+}
+
+// arrive goes to the end of the line.
+func (m *minuteLimit) arrive() (turn int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.arrived++
+	m.line = append(m.line, m.arrived)
+	return m.arrived
+}
+
+func (m *minuteLimit) leave(turn int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.line = slices.DeleteFunc(m.line, func(other int64) bool { return other == turn })
+}
+
+// pass lets through who is first in the line if the limiter does, or says how long
+// that takes at this place in the line; 0 means through.
+func (m *minuteLimit) pass(turn int64) time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ahead := slices.Index(m.line, turn)
+	if ahead == 0 && m.limiter.Allow() {
+		return 0
+	}
+	lacking := float64(ahead+1) - m.limiter.Tokens()
+	seconds := max(0, lacking) / float64(m.limiter.Limit())
+	return max(time.Duration(seconds*float64(time.Second)), time.Millisecond)
+}
+
+func overMinute(wait time.Duration, err error) error {
+	return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit on requests a minute " + afterDeadline, Err: err}
 }
 
 func (m *minuteLimit) pausing() error {

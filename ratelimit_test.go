@@ -423,7 +423,103 @@ func TestClientsOfOneServerShareAPacerAndOthersDoNot(t *testing.T) {
 	assert.NotSame(t, publicPacer("http://one.example.test"), publicPacer("http://two.example.test"))
 	one := tokenLimit("https://api.example.test", "one", 300)
 	assert.Same(t, one, tokenLimit("https://api.example.test", "one", 300))
+	assert.Same(t, one, tokenLimit("https://API.example.test:443/", "one", 300), "the same server")
 	assert.NotSame(t, one, tokenLimit("https://api.example.test", "two", 300))
+	assert.NotSame(t, one, tokenLimit("https://other.example.test", "one", 300))
+}
+
+func TestOfSeveralAllowancesOfATokenTheSmallestCounts(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, perMinute := range []int{300, 60, 200} {
+			tokenLimit("https://api.example.test", "several", perMinute)
+		}
+		m := tokenLimit("https://api.example.test", "several", 300)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute-1)
+		defer cancel()
+		n := 0
+		for ; ; n++ {
+			if _, err := m.start(ctx); err != nil {
+				break
+			}
+		}
+		assert.LessOrEqual(t, n, 60)
+		assert.Greater(t, n, 50)
+	})
+}
+
+func TestWhoWaitsForATokensLimitIsLetThroughInOrder(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMinuteLimit(60)
+		for m.limiter.Allow() {
+		}
+		order := make(chan int, 20)
+		for i := range cap(order) {
+			go func() {
+				_, err := m.start(t.Context())
+				assert.NoError(t, err)
+				order <- i
+			}()
+			time.Sleep(time.Millisecond)
+		}
+		began := time.Now()
+		for i := range cap(order) {
+			assert.Equal(t, i, <-order)
+		}
+		assert.InDelta(t, 20/0.8, time.Since(began).Seconds(), 0.1, "and as soon as can be")
+
+		// The first gives up before its turn, and the next has not noticed yet.
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(1200*time.Millisecond, cancel)
+		go func() { _, _ = m.start(ctx) }()
+		for i := range 2 {
+			time.Sleep(time.Duration(1+i*1300) * time.Millisecond)
+			go func() {
+				_, err := m.start(t.Context())
+				assert.NoError(t, err)
+				order <- i
+			}()
+		}
+		assert.Equal(t, 0, <-order)
+		assert.Equal(t, 1, <-order)
+	})
+}
+
+func TestWhoGivesUpWaitingForATokensLimitLeavesNoDebt(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMinuteLimit(300)
+		for m.limiter.Allow() {
+		}
+		var group sync.WaitGroup
+		for range 200 { // requests of which nobody waits for the answer
+			ctx, cancel := context.WithCancel(t.Context())
+			time.AfterFunc(time.Second, cancel)
+			group.Go(func() { _, _ = m.start(ctx) })
+			time.Sleep(time.Millisecond)
+		}
+		group.Wait()
+		began := time.Now()
+		_, err := m.start(t.Context())
+		require.NoError(t, err)
+		assert.LessOrEqual(t, time.Since(began), time.Second/4)
+		assert.Empty(t, m.line)
+	})
+}
+
+func TestWhoHasGivenUpAlreadyTakesNothingOfALimit(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t)
+	m := customers.client.pace.(*minuteLimit)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	before := m.limiter.Tokens()
+	for range 20 {
+		_, err := customers.client.customerState(ctx, ExternalID("usr_1"), testOrganization, nil)
+		require.ErrorIs(t, err, context.Canceled)
+	}
+	assert.GreaterOrEqual(t, m.limiter.Tokens(), before)
 }
 
 func TestAMinuteOfATokenNeverSeesMoreThanItsAllowance(t *testing.T) {

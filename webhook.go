@@ -71,6 +71,10 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 			w.WriteHeader(http.StatusMethodNotAllowed)
 			return
 		}
+		if r.Body == nil { // of a request that was made by hand
+			c.refuseEvent(w, http.StatusBadRequest, "it has no body")
+			return
+		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))
 		if err != nil {
 			status := http.StatusBadRequest
@@ -80,15 +84,16 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 			c.refuseEvent(w, status, "its body could not be read, or is too long")
 			return
 		}
-		id := r.Header.Get("Webhook-Id")
-		if problem := verifyWebhook(keys, id, r.Header.Get("Webhook-Timestamp"), r.Header.Get("Webhook-Signature"), body, time.Now()); problem != "" {
+		id, sent := r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp")
+		if problem := verifyWebhook(keys, id, sent, r.Header.Get("Webhook-Signature"), body, time.Now()); problem != "" {
 			c.refuseEvent(w, http.StatusUnauthorized, problem)
 			return
 		}
 		if again, _ := c.seen.ContainsOrAdd(id, struct{}{}); again {
 			c.cache.counts.eventsTwice.Add(1)
 		} else {
-			c.takeEvent(body)
+			seconds, _ := strconv.ParseInt(sent, 10, 64) // as was verified
+			c.takeEvent(body, time.Unix(seconds, 0))
 		}
 		w.WriteHeader(http.StatusNoContent)
 	})
@@ -156,9 +161,9 @@ func verifyWebhook(keys [][]byte, id, timestamp, signatures string, body []byte,
 	return ""
 }
 
-// takeEvent does what a signed event says. What cannot be read is acknowledged
-// too: it will not be better when it is sent again.
-func (c *Customers) takeEvent(body []byte) {
+// takeEvent does what a signed event says, which was sent then. What cannot be read
+// is acknowledged too: it will not be better when it is sent again.
+func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	var kind string
 	var at time.Time
 	f, err := object(body)
@@ -167,10 +172,11 @@ func (c *Customers) takeEvent(body []byte) {
 		f.time("timestamp", &at)
 	}
 	var value *Entitlements
-	switch kind {
-	case "customer.state_changed":
+	switch {
+	case err != nil:
+	case kind == "customer.state_changed":
 		value, err = readEvent(f["data"], c.organizationID(), c.config.Features)
-	case "customer.deleted":
+	case kind == "customer.deleted":
 		value, err = readDeleted(f["data"], c.organizationID())
 	default:
 		c.cache.counts.eventsUnknown.Add(1)
@@ -185,7 +191,9 @@ func (c *Customers) takeEvent(body []byte) {
 		return
 	}
 	value.at = at.UnixNano()
-	if !c.cache.tell(value) {
+	// An event that could not be delivered is sent again for hours. Both times are
+	// Polar's.
+	if !c.cache.tell(value, max(0, sent.Sub(at))) {
 		c.cache.counts.eventsOld.Add(1)
 		return
 	}

@@ -3,6 +3,7 @@ package polargate
 import (
 	"encoding/base64"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -216,6 +218,7 @@ func TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne(t *testing.T) {
 	has(true)
 	stats := customers.Stats()
 	assert.Equal(t, []int64{3, 1, 1, 0}, []int64{stats.Events, stats.Repeated, stats.Outdated, stats.Refused})
+	assert.Zero(t, stats.Requests, "events have the last word among events")
 }
 
 func TestADeletedCustomerHasNothingAndDoesNotComeBackByALateEvent(t *testing.T) {
@@ -283,8 +286,8 @@ func TestSignedEventsThatMeanNothingHereAreAcknowledged(t *testing.T) {
 		"a type that nobody knows yet":    {`{"type":"customer.promoted","timestamp":"` + now + `","data":{}}`, 1, 0},
 		"an order":                        {`{"type":"order.created","data":[]}`, 1, 0},
 		"no type":                         {`{}`, 1, 0},
-		"null":                            {`null`, 1, 0},
-		"no JSON":                         {`hello`, 1, 0},
+		"null":                            {`null`, 0, 1},
+		"no JSON":                         {`hello`, 0, 1},
 		"a state without an id":           {`{"type":"customer.state_changed","timestamp":"` + now + `","data":{"granted_benefits":[],"active_subscriptions":[]}}`, 0, 1},
 		"a state without its lists":       {`{"type":"customer.state_changed","timestamp":"` + now + `","data":{"id":"` + benchCustomer + `"}}`, 0, 1},
 		"a state without a time":          {`{"type":"customer.state_changed","data":{"id":"` + benchCustomer + `","granted_benefits":[],"active_subscriptions":[]}}`, 0, 1},
@@ -301,6 +304,44 @@ func TestSignedEventsThatMeanNothingHereAreAcknowledged(t *testing.T) {
 			assert.Zero(t, stats.Cached)
 		})
 	}
+}
+
+func TestARequestThatWasMadeWithoutABodyIsRefused(t *testing.T) {
+	t.Parallel()
+	r, err := http.NewRequest(http.MethodPost, "/", nil)
+	require.NoError(t, err)
+	require.Nil(t, r.Body)
+	customers := offlineCustomers(t)
+	assert.Equal(t, 400, answerOf(customers.WebhookHandler(oldSecret), r))
+	assert.EqualValues(t, 1, customers.Stats().Refused)
+}
+
+// The clock here is a minute ahead, which webhooks tolerate.
+func TestA404IsDatedByPolarsClock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		customers := offlineCustomers(t, func(c *CustomersConfig) {
+			c.Timeout = 5 * time.Second
+			c.HTTPClient = &http.Client{Transport: oneAnswer(func() *http.Response {
+				date := time.Now().UTC().Format(http.TimeFormat)
+				time.Sleep(2 * time.Second)
+				return &http.Response{StatusCode: 404, Header: http.Header{"Date": {date}, "Content-Type": {"application/json"}},
+					Body: io.NopCloser(strings.NewReader(`{"error":"ResourceNotFound","detail":"Not found"}`))}
+			})}
+		})
+		customers.client.now = func() time.Time { return time.Now().Add(time.Minute) }
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_, _ = customers.Entitlements(t.Context(), ExternalID("usr_1")) // a moment before they buy
+		}()
+		time.Sleep(time.Second)
+		require.Equal(t, 204, answerOf(customers.WebhookHandler(oldSecret), stateChanged("evt_1", time.Now(), "usr_1", proID).signedBy(t, []byte(oldSecret))))
+		<-done
+		e, err := customers.Entitlements(t.Context(), ExternalID("usr_1"))
+		require.NoError(t, err)
+		assert.True(t, e.Has("pro"), "the event is younger")
+	})
 }
 
 func TestOneEventSentAtOnceByManyIsTakenInOnce(t *testing.T) {

@@ -30,6 +30,10 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
 // Group shares calls of the same name. The zero value is ready to use.
 type Group struct {
+	// Keep lets work go on, and be joined, when every caller has gone. It is set
+	// before the first call.
+	Keep bool
+
 	mu      sync.Mutex // guards what follows; never held while work runs
 	group   singleflight.Group
 	waiting map[string]*flight
@@ -47,8 +51,8 @@ type flight struct {
 // of them its result.
 //
 // The context that work gets carries the values of the first caller's context.
-// It is cancelled when every caller has gone, or by Close. Work that must not
-// be cut short any more detaches itself with context.WithoutCancel.
+// It is cancelled when every caller has gone, unless Keep is set, and by Close. Work
+// that must not be cut short any more detaches itself with context.WithoutCancel.
 func Do[T any](ctx context.Context, g *Group, name string, work func(context.Context) (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
@@ -125,12 +129,13 @@ func (g *Group) land(name string, f *flight) {
 	f.cancel()
 }
 
-// leave counts a caller out, and cancels the work when that was the last one.
+// leave counts a caller out, and cancels the work when that was the last one,
+// unless it is kept.
 func (g *Group) leave(name string, f *flight) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f.callers--
-	if f.callers > 0 {
+	if f.callers > 0 || g.Keep {
 		return
 	}
 	if g.waiting[name] == f {

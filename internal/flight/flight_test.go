@@ -253,6 +253,29 @@ func TestWhoComesAfterAllHaveLeftGetsFreshWork(t *testing.T) {
 	})
 }
 
+func TestWorkThatIsKeptGoesOnWithoutCallersAndIsJoined(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := Group{Keep: true}
+		var runs atomic.Int32
+		work := func(ctx context.Context) (string, error) {
+			runs.Add(1)
+			time.Sleep(time.Minute)
+			return "done", ctx.Err()
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		gone := call(ctx, &g, "a", work)
+		synctest.Wait()
+		leave()
+		require.Equal(t, result{"", context.Canceled}, <-gone)
+		time.Sleep(time.Second)
+		assert.Equal(t, result{"done", nil}, <-call(t.Context(), &g, "a", work))
+		assert.EqualValues(t, 1, runs.Load())
+		assert.Equal(t, result{"done", nil}, <-call(t.Context(), &g, "a", work))
+		assert.EqualValues(t, 2, runs.Load(), "what has ended is not joined")
+	})
+}
+
 func TestAContextThatHasEndedStartsNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

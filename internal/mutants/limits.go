@@ -263,8 +263,8 @@ var limits = []mutant{
 		name:  "the limit of a token is reported as Polar being down",
 		rule:  "a limiter's own delay is never reported as Polar being down",
 		file:  "ratelimit.go",
-		old:   `return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit`,
-		new:   `return nil, &Error{Reason: ErrUnreachable, RetryAfter: wait, Detail: "the limit`,
+		old:   `return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit`,
+		new:   `return &Error{Reason: ErrUnreachable, RetryAfter: wait, Detail: "the limit`,
 		tests: "TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
 	},
 	{
@@ -298,11 +298,46 @@ var limits = []mutant{
 		name: "each client of a token has an allowance of its own",
 		rule: "Polar counts by organization",
 		file: "ratelimit.go",
-		old: `	m, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(perMinute))
-	return m.(*minuteLimit)`,
+		old: `	shared, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(perMinute))
+	m := shared.(*minuteLimit)`,
 		new: `	tokenLimits.LoadOrStore(name, nil)
-	return newMinuteLimit(perMinute)`,
+	m := newMinuteLimit(perMinute)`,
 		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot|TestAMinuteOfATokenNeverSeesMoreThanItsAllowance|TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
+	},
+	{
+		name:  "a server spelled otherwise has an allowance of its own",
+		rule:  "Polar counts by organization",
+		file:  "ratelimit.go",
+		old:   `[]byte(serverName(base) + "\x00" + token)`,
+		new:   `[]byte(base + "\x00" + token)`,
+		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot",
+	},
+	{
+		name:  "the last allowance of a token counts",
+		rule:  "of several allowances the smallest counts",
+		file:  "ratelimit.go",
+		old:   `	if perMinute < m.perMinute {`,
+		new:   `	if perMinute != m.perMinute {`,
+		tests: "TestOfSeveralAllowancesOfATokenTheSmallestCounts",
+	},
+	{
+		name:  "who waits for a token's limit is overtaken",
+		rule:  "a limit lets through in the order of arrival",
+		file:  "ratelimit.go",
+		old:   `	if ahead == 0 && m.limiter.Allow() {`,
+		new:   `	if m.limiter.Allow() {`,
+		tests: "TestWhoWaitsForATokensLimitIsLetThroughInOrder",
+	},
+	{
+		name: "who has given up takes a request off the limit",
+		rule: "who gives up leaves no debt",
+		file: "client.go",
+		old: `	if err := ctx.Err(); err != nil {
+		return &Error{Op: x.op, Reason: ErrUnreachable, say: ended, Err: err}
+	}
+	done`,
+		new:   `	done`,
+		tests: "TestWhoHasGivenUpAlreadyTakesNothingOfALimit",
 	},
 	{
 		name:  "strangers may use up all requests",

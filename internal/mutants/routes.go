@@ -70,11 +70,11 @@ var routes = []mutant{
 		name: "an event of a type that is not known is refused",
 		rule: "answered with 2xx, since Polar disables an endpoint after 10 failures",
 		file: "webhook.go",
-		old: `			c.takeEvent(body)
+		old: `			c.takeEvent(body, time.Unix(seconds, 0))
 		}
 		w.WriteHeader(http.StatusNoContent)`,
 		new: `			before := c.cache.counts.eventsUnknown.Load()
-			if c.takeEvent(body); c.cache.counts.eventsUnknown.Load() > before {
+			if c.takeEvent(body, time.Unix(seconds, 0)); c.cache.counts.eventsUnknown.Load() > before {
 				w.WriteHeader(http.StatusBadRequest)
 			}
 		}
@@ -142,12 +142,61 @@ var routes = []mutant{
 		name:  "the deletion of one customer reaches another who got their id",
 		rule:  "a deletion ends what that customer had",
 		file:  "cache.go",
-		old:   `		case other && (!value.known || e.before(value.at)):`,
-		new:   `		case other && e.before(value.at):`,
+		old:   `		if other && (!value.known || e.before(value.at)) {`,
+		new:   `		if other && e.before(value.at) {`,
 		tests: "TestADeletionThatNamesAnIdOfAnotherCustomerLeavesThemAlone",
+	},
+	{
+		name:  "an event that is hours old is fresh",
+		rule:  "ages count from Polar's answer or event",
+		file:  "webhook.go",
+		old:   `max(0, sent.Sub(at))`,
+		new:   `0*sent.Sub(at)`,
+		tests: "TestAnEventThatIsHoursOldIsNotFresh|TestAnEventThatIsHoursOldStillHelpsInAnOutage",
+	},
+	{
+		name: "an event that an answer is ahead of is lost",
+		rule: "an event that is older than an answer has Polar asked",
+		file: "cache.go",
+		old: `				e.freshUntil.Store(0)
+				e.staleUntil.Store(0)`,
+		new:   `				_ = e`,
+		tests: "TestAnEventThatOneIdIsAheadOfHasTheOtherAsked|TestAnEventThatCorrectsAnAnswerFromPolarsCacheIsNotLost",
+	},
+	{
+		name:  "an event that another is ahead of has Polar asked",
+		rule:  "repeats and late arrivals have no effect",
+		file:  "cache.go",
+		old:   `ok && value.at > e.event {`,
+		new:   `ok && value.at != 0 {`,
+		tests: "TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne",
 	},
 
 	// Routes.
+	{
+		name:  "a key that a firewall does not like opens a route that fails open",
+		rule:  "nobody opens a route by what they send",
+		file:  "http_middleware.go",
+		old:   `!e.unasked && (e.Reason == ErrClosed || ofEverybody(e))`,
+		new:   `!e.unasked`,
+		tests: "TestAKeyThatAFirewallDoesNotLikeDoesNotOpenARouteThatFailsOpen",
+	},
+	{
+		name:  "of a key that is refused a requirement is named",
+		rule:  "a refusal names the first requirement that was not met",
+		file:  "http_middleware.go",
+		old:   `			required = Requirement{} // it is the key itself`,
+		new:   `			_ = required`,
+		tests: "TestOfAKeyThatIsRefusedNoRequirementIsNamed",
+	},
+	{
+		name:  "a program that reads pages if it must is sent to one",
+		rule:  "only who rather reads a page is sent to one",
+		file:  "http_middleware.go",
+		old:   `		if weight > best {`,
+		new:   `		if best == 0 {`,
+		tests: "TestABrowserThatReadsAPageIsSentToTheUpgradePageAndNobodyElseIs",
+	},
 	{
 		name:  "whoever is in the cache is let in",
 		rule:  "only who meets the requirements is let in",
