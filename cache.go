@@ -72,11 +72,13 @@ type entry struct {
 	expires                            atomic.Int64 // of a license key; 0 if it does not
 	// event is the time of the last event that was taken in, and answered that of
 	// the last answer, both by Polar's clock; told is when the event came, by
-	// ours; asked is when the question was that was answered last, by ours; said
-	// counts both. question counts the questions, and events, which spoil what was
-	// spent before them. They are guarded by storing.
-	event, answered, told, asked, said, question int64
-	spent                                        map[string]float64 // of meters, since the question
+	// ours; asked is when the question was that was answered last, by ours.
+	event, answered, told, asked int64
+	// question counts the questions and events, and base is that of them which said
+	// what is served, less what was spent since; spent is that of each meter since
+	// the last of them. All of these are guarded by storing.
+	question, base int64
+	spent          map[string]float64
 }
 
 // before reports whether an event from that time is older than what is cached. An
@@ -437,7 +439,7 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
 		e.expires.Store(until(now, left))
 	}
-	e.said++
+	e.base = e.question
 	e.value.Store(value)
 	e.freshUntil.Store(until(now, fresh-age))
 	e.staleUntil.Store(until(now, max(fresh, stale)-age))
@@ -529,17 +531,17 @@ func (c *entitlementCache) spend(key cacheKey, last *Entitlements, meter string,
 		e.spent = map[string]float64{}
 	}
 	e.spent[meter] += units
-	said, question := e.said, e.question
+	question := e.question
 	var once sync.Once
 	return rest, func() {
 		once.Do(func() {
 			c.storing.Lock()
 			defer c.storing.Unlock()
-			switch {
-			case e.question == question:
-				e.spent[meter] -= units
-			case e.said != said:
+			if question < e.base {
 				return // Polar has said anew what is left
+			}
+			if question == e.question {
+				e.spent[meter] -= units
 			}
 			value := e.value.Load()
 			if i := value.meter(meter); i >= 0 {

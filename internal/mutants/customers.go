@@ -450,8 +450,8 @@ var customers = []mutant{
 		name:  "units are given back on top of a new balance",
 		rule:  "a new balance of Polar's counts",
 		file:  "cache.go",
-		old:   `			case e.said != said:`,
-		new:   `			case e.said < said:`,
+		old:   `			if question < e.base {`,
+		new:   `			if question < 0 {`,
 		tests: "TestSpendingIsGivenBackOnceAndNotAfterANewAnswer",
 	},
 	{
@@ -471,11 +471,19 @@ var customers = []mutant{
 		tests: "TestWhatIsSpentWhilePolarIsAskedIsNotForgotten|TestSpendingIsGivenBackOnceAndNotAfterANewAnswer",
 	},
 	{
+		name:  "what was given back while Polar was asked is taken off by the answer",
+		rule:  "what was spent is given back once",
+		file:  "cache.go",
+		old:   `				e.spent[meter] -= units`,
+		new:   `				e.spent[meter] -= 0 * units`,
+		tests: "TestWhatIsSpentWhilePolarIsAskedIsNotForgotten",
+	},
+	{
 		name:  "what is spent while Polar is asked cannot be given back",
 		rule:  "what was spent is given back once",
 		file:  "cache.go",
-		old:   `			case e.question == question:`,
-		new:   `			case e.question < question:`,
+		old:   `			if question < e.base {`,
+		new:   `			if question <= e.base {`,
 		tests: "TestWhatIsSpentWhilePolarIsAskedIsNotForgotten",
 	},
 	{
