@@ -55,8 +55,9 @@ type ClientConfig struct {
 	// transport of its own that honours the proxy variables of the environment.
 	HTTPClient *http.Client
 	// RequestsPerMinute bounds requests with an AccessToken; 0 means 300 for
-	// Production or a BaseURL and 100 for Sandbox. Requests without a token are
-	// always paced to Polar's 3 a second.
+	// Production or a BaseURL and 100 for Sandbox. All clients of the program with
+	// the same token share it, and the last number that was set counts. Requests
+	// without a token are always paced to Polar's 3 a second.
 	RequestsPerMinute int
 	// Logger gets warnings; nil means none are written.
 	Logger *slog.Logger
@@ -133,11 +134,7 @@ func newClient(config ClientConfig) (*Client, error) {
 	} else {
 		c.prefix = "/v1/license-keys/"
 		c.token = mask(config.AccessToken, "****")
-		perMinute := config.RequestsPerMinute
-		if perMinute == 0 {
-			perMinute = defaultPerMinute(config.Server, config.BaseURL)
-		}
-		c.pace = tokenLimit(base, config.AccessToken, perMinute)
+		c.pace = tokenLimit(base, config.AccessToken, config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
 	}
 	c.http, c.own = httpClient(config.HTTPClient)
 	return c, nil

@@ -304,14 +304,15 @@ type minuteLimit struct {
 var tokenLimits sync.Map // server and token, hashed, to *minuteLimit
 
 // tokenLimit is shared by all clients of this process with the same token: Polar
-// counts by organization. The smallest allowance that one was given counts.
-func tokenLimit(base, token string, perMinute int) *minuteLimit {
+// counts by organization. Of those that set an allowance the last one counts, or else
+// the default.
+func tokenLimit(base, token string, perMinute, byDefault int) *minuteLimit {
 	name := sha256.Sum256([]byte(serverName(base) + "\x00" + token))
-	shared, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(perMinute))
+	shared, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(cmp.Or(perMinute, byDefault)))
 	m := shared.(*minuteLimit)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if perMinute < m.perMinute {
+	if perMinute != 0 && perMinute != m.perMinute {
 		m.perMinute = perMinute
 		limit, burst := splitMinute(perMinute)
 		m.limiter.SetLimit(limit)

@@ -421,31 +421,46 @@ func TestClientsOfOneServerShareAPacerAndOthersDoNot(t *testing.T) {
 	assert.Same(t, publicPacer("http://one.example.test"), publicPacer("http://ONE.example.test/polar"))
 	assert.Same(t, publicPacer("https://api.example.test"), publicPacer("https://api.example.test.:443"))
 	assert.NotSame(t, publicPacer("http://one.example.test"), publicPacer("http://two.example.test"))
-	one := tokenLimit("https://api.example.test", "one", 300)
-	assert.Same(t, one, tokenLimit("https://api.example.test", "one", 300))
-	assert.Same(t, one, tokenLimit("https://API.example.test:443/", "one", 300), "the same server")
-	assert.NotSame(t, one, tokenLimit("https://api.example.test", "two", 300))
-	assert.NotSame(t, one, tokenLimit("https://other.example.test", "one", 300))
+	one := tokenLimit("https://api.example.test", "one", 0, 300)
+	assert.Same(t, one, tokenLimit("https://api.example.test", "one", 0, 300))
+	assert.Same(t, one, tokenLimit("https://API.example.test:443/", "one", 0, 300), "the same server")
+	assert.NotSame(t, one, tokenLimit("https://api.example.test", "two", 0, 300))
+	assert.NotSame(t, one, tokenLimit("https://other.example.test", "one", 0, 300))
 }
 
-func TestOfSeveralAllowancesOfATokenTheSmallestCounts(t *testing.T) {
+func TestOfSeveralAllowancesOfATokenTheLastThatWasSetCounts(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		for _, perMinute := range []int{300, 60, 200} {
-			tokenLimit("https://api.example.test", "several", perMinute)
-		}
-		m := tokenLimit("https://api.example.test", "several", 300)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute-1)
-		defer cancel()
-		n := 0
-		for ; ; n++ {
-			if _, err := m.start(ctx); err != nil {
-				break
-			}
-		}
-		assert.LessOrEqual(t, n, 60)
-		assert.Greater(t, n, 50)
-	})
+	for name, c := range map[string]struct {
+		set  []int
+		want int
+	}{
+		"none":               {[]int{0, 0}, 300},
+		"less":               {[]int{0, 60}, 60},
+		"less, and none":     {[]int{60, 0}, 60},
+		"less, and more":     {[]int{60, 200}, 200},
+		"more, and less":     {[]int{1200, 60, 0}, 60},
+		"the default, again": {[]int{60, 300}, 300},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var m *minuteLimit
+				for _, perMinute := range c.set {
+					m = tokenLimit("https://api.example.test", t.Name(), perMinute, 300)
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute-1)
+				defer cancel()
+				n := 0
+				for ; ; n++ {
+					if _, err := m.start(ctx); err != nil {
+						break
+					}
+				}
+				assert.LessOrEqual(t, n, c.want)
+				assert.Greater(t, n, c.want*4/5)
+			})
+		})
+	}
 }
 
 func TestWhoWaitsForATokensLimitIsLetThroughInOrder(t *testing.T) {

@@ -298,10 +298,10 @@ var limits = []mutant{
 		name: "each client of a token has an allowance of its own",
 		rule: "Polar counts by organization",
 		file: "ratelimit.go",
-		old: `	shared, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(perMinute))
+		old: `	shared, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(cmp.Or(perMinute, byDefault)))
 	m := shared.(*minuteLimit)`,
 		new: `	tokenLimits.LoadOrStore(name, nil)
-	m := newMinuteLimit(perMinute)`,
+	m := newMinuteLimit(cmp.Or(perMinute, byDefault))`,
 		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot|TestAMinuteOfATokenNeverSeesMoreThanItsAllowance|TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
 	},
 	{
@@ -313,12 +313,12 @@ var limits = []mutant{
 		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot",
 	},
 	{
-		name:  "the last allowance of a token counts",
-		rule:  "of several allowances the smallest counts",
+		name:  "the first allowance of a token counts",
+		rule:  "of several allowances the last that was set counts",
 		file:  "ratelimit.go",
-		old:   `	if perMinute < m.perMinute {`,
-		new:   `	if perMinute != m.perMinute {`,
-		tests: "TestOfSeveralAllowancesOfATokenTheSmallestCounts",
+		old:   `	if perMinute != 0 && perMinute != m.perMinute {`,
+		new:   `	if perMinute < 0 {`,
+		tests: "TestOfSeveralAllowancesOfATokenTheLastThatWasSetCounts",
 	},
 	{
 		name:  "who waits for a token's limit is overtaken",
