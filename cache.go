@@ -25,7 +25,7 @@ type entitlementCache struct {
 	ask func(context.Context, cacheKey) (*Entitlements, error)
 	// newcomers bound how many who were never seen may be asked about, so that
 	// they leave requests for those who were.
-	newcomers [keyKinds]allower
+	newcomers [keyKinds]newcomerLimit
 	panicked  func(*flight.PanicError)
 
 	// Each kind of id has a cache of its own, so that a crowd of keys pushes out no
@@ -124,7 +124,6 @@ const (
 
 func newEntitlementCache(size int) (*entitlementCache, error) {
 	c := &entitlementCache{start: time.Now()}
-	c.flights.Keep = true // the answer is of use to whoever comes next
 	var err error
 	for kind := range c.known {
 		if c.known[kind], err = lru.New2Q[string, *entry](size); err != nil {
@@ -173,20 +172,10 @@ func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements
 		c.counts.served[cacheGrace].Add(1)
 		return e.value.Load(), nil
 	}
-	if err := c.failedLately(key.kind, e, now); err != nil {
-		return c.remembered(key, err)
+	if last := e.failure.Load(); last != nil && now < last.until {
+		return c.remembered(key, last.err)
 	}
 	return c.renew(ctx, key, unlessFresh)
-}
-
-// failedLately is the failure of a moment ago that is believed still.
-func (c *entitlementCache) failedLately(kind keyKind, e *entry, now int64) error {
-	for _, o := range []*outage{e.failure.Load(), c.outages[kind].Load()} {
-		if o != nil && now < o.until {
-			return o.err
-		}
-	}
-	return nil
 }
 
 // inOutage reports whether Polar was asked in vain a moment ago, about somebody or
@@ -259,17 +248,18 @@ type outage struct {
 
 // ofEverybody reports whether others would fail the same way. What was said to one
 // question may be about that one alone: nobody can shut out others by an id or a
-// key that Polar, or a firewall before it, refuses. An error of Polar's own (5xx) is
-// taken for everybody's, for a second.
+// key that Polar, or a firewall before it, refuses; and what was not asked says nothing
+// of Polar. An error of Polar's own (5xx) is taken for everybody's, for a second.
 func ofEverybody(err error) bool {
 	failure, ok := errors.AsType[*Error](err)
 	switch {
-	case !ok:
+	case !ok || failure.unasked:
 		return false
 	case failure.Reason == ErrMisconfigured:
 		return tokenRefused(err)
 	}
-	return failure.StatusCode == 0 || failure.StatusCode == http.StatusTooManyRequests || failure.StatusCode >= 500
+	_, brokeOff := errors.AsType[*worthAnotherTry](err)
+	return brokeOff || failure.StatusCode == 0 || failure.StatusCode == http.StatusTooManyRequests || failure.StatusCode >= 500
 }
 
 // fetch asks Polar, once for all who want to know at the same time. Each caller
@@ -297,9 +287,12 @@ func (c *entitlementCache) current(key cacheKey) (*Entitlements, bool) {
 
 // refresh asks Polar and keeps the answer.
 func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
-	if !c.known[key.kind].Contains(key.id) && !c.newcomers[key.kind].Allow() {
-		c.counts.newcomersTurnedAway.Add(1)
-		return nil, &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: "too many were asked about that were not seen before", unasked: true}
+	if !c.known[key.kind].Contains(key.id) {
+		end, ok := c.newcomers[key.kind].begin()
+		if !ok {
+			return nil, c.turnAway(key.kind)
+		}
+		defer end()
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
@@ -313,6 +306,15 @@ func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
 	}
 	c.outages[key.kind].Store(nil)
 	return c.keep(key, value, asked), nil
+}
+
+// turnAway is the answer to who was never seen and is not asked about.
+func (c *entitlementCache) turnAway(kind keyKind) error {
+	c.counts.newcomersTurnedAway.Add(1)
+	if o := c.outages[kind].Load(); o != nil && c.now() < o.until+int64(outageLasts) {
+		return o.err // nobody got an answer since
+	}
+	return &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: "too many were asked about that were not seen before", unasked: true}
 }
 
 // begin gives the time at which a question begins, and notes it.
@@ -395,13 +397,18 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 		c.unknown.Add(key, e)
 	}
 	e.answered, e.asked = value.at, asked
-	for meter, units := range e.spent {
-		if i := value.meter(meter); i >= 0 {
-			value = value.withMeter(i, value.meters[i].Balance-units)
-		}
-	}
+	value = e.lessSpent(value)
 	c.set(e, value, 0)
+	if e.told > asked {
+		e.outdate() // by an event of meanwhile, which this answer may not know of
+	}
 	return value
+}
+
+// outdate has the next request ask.
+func (e *entry) outdate() {
+	e.freshUntil.Store(0)
+	e.staleUntil.Store(0)
 }
 
 // askedBefore reports whether what is cached answers a question from before then,
@@ -449,7 +456,9 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 }
 
 // tell takes in what an event of that age says of a customer, under both ids, and
-// reports whether it did: not when what is known of them is younger.
+// reports whether it did: not when what is known of them is younger. Where the event
+// cannot be trusted to be the last word, the next request asks: it may be late, or the
+// younger answer come out of a cache of Polar's that did not know of it yet.
 func (c *entitlementCache) tell(value *Entitlements, age time.Duration) bool {
 	c.storing.Lock()
 	defer c.storing.Unlock()
@@ -459,51 +468,80 @@ func (c *entitlementCache) tell(value *Entitlements, age time.Duration) bool {
 	}
 	free, outdated := keys[:0:0], false // free is what no other customer has by now
 	for _, key := range keys {
-		e, ok := c.known[key.kind].Peek(key.id)
-		if !ok {
+		e, known := c.known[key.kind].Peek(key.id)
+		if !known {
+			if e, ok := c.unknown.Peek(key); ok && e.before(value.at) {
+				c.unknown.Remove(key)
+				outdated = true
+			}
 			free = append(free, key)
 			continue
 		}
 		of := e.value.Load().customer
-		other := of != "" && of != value.customer
-		if other && (!value.known || e.before(value.at)) {
-			continue
+		switch other := of != "" && of != value.customer; {
+		case other && !value.known:
+		case other && e.before(value.at):
+			e.heard(value.at, c.now())
+		default:
+			free = append(free, key)
+			outdated = outdated || e.before(value.at)
 		}
-		free = append(free, key)
-		outdated = outdated || e.before(value.at)
 	}
-	if outdated {
-		// The younger answer may be under one id only, or have come out of a cache of
-		// Polar's that did not know yet what the event says: the next request asks.
-		for _, key := range free {
-			if e, ok := c.known[key.kind].Peek(key.id); ok && value.at > e.event {
-				e.freshUntil.Store(0)
-				e.staleUntil.Store(0)
-			}
-		}
-		return false
-	}
-	if last, ok := c.known[byPolarID].Peek(value.customer); ok {
-		// The program's id of a customer can change; nobody is found by the
-		// old one any more.
+	if last, ok := c.known[byPolarID].Peek(value.customer); ok && !outdated {
+		// The program's id of a customer can change; who is known by Polar's id is
+		// not found by the old one any more.
 		if was := last.value.Load().external; was != value.external {
 			if e, ok := c.known[byExternalID].Peek(was); ok && e.value.Load().customer == value.customer {
 				c.known[byExternalID].Remove(was)
 			}
 		}
 	}
+	late := outdated || age > readTime
 	for _, key := range free {
-		e, ok := c.known[key.kind].Peek(key.id)
-		if !ok {
+		e, known := c.known[key.kind].Peek(key.id)
+		switch {
+		case known && e.before(value.at):
+			e.heard(value.at, c.now())
+			continue
+		case !known && outdated:
+			continue
+		case !known:
 			e = &entry{}
 			c.known[key.kind].Add(key.id, e)
 		}
 		c.unknown.Remove(key)
 		e.event, e.told = value.at, c.now()
-		e.forgetSpent()
-		c.set(e, value, age)
+		said := value
+		if late {
+			said = e.lessSpent(value) // Polar may not have counted that by then
+		} else {
+			e.forgetSpent()
+		}
+		c.set(e, said, age)
+		if late {
+			e.outdate()
+		}
 	}
-	return true
+	return !outdated
+}
+
+// heard notes an event that is older than the answer: the next request asks, unless
+// a younger event said what was to be said. storing is held.
+func (e *entry) heard(at, now int64) {
+	if at > e.event {
+		e.told = now
+		e.outdate()
+	}
+}
+
+// lessSpent is a value less what was spent since the question. storing is held.
+func (e *entry) lessSpent(value *Entitlements) *Entitlements {
+	for meter, units := range e.spent {
+		if i := value.meter(meter); i >= 0 {
+			value = value.withMeter(i, value.meters[i].Balance-units)
+		}
+	}
+	return value
 }
 
 // spend takes units off a meter, if the balance allows: then rest is what is left,

@@ -248,14 +248,11 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	}
 	c.cache.fresh, c.cache.stale, c.cache.grace = config.FreshFor, config.StaleFor, config.GracePeriod
 	c.cache.negative, c.cache.timeout = config.UnknownFor, config.Timeout
+	c.cache.flights.Keep = config.Timeout // the answer is of use to whoever comes next
 	c.cache.ask, c.cache.panicked = c.ask, c.logPanic
-	perMinute := config.RequestsPerMinute
-	if perMinute == 0 {
-		perMinute = defaultPerMinute(config.Server, config.BaseURL)
-	}
-	all := client.pace.(*minuteLimit).limiter // there is a token
-	customers := newcomerLimit{newMinuteLimit(perMinute / 4).limiter, all}
-	c.cache.newcomers = [keyKinds]allower{customers, customers, newMinuteLimit(perMinute / 4).limiter}
+	limit := client.pace.(*minuteLimit) // there is a token
+	customers, keys := newcomerLimit{limit.newCustomers, limit}, newcomerLimit{limit.newKeys, nil}
+	c.cache.newcomers = [keyKinds]newcomerLimit{customers, customers, keys}
 	return c, nil
 }
 
@@ -320,8 +317,10 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 	}
 	began := c.cache.now()
 	value, err := c.cache.renew(ctx, customer.key, inAnyCase)
-	if err == nil && c.cache.askedBefore(customer.key, began) {
-		value, err = c.cache.renew(ctx, customer.key, inAnyCase) // that was an older question
+	if err == nil && c.cache.askedBefore(customer.key, began) { // that was an older question
+		if newer, err := c.cache.renew(ctx, customer.key, inAnyCase); err == nil {
+			value = newer
+		}
 	}
 	return value, c.callError(err)
 }

@@ -1,6 +1,7 @@
 package polargate_test
 
 import (
+	"fmt"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -128,5 +129,53 @@ func TestAKeyThatIsKnownButCannotBeCheckedIsAskedAboutOnceASecond(t *testing.T) 
 			time.Sleep(10 * time.Millisecond)
 		}
 		assert.LessOrEqual(t, s.asked()-asked, 1+int(time.Since(at).Seconds()))
+	})
+}
+
+func TestALineThatDripsHoldsUpOneCustomerAndNotAll(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed()
+		for i := range 20 {
+			s.add(fmt.Sprint("usr_", i))
+			s.has(customers, fmt.Sprint("usr_", i), true)
+		}
+		time.Sleep(2 * time.Hour)
+		s.polar.Inject(polartest.Fault{Effect: polartest.SlowDrip(time.Second)})
+		s.has(customers, paying, true)
+		at := time.Now()
+		for i := range 20 {
+			s.has(customers, fmt.Sprint("usr_", i), true)
+		}
+		assert.Zero(t, time.Since(at))
+	})
+}
+
+func TestACustomerForWhomPolarFailsShutsOutNobodyWhoIsKnown(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor, c.StaleFor, c.GracePeriod = time.Second, -1, -1 })
+		s.polar.Inject(polartest.Fault{Path: "/usr_bad/state", Effect: polartest.ServerError(500)})
+		stop := make(chan struct{})
+		var group sync.WaitGroup
+		for range 4 {
+			time.Sleep(time.Second / 4)
+			group.Go(func() {
+				for {
+					select {
+					case <-stop:
+						return
+					case <-time.After(100 * time.Millisecond):
+						_, _ = customers.Entitlements(t.Context(), polargate.ExternalID("usr_bad"))
+					}
+				}
+			})
+		}
+		for range 600 {
+			time.Sleep(100 * time.Millisecond)
+			s.has(customers, paying, true)
+		}
+		close(stop)
+		group.Wait()
 	})
 }

@@ -696,6 +696,21 @@ func TestARefreshIsNotAnsweredByAnOlderQuestion(t *testing.T) {
 	})
 }
 
+func TestARefreshThatCannotAskAgainGivesTheAnswerThatItJoined(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.open(func(c *polargate.CustomersConfig) { c.RequestsPerMinute = 4 }) // one newcomer
+		s.polar.Inject(polartest.Fault{Times: 1, Effect: polartest.Delay(2 * time.Second)})
+		var group sync.WaitGroup
+		group.Go(func() { _, _ = customers.Entitlements(t.Context(), polargate.ExternalID("usr_new")) })
+		time.Sleep(time.Second)
+		e, err := customers.Refresh(t.Context(), polargate.ExternalID("usr_new"))
+		require.NoError(t, err)
+		assert.False(t, e.Known())
+		group.Wait()
+	})
+}
+
 func TestSettingsThatMeanForEverNeverEnd(t *testing.T) {
 	for name, set := range map[string]func(*polargate.CustomersConfig){
 		"fresh for ever": func(c *polargate.CustomersConfig) { c.FreshFor = math.MaxInt64 },
@@ -856,6 +871,42 @@ func TestWhatIsSpentWhilePolarIsAskedIsNotForgotten(t *testing.T) {
 	})
 }
 
+func TestALateEventDoesNotGiveBackWhatWasSpent(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+		received(t, s, customers)
+		time.Sleep(10 * time.Second)
+		s.polar.HoldDeliveries()
+		s.polar.GrantBenefit(paying, polartest.Benefit{BenefitID: teaBenefit}) // the event says that 100 are left
+		time.Sleep(time.Second)
+		late, spent := s.polar.Deliveries(), 0
+		spendAll := func() {
+			for {
+				_, ok, err := customers.Spend(t.Context(), polargate.ExternalID(paying), callsMeter, 10)
+				require.NoError(t, err)
+				if !ok {
+					return
+				}
+				s.polar.DebitMeter(paying, callsMeter, 10) // the program tells Polar
+				spent += 10
+			}
+		}
+		spendAll()
+		require.Equal(t, 100, spent)
+		time.Sleep(20 * time.Minute)
+		s.polar.ReleaseDeliveries(late[len(late)-1].ID)
+		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+		s.polar.SetOffline(true)
+		spendAll()
+		s.polar.SetOffline(false)
+		time.Sleep(time.Minute)
+		spendAll()
+		assert.Equal(t, 100, spent)
+		s.has(customers, paying, true)
+	})
+}
+
 // received is a shop with an endpoint that leads to its Customers.
 func received(t *testing.T, s *shop, customers *polargate.Customers) polartest.Endpoint {
 	t.Helper()
@@ -993,7 +1044,7 @@ func TestAnEventThatIsHoursOldIsNotFresh(t *testing.T) {
 		old := s.polar.Deliveries()
 		time.Sleep(3 * time.Hour)
 		s.polar.RevokeBenefit(paying, proBenefit)
-		customers := s.open()
+		customers := s.open(func(c *polargate.CustomersConfig) { c.FreshFor = 24 * time.Hour })
 		endpoint := received(t, s, customers)
 		again := polartest.Message{ID: "msg_again", Body: old[len(old)-1].Body}
 		status, err := s.polar.Send(endpoint.ID, again)
@@ -1045,6 +1096,54 @@ func TestAnEventThatOneIdIsAheadOfHasTheOtherAsked(t *testing.T) {
 		asked := s.asked()
 		s.has(customers, paying, false)
 		assert.Equal(t, asked, s.asked(), "once")
+	})
+}
+
+func TestAnEventThatOneIdIsAheadOfIsNewsForTheOther(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+		received(t, s, customers)
+		customer, _ := s.polar.Customer(paying)
+		time.Sleep(time.Minute)
+		s.polar.HoldDeliveries()
+		s.polar.RevokeBenefit(paying, proBenefit)
+		time.Sleep(10 * time.Second)
+		_, err := customers.Entitlements(t.Context(), polargate.CustomerID(customer.ID))
+		require.NoError(t, err)
+		s.polar.ReleaseDeliveries()
+		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+		s.polar.SetOffline(true)
+		s.has(customers, paying, false)
+		time.Sleep(48 * time.Hour)
+		s.has(customers, paying, false)
+	})
+}
+
+func TestAnEventThatIsOlderThanA404HasPolarAsked(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.open(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+		received(t, s, customers)
+		s.polar.HoldDeliveries()
+		s.polar.GrantBenefit(paying, polartest.Benefit{BenefitID: teaBenefit})
+		late := s.polar.Deliveries()
+		time.Sleep(30 * time.Second)
+		s.polar.DeleteCustomer(paying)
+		time.Sleep(30 * time.Second)
+		s.has(customers, paying, false)
+		asked := s.asked()
+		for _, d := range late {
+			s.polar.ReleaseDeliveries(d.ID)
+		}
+		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+		s.polar.SetOffline(true)
+		_, err := customers.Entitlements(t.Context(), polargate.ExternalID(paying))
+		require.ErrorIs(t, err, polargate.ErrUnreachable, "the event decides nothing")
+		time.Sleep(time.Second)
+		s.polar.SetOffline(false)
+		s.has(customers, paying, false)
+		assert.Equal(t, asked+1, s.asked())
 	})
 }
 

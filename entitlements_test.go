@@ -515,7 +515,9 @@ func TestWhoLookedJustBeforeAnAnswerCameDoesNotAskAgain(t *testing.T) {
 	cache, err := newEntitlementCache(4)
 	require.NoError(t, err)
 	cache.fresh, cache.negative, cache.timeout = time.Hour, time.Hour, time.Minute
-	cache.newcomers = [keyKinds]allower{rate.NewLimiter(10, 10), rate.NewLimiter(10, 10), rate.NewLimiter(10, 10)}
+	for kind := range cache.newcomers {
+		cache.newcomers[kind].share = rate.NewLimiter(10, 10)
+	}
 	asked := 0
 	for _, known := range []bool{true, false} {
 		cache.ask = func(context.Context, cacheKey) (*Entitlements, error) {

@@ -130,7 +130,8 @@ type Error struct {
 
 	// sent: the request may have reached Polar and been carried out there.
 	sent bool
-	// unasked: Polar was not asked, since too many others were to be asked about.
+	// unasked: Polar was not asked, since too many others were to be asked about. It
+	// says nothing of Polar.
 	unasked bool
 	// say replaces the phrases of the reason, where they are known better.
 	say phrases

@@ -39,8 +39,9 @@ type Route struct {
 	// FailOpen lets requests pass, without Entitlements in their context, when
 	// nobody can say what the customer may use. False answers 503, and so do
 	// requests that were given up meanwhile, and license keys that were turned
-	// away unasked (see CustomersStats.TurnedAway) or that a firewall before Polar
-	// refused: senders could see to these.
+	// away unasked (see CustomersStats.TurnedAway) or about which something before
+	// Polar answered, such as a firewall with a page: senders could see to these.
+	// Customers beyond the request budget do pass.
 	FailOpen bool
 	// UpgradeURL and Refuse replace those of the configuration; empty and nil
 	// leave them.
@@ -157,7 +158,7 @@ func (route *Route) opensFor(r *http.Request, refusal *Refusal) bool {
 		return false
 	}
 	e, ok := errors.AsType[*Error](refusal.Err)
-	return route.LicenseKey == nil || !ok || !e.unasked && (e.Reason == ErrClosed || ofEverybody(e))
+	return route.LicenseKey == nil || !ok || e.Reason == ErrClosed || ofEverybody(e)
 }
 
 func (route *Route) refuse(w http.ResponseWriter, r *http.Request, refusal Refusal) {
@@ -243,8 +244,11 @@ func (w *statusWriter) FlushError() error {
 
 // ReadFrom lets a writer further out send a file without reading it, if it can.
 func (w *statusWriter) ReadFrom(from io.Reader) (int64, error) {
-	w.begin(http.StatusOK)
-	return io.Copy(w.ResponseWriter, from)
+	n, err := io.Copy(w.ResponseWriter, from)
+	if n > 0 { // else nothing was sent, and an error may follow
+		w.begin(http.StatusOK)
+	}
+	return n, err
 }
 
 // Hijack is for handlers that do not look for it with http.ResponseController.

@@ -20,6 +20,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/polargate/polargate"
@@ -591,6 +592,22 @@ func TestWhatTheWriterFurtherOutCanDoIsNotLostBehindASpend(t *testing.T) {
 		assert.EqualValues(t, 12, w.taken)
 		assert.Equal(t, "a large file", w.Body.String())
 	})
+	t.Run("units come back when the file cannot be read and the handler says so", func(t *testing.T) {
+		t.Parallel()
+		customers := newShop(t).warmed()
+		server := httptest.NewServer(customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 1}})(
+			http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if _, err := io.Copy(w, struct{ io.Reader }{iotest.ErrReader(io.ErrUnexpectedEOF)}); err != nil {
+					http.Error(w, "the disk is gone", http.StatusBadGateway)
+				}
+			})))
+		defer server.Close()
+		resp, err := http.Get(server.URL)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 502, resp.StatusCode)
+		assert.InDelta(t, 100, balanceOf(t, customers), 0)
+	})
 	t.Run("a writer that takes no file gets its bytes", func(t *testing.T) {
 		t.Parallel()
 		recorder := httptest.NewRecorder()
@@ -1060,6 +1077,114 @@ func TestAKeyThatAFirewallDoesNotLikeDoesNotOpenARouteThatFailsOpen(t *testing.T
 		s.polar.SetOffline(true)
 		assert.Equal(t, 200, get(handler, "/", "X-License-Key", "NEVER-SEEN-KEY-1").Code, "nobody can say")
 	})
+}
+
+// failsOpen is a route of license keys that fails open.
+func failsOpen(customers *polargate.Customers) http.Handler {
+	return customers.Route(polargate.Route{LicenseKey: func(r *http.Request) string { return r.Header.Get("X-License-Key") }, FailOpen: true})(whoever)
+}
+
+func TestAServerThatIsBusyDoesNotOpenARouteThatFailsOpen(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.open(func(c *polargate.CustomersConfig) { c.FreshFor = time.Minute })
+		const crowd = 230 // whom to know takes nearly all of 240 a minute
+		for i := range crowd {
+			s.add(fmt.Sprint("usr_", i))
+		}
+		stop := make(chan struct{})
+		var visitors sync.WaitGroup
+		visitors.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Second / crowd):
+					_, _ = customers.Entitlements(t.Context(), polargate.ExternalID(fmt.Sprint("usr_", i%crowd)))
+				}
+			}
+		})
+		time.Sleep(5 * time.Minute)
+		var opened atomic.Int64
+		var made sync.WaitGroup
+		for i := range 3000 {
+			made.Go(func() {
+				if get(failsOpen(customers), "/", "X-License-Key", fmt.Sprint("MADE-UP-", i)).Code == 200 {
+					opened.Add(1)
+				}
+			})
+			time.Sleep(50 * time.Millisecond)
+		}
+		made.Wait()
+		close(stop)
+		visitors.Wait()
+		assert.Zero(t, opened.Load(), "Polar was there all the time")
+	})
+}
+
+func TestASmallerAllowanceOfTheSameTokenBoundsNewcomersToo(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.warmed()
+		_, err := polargate.NewClient(polargate.ClientConfig{
+			OrganizationID: s.polar.OrganizationID(), AccessToken: s.config.AccessToken, BaseURL: s.polar.URL(), HTTPClient: s.polar.Client(), RequestsPerMinute: 60,
+		})
+		require.NoError(t, err)
+		var group sync.WaitGroup
+		for i := range 1200 {
+			group.Go(func() {
+				assert.NotEqual(t, 200, get(failsOpen(customers), "/", "X-License-Key", fmt.Sprint("MADE-UP-", i)).Code)
+			})
+			if i%100 == 99 {
+				e, err := customers.Refresh(t.Context(), polargate.ExternalID(paying))
+				require.NoError(t, err)
+				assert.Less(t, time.Since(e.CheckedAt()), 10*time.Second, "half is left for those who are known")
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		group.Wait()
+	})
+}
+
+func TestAnOutageOpensARouteThatFailsOpenToEverybody(t *testing.T) {
+	for _, perMinute := range []int{20, 100, 300} {
+		t.Run(fmt.Sprint(perMinute, " a minute"), func(t *testing.T) {
+			bubbled(t, func(t *testing.T) {
+				s, _ := sold(t)
+				customers := s.open(func(c *polargate.CustomersConfig) { c.RequestsPerMinute = perMinute })
+				s.polar.SetOffline(true)
+				for i := range 600 {
+					require.Equal(t, 200, get(failsOpen(customers), "/", "X-License-Key", fmt.Sprint("NEW-", i)).Code, i)
+					time.Sleep(100 * time.Millisecond)
+				}
+				s.polar.SetOffline(false)
+				time.Sleep(time.Minute)
+				assert.Equal(t, 401, get(failsOpen(customers), "/", "X-License-Key", "MADE-UP-1").Code)
+			})
+		})
+	}
+}
+
+// Who sends a key can have a firewall answer it with a page, so pages open nothing.
+func TestWhichFailuresOpenARouteOfKeys(t *testing.T) {
+	for name, c := range map[string]struct {
+		effect polartest.Effect
+		want   int
+	}{
+		"silence": {polartest.Hang(), 200}, "a server error": {polartest.ServerError(500), 200}, "an answer that is lost": {polartest.AnswerLost(), 200},
+		"an answer that breaks off": {polartest.Truncated(), 200}, "a line that drips": {polartest.SlowDrip(time.Second), 200},
+		"a page": {polartest.LoginPage(200), 503}, "a redirect": {polartest.LoginPage(302), 503}, "a block": {polartest.ProxyPage(403), 503},
+		"no path": {polartest.RouterNotFound(), 503}, "nonsense": {polartest.Garbage(), 503},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubbled(t, func(t *testing.T) {
+				s, _ := sold(t)
+				customers := s.open()
+				s.polar.Inject(polartest.Fault{Effect: c.effect})
+				assert.Equal(t, c.want, get(failsOpen(customers), "/", "X-License-Key", secretKey).Code)
+			})
+		})
+	}
 }
 
 func TestOfAKeyThatIsRefusedNoRequirementIsNamed(t *testing.T) {

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/polargate/polargate/internal/permit"
@@ -293,6 +294,10 @@ func serverName(base string) string {
 // a minute, and silent after Polar asked for a pause.
 type minuteLimit struct {
 	limiter *rate.Limiter
+	// newCustomers and newKeys have a quarter each of the same allowance, for who
+	// was never seen.
+	newCustomers, newKeys *rate.Limiter
+	newcomers             atomic.Int64 // customers who were never seen, and are asked about now
 
 	mu        sync.Mutex
 	perMinute int
@@ -314,16 +319,25 @@ func tokenLimit(base, token string, perMinute, byDefault int) *minuteLimit {
 	defer m.mu.Unlock()
 	if perMinute != 0 && perMinute != m.perMinute {
 		m.perMinute = perMinute
-		limit, burst := splitMinute(perMinute)
-		m.limiter.SetLimit(limit)
-		m.limiter.SetBurst(burst)
+		for limiter, part := range m.parts() {
+			limit, burst := splitMinute(perMinute / part)
+			limiter.SetLimit(limit)
+			limiter.SetBurst(burst)
+		}
 	}
 	return m
 }
 
+// parts are the limiters, with what part of the allowance each of them has.
+func (m *minuteLimit) parts() map[*rate.Limiter]int {
+	return map[*rate.Limiter]int{m.limiter: 1, m.newCustomers: newcomerPart, m.newKeys: newcomerPart}
+}
+
+const newcomerPart = 4
+
 func newMinuteLimit(perMinute int) *minuteLimit {
-	limit, burst := splitMinute(perMinute)
-	return &minuteLimit{limiter: rate.NewLimiter(limit, burst), perMinute: perMinute}
+	part := func(of int) *rate.Limiter { return rate.NewLimiter(splitMinute(perMinute / of)) }
+	return &minuteLimit{limiter: part(1), newCustomers: part(newcomerPart), newKeys: part(newcomerPart), perMinute: perMinute}
 }
 
 // splitMinute splits a minute's allowance into a burst and a refill that together
@@ -336,7 +350,7 @@ func splitMinute(perMinute int) (rate.Limit, int) {
 }
 
 // lookAgain is how often those in the line look whether it has become shorter.
-const lookAgain = time.Second
+const lookAgain = 100 * time.Millisecond
 
 // start waits for the limiter, in the order of arrival. Nothing is reserved ahead:
 // rate.Limiter takes back what is reserved only from who came last, so that callers
@@ -381,22 +395,21 @@ func (m *minuteLimit) leave(turn int64) {
 	m.line = slices.DeleteFunc(m.line, func(other int64) bool { return other == turn })
 }
 
-// pass lets through who is first in the line if the limiter does, or says how long
-// that takes at this place in the line; 0 means through.
+// pass lets through who is first in the line if the limiter does, and others if there
+// is enough for all ahead of them too. Or it says how long that takes; 0 means through.
 func (m *minuteLimit) pass(turn int64) time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	ahead := slices.Index(m.line, turn)
-	if ahead == 0 && m.limiter.Allow() {
+	lacking := float64(slices.Index(m.line, turn)+1) - m.limiter.Tokens()
+	if lacking <= 0 && m.limiter.Allow() {
 		return 0
 	}
-	lacking := float64(ahead+1) - m.limiter.Tokens()
 	seconds := max(0, lacking) / float64(m.limiter.Limit())
 	return max(time.Duration(seconds*float64(time.Second)), time.Millisecond)
 }
 
 func overMinute(wait time.Duration, err error) error {
-	return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit on requests a minute " + afterDeadline, Err: err}
+	return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit on requests a minute " + afterDeadline, Err: err, unasked: true}
 }
 
 func (m *minuteLimit) pausing() error {
@@ -429,14 +442,26 @@ func laterPause(paused time.Time, d time.Duration) time.Time {
 	return now.Add(d)
 }
 
-// allower is a limit that does not wait, such as a *rate.Limiter.
-type allower interface{ Allow() bool }
+// newcomerLimit bounds the requests about customers, or keys, who were never seen. A
+// quarter is theirs. Customers also have what nobody else wants, up to half a burst
+// that is left for those who are known: after a restart everyone is new.
+type newcomerLimit struct {
+	share *rate.Limiter
+	idle  *minuteLimit // nil: the share is all
+}
 
-// newcomerLimit bounds the requests about customers who were never seen. A quarter
-// is theirs, and so is what nobody else wants, up to half a burst that is left for
-// those who are known: after a restart everyone is new.
-type newcomerLimit struct{ share, all *rate.Limiter }
-
-func (n newcomerLimit) Allow() bool {
-	return n.all.Tokens() >= float64(n.all.Burst())/2 || n.share.Allow()
+// begin reports whether there is a request for a newcomer; end says that it was made.
+func (n newcomerLimit) begin() (end func(), ok bool) {
+	if n.idle == nil {
+		return func() {}, n.share.Allow()
+	}
+	all := n.idle.limiter
+	// Those under way count, for they may not have taken their request yet.
+	others := n.idle.newcomers.Add(1) - 1
+	end = func() { n.idle.newcomers.Add(-1) }
+	if all.Tokens()-float64(others) >= float64(all.Burst())/2 || n.share.Allow() {
+		return end, true
+	}
+	end()
+	return nil, false
 }

@@ -486,10 +486,10 @@ func TestWhoWaitsForATokensLimitIsLetThroughInOrder(t *testing.T) {
 
 		// The first gives up before its turn, and the next has not noticed yet.
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(1200*time.Millisecond, cancel)
+		time.AfterFunc(1210*time.Millisecond, cancel)
 		go func() { _, _ = m.start(ctx) }()
 		for i := range 2 {
-			time.Sleep(time.Duration(1+i*1300) * time.Millisecond)
+			time.Sleep(time.Duration(1+i*1270) * time.Millisecond)
 			go func() {
 				_, err := m.start(t.Context())
 				assert.NoError(t, err)
@@ -498,6 +498,76 @@ func TestWhoWaitsForATokensLimitIsLetThroughInOrder(t *testing.T) {
 		}
 		assert.Equal(t, 0, <-order)
 		assert.Equal(t, 1, <-order)
+	})
+}
+
+func TestATokensLimitHoldsForThoseWhoComeAndGoAtRandom(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(15) {
+		synctest.Test(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 7))
+			perMinute := 5 + rnd.IntN(300)
+			m := newMinuteLimit(perMinute)
+			type passage struct {
+				who int
+				at  time.Time
+			}
+			var mu sync.Mutex
+			var passed []passage
+			var group sync.WaitGroup
+			for who := range 400 {
+				ctx, leave := context.WithCancel(t.Context())
+				switch who % 4 {
+				case 0:
+					ctx, leave = context.WithTimeout(t.Context(), time.Duration(rnd.IntN(9000))*time.Millisecond)
+				case 1:
+					time.AfterFunc(time.Duration(rnd.IntN(7000))*time.Millisecond, leave)
+				}
+				group.Go(func() {
+					defer leave()
+					_, err := m.start(ctx)
+					mu.Lock()
+					defer mu.Unlock()
+					if err == nil {
+						passed = append(passed, passage{who, time.Now()})
+					} else {
+						assert.Less(t, who%4, 2, "the patient are let through")
+					}
+				})
+				time.Sleep(time.Duration(1+rnd.IntN(400)) * time.Millisecond)
+			}
+			group.Wait()
+			for i, p := range passed {
+				minute := 0
+				for _, later := range passed[i:] {
+					if later.at.Sub(p.at) < time.Minute {
+						minute++
+					}
+					assert.False(t, later.who < p.who && later.at.After(p.at), "seed %d: %d before %d", seed, p.who, later.who)
+				}
+				assert.LessOrEqual(t, minute, perMinute, "seed %d", seed)
+			}
+			assert.Empty(t, m.line)
+		})
+	}
+}
+
+func TestWhoIsLeftInALineDoesNotWaitForThoseWhoHaveGone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		m := newMinuteLimit(300)
+		for m.limiter.Allow() {
+		}
+		ctx, leave := context.WithCancel(t.Context())
+		for range 30 {
+			go func() { _, _ = m.start(ctx) }()
+			time.Sleep(time.Microsecond)
+		}
+		began := time.Now()
+		time.AfterFunc(100*time.Millisecond, leave)
+		_, err := m.start(t.Context())
+		require.NoError(t, err)
+		assert.LessOrEqual(t, time.Since(began), 400*time.Millisecond, "four a second are let through")
 	})
 }
 

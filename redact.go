@@ -2,6 +2,7 @@ package polargate
 
 import (
 	"net/url"
+	"strconv"
 	"strings"
 	"unicode"
 )
@@ -16,7 +17,8 @@ func redact(s string, secrets ...string) string {
 		if secret == "" {
 			continue
 		}
-		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
+		quoted := strconv.Quote(secret)
+		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret), quoted[1 : len(quoted)-1]} {
 			s = withoutSecret(s, form)
 		}
 	}

@@ -190,9 +190,12 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 		c.config.Logger.Warn("polargate: a webhook was signed, but cannot be read", "type", kind, "error", err)
 		return
 	}
-	value.at = at.UnixNano()
 	// An event that could not be delivered is sent again for hours. Both times are
-	// Polar's.
+	// Polar's; that of sending is in whole seconds, and no event is of later than that.
+	if latest := sent.Add(time.Second); at.After(latest) {
+		at = latest
+	}
+	value.at = at.UnixNano()
 	if !c.cache.tell(value, max(0, sent.Sub(at))) {
 		c.cache.counts.eventsOld.Add(1)
 		return

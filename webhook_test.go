@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -342,6 +344,212 @@ func TestA404IsDatedByPolarsClock(t *testing.T) {
 		require.NoError(t, err)
 		assert.True(t, e.Has("pro"), "the event is younger")
 	})
+}
+
+// stating is Customers of a Polar that says states as it is told to.
+func stating(t *testing.T, says func(external string) *http.Response, change ...func(*CustomersConfig)) *Customers {
+	t.Helper()
+	return offlineCustomers(t, append([]func(*CustomersConfig){func(c *CustomersConfig) {
+		c.Timeout = 5 * time.Second
+		c.AccessToken += strconv.FormatUint(rand.Uint64(), 36) // clocks of bubbles are alike
+		c.HTTPClient = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			return says(strings.Split(r.URL.Path, "/")[4]), nil
+		})}
+	}}, change...)...)
+}
+
+type transport func(*http.Request) (*http.Response, error)
+
+func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+// stateNow is Polar's answer about a customer who has so many units, and benefits.
+func stateNow(external string, units int, benefits ...string) *http.Response {
+	grants := make([]string, 0, len(benefits))
+	for _, b := range benefits {
+		grants = append(grants, fmt.Sprintf(`{"benefit_id":%q,"benefit_type":"custom","benefit_metadata":{}}`, b))
+	}
+	body := fmt.Sprintf(`{"id":%q,"external_id":%q,"organization_id":%q,"active_subscriptions":[],"active_meters":[{"meter_id":%q,"consumed_units":0,"credited_units":%d,"balance":%d}],"granted_benefits":[%s]}`,
+		benchCustomer, external, testOrganization, someMeter, units, units, strings.Join(grants, ","))
+	return &http.Response{
+		StatusCode: 200, Body: io.NopCloser(strings.NewReader(body)),
+		Header: http.Header{"Date": {time.Now().UTC().Format(http.TimeFormat)}, "Content-Type": {"application/json"}},
+	}
+}
+
+const someMeter = "aaf2bfea-ac4f-40eb-99ad-de858ccdfd97"
+
+// Polar's own cache does not know of the cancellation for a while.
+func TestAnAnswerThatWasUnderWayDoesNotHideAnEvent(t *testing.T) {
+	t.Parallel()
+	for name, ahead := range map[string]bool{"that was taken in": false, "that an answer was ahead of": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var delay atomic.Int64
+				var cancelledThere atomic.Bool
+				customers := stating(t, func(string) *http.Response {
+					has := []string{proID}
+					if cancelledThere.Load() {
+						has = nil
+					}
+					time.Sleep(time.Duration(delay.Load()))
+					return stateNow("usr_1", 1, has...)
+				}, func(c *CustomersConfig) { c.FreshFor = time.Hour })
+				refresh := func() { _, err := customers.Refresh(t.Context(), ExternalID("usr_1")); assert.NoError(t, err) }
+				refresh()
+				time.Sleep(time.Minute)
+				cancelled := time.Now()
+				time.Sleep(7 * time.Second)
+				if ahead {
+					refresh()
+					time.Sleep(time.Second)
+				}
+				delay.Store(int64(2 * time.Second))
+				var group sync.WaitGroup
+				group.Go(refresh)
+				time.Sleep(time.Second)
+				require.Equal(t, 204, answerOf(customers.WebhookHandler(oldSecret), stateChanged("evt_1", cancelled, "usr_1").signedBy(t, []byte(oldSecret))))
+				cancelledThere.Store(true)
+				group.Wait()
+				e, err := customers.Entitlements(t.Context(), ExternalID("usr_1"))
+				require.NoError(t, err)
+				assert.False(t, e.Has("pro"))
+			})
+		})
+	}
+}
+
+func TestAnEventThatSaysItIsFromTheFutureShadowsNoLaterOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		customers := offlineCustomers(t)
+		h, key := customers.WebhookHandler(oldSecret), []byte(oldSecret)
+		early := stateChanged("evt_1", time.Now().Add(2*time.Hour), "usr_1", proID)
+		early.at = time.Now()
+		require.Equal(t, 204, answerOf(h, early.signedBy(t, key)))
+		time.Sleep(time.Minute)
+		require.Equal(t, 204, answerOf(h, stateChanged("evt_2", time.Now(), "usr_1").signedBy(t, key)))
+		assert.EqualValues(t, 2, customers.Stats().Events)
+		e, err := customers.Entitlements(t.Context(), ExternalID("usr_1"))
+		require.NoError(t, err)
+		assert.False(t, e.Has("pro"))
+	})
+}
+
+// The answer that is ahead, out of a cache of Polar's, is of who had the id before.
+func TestAnIdThatWentToAnotherCustomerIsAskedAbout(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		customers := stating(t, func(external string) *http.Response { return stateNow(external, 1, proID) }, func(c *CustomersConfig) { c.FreshFor = time.Hour })
+		moved := time.Now()
+		time.Sleep(10 * time.Second)
+		look := func() { _, err := customers.Entitlements(t.Context(), ExternalID("usr_1")); require.NoError(t, err) }
+		look()
+		asked := customers.Stats().Requests
+		event := stateChanged("evt_1", moved, "usr_1")
+		event.body = strings.Replace(event.body, benchCustomer, "11111111-2222-4333-8444-555555555555", 1)
+		require.Equal(t, 204, answerOf(customers.WebhookHandler(oldSecret), event.signedBy(t, []byte(oldSecret))))
+		look()
+		assert.Equal(t, asked+1, customers.Stats().Requests)
+	})
+}
+
+func TestOurOwnLimitIsNotTakenForAnOutage(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		customers := stating(t, func(external string) *http.Response { return stateNow(external, 1, proID) })
+		_, err := customers.Entitlements(t.Context(), ExternalID("usr_1"))
+		require.NoError(t, err)
+		time.Sleep(2 * time.Hour)
+		limit := customers.client.pace.(*minuteLimit).limiter
+		for limit.Allow() {
+		}
+		usual := limit.Limit()
+		limit.SetLimit(0.1)
+		_, err = customers.Entitlements(t.Context(), ExternalID("usr_2"))
+		require.ErrorIs(t, err, ErrRateLimited)
+		limit.SetLimit(100 * usual)
+		time.Sleep(100 * time.Millisecond)
+		e, err := customers.Entitlements(t.Context(), ExternalID("usr_1"))
+		require.NoError(t, err)
+		assert.Less(t, time.Since(e.CheckedAt()), time.Minute, "Polar is there, so an old answer does not do")
+	})
+}
+
+func TestAnIdIsInNoErrorThatQuotesIt(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t, func(c *CustomersConfig) {
+		c.HTTPClient = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+			return nil, fmt.Errorf("no rule for %q", r.URL.Path)
+		})}
+	})
+	_, err := customers.Entitlements(t.Context(), ExternalID(`o"brien of the street`))
+	require.ErrorContains(t, err, "no rule for")
+	assert.NotContains(t, err.Error(), "brien of the street")
+}
+
+// A model of what a balance has to be: what Polar last said, less what was spent since
+// that question began and was not given back.
+func TestSpendingAgreesWithAModelWhateverComesInBetween(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(100) {
+		synctest.Test(t, func(t *testing.T) {
+			rnd := rand.New(rand.NewPCG(seed, 3))
+			var fails atomic.Bool
+			var questions, answered atomic.Int64
+			customers := stating(t, func(string) *http.Response {
+				this, failing := questions.Add(1), fails.Load()
+				time.Sleep(1500 * time.Millisecond)
+				if failing {
+					return &http.Response{StatusCode: 403, Body: http.NoBody, Header: http.Header{}}
+				}
+				answered.Store(this)
+				return stateNow("usr_1", 1000)
+			}, func(c *CustomersConfig) { c.FreshFor, c.RequestsPerMinute = 10*time.Second, 1e6 })
+			ref := ExternalID("usr_1")
+			_, err := customers.Entitlements(t.Context(), ref)
+			require.NoError(t, err)
+			type debit struct {
+				units    float64
+				question int64
+				giveBack func()
+				returned bool
+			}
+			var debits []*debit
+			for step := range 200 {
+				switch n := rnd.IntN(10); {
+				case n < 4:
+					d := &debit{units: float64(1 + rnd.IntN(5)), question: questions.Load()}
+					// Not by Spend, which may begin a question at any moment.
+					e, _ := customers.cache.known[byExternalID].Peek("usr_1")
+					if rest, giveBack := customers.cache.spend(ref.key, e.value.Load(), someMeter, d.units); rest != nil {
+						d.giveBack = giveBack
+						debits = append(debits, d)
+					}
+				case n < 7 && len(debits) > 0:
+					d := debits[rnd.IntN(len(debits))]
+					d.giveBack()
+					d.returned = true
+				case n == 7:
+					fails.Store(rnd.IntN(2) == 0)
+				}
+				_, err := customers.Entitlements(t.Context(), ref)
+				require.NoError(t, err)
+				synctest.Wait()
+				e, _ := customers.cache.remembered(ref.key, nil)
+				left := 1000.0
+				for _, d := range debits {
+					if d.question >= answered.Load() && !d.returned {
+						left -= d.units
+					}
+				}
+				m, _ := e.Meter(someMeter)
+				require.InDelta(t, left, m.Balance, 0, "seed %d, step %d", seed, step)
+				time.Sleep(time.Duration(rnd.IntN(1200)) * time.Millisecond)
+			}
+			assert.Greater(t, answered.Load(), int64(2))
+		})
+	}
 }
 
 func TestOneEventSentAtOnceByManyIsTakenInOnce(t *testing.T) {

@@ -14,6 +14,8 @@ import (
 	"runtime/debug"
 	"sync"
 
+	"time"
+
 	"golang.org/x/sync/singleflight"
 )
 
@@ -30,9 +32,9 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
 // Group shares calls of the same name. The zero value is ready to use.
 type Group struct {
-	// Keep lets work go on, and be joined, when every caller has gone. It is set
-	// before the first call.
-	Keep bool
+	// Keep is the age up to which work goes on, and is joined, when every caller has
+	// gone. It is set before the first call.
+	Keep time.Duration
 
 	mu      sync.Mutex // guards what follows; never held while work runs
 	group   singleflight.Group
@@ -43,6 +45,7 @@ type Group struct {
 
 type flight struct {
 	callers int
+	began   time.Time
 	ctx     context.Context
 	cancel  context.CancelFunc
 }
@@ -51,7 +54,7 @@ type flight struct {
 // of them its result.
 //
 // The context that work gets carries the values of the first caller's context.
-// It is cancelled when every caller has gone, unless Keep is set, and by Close. Work
+// It is cancelled when every caller has gone and Keep is over, and by Close. Work
 // that must not be cut short any more detaches itself with context.WithoutCancel.
 func Do[T any](ctx context.Context, g *Group, name string, work func(context.Context) (T, error)) (T, error) {
 	var zero T
@@ -65,7 +68,7 @@ func Do[T any](ctx context.Context, g *Group, name string, work func(context.Con
 	}
 	f := g.waiting[name]
 	if f == nil {
-		f = &flight{}
+		f = &flight{began: time.Now()}
 		f.ctx, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
 		if g.waiting == nil {
 			g.waiting = make(map[string]*flight)
@@ -129,13 +132,13 @@ func (g *Group) land(name string, f *flight) {
 	f.cancel()
 }
 
-// leave counts a caller out, and cancels the work when that was the last one,
-// unless it is kept.
+// leave counts a caller out, and cancels the work when that was the last one and the
+// work is not to be kept.
 func (g *Group) leave(name string, f *flight) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f.callers--
-	if f.callers > 0 || g.Keep {
+	if f.callers > 0 || time.Since(f.began) < g.Keep {
 		return
 	}
 	if g.waiting[name] == f {

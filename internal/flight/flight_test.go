@@ -256,7 +256,7 @@ func TestWhoComesAfterAllHaveLeftGetsFreshWork(t *testing.T) {
 func TestWorkThatIsKeptGoesOnWithoutCallersAndIsJoined(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		g := Group{Keep: true}
+		g := Group{Keep: 2 * time.Minute}
 		var runs atomic.Int32
 		work := func(ctx context.Context) (string, error) {
 			runs.Add(1)
@@ -273,6 +273,30 @@ func TestWorkThatIsKeptGoesOnWithoutCallersAndIsJoined(t *testing.T) {
 		assert.EqualValues(t, 1, runs.Load())
 		assert.Equal(t, result{"done", nil}, <-call(t.Context(), &g, "a", work))
 		assert.EqualValues(t, 2, runs.Load(), "what has ended is not joined")
+	})
+}
+
+func TestWorkThatHangsIsNotKeptForEver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		g := Group{Keep: time.Minute}
+		var runs atomic.Int32
+		free := make(chan struct{})
+		work := func(context.Context) (string, error) {
+			if runs.Add(1) == 1 {
+				<-free // whatever its context says
+			}
+			return "done", nil
+		}
+		patient := func(d time.Duration) result {
+			ctx, leave := context.WithTimeout(t.Context(), d)
+			defer leave()
+			return <-call(ctx, &g, "a", work)
+		}
+		assert.Equal(t, result{"", context.DeadlineExceeded}, patient(time.Minute-1))
+		assert.Equal(t, result{"", context.DeadlineExceeded}, patient(1))
+		assert.Equal(t, result{"done", nil}, patient(1), "whoever comes then starts anew")
+		close(free)
 	})
 }
 

@@ -324,7 +324,7 @@ var limits = []mutant{
 		name:  "who waits for a token's limit is overtaken",
 		rule:  "a limit lets through in the order of arrival",
 		file:  "ratelimit.go",
-		old:   `	if ahead == 0 && m.limiter.Allow() {`,
+		old:   `	if lacking <= 0 && m.limiter.Allow() {`,
 		new:   `	if m.limiter.Allow() {`,
 		tests: "TestWhoWaitsForATokensLimitIsLetThroughInOrder",
 	},
@@ -343,32 +343,54 @@ var limits = []mutant{
 		name:  "strangers may use up all requests",
 		rule:  "who was never seen cannot starve the known ones",
 		file:  "cache.go",
-		old:   `	if !c.known[key.kind].Contains(key.id) && !c.newcomers[key.kind].Allow() {`,
-		new:   `	if c.known[key.kind].Contains(key.id) && !c.newcomers[key.kind].Allow() {`,
+		old:   `	if !c.known[key.kind].Contains(key.id) {`,
+		new:   `	if c.known[key.kind].Contains(key.id) {`,
 		tests: "TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown",
 	},
 	{
 		name:  "made-up keys use up what new customers may ask",
 		rule:  "keys and customers never seen before have shares of their own",
 		file:  "customers.go",
-		old:   `{customers, customers, newMinuteLimit(perMinute / 4).limiter}`,
-		new:   `{customers, customers, customers}`,
+		old:   `newcomerLimit{limit.newKeys, nil}`,
+		new:   `newcomerLimit{limit.newCustomers, limit}`,
 		tests: "TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys|TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown",
 	},
 	{
 		name:  "what nobody else wants is kept from newcomers",
 		rule:  "what is kept for the known ones may be used while they have no use for it",
 		file:  "ratelimit.go",
-		old:   `return n.all.Tokens() >= float64(n.all.Burst())/2 || n.share.Allow()`,
-		new:   `return n.share.Allow()`,
+		old:   `	if all.Tokens()-float64(others) >= float64(all.Burst())/2 || n.share.Allow() {`,
+		new:   `	if others < 0 && all != nil || n.share.Allow() {`,
 		tests: "TestNewcomersHaveTheRequestsThatNobodyElseWants",
+	},
+	{
+		name: "our own limit is taken for an outage",
+		rule: "a limiter's own delay is never reported as Polar being down",
+		file: "ratelimit.go",
+		old: `Err: err, unasked: true}
+}
+
+func (m`,
+		new: `Err: err}
+}
+
+func (m`,
+		tests: "TestOurOwnLimitIsNotTakenForAnOutage|TestAServerThatIsBusyDoesNotOpenARouteThatFailsOpen",
+	},
+	{
+		name:  "a smaller allowance leaves newcomers what they had",
+		rule:  "of several allowances the last that was set counts",
+		file:  "ratelimit.go",
+		old:   `, m.newCustomers: newcomerPart, m.newKeys: newcomerPart}`,
+		new:   `}`,
+		tests: "TestASmallerAllowanceOfTheSameTokenBoundsNewcomersToo",
 	},
 	{
 		name:  "a crowd of newcomers takes all that is idle",
 		rule:  "half a burst is left for those who are known",
 		file:  "ratelimit.go",
-		old:   `return n.all.Tokens() >= float64(n.all.Burst())/2 ||`,
-		new:   `return n.all.Tokens() >= 1 ||`,
+		old:   `	if all.Tokens()-float64(others) >= float64(all.Burst())/2 ||`,
+		new:   `	if all.Tokens()+float64(others) >= 1 ||`,
 		tests: "TestACrowdOfNewcomersLeavesRequestsForThoseWhoAreKnown",
 	},
 }

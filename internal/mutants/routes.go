@@ -142,8 +142,8 @@ var routes = []mutant{
 		name:  "the deletion of one customer reaches another who got their id",
 		rule:  "a deletion ends what that customer had",
 		file:  "cache.go",
-		old:   `		if other && (!value.known || e.before(value.at)) {`,
-		new:   `		if other && e.before(value.at) {`,
+		old:   `		case other && !value.known:`,
+		new:   `		case other && e == nil:`,
 		tests: "TestADeletionThatNamesAnIdOfAnotherCustomerLeavesThemAlone",
 	},
 	{
@@ -155,30 +155,106 @@ var routes = []mutant{
 		tests: "TestAnEventThatIsHoursOldIsNotFresh|TestAnEventThatIsHoursOldStillHelpsInAnOutage",
 	},
 	{
+		name:  "an answer that was under way hides an event",
+		rule:  "an event that came meanwhile has Polar asked again",
+		file:  "cache.go",
+		old:   `		e.outdate() // by an event`,
+		new:   `		_ = e // by an event`,
+		tests: "TestAnAnswerThatWasUnderWayDoesNotHideAnEvent",
+	},
+	{
+		name:  "a late event gives back what was spent",
+		rule:  "less what was spent since the question",
+		file:  "cache.go",
+		old:   `			said = e.lessSpent(value) // Polar`,
+		new:   `			said = value // Polar`,
+		tests: "TestALateEventDoesNotGiveBackWhatWasSpent",
+	},
+	{
+		name: "a late event is the last word",
+		rule: "a late event has Polar asked",
+		file: "cache.go",
+		old: `		if late {
+			e.outdate()`,
+		new: `		if late && age < 0 {
+			e.outdate()`,
+		tests: "TestAnEventThatIsHoursOldIsNotFresh",
+	},
+	{
+		name: "an event older than a 404 is believed",
+		rule: "an event that is older than an answer has Polar asked",
+		file: "cache.go",
+		old: `				c.unknown.Remove(key)
+				outdated = true`,
+		new:   `				_ = outdated`,
+		tests: "TestAnEventThatIsOlderThanA404HasPolarAsked",
+	},
+	{
+		name: "an event about an id's new owner is lost",
+		rule: "an event that is older than an answer has Polar asked",
+		file: "cache.go",
+		old: `		case other && e.before(value.at):
+			e.heard(value.at, c.now())`,
+		new:   `		case other && e.before(value.at):`,
+		tests: "TestAnIdThatWentToAnotherCustomerIsAskedAbout",
+	},
+	{
+		name:  "an event that one id is ahead of is lost for the other",
+		rule:  "what is younger counts, for each id",
+		file:  "cache.go",
+		old:   `		case known && e.before(value.at):`,
+		new:   `		case known && outdated:`,
+		tests: "TestAnEventThatOneIdIsAheadOfIsNewsForTheOther",
+	},
+	{
+		name:  "an event from the future shadows all later ones",
+		rule:  "an event is not of later than its sending",
+		file:  "webhook.go",
+		old:   `		at = latest`,
+		new:   `		_ = latest`,
+		tests: "TestAnEventThatSaysItIsFromTheFutureShadowsNoLaterOne",
+	},
+	{
 		name: "an event that an answer is ahead of is lost",
 		rule: "an event that is older than an answer has Polar asked",
 		file: "cache.go",
-		old: `				e.freshUntil.Store(0)
-				e.staleUntil.Store(0)`,
-		new:   `				_ = e`,
+		old: `		e.told = now
+		e.outdate()`,
+		new:   `		_ = now`,
 		tests: "TestAnEventThatOneIdIsAheadOfHasTheOtherAsked|TestAnEventThatCorrectsAnAnswerFromPolarsCacheIsNotLost",
 	},
 	{
 		name:  "an event that another is ahead of has Polar asked",
 		rule:  "repeats and late arrivals have no effect",
 		file:  "cache.go",
-		old:   `ok && value.at > e.event {`,
-		new:   `ok && value.at != 0 {`,
+		old:   `	if at > e.event {`,
+		new:   `	if at != 0 {`,
 		tests: "TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne",
 	},
 
 	// Routes.
 	{
+		name:  "an outage shuts out those whom nobody asked about",
+		rule:  "a route that fails open does so when nobody can say",
+		file:  "cache.go",
+		old:   `	if o := c.outages[kind].Load(); o != nil && c.now() < o.until+int64(outageLasts) {`,
+		new:   `	if o := c.outages[kind].Load(); o != nil && c.now() < 0 {`,
+		tests: "TestAnOutageOpensARouteThatFailsOpenToEverybody",
+	},
+	{
+		name:  "units are gone when a file cannot be read",
+		rule:  "what was spent comes back after a 5xx",
+		file:  "http_middleware.go",
+		old:   `	if n > 0 { // else`,
+		new:   `	if n >= 0 { // else`,
+		tests: "TestWhatTheWriterFurtherOutCanDoIsNotLostBehindASpend",
+	},
+	{
 		name:  "a key that a firewall does not like opens a route that fails open",
 		rule:  "nobody opens a route by what they send",
 		file:  "http_middleware.go",
-		old:   `!e.unasked && (e.Reason == ErrClosed || ofEverybody(e))`,
-		new:   `!e.unasked`,
+		old:   `!ok || e.Reason == ErrClosed || ofEverybody(e)`,
+		new:   `!ok || !e.unasked`,
 		tests: "TestAKeyThatAFirewallDoesNotLikeDoesNotOpenARouteThatFailsOpen",
 	},
 	{
@@ -316,9 +392,9 @@ var routes = []mutant{
 	{
 		name:  "a flood of made-up keys opens a route that fails open",
 		rule:  "nobody can bring about that a route fails open",
-		file:  "http_middleware.go",
-		old:   `	return route.LicenseKey == nil || !ok || !e.unasked`,
-		new:   `	return route.LicenseKey == nil || !ok || e.Reason != ""`,
+		file:  "cache.go",
+		old:   `	case !ok || failure.unasked:`,
+		new:   `	case !ok:`,
 		tests: "TestAFloodOfMadeUpKeysDoesNotOpenARouteThatFailsOpen",
 	},
 	{
