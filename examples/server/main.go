@@ -41,7 +41,24 @@ import (
 	"github.com/polargate/polargate/examples/internal/setting"
 )
 
+// usage is what arguments are answered with: there are none.
+const usage = `usage: server
+
+It is set up by the environment:
+
+  POLAR_ACCESS_TOKEN    the organization access token; without it, an embedded Polar
+  POLAR_WEBHOOK_SECRET  the secret of the webhook endpoint; old,new while it is replaced
+  POLARGATE_FEATURES    what benefits unlock: benefit=feature,feature;benefit=…
+  POLARGATE_METER       the id of the meter that /meter uses
+  POLAR_API_URL         another base URL, for a proxy or a test
+  ADDR                  where to listen; 127.0.0.1:8080 if empty
+`
+
 func main() {
+	if len(os.Args) > 1 {
+		fmt.Fprint(os.Stderr, usage)
+		os.Exit(2)
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
 	err := run(ctx, os.Getenv, os.Stdout, os.Stderr)

@@ -296,6 +296,25 @@ func TestWithNothingSetTheDemoPrintsCommandsThatWork(t *testing.T) {
 	assert.Zero(t, p.wait())
 }
 
+func TestArgumentsAreAnsweredWithTheSettingsThatThereAre(t *testing.T) {
+	t.Parallel()
+	for _, argument := range []string{"--help", "--port=80"} {
+		cmd, stdout, stderr := command(nil)
+		cmd.Args = append(cmd.Args, argument)
+		var exit *exec.ExitError
+		require.ErrorAs(t, cmd.Run(), &exit)
+		assert.Equal(t, 2, exit.ExitCode())
+		assert.Empty(t, stdout.String())
+		source, err := os.ReadFile("main.go")
+		require.NoError(t, err)
+		settings := regexp.MustCompile(`getenv\("(\w+)"\)`).FindAllSubmatch(source, -1)
+		require.NotEmpty(t, settings)
+		for _, setting := range settings {
+			assert.Contains(t, stderr.String(), string(setting[1]))
+		}
+	}
+}
+
 func TestTheRoutesOfTheDemoAnswerAsDocumented(t *testing.T) {
 	t.Parallel()
 	p := start(t, nil)

@@ -282,16 +282,15 @@ func TestWorkThatHangsIsNotKeptForEver(t *testing.T) {
 		g := Group{Keep: time.Minute}
 		var runs atomic.Int32
 		free := make(chan struct{})
-		work := func(context.Context) (string, error) {
-			if runs.Add(1) == 1 {
-				<-free // whatever its context says
-			}
-			return "done", nil
-		}
 		patient := func(d time.Duration) result {
 			ctx, leave := context.WithTimeout(t.Context(), d)
 			defer leave()
-			return <-call(ctx, &g, "a", work)
+			return <-call(ctx, &g, "a", func(context.Context) (string, error) {
+				if runs.Add(1) == 1 {
+					<-free // whatever its context says
+				}
+				return "done", nil
+			})
 		}
 		assert.Equal(t, result{"", context.DeadlineExceeded}, patient(time.Minute-1))
 		assert.Equal(t, result{"", context.DeadlineExceeded}, patient(1))
