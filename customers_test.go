@@ -1076,21 +1076,29 @@ func TestAnEventThatIsHoursOldStillHelpsInAnOutage(t *testing.T) {
 	})
 }
 
+// behindOneID is a cache that is told of a revocation after Polar's own id of the
+// customer was asked about, and before the program's id was.
+func (s *shop) behindOneID(t *testing.T) *polargate.Customers {
+	t.Helper()
+	customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+	received(t, s, customers)
+	customer, _ := s.polar.Customer(paying)
+	time.Sleep(time.Minute)
+	s.polar.HoldDeliveries()
+	s.polar.RevokeBenefit(paying, proBenefit)
+	time.Sleep(10 * time.Second)
+	e, err := customers.Entitlements(t.Context(), polargate.CustomerID(customer.ID)) // a page for the staff
+	require.NoError(t, err)
+	require.False(t, e.Has("pro"))
+	s.polar.ReleaseDeliveries()
+	require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+	return customers
+}
+
 func TestAnEventThatOneIdIsAheadOfHasTheOtherAsked(t *testing.T) {
 	bubbled(t, func(t *testing.T) {
 		s := newShop(t)
-		customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
-		received(t, s, customers)
-		customer, _ := s.polar.Customer(paying)
-		time.Sleep(time.Minute)
-		s.polar.HoldDeliveries()
-		s.polar.RevokeBenefit(paying, proBenefit)
-		time.Sleep(10 * time.Second)
-		e, err := customers.Entitlements(t.Context(), polargate.CustomerID(customer.ID)) // a page for the staff
-		require.NoError(t, err)
-		require.False(t, e.Has("pro"))
-		s.polar.ReleaseDeliveries()
-		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+		customers := s.behindOneID(t)
 		assert.EqualValues(t, 1, customers.Stats().Outdated)
 		s.has(customers, paying, false)
 		asked := s.asked()
@@ -1102,17 +1110,7 @@ func TestAnEventThatOneIdIsAheadOfHasTheOtherAsked(t *testing.T) {
 func TestAnEventThatOneIdIsAheadOfIsNewsForTheOther(t *testing.T) {
 	bubbled(t, func(t *testing.T) {
 		s := newShop(t)
-		customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
-		received(t, s, customers)
-		customer, _ := s.polar.Customer(paying)
-		time.Sleep(time.Minute)
-		s.polar.HoldDeliveries()
-		s.polar.RevokeBenefit(paying, proBenefit)
-		time.Sleep(10 * time.Second)
-		_, err := customers.Entitlements(t.Context(), polargate.CustomerID(customer.ID))
-		require.NoError(t, err)
-		s.polar.ReleaseDeliveries()
-		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+		customers := s.behindOneID(t)
 		s.polar.SetOffline(true)
 		s.has(customers, paying, false)
 		time.Sleep(48 * time.Hour)
