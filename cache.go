@@ -76,9 +76,17 @@ type entry struct {
 	event, answered, told, asked int64
 	// question counts the questions and events, and base is that of them which said
 	// what is served, less what was spent since; spent is that of each meter since
-	// the last of them. All of these are guarded by storing.
+	// the last of them, and that of the requests under way. All of these are guarded
+	// by storing.
 	question, base int64
 	spent          map[string]float64
+	underWay       map[*debit]struct{}
+}
+
+// debit is an amount that was taken off a meter.
+type debit struct {
+	meter string
+	units float64
 }
 
 // before reports whether an event from that time is older than what is cached. An
@@ -105,6 +113,8 @@ type counters struct {
 	newcomersTurnedAway, panics    atomic.Int64
 	events, eventsOld, eventsTwice atomic.Int64
 	eventsRefused, eventsUnknown   atomic.Int64
+	unidentified, unpaid           atomic.Int64
+	undecided, failedOpen          atomic.Int64
 }
 
 const (
@@ -327,10 +337,22 @@ func (c *entitlementCache) begin(key cacheKey) (asked int64) {
 	return c.now()
 }
 
-// forgetSpent is for what Polar could know of. storing is held.
+// forgetSpent is for what Polar could know of: what was spent by requests that have
+// ended. storing is held.
 func (e *entry) forgetSpent() {
 	e.question++
 	e.spent = nil
+	for d := range e.underWay {
+		e.takeOff(d)
+	}
+}
+
+// takeOff has answers come less a debit, until Polar could know of it. storing is held.
+func (e *entry) takeOff(d *debit) {
+	if e.spent == nil {
+		e.spent = map[string]float64{}
+	}
+	e.spent[d.meter] += d.units
 }
 
 // refreshBehind asks Polar without anybody waiting.
@@ -511,18 +533,28 @@ func (c *entitlementCache) tell(value *Entitlements, age time.Duration) bool {
 		}
 		c.unknown.Remove(key)
 		e.event, e.told = value.at, c.now()
-		said := value
-		if late {
-			said = e.lessSpent(value) // Polar may not have counted that by then
-		} else {
+		if !late { // else Polar may not have counted all of that by then
 			e.forgetSpent()
 		}
-		c.set(e, said, age)
+		c.set(e, e.lessSpent(value), age)
 		if late {
 			e.outdate()
 		}
 	}
 	return !outdated
+}
+
+// distrust has the next request of a customer ask, by either id.
+func (c *entitlementCache) distrust(customer *Entitlements) {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	for _, key := range []cacheKey{{byPolarID, customer.customer}, {byExternalID, customer.external}} {
+		if e, ok := c.known[key.kind].Peek(key.id); ok {
+			e.told = c.now()
+			e.outdate()
+		}
+		c.unknown.Remove(key)
+	}
 }
 
 // heard notes an event that is older than the answer: the next request asks, unless
@@ -534,7 +566,8 @@ func (e *entry) heard(at, now int64) {
 	}
 }
 
-// lessSpent is a value less what was spent since the question. storing is held.
+// lessSpent is a value less what was spent since the question, and by requests under
+// way. storing is held.
 func (e *entry) lessSpent(value *Entitlements) *Entitlements {
 	for meter, units := range e.spent {
 		if i := value.meter(meter); i >= 0 {
@@ -545,10 +578,11 @@ func (e *entry) lessSpent(value *Entitlements) *Entitlements {
 }
 
 // spend takes units off a meter, if the balance allows: then rest is what is left,
-// and giveBack puts them back. Else rest is nil. last is what the caller has just
-// seen, which counts for who was pushed out of the cache since, as if that had
-// happened a moment later.
-func (c *entitlementCache) spend(key cacheKey, last *Entitlements, meter string, units float64) (rest *Entitlements, giveBack func()) {
+// and end is to be called once the request is over, with whether they are given back.
+// Until then a request that says when that is has them taken off each new answer too.
+// Else rest is nil. last is what the caller has just seen, which counts for who was
+// pushed out of the cache since, as if that had happened a moment later.
+func (c *entitlementCache) spend(key cacheKey, last *Entitlements, cost debit, untilEnd bool) (rest *Entitlements, end func(back bool)) {
 	c.storing.Lock()
 	defer c.storing.Unlock()
 	e, found := c.known[key.kind].Peek(key.id)
@@ -556,34 +590,38 @@ func (c *entitlementCache) spend(key cacheKey, last *Entitlements, meter string,
 	if found {
 		value = e.value.Load()
 	}
-	i := value.meter(meter)
-	if i < 0 || value.meters[i].Balance < units {
+	i := value.meter(cost.meter)
+	if i < 0 || value.meters[i].Balance < cost.units {
 		return nil, nil
 	}
-	rest = value.withMeter(i, value.meters[i].Balance-units)
+	rest = value.withMeter(i, value.meters[i].Balance-cost.units)
 	if !found {
-		return rest, func() {}
+		return rest, func(bool) {}
 	}
 	e.value.Store(rest)
-	if e.spent == nil {
-		e.spent = map[string]float64{}
+	e.takeOff(&cost)
+	if untilEnd {
+		if e.underWay == nil {
+			e.underWay = map[*debit]struct{}{}
+		}
+		e.underWay[&cost] = struct{}{}
 	}
-	e.spent[meter] += units
 	question := e.question
 	var once sync.Once
-	return rest, func() {
+	return rest, func(back bool) {
 		once.Do(func() {
 			c.storing.Lock()
 			defer c.storing.Unlock()
-			if question < e.base {
+			delete(e.underWay, &cost)
+			if !back || !untilEnd && question < e.base {
 				return // Polar has said anew what is left
 			}
-			if question == e.question {
-				e.spent[meter] -= units
+			if untilEnd || question == e.question {
+				e.spent[cost.meter] -= cost.units
 			}
 			value := e.value.Load()
-			if i := value.meter(meter); i >= 0 {
-				e.value.Store(value.withMeter(i, value.meters[i].Balance+units))
+			if i := value.meter(cost.meter); i >= 0 {
+				e.value.Store(value.withMeter(i, value.meters[i].Balance+cost.units))
 			}
 		})
 	}

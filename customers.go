@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/polargate/polargate/internal/flight"
+	"golang.org/x/time/rate"
 )
 
 // CustomersConfig configures Customers. Only AccessToken is required.
@@ -61,8 +62,8 @@ type CustomersConfig struct {
 	// Timeout bounds a question to Polar. 0 means 5 seconds.
 	Timeout time.Duration
 	// CacheSize is how many customers are kept by each of their ids, and how many
-	// license keys, and a quarter of that for who is not known. 0 means 10,000.
-	// A customer takes about 1 KiB.
+	// license keys, and a quarter of that for who is not known. 0 means 10,000; the
+	// least is 4. A customer takes about 1 KiB.
 	CacheSize int
 
 	// UpgradeURL is where customers find more, for refusals: a problem report
@@ -121,13 +122,21 @@ func (c CustomersConfig) validate() error {
 	if c.CacheSize < 4 {
 		return &InputError{"CacheSize", "must be at least 4, or 0 for 10,000"}
 	}
-	if c.UpgradeURL != "" {
-		u, err := url.Parse(c.UpgradeURL)
-		if err != nil || u.Scheme != "https" && u.Scheme != "http" && u.Scheme != "" || u.Opaque != "" {
-			return &InputError{"UpgradeURL", "is not a web address or a path on this server"}
-		}
+	return checkUpgradeURL(c.UpgradeURL)
+}
+
+// checkUpgradeURL refuses what a browser cannot be sent to from every page.
+func checkUpgradeURL(address string) error {
+	u, err := url.Parse(address)
+	switch {
+	case address == "":
+		return nil
+	case err == nil && u.Scheme == "" && strings.ContainsRune("/?#", rune(address[0])):
+		return nil
+	case err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "":
+		return nil
 	}
-	return nil
+	return &InputError{"UpgradeURL", `is neither a web address, such as "https://example.com/plans", nor a path on this server, such as "/plans"`}
 }
 
 // CustomerRef names a customer, by either of two ids. Make one with ExternalID or
@@ -171,6 +180,9 @@ func (r CustomerRef) is(id, external string) bool {
 // not reachable at Polar, however it is escaped; dots alone are eaten on the way.
 func (r CustomerRef) check() error {
 	id := r.key.id
+	if r == (CustomerRef{}) {
+		return &InputError{"customer", "is nobody: make one with ExternalID or CustomerID"}
+	}
 	if r.key.kind == byPolarID {
 		if _, ok := canonicalUUID4(id); !ok {
 			return &InputError{"customer id", "is not a UUID of version 4: pass it as Polar gave it, or use ExternalID for an id of your own"}
@@ -215,7 +227,8 @@ type Customers struct {
 		sync.Mutex
 		customers, keys error
 	}
-	seen seenEvents
+	seen   seenEvents
+	badIDs rate.Sometimes // logs them
 }
 
 // NewCustomers makes Customers, without asking Polar. A configuration that cannot
@@ -241,7 +254,7 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 		return nil, err
 	}
 	config.AccessToken = "" // it is in the client now, and in nothing that is printed
-	c := &Customers{config: config, client: client, seen: newSeenEvents()}
+	c := &Customers{config: config, client: client, seen: newSeenEvents(), badIDs: rate.Sometimes{First: 1, Interval: time.Minute}}
 	c.organization.id = client.organizationID
 	if c.cache, err = newEntitlementCache(config.CacheSize); err != nil {
 		return nil, err
@@ -265,8 +278,8 @@ func (c *Customers) Format(f fmt.State, _ rune) {
 func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
 // Close ends refreshes under way and waits for them. What is cached is served
-// still; whatever else fails with ErrClosed. Close can be called again, and always
-// returns nil.
+// still, also by Refresh; whatever else fails with ErrClosed. Close can be called
+// again, and always returns nil.
 func (c *Customers) Close() error {
 	c.cache.close()
 	c.client.Close()
@@ -331,6 +344,10 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 // does not allow it; then nothing was taken. giveBack undoes it, once, unless
 // Polar has been asked since and said a new balance; it is never nil. A customer's two
 // ids have a balance each here: spend a meter by one kind of id.
+//
+// Polar is taken to know of the units when it is next asked, or tells of the customer
+// by a webhook: send the usage event before, or soon after. For work that takes longer
+// there is Route.Spend, whose units stay taken off until the handler ends.
 func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID string, units float64) (giveBack func(), ok bool, err error) {
 	nothing := func() {}
 	if !(units > 0) || units > 1e15 {
@@ -340,8 +357,8 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	if err != nil {
 		return nothing, false, err
 	}
-	if rest, giveBack := c.cache.spend(customer.key, value, normalUUID(meterID), units); rest != nil {
-		return giveBack, true, nil
+	if rest, end := c.cache.spend(customer.key, value, debit{normalUUID(meterID), units}, false); rest != nil {
+		return func() { end(true) }, true, nil
 	}
 	return nothing, false, nil
 }
@@ -525,6 +542,10 @@ type CustomersStats struct {
 	// younger one, Repeated were seen before, Refused had no valid signature or
 	// could not be read, and Ignored were of types that are of no interest.
 	Events, Outdated, Repeated, Refused, Ignored int64
+	// Unidentified, Unpaid and Undecided are requests that a Route did not let in:
+	// with 400 or 401, with 402, and with 503. FailedOpen are those that passed
+	// because of Route.FailOpen.
+	Unidentified, Unpaid, Undecided, FailedOpen int64
 	// Panics were caught.
 	Panics int64
 	// Cached are the customers and keys in memory, a customer once for each id,
@@ -546,6 +567,7 @@ func (c *Customers) Stats() CustomersStats {
 		Requests: n.upstream.Load(), Failures: n.failures.Load(), TurnedAway: n.newcomersTurnedAway.Load(),
 		Events: n.events.Load(), Outdated: n.eventsOld.Load(), Repeated: n.eventsTwice.Load(),
 		Refused: n.eventsRefused.Load(), Ignored: n.eventsUnknown.Load(),
+		Unidentified: n.unidentified.Load(), Unpaid: n.unpaid.Load(), Undecided: n.undecided.Load(), FailedOpen: n.failedOpen.Load(),
 		Panics: n.panics.Load(), Cached: c.cache.cached(), CachedUnknown: c.cache.unknown.Len(),
 	}
 	c.misconfigured.Lock()

@@ -750,6 +750,18 @@ func TestAnErrorAboutAShortIdCanBeRead(t *testing.T) {
 	})
 }
 
+func TestAShortAddressIsInNoError(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		s.config.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
+			return nil, fmt.Errorf("no rule for %s", r.URL.Path)
+		})}
+		_, err := s.open().Entitlements(t.Context(), polargate.ExternalID("a@b"))
+		require.ErrorContains(t, err, "no rule for")
+		assert.NotContains(t, err.Error(), "a@b")
+	})
+}
+
 func TestSpendingAtTheSameTimeNeverExceedsTheBalance(t *testing.T) {
 	bubbled(t, func(t *testing.T) {
 		s := newShop(t)

@@ -314,6 +314,33 @@ func Any(of ...Requirement) Requirement {
 	return Requirement{kind: needsAny, of: slices.Clone(of)}
 }
 
+// Validate reports a mistake for which nobody could ever meet a requirement, as an
+// *InputError: a feature without a name, or an id that Polar cannot have given. The
+// zero value, and Any without requirements, are never met on purpose. Route panics
+// with what Validate reports; ask it first where ids come from a configuration.
+func (r Requirement) Validate() error {
+	switch r.kind {
+	case needsFeature:
+		if r.id == "" {
+			return &InputError{"Feature", "needs a name"}
+		}
+	case needsBenefit, needsProduct, needsMeter:
+		if _, ok := canonicalUUID4(r.id); !ok {
+			name := map[requirementKind]string{needsBenefit: "Benefit", needsProduct: "Product", needsMeter: "Meter"}[r.kind]
+			return &InputError{name, "needs an id that is a UUID of version 4: give it as Polar shows it"}
+		}
+		if math.IsNaN(r.least) {
+			return &InputError{"Meter", "needs an amount that is a number"}
+		}
+	}
+	for _, part := range r.of {
+		if err := part.Validate(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // String says what is required: "feature export", "benefit <id>", "product <id>",
 // "meter <id> of at least 5", "feature a and feature b", "one of feature a, …".
 func (r Requirement) String() string {

@@ -471,6 +471,23 @@ func TestEntitlementsPrintNeitherAnIdOfTheProgramsNorAKeyNorAnAddress(t *testing
 	}
 }
 
+func TestALicenseKeyPrintsItsCustomerByPolarsIdAlone(t *testing.T) {
+	t.Parallel()
+	l := LicenseKey{ID: "the-license", Status: KeyGranted, Customer: Customer{ID: benchCustomer, ExternalID: "a.lovelace@example.com", Name: "Ada Lovelace", AvatarURL: "https://www.gravatar.com/avatar/lovelace"}}
+	var log bytes.Buffer
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "license", l, "pointer", &l, "customer", l.Customer)
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "license", l, "pointer", &l, "customer", l.Customer)
+	texts := []string{log.String()}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x"} {
+		texts = append(texts, fmt.Sprintf(verb, l), fmt.Sprintf(verb, &l), fmt.Sprintf(verb, l.Customer), fmt.Sprintf(verb, &l.Customer), fmt.Sprintf(verb, []Customer{l.Customer}))
+	}
+	for _, text := range texts {
+		assert.NotContains(t, strings.ToLower(text), "lovelace")
+	}
+	assert.Contains(t, log.String(), "the-license")
+	assert.Contains(t, log.String(), benchCustomer)
+}
+
 func TestAnIdThatIsRefusedWhenAskedAboutIsNotServedAfterAnEventEither(t *testing.T) {
 	t.Parallel()
 	customers := offlineCustomers(t)
@@ -543,11 +560,11 @@ func TestACostIsTakenOffForWhoIsNoLongerInTheCache(t *testing.T) {
 	cache, err := newEntitlementCache(4)
 	require.NoError(t, err)
 	seen := &Entitlements{known: true, meters: []MeterBalance{{id: unique.Make("m"), Balance: 5}}}
-	rest, giveBack := cache.spend(ExternalID("usr_gone").key, seen, "m", 3)
+	rest, giveBack := cache.spend(ExternalID("usr_gone").key, seen, debit{"m", 3}, true)
 	require.NotNil(t, rest)
 	assert.InDelta(t, 2, rest.meters[0].Balance, 0)
 	assert.InDelta(t, 5, seen.meters[0].Balance, 0, "what the caller had seen stays")
-	giveBack()
-	rest, _ = cache.spend(ExternalID("usr_gone").key, seen, "m", 6)
+	giveBack(true)
+	rest, _ = cache.spend(ExternalID("usr_gone").key, seen, debit{"m", 6}, true)
 	assert.Nil(t, rest, "there is not so much")
 }

@@ -172,6 +172,13 @@ func ExampleCustomers_WebhookHandler() {
 	// after: false
 }
 
+// Ids that come from a configuration can be checked before a route is made of them.
+func ExampleRequirement_Validate() {
+	need := polargate.Any(polargate.Feature("pro"), polargate.Product("Pro plan"))
+	fmt.Println(need.Validate())
+	// Output: polargate: Product needs an id that is a UUID of version 4: give it as Polar shows it
+}
+
 // For servers that do not speak HTTP there is the decision alone.
 func ExampleCustomers_Decide() {
 	_, customers := demoCustomers()

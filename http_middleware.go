@@ -2,6 +2,7 @@ package polargate
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"mime"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,11 +30,12 @@ type Route struct {
 	// header; "" means none. Keys do not belong in addresses, which are logged.
 	LicenseKey func(*http.Request) string
 	// Require is what the customer or key must have: all of it. Empty means that
-	// any known customer, or any key that is granted, will do.
+	// any known customer, or any key that is granted, will do. Route keeps a copy.
 	Require []Requirement
 	// Spend is taken off a meter before the handler runs, and given back if the
 	// handler panics or answers with a status of 500 or more; see
-	// Customers.Spend. The Entitlements in the request's context are those after
+	// Customers.Spend. It stays taken off until the handler ends, whatever Polar
+	// says meanwhile. The Entitlements in the request's context are those after
 	// it. Requests of every method spend, also HEAD, which a mux sends to a pattern
 	// for GET. The zero value spends nothing. It needs Customer.
 	Spend Cost
@@ -73,7 +76,8 @@ type Refusal struct {
 	RetryAfter time.Duration
 	// UpgradeURL is where customers find more; may be empty.
 	UpgradeURL string
-	// Entitlements are those of who was refused; nil if not known.
+	// Entitlements are those of who was refused, with 402; Known is false for a
+	// customer whom Polar does not know. They are nil with any other Status.
 	Entitlements *Entitlements
 	// Err is what went wrong, with 400 and 503.
 	Err error
@@ -93,30 +97,67 @@ func (c *Customers) Middleware(resolve func(*http.Request) CustomerRef, requirem
 // in a header, "X-License-Key" for instance, that is granted and meets the
 // requirements. The key is asked about without an activation, and counts for
 // nothing at Polar but one validation each time that it is asked about.
+//
+// In the header "Authorization" the key comes after "Bearer ", and 401 asks for that.
+// Every answer says by Vary that it depends on the header; what may be stored on the
+// way is the handler's to say.
 func (c *Customers) LicenseMiddleware(header string, requirements ...Requirement) func(http.Handler) http.Handler {
 	if header == "" {
 		panic("polargate: LicenseMiddleware needs the name of a header")
 	}
-	return c.Route(Route{LicenseKey: func(r *http.Request) string { return r.Header.Get(header) }, Require: requirements})
+	bearer := strings.EqualFold(header, "Authorization")
+	gate := c.Route(Route{
+		LicenseKey: func(r *http.Request) string {
+			sent := r.Header.Get(header)
+			if scheme, key, ok := strings.Cut(sent, " "); bearer && ok && strings.EqualFold(scheme, "Bearer") {
+				return key
+			}
+			return sent
+		},
+		Require: requirements,
+		Refuse: func(w http.ResponseWriter, r *http.Request, refusal Refusal) {
+			if bearer && refusal.Status == http.StatusUnauthorized {
+				w.Header().Set("WWW-Authenticate", "Bearer")
+			}
+			c.config.Refuse(w, r, refusal)
+		},
+	})
+	return func(next http.Handler) http.Handler {
+		gated := gate(next)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Add("Vary", header)
+			gated.ServeHTTP(w, r)
+		})
+	}
 }
 
 // Route is Middleware with all that can be said of a route. It panics if not
-// exactly one of Customer and LicenseKey is set, which is a mistake of the program
-// that its first start shows.
+// exactly one of Customer and LicenseKey is set, or if an id, a feature, a cost or an
+// UpgradeURL cannot be one: mistakes of the program, that its first start shows. A
+// feature that no benefit in CustomersConfig.Features unlocks is said in the log.
 func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	if (route.Customer == nil) == (route.LicenseKey == nil) {
 		panic("polargate: a Route needs either Customer or LicenseKey, to know who asks")
 	}
-	if route.Spend != (Cost{}) && (route.Customer == nil || !(route.Spend.Units > 0)) {
-		panic("polargate: Route.Spend needs Customer, and Units that are more than 0")
+	all, spends := All(route.Require...), route.Spend != (Cost{})
+	err := all.Validate()
+	if spends {
+		if route.Customer == nil || !(route.Spend.Units > 0) {
+			panic("polargate: Route.Spend needs Customer, and Units that are more than 0")
+		}
+		err = cmp.Or(err, Meter(route.Spend.MeterID, route.Spend.Units).Validate())
 	}
+	if err = cmp.Or(err, checkUpgradeURL(route.UpgradeURL)); err != nil {
+		panic("polargate: a mistake in a Route: " + strings.TrimPrefix(err.Error(), "polargate: "))
+	}
+	route.Require = slices.Clone(route.Require)
+	c.warnOfLockedFeatures(route.Require)
 	if route.UpgradeURL == "" {
 		route.UpgradeURL = c.config.UpgradeURL
 	}
 	if route.Refuse == nil {
 		route.Refuse = c.config.Refuse
 	}
-	all, spends := All(route.Require...), route.Spend != (Cost{})
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var value *Entitlements
@@ -141,12 +182,32 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			case refusal == nil:
 				next.ServeHTTP(w, withEntitlements(r, value))
 			case route.opensFor(r, refusal):
-				next.ServeHTTP(w, r)
+				c.cache.counts.failedOpen.Add(1)
+				next.ServeHTTP(w, withEntitlements(r, nil)) // nor those of a Route around it
 			default:
-				route.refuse(w, r, *refusal)
+				c.refuse(w, r, route, *refusal)
 			}
 		})
 	}
+}
+
+// warnOfLockedFeatures says in the log which features of a route nobody can have.
+func (c *Customers) warnOfLockedFeatures(required []Requirement) {
+	for _, r := range required {
+		if r.kind == needsFeature && !c.unlocks(r.id) {
+			c.config.Logger.Warn("polargate: a route requires a feature that no benefit in CustomersConfig.Features unlocks: it lets nobody in by that", "feature", r.id)
+		}
+		c.warnOfLockedFeatures(r.of)
+	}
+}
+
+func (c *Customers) unlocks(feature string) bool {
+	for _, features := range c.config.Features {
+		if slices.Contains(features, feature) {
+			return true
+		}
+	}
+	return false
 }
 
 // opensFor reports whether a route fails open for a request: not for one that was
@@ -161,7 +222,15 @@ func (route *Route) opensFor(r *http.Request, refusal *Refusal) bool {
 	return route.LicenseKey == nil || !ok || e.Reason == ErrClosed || ofEverybody(e)
 }
 
-func (route *Route) refuse(w http.ResponseWriter, r *http.Request, refusal Refusal) {
+func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route Route, refusal Refusal) {
+	switch n := &c.cache.counts; refusal.Status {
+	case http.StatusPaymentRequired:
+		n.unpaid.Add(1)
+	case http.StatusServiceUnavailable:
+		n.undecided.Add(1)
+	default:
+		n.unidentified.Add(1)
+	}
 	refusal.UpgradeURL = route.UpgradeURL
 	route.Refuse(w, r, refusal)
 }
@@ -187,18 +256,14 @@ func (c *entitledContext) String() string { return fmt.Sprintf("%v.WithEntitleme
 
 // serveSpending takes the cost of a route off the meter while the handler runs.
 func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route Route, customer CustomerRef, value *Entitlements) {
-	rest, giveBack := c.cache.spend(customer.key, value, normalUUID(route.Spend.MeterID), route.Spend.Units)
+	rest, end := c.cache.spend(customer.key, value, debit{normalUUID(route.Spend.MeterID), route.Spend.Units}, true)
 	if rest == nil {
-		route.refuse(w, r, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
+		c.refuse(w, r, route, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
 		return
 	}
 	watched := &statusWriter{ResponseWriter: w}
 	served := false
-	defer func() {
-		if !served || watched.status >= 500 {
-			giveBack()
-		}
-	}()
+	defer func() { end(!served || watched.status >= 500) }()
 	next.ServeHTTP(watched, withEntitlements(r, rest))
 	served = true
 }
@@ -263,8 +328,8 @@ type entitlementsKey struct{}
 // FromContext gives the Entitlements of who sent a request that a Route let
 // through; false outside of one, and where it failed open.
 func FromContext(ctx context.Context) (*Entitlements, bool) {
-	e, ok := ctx.Value(entitlementsKey{}).(*Entitlements)
-	return e, ok
+	e, _ := ctx.Value(entitlementsKey{}).(*Entitlements)
+	return e, e != nil
 }
 
 // Decide tells whether a customer meets requirements, for servers that do not
@@ -309,6 +374,9 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: required, Reason: value.refused, Entitlements: value})
 	}
 	if input, ok := errors.AsType[*InputError](err); ok {
+		c.badIDs.Do(func() {
+			c.config.Logger.Warn("polargate: a request came from a customer whose id cannot be one; this is said once a minute", "error", input)
+		})
 		return nil, c.refusal(Refusal{Status: http.StatusBadRequest, Err: input})
 	}
 	refusal := c.refusal(Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable, RetryAfter: time.Second, Err: err})
@@ -384,7 +452,11 @@ func (r Refusal) detail() string {
 
 // LogValue logs a refusal without what names the customer.
 func (r Refusal) LogValue() slog.Value {
-	return slog.GroupValue(slog.Int("status", r.Status), slog.String("reason", string(r.Reason)), slog.String("required", r.Required.String()))
+	required := ""
+	if r.Required.kind != 0 {
+		required = r.Required.String()
+	}
+	return slog.GroupValue(slog.Int("status", r.Status), slog.String("reason", string(r.Reason)), slog.String("required", required))
 }
 
 // wantsPage reports whether a person with a browser asks, and not a program: one

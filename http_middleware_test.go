@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httptrace"
@@ -21,6 +22,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/polargate/polargate"
@@ -431,6 +433,54 @@ func TestAHandlerThatEndsItsGoroutineGivesTheUnitsBack(t *testing.T) {
 	})
 }
 
+// A handler that has not ended may not have told Polar yet.
+func TestWhatARequestUnderWaySpendsStaysTakenOffWhateverPolarSaysMeanwhile(t *testing.T) {
+	for name, news := range map[string]func(t *testing.T, s *shop, customers *polargate.Customers){
+		"an answer": func(t *testing.T, _ *shop, customers *polargate.Customers) {
+			_, err := customers.Refresh(t.Context(), polargate.ExternalID(paying))
+			require.NoError(t, err)
+		},
+		"an event": func(t *testing.T, s *shop, customers *polargate.Customers) {
+			before := customers.Stats().Events
+			s.polar.UpdateCustomer(paying, func(c *polartest.Customer) { c.Name = time.Now().String() })
+			require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+			require.Greater(t, customers.Stats().Events, before)
+		},
+	} {
+		for _, status := range []int{200, 500} {
+			t.Run(fmt.Sprintf("%s, then %d", name, status), func(t *testing.T) {
+				bubbled(t, func(t *testing.T) {
+					s := newShop(t)
+					customers := s.warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+					received(t, s, customers)
+					goOn := make(chan bool)
+					slow := customers.Route(polargate.Route{Customer: always(paying), Spend: polargate.Cost{MeterID: callsMeter, Units: 60}})(
+						http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+							<-goOn
+							w.WriteHeader(status)
+						}))
+					var group sync.WaitGroup
+					group.Go(func() { assert.Equal(t, status, get(slow, "/").Code) })
+					synctest.Wait()
+					for range 3 {
+						time.Sleep(10 * time.Second)
+						news(t, s, customers)
+						assert.InDelta(t, 40, balanceOf(t, customers), 0)
+						assert.Equal(t, 402, get(slow, "/").Code, "not twice")
+					}
+					close(goOn)
+					group.Wait()
+					left := map[int]float64{200: 40, 500: 100}[status]
+					assert.InDelta(t, left, balanceOf(t, customers), 0, "until Polar can know of it")
+					time.Sleep(10 * time.Second)
+					news(t, s, customers)
+					assert.InDelta(t, 100, balanceOf(t, customers), 0, "Polar was told of none")
+				})
+			})
+		}
+	}
+}
+
 func TestARouteThatSpendsLetsInExactlyAsManyAsAreLeft(t *testing.T) {
 	bubbled(t, func(t *testing.T) {
 		customers := newShop(t).open()
@@ -764,9 +814,112 @@ func TestARouteThatCannotWorkPanicsWhenItIsMade(t *testing.T) {
 		"units below nothing": func() {
 			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: callsMeter, Units: -1}})
 		},
+		"a meter that cannot be": func() {
+			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: "calls", Units: 1}})
+		},
+		"a feature without a name": func() { customers.Middleware(byHeader, polargate.Feature("")) },
+		"a benefit's name":         func() { customers.Middleware(byHeader, polargate.Benefit("Pro plan")) },
+		"a product's id cut short": func() { customers.LicenseMiddleware("X-License-Key", polargate.Product(proBenefit[:35])) },
+		"a mistake deep inside": func() {
+			customers.Middleware(byHeader, polargate.Any(polargate.Feature("pro"), polargate.All(polargate.Meter("", 1))))
+		},
+		"an amount that is none": func() { customers.Middleware(byHeader, polargate.Meter(callsMeter, math.NaN())) },
+		"a page that is nowhere": func() { customers.Route(polargate.Route{Customer: byHeader, UpgradeURL: "example.com/plans"}) },
 	} {
 		assert.Panics(t, make, name)
 	}
+	for _, need := range []polargate.Requirement{{}, polargate.Any(), polargate.All(), polargate.Benefit(strings.ToUpper(proBenefit)), polargate.Meter(callsMeter, 0)} {
+		assert.NoError(t, need.Validate())
+		assert.NotPanics(t, func() { customers.Middleware(byHeader, need) })
+	}
+}
+
+func TestARouteKeepsItsOwnRequirements(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		customers := newShop(t).open()
+		needs := []polargate.Requirement{polargate.Feature("gold")}
+		gold := customers.Route(polargate.Route{Customer: byHeader, Require: needs})(whoever)
+		needs[0] = polargate.Feature("pro") // for the next route, in a program that saves on slices
+		pro := customers.Middleware(byHeader, needs...)(whoever)
+		for range 2 { // cold, then from memory
+			assert.Equal(t, 402, get(gold, "/", "X-User", paying).Code)
+			assert.Equal(t, 200, get(pro, "/", "X-User", paying).Code)
+		}
+		assert.Equal(t, "feature gold", problemIn(t, get(gold, "/", "X-User", paying))["required"])
+	})
+}
+
+func TestAFeatureThatNothingUnlocksIsSaidInTheLog(t *testing.T) {
+	t.Parallel()
+	s := newShop(t)
+	customers := s.open()
+	customers.Middleware(byHeader, polargate.Feature("pro"), polargate.Benefit(teaBenefit))
+	assert.Empty(t, s.log.String())
+	customers.Middleware(byHeader, polargate.All(polargate.Feature("export"), polargate.Any(polargate.Feature("exprot"))))
+	assert.Equal(t, 1, strings.Count(s.log.String(), "\n"), s.log)
+	assert.Contains(t, s.log.String(), "exprot")
+}
+
+func TestARouteThatFailsOpenShowsNoEntitlementsOfARouteAroundIt(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed()
+		s.polar.SetOffline(true)
+		outer := customers.Middleware(always(paying))
+		inner := customers.Route(polargate.Route{Customer: always("usr_new"), FailOpen: true})
+		w := get(outer(inner(whoever)), "/")
+		assert.Equal(t, 200, w.Code)
+		assert.Equal(t, "nobody", w.Body.String())
+	})
+}
+
+func TestStatsCountWhoIsNotLetInByAnyRoute(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		customers := s.warmed()
+		pro := customers.Middleware(byHeader, polargate.Feature("pro"))(whoever)
+		gold := customers.Middleware(byHeader, polargate.Feature("gold"))(whoever)
+		dear := customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: callsMeter, Units: 1000}})(whoever)
+		open := customers.Route(polargate.Route{Customer: byHeader, FailOpen: true})(whoever)
+		get(pro, "/", "X-User", paying)
+		get(pro, "/")
+		get(pro, "/", "X-User", "..")
+		get(gold, "/", "X-User", paying)
+		get(dear, "/", "X-User", paying)
+		get(gold, "/", "X-User", "usr_none")
+		s.polar.SetOffline(true)
+		for range 4 {
+			get(pro, "/", "X-User", "usr_new")
+		}
+		for range 5 {
+			get(open, "/", "X-User", "usr_new")
+		}
+		stats := customers.Stats()
+		assert.Equal(t, []int64{2, 3, 4, 5}, []int64{stats.Unidentified, stats.Unpaid, stats.Undecided, stats.FailedOpen})
+	})
+}
+
+func TestARequestWithAnIdThatCannotBeOneIsLoggedAtMostOnceAMinute(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		gate := s.open().Middleware(byHeader)(whoever)
+		for range 59 {
+			assert.Equal(t, 400, get(gate, "/", "X-User", "ada/lovelace").Code)
+			time.Sleep(time.Second)
+		}
+		assert.Equal(t, 1, strings.Count(s.log.String(), "\n"), s.log)
+		time.Sleep(time.Second)
+		get(gate, "/", "X-User", "ada/lovelace")
+		assert.Equal(t, 2, strings.Count(s.log.String(), "\n"), s.log)
+		assert.Contains(t, s.log.String(), "slash")
+		assert.NotContains(t, s.log.String(), "lovelace")
+	})
+}
+
+func TestARefusalSaysInALogWhatWasRequiredIfAnything(t *testing.T) {
+	t.Parallel()
+	assert.Contains(t, polargate.Refusal{Status: 402, Required: polargate.Feature("pro")}.LogValue().String(), "feature pro")
+	assert.NotContains(t, polargate.Refusal{Status: 503}.LogValue().String(), "nothing")
 }
 
 func TestAResolverThatPanicsTakesNothingAndStopsNobodyElse(t *testing.T) {
@@ -881,6 +1034,39 @@ func TestALicenseKeyThatIsGrantedIsLetInWithItsEntitlements(t *testing.T) {
 		assert.Zero(t, after.Usage, "it counts for no use")
 		assert.Zero(t, s.polar.Seats(secretKey), "and takes no seat")
 		assert.EqualValues(t, 1, after.Validations, "and one validation, however often it came")
+	})
+}
+
+func TestAKeyMayComeAsABearerToken(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.open()
+		gate := customers.LicenseMiddleware("authorization")(whoever)
+		for _, sent := range []string{"Bearer " + secretKey, "bearer   " + secretKey, secretKey} {
+			assert.Equal(t, 200, get(gate, "/", "Authorization", sent).Code, "%.10s", sent)
+		}
+		for _, sent := range []string{"", "Bearer", "Bearer ", "Basic " + secretKey, "Bearer" + secretKey, "Bearer Bearer " + secretKey} {
+			w := get(gate, "/", "Authorization", sent)
+			assert.Equal(t, 401, w.Code, "%.10s", sent)
+			assert.Equal(t, "Bearer", w.Header().Get("WWW-Authenticate"), "as RFC 9110 wants it of a 401")
+		}
+		gold := customers.LicenseMiddleware("Authorization", polargate.Feature("gold"))(whoever)
+		w := get(gold, "/", "Authorization", "Bearer "+secretKey)
+		assert.Equal(t, 402, w.Code)
+		assert.Empty(t, w.Header().Values("WWW-Authenticate"))
+		assert.Equal(t, 401, keyed(customers, "Bearer "+secretKey).Code, "in a header of the program's own, all of it is the key")
+	})
+}
+
+func TestAnswersSayThatTheyDependOnTheHeaderOfTheKey(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.open()
+		for key, status := range map[string]int{secretKey: 200, "": 401} {
+			w := keyed(customers, key)
+			assert.Equal(t, status, w.Code)
+			assert.Contains(t, w.Header().Values("Vary"), "X-License-Key")
+		}
 	})
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math"
 	"slices"
@@ -46,6 +47,11 @@ type LicenseKey struct {
 	Activation *Activation
 
 	answeredAt time.Time // by Polar's clock
+}
+
+// LogValue logs a license key by its ids and its status.
+func (l LicenseKey) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("id", l.ID), slog.String("status", string(l.Status)), slog.String("benefit", l.BenefitID), slog.String("customer", l.CustomerID))
 }
 
 // KeyStatus is Polar's word for the state of a key.
@@ -149,6 +155,13 @@ type Customer struct {
 	DeletedAt              time.Time
 	FirstUserEventAt       time.Time
 }
+
+// Format prints a customer by Polar's id, whatever the verb: the others of its fields
+// are personal, and an external id may be an e-mail address.
+func (c Customer) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "polargate.Customer{ID:%s}", c.ID) }
+
+// LogValue logs what Format prints.
+func (c Customer) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
 // Address is a billing address. Source: schema Address.
 type Address struct {

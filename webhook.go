@@ -24,6 +24,8 @@ const (
 	// that is valid at a time.
 	maxSignatures = 10
 	maxEventID    = 256
+	// bodyTime is how long a body may take to arrive.
+	bodyTime = 5 * time.Second
 	// rememberedEvents are enough for the tolerance: 30 a second for 5 minutes.
 	rememberedEvents = 10_000
 )
@@ -46,16 +48,18 @@ func newSeenEvents() seenEvents {
 // these two.
 //
 // secrets are the endpoint's signing secret as Polar shows it, and while it is
-// being replaced the old one beside it. Both ways are understood in which Polar
-// makes a key of it: until September 2026 from its bytes as they are, and since
-// then from the base64 after "whsec_". An event is refused if no signature fits,
-// or if it was signed more than 5 minutes ago or ahead. One that was seen before is
-// acknowledged and has no effect, nor has one that is older than another that was
-// taken in for the customer.
+// being replaced the old one beside it; white space around one does not count. Both
+// ways are understood in which Polar makes a key of it: until September 2026 from its
+// bytes as they are, and since then from the base64 after "whsec_". An event is
+// refused if no signature fits, or if it was signed more than 5 minutes ago or ahead.
+// One that was seen before is acknowledged and has no effect, nor has one that is older
+// than another that was taken in for the customer. One that cannot be read is
+// acknowledged, and has Polar asked when the customer comes next.
 //
-// It answers 204, and otherwise 401, 405 or 413, in well under a second: Polar
-// switches an endpoint off after ten failures in a row. Without a secret that is
-// not empty every event is refused, and the log says so.
+// It answers 204, and otherwise 400, 401, 405 or 413, in well under a second: Polar
+// switches an endpoint off after ten failures in a row. A body of more than 1 MiB is
+// refused, as is one that takes longer than 5 seconds to arrive. Without a secret that
+// is not empty every event is refused, and the log says so.
 func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 	var keys [][]byte
 	for _, secret := range secrets {
@@ -75,18 +79,27 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 			c.refuseEvent(w, http.StatusBadRequest, "it has no body")
 			return
 		}
+		// Where that cannot be set, the server's own limits are all there is.
+		control := http.NewResponseController(w)
+		_ = control.SetReadDeadline(time.Now().Add(bodyTime))
+		id, sent := r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp")
+		signatures := r.Header.Get("Webhook-Signature")
+		if problem := checkWebhook(id, sent, signatures, time.Now()); problem != "" {
+			c.refuseEvent(w, http.StatusUnauthorized, problem)
+			return
+		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))
 		if err != nil {
 			status := http.StatusBadRequest
 			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 				status = http.StatusRequestEntityTooLarge
 			}
-			c.refuseEvent(w, status, "its body could not be read, or is too long")
+			c.refuseEvent(w, status, "its body could not be read, is too long, or took too long")
 			return
 		}
-		id, sent := r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp")
-		if problem := verifyWebhook(keys, id, sent, r.Header.Get("Webhook-Signature"), body, time.Now()); problem != "" {
-			c.refuseEvent(w, http.StatusUnauthorized, problem)
+		_ = control.SetReadDeadline(time.Time{})
+		if !signedWith(keys, id, sent, signatures, body) {
+			c.refuseEvent(w, http.StatusUnauthorized, "no signature fits; if that goes on, the secret is not that of the endpoint")
 			return
 		}
 		if again, _ := c.seen.ContainsOrAdd(id, struct{}{}); again {
@@ -107,6 +120,7 @@ func (c *Customers) refuseEvent(w http.ResponseWriter, status int, problem strin
 
 // webhookKeys are the keys that a secret may stand for.
 func webhookKeys(secret string) [][]byte {
+	secret = strings.TrimSpace(secret) // a file that a secret comes from ends with a line break
 	if secret == "" {
 		return nil
 	}
@@ -121,8 +135,8 @@ func webhookKeys(secret string) [][]byte {
 	return keys
 }
 
-// verifyWebhook reports what is wrong with an event's signature; "" if nothing.
-func verifyWebhook(keys [][]byte, id, timestamp, signatures string, body []byte, now time.Time) string {
+// checkWebhook reports what is wrong with the headers of an event; "" if nothing.
+func checkWebhook(id, timestamp, signatures string, now time.Time) string {
 	if id == "" || len(id) > maxEventID || timestamp == "" || signatures == "" {
 		return "it is not signed"
 	}
@@ -133,6 +147,11 @@ func verifyWebhook(keys [][]byte, id, timestamp, signatures string, body []byte,
 	if age := now.Unix() - seconds; age > int64(webhookTolerance/time.Second) || age < -int64(webhookTolerance/time.Second) {
 		return "it was signed more than 5 minutes ago or ahead; if that goes on, this computer's clock is wrong"
 	}
+	return ""
+}
+
+// signedWith reports whether an event is signed with one of the keys.
+func signedWith(keys [][]byte, id, timestamp, signatures string, body []byte) bool {
 	var given [][]byte
 	for part := range strings.SplitSeq(signatures, " ") {
 		text, ok := strings.CutPrefix(part, "v1,")
@@ -155,10 +174,7 @@ func verifyWebhook(keys [][]byte, id, timestamp, signatures string, body []byte,
 			}
 		}
 	}
-	if !fits {
-		return "no signature fits; if that goes on, the secret is not that of the endpoint"
-	}
-	return ""
+	return fits
 }
 
 // takeEvent does what a signed event says, which was sent then. What cannot be read
@@ -188,6 +204,11 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	if err != nil {
 		c.cache.counts.eventsRefused.Add(1)
 		c.config.Logger.Warn("polargate: a webhook was signed, but cannot be read", "type", kind, "error", err)
+		if customer, err := object(f["data"]); err == nil {
+			if of, err := readCustomer(customer, c.organizationID()); err == nil {
+				c.cache.distrust(of) // something is new, and only Polar can say what
+			}
+		}
 		return
 	}
 	// An event that could not be delivered is sent again for hours. Both times are

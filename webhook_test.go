@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strconv"
@@ -106,6 +107,9 @@ func TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret(t *testing.T) {
 		"a secret cut short":                            {[]string{oldSecret}, []byte(oldSecret[:20]), 401},
 		"no secret at all":                              {nil, []byte("x"), 401},
 		"an empty secret is none":                       {[]string{""}, []byte{0}, 401},
+		"white space alone is none":                     {[]string{" \r\n"}, []byte(" \r\n"), 401},
+		"an older secret out of a file":                 {[]string{oldSecret + "\n"}, []byte(oldSecret), 204},
+		"a newer secret out of a file":                  {[]string{" " + newSecret + "\r\n"}, newKeyBytes(t), 204},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -189,6 +193,133 @@ func TestABodyThatIsTooLongIsNotRead(t *testing.T) {
 	assert.Equal(t, 413, answerOf(customers.WebhookHandler(oldSecret), long.signedBy(t, []byte(oldSecret))))
 	r := httptest.NewRequest(http.MethodGet, "/", nil)
 	assert.Equal(t, 405, answerOf(customers.WebhookHandler(oldSecret), r))
+}
+
+// pipes is a network in memory, in which time can be that of a test.
+type pipes struct {
+	conns  chan net.Conn
+	closed chan struct{}
+	close  func()
+}
+
+func newPipes() *pipes {
+	p := &pipes{conns: make(chan net.Conn), closed: make(chan struct{})}
+	p.close = sync.OnceFunc(func() { close(p.closed) })
+	return p
+}
+
+func (p *pipes) dial() net.Conn {
+	ours, theirs := net.Pipe()
+	p.conns <- theirs
+	return ours
+}
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (p *pipes) Close() error { p.close(); return nil }
+
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipes", Net: "unix"} }
+
+// unread is a body that fails a test which reads it.
+type unread struct{ t *testing.T }
+
+func (b unread) Read([]byte) (int, error) {
+	b.t.Error("the body was read")
+	return 0, io.EOF
+}
+
+func TestABodyWithoutASignatureIsNotEvenRead(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t)
+	for name, spoil := range map[string]func(http.Header){
+		"no signature":           func(h http.Header) { h.Del("Webhook-Signature") },
+		"no id":                  func(h http.Header) { h.Del("Webhook-Id") },
+		"signed ten minutes ago": func(h http.Header) { h.Set("Webhook-Timestamp", strconv.FormatInt(time.Now().Unix()-600, 10)) },
+	} {
+		r := stateChanged("evt_1", time.Now(), "usr_1").signedBy(t, []byte(oldSecret))
+		spoil(r.Header)
+		r.Body = io.NopCloser(unread{t})
+		assert.Equal(t, 401, answerOf(customers.WebhookHandler(oldSecret), r), name)
+	}
+	assert.EqualValues(t, 3, customers.Stats().Refused)
+}
+
+func TestABodyThatDripsInIsGivenUpAfterFiveSeconds(t *testing.T) {
+	t.Parallel()
+	for name, headers := range map[string]string{
+		"with headers":    "Webhook-Id: evt_1\r\nWebhook-Signature: v1,AAAA\r\n",
+		"without headers": "",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				customers := offlineCustomers(t)
+				line := newPipes()
+				server := &http.Server{Handler: customers.WebhookHandler(oldSecret)}
+				go func() { _ = server.Serve(line) }()
+				defer func() { _ = server.Close() }()
+				conn := line.dial()
+				began := time.Now()
+				if headers != "" {
+					headers += fmt.Sprintf("Webhook-Timestamp: %d\r\n", began.Unix())
+				}
+				_, err := fmt.Fprintf(conn, "POST / HTTP/1.1\r\nHost: x\r\n%sContent-Length: 1000\r\n\r\n", headers)
+				require.NoError(t, err)
+				var drip sync.WaitGroup
+				drip.Go(func() {
+					for err := error(nil); err == nil; _, err = conn.Write([]byte("x")) {
+						time.Sleep(time.Second)
+					}
+				})
+				_, err = io.ReadAll(conn)
+				require.NoError(t, err)
+				assert.Equal(t, 5*time.Second, time.Since(began))
+				drip.Wait()
+			})
+		})
+	}
+}
+
+func TestASignedEventThatCannotBeReadHasPolarAsked(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(body string) string{
+		"a list that is none": func(body string) string {
+			return strings.Replace(body, `"granted_benefits":[]`, `"granted_benefits":"all of them"`, 1)
+		},
+		"no time": func(body string) string { return strings.Replace(body, `"timestamp"`, `"when"`, 1) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				customers := stating(t, func(external string) *http.Response { return stateNow(external, 1, proID) }, func(c *CustomersConfig) { c.FreshFor = time.Hour })
+				both := []CustomerRef{ExternalID("usr_1"), CustomerID(benchCustomer)}
+				look := func() {
+					for _, ref := range both {
+						_, err := customers.Entitlements(t.Context(), ref)
+						require.NoError(t, err)
+					}
+				}
+				look()
+				look()
+				require.EqualValues(t, 2, customers.Stats().Requests)
+				time.Sleep(time.Minute)
+				e := stateChanged("evt_1", time.Now(), "usr_1")
+				e.body = spoil(e.body)
+				require.Equal(t, 204, answerOf(customers.WebhookHandler(oldSecret), e.signedBy(t, []byte(oldSecret))))
+				require.EqualValues(t, 1, customers.Stats().Refused)
+				look()
+				look()
+				assert.EqualValues(t, 4, customers.Stats().Requests, "once for each id")
+			})
+		})
+	}
 }
 
 func TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne(t *testing.T) {
@@ -489,7 +620,7 @@ func TestAnIdIsInNoErrorThatQuotesIt(t *testing.T) {
 }
 
 // A model of what a balance has to be: what Polar last said, less what was spent since
-// that question began and was not given back.
+// that question began, or by requests that ended since, and was not given back.
 func TestSpendingAgreesWithAModelWhateverComesInBetween(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(100) {
@@ -509,27 +640,35 @@ func TestSpendingAgreesWithAModelWhateverComesInBetween(t *testing.T) {
 			ref := ExternalID("usr_1")
 			_, err := customers.Entitlements(t.Context(), ref)
 			require.NoError(t, err)
-			type debit struct {
+			type spent struct {
 				units    float64
-				question int64
-				giveBack func()
+				question int64 // what was asked by then, or by the end of the request
+				underWay bool
+				over     bool
+				end      func(back bool)
 				returned bool
 			}
-			var debits []*debit
+			var debits []*spent
 			for step := range 200 {
 				switch n := rnd.IntN(10); {
 				case n < 4:
-					d := &debit{units: float64(1 + rnd.IntN(5)), question: questions.Load()}
+					d := &spent{units: float64(1 + rnd.IntN(5)), question: questions.Load(), underWay: rnd.IntN(2) == 0}
 					// Not by Spend, which may begin a question at any moment.
 					e, _ := customers.cache.known[byExternalID].Peek("usr_1")
-					if rest, giveBack := customers.cache.spend(ref.key, e.value.Load(), someMeter, d.units); rest != nil {
-						d.giveBack = giveBack
-						debits = append(debits, d)
-					}
+					rest, end := customers.cache.spend(ref.key, e.value.Load(), debit{someMeter, d.units}, d.underWay)
+					require.NotNil(t, rest)
+					d.end = end
+					debits = append(debits, d)
 				case n < 7 && len(debits) > 0:
 					d := debits[rnd.IntN(len(debits))]
-					d.giveBack()
-					d.returned = true
+					back := rnd.IntN(2) == 0 || !d.underWay
+					d.end(back)
+					switch {
+					case d.underWay:
+						d.question, d.returned, d.underWay, d.over = questions.Load(), back, false, true
+					case !d.over: // else it came to nothing
+						d.returned = true
+					}
 				case n == 7:
 					fails.Store(rnd.IntN(2) == 0)
 				}
@@ -539,7 +678,7 @@ func TestSpendingAgreesWithAModelWhateverComesInBetween(t *testing.T) {
 				e, _ := customers.cache.remembered(ref.key, nil)
 				left := 1000.0
 				for _, d := range debits {
-					if d.question >= answered.Load() && !d.returned {
+					if (d.underWay || d.question >= answered.Load()) && !d.returned {
 						left -= d.units
 					}
 				}

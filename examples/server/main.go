@@ -87,7 +87,19 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 			UpgradeURL:  "/#plans",
 			Logger:      slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		},
-		meter: getenv("POLARGATE_METER"),
+		meter: strings.TrimSpace(getenv("POLARGATE_METER")),
+	}
+	if s.meter != "" {
+		if err := polargate.Meter(s.meter, 1).Validate(); err != nil {
+			return fmt.Errorf("POLARGATE_METER: %w", err)
+		}
+	}
+	if s.customers.AccessToken == "" {
+		for _, name := range []string{"POLAR_API_URL", "POLAR_WEBHOOK_SECRET", "POLARGATE_FEATURES", "POLARGATE_METER"} {
+			if getenv(name) != "" {
+				return fmt.Errorf("%s is set, but POLAR_ACCESS_TOKEN is not: set it too, or neither for an embedded Polar", name)
+			}
+		}
 	}
 	for secret := range strings.SplitSeq(getenv("POLAR_WEBHOOK_SECRET"), ",") {
 		if secret = strings.TrimSpace(secret); secret != "" {
@@ -111,7 +123,7 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 	}
 	defer func() { _ = customers.Close() }()
 
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 8 * time.Second, IdleTimeout: time.Minute}
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	fmt.Fprintf(stdout, "Listening on %s\n", url)
@@ -157,11 +169,6 @@ func newServer(s settings) (http.Handler, *polargate.Customers, error) {
 		return nil, nil, err
 	}
 	pro := customers.Middleware(signedIn, polargate.Feature("pro"))
-	metered := customers.Route(polargate.Route{
-		Customer: signedIn,
-		Require:  []polargate.Requirement{polargate.Meter(s.meter, 1)},
-		Spend:    polargate.Cost{MeterID: s.meter, Units: 1},
-	})
 	keys := customers.LicenseMiddleware("X-License-Key")
 
 	mux := http.NewServeMux()
@@ -171,6 +178,11 @@ func newServer(s settings) (http.Handler, *polargate.Customers, error) {
 	if s.meter == "" {
 		mux.HandleFunc("GET /meter", noMeter)
 	} else {
+		metered := customers.Route(polargate.Route{
+			Customer: signedIn,
+			Require:  []polargate.Requirement{polargate.Meter(s.meter, 1)},
+			Spend:    polargate.Cost{MeterID: s.meter, Units: 1},
+		})
 		mux.Handle("GET /meter", metered(useMeter(s.meter)))
 	}
 	mux.Handle("GET /api/data", keys(http.HandlerFunc(data)))

@@ -788,6 +788,9 @@ func TestAServerThatCannotStartSaysWhyAndExitsWithOne(t *testing.T) {
 		"features":            {map[string]string{"POLARGATE_FEATURES": "pro"}, []string{"POLARGATE_FEATURES", "benefit=feature"}},
 		"a benefit not an id": {map[string]string{"POLARGATE_FEATURES": "gold=pro", "POLAR_ACCESS_TOKEN": token}, []string{"Features", "UUID"}},
 		"base URL":            {map[string]string{"POLAR_API_URL": "not a url", "POLAR_ACCESS_TOKEN": token}, []string{"BaseURL"}},
+		"a meter not an id":   {map[string]string{"POLARGATE_METER": "calls", "POLAR_ACCESS_TOKEN": token}, []string{"POLARGATE_METER", "UUID"}},
+		"a secret alone":      {map[string]string{"POLAR_WEBHOOK_SECRET": "whsec_x"}, []string{"POLAR_WEBHOOK_SECRET", "POLAR_ACCESS_TOKEN"}},
+		"a base URL alone":    {map[string]string{"POLAR_API_URL": "http://127.0.0.1:1"}, []string{"POLAR_API_URL", "POLAR_ACCESS_TOKEN"}},
 		"token":               {map[string]string{"POLAR_ACCESS_TOKEN": token + "\nx"}, []string{"AccessToken"}},
 	} {
 		t.Run(name, func(t *testing.T) {

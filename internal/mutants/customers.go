@@ -446,7 +446,7 @@ var customers = []mutant{
 		name:  "more is spent than there is",
 		rule:  "balances are debited locally, and not below nothing",
 		file:  "cache.go",
-		old:   `	if i < 0 || value.meters[i].Balance < units {`,
+		old:   `	if i < 0 || value.meters[i].Balance < cost.units {`,
 		new:   `	if i < 0 {`,
 		tests: "TestSpendingAtTheSameTimeNeverExceedsTheBalance",
 	},
@@ -455,8 +455,8 @@ var customers = []mutant{
 		rule: "balances are debited locally between refreshes",
 		file: "cache.go",
 		old: `	e.value.Store(rest)
-	if`,
-		new:   `	if`,
+	e.takeOff`,
+		new:   `	e.takeOff`,
 		tests: "TestSpendingAtTheSameTimeNeverExceedsTheBalance",
 	},
 	{
@@ -464,9 +464,9 @@ var customers = []mutant{
 		rule: "what was spent is given back once",
 		file: "cache.go",
 		old: `	var once sync.Once
-	return rest, func() {
+	return rest, func(back bool) {
 		once.Do(func() {`,
-		new: `	return rest, func() {
+		new: `	return rest, func(back bool) {
 		func(f func()) { f() }(func() {`,
 		tests: "TestSpendingIsGivenBackOnceAndNotAfterANewAnswer",
 	},
@@ -474,8 +474,8 @@ var customers = []mutant{
 		name:  "units are given back on top of a new balance",
 		rule:  "a new balance of Polar's counts",
 		file:  "cache.go",
-		old:   `			if question < e.base {`,
-		new:   `			if question < 0 {`,
+		old:   `!untilEnd && question < e.base {`,
+		new:   `!untilEnd && question < 0 {`,
 		tests: "TestSpendingIsGivenBackOnceAndNotAfterANewAnswer",
 	},
 	{
@@ -498,16 +498,42 @@ var customers = []mutant{
 		name:  "what was given back while Polar was asked is taken off by the answer",
 		rule:  "what was spent is given back once",
 		file:  "cache.go",
-		old:   `				e.spent[meter] -= units`,
-		new:   `				e.spent[meter] -= 0 * units`,
+		old:   `				e.spent[cost.meter] -= cost.units`,
+		new:   `				e.spent[cost.meter] -= 0 * cost.units`,
 		tests: "TestWhatIsSpentWhilePolarIsAskedIsNotForgotten",
+	},
+	{
+		name: "what a request under way spends is forgotten when Polar is asked",
+		rule: "a cost stays taken off until the handler ends",
+		file: "cache.go",
+		old: `	for d := range e.underWay {
+		e.takeOff(d)`,
+		new: `	for d := range e.underWay {
+		_ = d`,
+		tests: "TestWhatARequestUnderWaySpendsStaysTakenOffWhateverPolarSaysMeanwhile|TestSpendingAgreesWithAModelWhateverComesInBetween",
+	},
+	{
+		name:  "what a request spent is taken off for ever",
+		rule:  "a new balance of Polar's counts",
+		file:  "cache.go",
+		old:   `			delete(e.underWay, &cost)`,
+		new:   `			_ = &cost`,
+		tests: "TestWhatARequestUnderWaySpendsStaysTakenOffWhateverPolarSaysMeanwhile|TestSpendingAgreesWithAModelWhateverComesInBetween",
+	},
+	{
+		name:  "what a request spent comes back after a good answer too",
+		rule:  "a cost is given back after nothing but a failure",
+		file:  "cache.go",
+		old:   `			if !back || !untilEnd`,
+		new:   `			if !untilEnd`,
+		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse",
 	},
 	{
 		name:  "what is spent while Polar is asked cannot be given back",
 		rule:  "what was spent is given back once",
 		file:  "cache.go",
-		old:   `			if question < e.base {`,
-		new:   `			if question <= e.base {`,
+		old:   `!untilEnd && question < e.base {`,
+		new:   `!untilEnd && question <= e.base {`,
 		tests: "TestWhatIsSpentWhilePolarIsAskedIsNotForgotten",
 	},
 	{
@@ -515,7 +541,7 @@ var customers = []mutant{
 		rule: "balances are debited locally between refreshes",
 		file: "cache.go",
 		old: `	if !found {
-		return rest, func() {}
+		return rest, func(bool) {}
 	}`,
 		new: `	if !found {
 		return nil, nil

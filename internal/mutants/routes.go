@@ -3,11 +3,13 @@ package main
 var routes = []mutant{
 	// Webhooks.
 	{
-		name:  "any signature will do",
-		rule:  "an event is signed with the endpoint's secret",
-		file:  "webhook.go",
-		old:   `	if !fits {`,
-		new:   `	if !fits && len(given) == 0 {`,
+		name: "any signature will do",
+		rule: "an event is signed with the endpoint's secret",
+		file: "webhook.go",
+		old: `	return fits
+}`,
+		new: `	return fits || len(given) > 0
+}`,
 		tests: "TestWhatIsNotSignedRightIsRefused",
 	},
 	{
@@ -166,8 +168,8 @@ var routes = []mutant{
 		name:  "a late event gives back what was spent",
 		rule:  "less what was spent since the question",
 		file:  "cache.go",
-		old:   `			said = e.lessSpent(value) // Polar`,
-		new:   `			said = value // Polar`,
+		old:   `		if !late { // else`,
+		new:   `		if known { // else`,
 		tests: "TestALateEventDoesNotGiveBackWhatWasSpent",
 	},
 	{
@@ -232,7 +234,96 @@ var routes = []mutant{
 		tests: "TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne",
 	},
 
+	{
+		name:  "the body of an event that is not signed is read",
+		rule:  "what is hostile is refused before it costs anything",
+		file:  "webhook.go",
+		old:   `signatures, time.Now()); problem != "" {`,
+		new:   `signatures, time.Now()); problem == "never" {`,
+		tests: "TestABodyWithoutASignatureIsNotEvenRead|TestWhatIsNotSignedRightIsRefused",
+	},
+	{
+		name:  "a body may drip in for ever",
+		rule:  "what is hostile is refused before it costs anything",
+		file:  "webhook.go",
+		old:   `control.SetReadDeadline(time.Now().Add(bodyTime))`,
+		new:   `control.SetReadDeadline(time.Now().Add(60 * bodyTime))`,
+		tests: "TestABodyThatDripsInIsGivenUpAfterFiveSeconds",
+	},
+	{
+		name:  "a secret out of a file fits nothing",
+		rule:  "white space around a secret does not count",
+		file:  "webhook.go",
+		old:   `	secret = strings.TrimSpace(secret) //`,
+		new:   `	_ = strings.TrimSpace(secret) //`,
+		tests: "TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret",
+	},
+	{
+		name:  "a signed event that cannot be read is lost",
+		rule:  "what only Polar can say, Polar is asked",
+		file:  "webhook.go",
+		old:   `				c.cache.distrust(of) //`,
+		new:   `				_ = of //`,
+		tests: "TestASignedEventThatCannotBeReadHasPolarAsked",
+	},
+
 	// Routes.
+	{
+		name:  "a route changes with the slice of its requirements",
+		rule:  "only who meets the requirements is let in",
+		file:  "http_middleware.go",
+		old:   `	route.Require = slices.Clone(route.Require)`,
+		new:   `	route.Require = slices.Clip(route.Require)`,
+		tests: "TestARouteKeepsItsOwnRequirements",
+	},
+	{
+		name:  "a route with an id that cannot be one refuses everybody without a word",
+		rule:  "mistakes of the program are found at its first start",
+		file:  "http_middleware.go",
+		old:   `	err := all.Validate()`,
+		new:   `	err := Requirement{}.Validate()`,
+		tests: "TestARouteThatCannotWorkPanicsWhenItIsMade",
+	},
+	{
+		name:  "a feature that nothing unlocks is not said",
+		rule:  "mistakes of the program are found at its first start",
+		file:  "http_middleware.go",
+		old:   `r.kind == needsFeature && !c.unlocks(r.id) {`,
+		new:   `r.kind == needsFeature && r.id == "" {`,
+		tests: "TestAFeatureThatNothingUnlocksIsSaidInTheLog",
+	},
+	{
+		name:  "a route that failed open shows somebody else's entitlements",
+		rule:  "a request that passes because nobody can say has no Entitlements",
+		file:  "http_middleware.go",
+		old:   `				next.ServeHTTP(w, withEntitlements(r, nil)) //`,
+		new:   `				next.ServeHTTP(w, r) //`,
+		tests: "TestARouteThatFailsOpenShowsNoEntitlementsOfARouteAroundIt",
+	},
+	{
+		name:  "who is told to pay is counted as nobody",
+		rule:  "Stats counts who is not let in",
+		file:  "http_middleware.go",
+		old:   `		n.unpaid.Add(1)`,
+		new:   `		n.unidentified.Add(1)`,
+		tests: "TestStatsCountWhoIsNotLetInByAnyRoute",
+	},
+	{
+		name:  "one customer's page is another's out of a cache",
+		rule:  "answers vary by the header of the key",
+		file:  "http_middleware.go",
+		old:   `			w.Header().Add("Vary", header)`,
+		new:   `			_ = header`,
+		tests: "TestAnswersSayThatTheyDependOnTheHeaderOfTheKey",
+	},
+	{
+		name:  "a bearer token is taken for a key with a space in it",
+		rule:  "in Authorization the key comes after Bearer",
+		file:  "http_middleware.go",
+		old:   `bearer && ok && strings`,
+		new:   `bearer && !ok && strings`,
+		tests: "TestAKeyMayComeAsABearerToken",
+	},
 	{
 		name:  "an outage shuts out those whom nobody asked about",
 		rule:  "a route that fails open does so when nobody can say",
@@ -401,24 +492,24 @@ var routes = []mutant{
 		name:  "units are gone after a handler that failed",
 		rule:  "a cost is given back after a 5xx",
 		file:  "http_middleware.go",
-		old:   `		if !served || watched.status >= 500 {`,
-		new:   `		if !served {`,
+		old:   `end(!served || watched.status >= 500)`,
+		new:   `end(!served)`,
 		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse",
 	},
 	{
 		name:  "units are gone after a handler that panicked",
 		rule:  "a cost is given back after a panic",
 		file:  "http_middleware.go",
-		old:   `		if !served || watched.status >= 500 {`,
-		new:   `		if served && watched.status >= 500 {`,
+		old:   `end(!served || watched.status >= 500)`,
+		new:   `end(served && watched.status >= 500)`,
 		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse|TestAHandlerThatEndsItsGoroutineGivesTheUnitsBack",
 	},
 	{
 		name:  "units come back after a request that was refused by the handler",
 		rule:  "a cost is given back after nothing but a failure",
 		file:  "http_middleware.go",
-		old:   `		if !served || watched.status >= 500 {`,
-		new:   `		if !served || watched.status >= 400 {`,
+		old:   `end(!served || watched.status >= 500)`,
+		new:   `end(!served || watched.status >= 400)`,
 		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse",
 	},
 	{
@@ -426,11 +517,11 @@ var routes = []mutant{
 		rule: "a cost is taken off before the handler runs",
 		file: "http_middleware.go",
 		old: `	if rest == nil {
-		route.refuse(w, r, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
+		c.refuse(w, r, route, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
 		return
 	}`,
 		new: `	if rest == nil {
-		rest, giveBack = value, func() {}
+		rest, end = value, func(bool) {}
 	}`,
 		tests: "TestARouteThatSpendsLetsInExactlyAsManyAsAreLeft",
 	},
