@@ -1045,7 +1045,7 @@ func TestAKeyMayComeAsABearerToken(t *testing.T) {
 		for _, sent := range []string{"Bearer " + secretKey, "bearer   " + secretKey, secretKey} {
 			assert.Equal(t, 200, get(gate, "/", "Authorization", sent).Code, "%.10s", sent)
 		}
-		for _, sent := range []string{"", "Bearer", "Bearer ", "Basic " + secretKey, "Bearer" + secretKey, "Bearer Bearer " + secretKey} {
+		for _, sent := range []string{"", "Bearer", "Bearer ", "Basic " + secretKey, "Bearer" + secretKey, "Bearer Basic " + secretKey} {
 			w := get(gate, "/", "Authorization", sent)
 			assert.Equal(t, 401, w.Code, "%.10s", sent)
 			assert.Equal(t, "Bearer", w.Header().Get("WWW-Authenticate"), "as RFC 9110 wants it of a 401")
