@@ -73,7 +73,7 @@ func (c ClientConfig) LogValue() slog.Value { return slog.StringValue(fmt.Sprint
 
 // Client speaks to Polar's license key endpoints and holds no state of a
 // license: most programs want a Gate, which is built on it. A Client is safe
-// for use by many goroutines.
+// for use by many goroutines. NewClient makes one; the zero value cannot be used.
 type Client struct {
 	organizationID string
 	base           string // without a trailing slash

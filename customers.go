@@ -212,7 +212,8 @@ func (r CustomerRef) path() string {
 
 // Customers answers what customers may use, from a cache in front of Polar's
 // customer state, and what license keys allow. All methods are safe for use by
-// many goroutines. One for a program is enough.
+// many goroutines. One for a program is enough. NewCustomers makes one; the zero value
+// cannot be used.
 type Customers struct {
 	config CustomersConfig
 	client *Client

@@ -16,7 +16,8 @@ import (
 
 // Gate is one installation's license: it knows the key and the seat, asks Polar
 // when that is due, keeps the answer, and says at any moment which features are
-// unlocked. All methods are safe for use by many goroutines.
+// unlocked. All methods are safe for use by many goroutines. Open makes one; the zero
+// value cannot be used.
 type Gate struct {
 	config Config
 	client *Client

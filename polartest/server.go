@@ -13,7 +13,7 @@ import (
 )
 
 // Server is a [Polar] on a loopback port, for clients that bring their own transport, other
-// processes, and browsers.
+// processes, and browsers. [Polar.Start] makes one.
 type Server struct {
 	// URL is its base, without a slash at the end: http://127.0.0.1:49152.
 	URL string
