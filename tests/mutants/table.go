@@ -26,11 +26,11 @@ A test that nothing can fail shows nothing. Here each rule of the design is brok
 purpose, one at a time, in %d ways, and the tests named beside it notice. This page is
 written by
 
-    go run ./internal/mutants -write
+    go run ./tests/mutants -write
 
 which takes a while, and so is run by hand and not by CI. What CI does run is a short
 test that each mutant still fits the code and compiles. Who changes a rule changes
-its mutants in [internal/mutants](../internal/mutants).
+its mutants in [tests/mutants](../tests/mutants).
 `, len(all()))
 	for _, c := range chapters {
 		fmt.Fprintf(&b, "\n## %s\n\n| the rule | broken so that | noticed by |\n|---|---|---|\n", c.title)

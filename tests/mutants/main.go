@@ -1,14 +1,16 @@
 // Command mutants breaks the rules of this library on purpose, one at a time, and
 // tells whether a test notices.
 //
-//	go run ./internal/mutants                all of them, which takes a while
-//	go run ./internal/mutants -run 'grace'   those whose name, rule or file matches
-//	go run ./internal/mutants -write         and writes docs/mutants.md, which keeps
-//	                                         what it says of those that did not run
+//	go run ./tests/mutants                all of them, which takes a while
+//	go run ./tests/mutants -run 'grace'   those whose name, rule or file matches
+//	go run ./tests/mutants -write         and writes docs/mutants.md, which keeps
+//	                                      what it says of those that did not run
+//	go run ./tests/mutants -check         only whether each still fits the code,
+//	                                      compiles, and names tests that exist
 //
-// The changed file is laid over the real one while its tests are built; nothing in
-// the module is touched. It exits with 1 if a mutant survives, no longer applies or
-// does not build.
+// There is about one mutant for each rule that matters. The changed file is laid over
+// the real one while its tests are built; nothing in the module is touched. It exits
+// with 1 if a mutant survives, no longer applies or does not build.
 package main
 
 import (
@@ -38,7 +40,8 @@ type mutant struct {
 	rule     string // what the design says
 	file     string // below the root of the module, with slashes
 	old, new string // old occurs in the file exactly once
-	tests    string // of the file's package, joined by "|": those that are to notice
+	tests    string // joined by "|": those that are to notice
+	in       string // their folder, below the root of the module; "" is the file's
 }
 
 // chapter is a part of the design.
@@ -76,8 +79,16 @@ func (m mutant) apply(source string) (string, error) {
 // pattern is for go test -run.
 func (m mutant) pattern() string { return "^(" + m.tests + ")$" }
 
-// pkg is the package of the file, as go test takes it.
+// pkg is the package of the file, as the go command takes it.
 func (m mutant) pkg() string { return "./" + path.Dir(m.file) }
+
+// testPkg is the package of the tests.
+func (m mutant) testPkg() string {
+	if m.in != "" {
+		return "./" + m.in
+	}
+	return m.pkg()
+}
 
 // outcome is what came of a mutant.
 type outcome struct {
@@ -92,9 +103,15 @@ func main() {
 	write := flag.Bool("write", false, "write docs/mutants.md")
 	jobs := flag.Int("j", max(1, runtime.NumCPU()/2), "how many run side by side")
 	wide := flag.Bool("wide", false, "run all tests of the package and not only those that are expected to notice")
+	fits := flag.Bool("check", false, "run nothing: check that each mutant fits the code, compiles and names tests that exist")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	ok, err := run(ctx, *only, *write, *wide, *jobs)
+	ok, err := true, error(nil)
+	if *fits {
+		err = check(ctx)
+	} else {
+		ok, err = run(ctx, *only, *write, *wide, *jobs)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -189,8 +206,8 @@ func (o outcome) String() string {
 }
 
 func moduleRoot(ctx context.Context) (string, error) {
-	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}").Output()
-	return strings.TrimSpace(string(out)), err
+	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	return filepath.Dir(strings.TrimSpace(string(out))), err
 }
 
 // sound runs the tests that are to notice without any mutant: one that fails anyway
@@ -198,7 +215,7 @@ func moduleRoot(ctx context.Context) (string, error) {
 func sound(ctx context.Context, root string, chosen []mutant) error {
 	tests := map[string][]string{}
 	for _, m := range chosen {
-		tests[m.pkg()] = append(tests[m.pkg()], strings.Split(m.tests, "|")...)
+		tests[m.testPkg()] = append(tests[m.testPkg()], strings.Split(m.tests, "|")...)
 	}
 	for pkg, names := range tests {
 		slices.Sort(names)
@@ -234,7 +251,7 @@ func try(ctx context.Context, root, temp string, m mutant, wide bool) outcome {
 	if wide {
 		pattern = "."
 	}
-	seen, err := test(ctx, root, m.pkg(), pattern, "-overlay", temp+".json")
+	seen, err := test(ctx, root, m.testPkg(), pattern, "-overlay", temp+".json")
 	switch o.by = seen.failed; {
 	case err != nil:
 		o.problem = err.Error()

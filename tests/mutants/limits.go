@@ -37,22 +37,6 @@ var limits = []mutant{
 		tests: "TestRequestsInTheOutageOfATimeoutRestLonger|TestAPermitRestsByHowItsRequestEnded",
 	},
 	{
-		name:  "a timeout counts as an answer",
-		rule:  "a permit whose request timed out rests longer",
-		file:  "client.go",
-		old:   `		case !timedOut(err):`,
-		new:   `		case sent:`,
-		tests: "TestRequestsInTheOutageOfATimeoutRestLonger",
-	},
-	{
-		name:  "the permit that was used last is used first",
-		rule:  "the permit that is ready soonest is used",
-		file:  "ratelimit.go",
-		old:   `s.ready.Before(p.own[best].ready)`,
-		new:   `p.own[best].ready.Before(s.ready)`,
-		tests: "TestTheSoonestPermitIsUsedFirst|TestThePacerIsNeverRefusedWhateverTheNetworkDelays",
-	},
-	{
 		name:  "who came last is served first",
 		rule:  "requests go in the order of arrival",
 		file:  "ratelimit.go",
@@ -61,31 +45,12 @@ var limits = []mutant{
 		tests: "TestWhoWaitsIsServedInTheOrderOfArrival",
 	},
 	{
-		name: "who gave up holds the others up",
-		rule: "the caller's context bounds how long it waits",
-		file: "ratelimit.go",
-		old: `	i := slices.Index(p.queue, me)
-	p.queue = slices.Delete(p.queue, i, i+1)
-	p.tellFirst()`,
-		new: `	i := slices.Index(p.queue, me)
-	p.queue = slices.Delete(p.queue, i, i+1)`,
-		tests: "TestWhoWaitsBehindSomebodyWhoGivesUpIsServedInTime",
-	},
-	{
 		name: "each gate paces itself alone",
 		rule: "the limit is shared by all gates in the process",
 		file: "ratelimit.go",
 		old: `	p, _ := pacers.LoadOrStore(server, &pacer{shared: sharedPermits(server)})
 	return p.(*pacer)`,
 		new:   `	return &pacer{shared: sharedPermits(server)}`,
-		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot",
-	},
-	{
-		name:  "a host in capitals is paced by itself",
-		rule:  "the limit is shared by all gates in the process",
-		file:  "ratelimit.go",
-		old:   `strings.ToLower(u.Hostname())`,
-		new:   `u.Hostname()`,
 		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot",
 	},
 	{
@@ -115,14 +80,6 @@ var limits = []mutant{
 		tests: "TestAKilledProgramLeavesNoStuckPermit",
 	},
 	{
-		name:  "a permit does not rest for other programs",
-		rule:  "the limit is shared by every program of this user",
-		file:  "internal/permit/permit.go",
-		old:   `record{false, time.Now().Add(rest)}`,
-		new:   `record{false, time.Now().Add(min(rest, 0))}`,
-		tests: "TestProgramsTogetherKeepToThePermits|TestAPermitRestsForAsLongAsItsHolderSays",
-	},
-	{
 		name: "a clock that was far ahead silences all programs for ever",
 		rule: "a wait that cannot have been meant is none",
 		file: "internal/permit/permit.go",
@@ -133,18 +90,6 @@ var limits = []mutant{
 		return 0
 	}`,
 		tests: "TestRecordsThatCannotBeRightHoldNobodyUpForLong",
-	},
-	{
-		name: "a clock that was far ahead silences a program for ever",
-		rule: "a wait that cannot have been meant is none",
-		file: "ratelimit.go",
-		old: `	if wait > limit {
-		return 0
-	}`,
-		new: `	if wait > limit && limit == 0 {
-		return 0
-	}`,
-		tests: "TestAClockThatWasFarAheadSilencesNobody",
 	},
 
 	// Pauses.
@@ -162,22 +107,6 @@ var limits = []mutant{
 		file:  "client.go",
 		old:   `	return min(max(d, time.Second), maxPause)`,
 		new:   `	return max(d, time.Second)`,
-		tests: "TestRetryAfterIsReadInBothFormsAndCapped",
-	},
-	{
-		name:  "a Retry-After of 0 is no pause",
-		rule:  "Retry-After is obeyed, and never less than a second",
-		file:  "client.go",
-		old:   `	return min(max(d, time.Second), maxPause)`,
-		new:   `	return min(max(d, 0), maxPause)`,
-		tests: "TestRetryAfterIsReadInBothFormsAndCapped",
-	},
-	{
-		name:  "a Retry-After that is a date is not read",
-		rule:  "Retry-After is obeyed in both of its forms",
-		file:  "client.go",
-		old:   `		d = at.Sub(now)`,
-		new:   `		_ = at.Sub(now)`,
 		tests: "TestRetryAfterIsReadInBothFormsAndCapped",
 	},
 	{
@@ -205,24 +134,6 @@ var limits = []mutant{
 		tests: "TestAPauseReachesAllWhoWaitForAPermitAtOnce",
 	},
 	{
-		name: "who waits learns of a pause when their turn comes",
-		rule: "a wait that is in vain fails at once",
-		file: "ratelimit.go",
-		old: `	for _, waiter := range p.queue {
-		select {`,
-		new: `	for _, waiter := range p.queue[:0] {
-		select {`,
-		tests: "TestAPauseReachesAllWhoWaitForAPermitAtOnce",
-	},
-	{
-		name:  "a shorter pause cuts a longer one short",
-		rule:  "nobody asks before Retry-After is over",
-		file:  "ratelimit.go",
-		old:   `	if within(paused.Sub(now), maxPause) > d {`,
-		new:   `	if within(paused.Sub(now), maxPause) < 0 {`,
-		tests: "TestAShorterPauseDoesNotCutALongerOneShort",
-	},
-	{
 		name: "a client with a token sleeps through a Retry-After before it says so",
 		rule: "Retry-After is obeyed",
 		file: "ratelimit.go",
@@ -232,14 +143,6 @@ var limits = []mutant{
 	turn`,
 		new:   `	turn`,
 		tests: "TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
-	},
-	{
-		name:  "a pause does not reach those who wait for a token's limit",
-		rule:  "nobody asks before Retry-After is over",
-		file:  "ratelimit.go",
-		old:   `		return nil, err // asked for while this call was waiting`,
-		new:   `		return func(outcome) {}, nil`,
-		tests: "TestAPauseReachesThoseWhoAreWaitingAlready",
 	},
 
 	// Deadlines.
@@ -259,22 +162,6 @@ var limits = []mutant{
 		new:   `return nil, &Error{Reason: ErrUnreachable, RetryAfter: wait, Detail: "Polar's limit`,
 		tests: "TestAWaitThatTheDeadlineForbidsFailsAtOnceAndIsNoOutage",
 	},
-	{
-		name:  "the limit of a token is reported as Polar being down",
-		rule:  "a limiter's own delay is never reported as Polar being down",
-		file:  "ratelimit.go",
-		old:   `return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "the limit`,
-		new:   `return &Error{Reason: ErrUnreachable, RetryAfter: wait, Detail: "the limit`,
-		tests: "TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
-	},
-	{
-		name:  "our own pace hides why the first try failed",
-		rule:  "a limiter's own delay is never the reason of a failure",
-		file:  "client.go",
-		old:   `			return last // our own pace forbids another try: that is not why it failed`,
-		new:   `			return err`,
-		tests: "TestARetryThatOurOwnPaceForbidsDoesNotHideWhyTheFirstTryFailed",
-	},
 
 	// With a token.
 	{
@@ -284,15 +171,6 @@ var limits = []mutant{
 		old:   `	refill := max(1, perMinute-burst)`,
 		new:   `	refill := perMinute`,
 		tests: "TestAMinuteOfATokenNeverSeesMoreThanItsAllowance",
-	},
-	{
-		name: "the sandbox is asked as often as production",
-		rule: "100 a minute in the sandbox",
-		file: "client.go",
-		old: `		return 100
-`,
-		new:   "\t\treturn 300\n",
-		tests: "TestTheSandboxIsAskedLessOften",
 	},
 	{
 		name: "each client of a token has an allowance of its own",
@@ -305,28 +183,12 @@ var limits = []mutant{
 		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot|TestAMinuteOfATokenNeverSeesMoreThanItsAllowance|TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
 	},
 	{
-		name:  "a server spelled otherwise has an allowance of its own",
-		rule:  "Polar counts by organization",
-		file:  "ratelimit.go",
-		old:   `[]byte(serverName(base) + "\x00" + token)`,
-		new:   `[]byte(base + "\x00" + token)`,
-		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot",
-	},
-	{
 		name:  "the first allowance of a token counts",
 		rule:  "of several allowances the last that was set counts",
 		file:  "ratelimit.go",
 		old:   `	if perMinute != 0 && perMinute != m.perMinute {`,
 		new:   `	if perMinute < 0 {`,
 		tests: "TestOfSeveralAllowancesOfATokenTheLastThatWasSetCounts",
-	},
-	{
-		name:  "who waits for a token's limit is overtaken",
-		rule:  "a limit lets through in the order of arrival",
-		file:  "ratelimit.go",
-		old:   `	if lacking <= 0 && m.limiter.Allow() {`,
-		new:   `	if m.limiter.Allow() {`,
-		tests: "TestWhoWaitsForATokensLimitIsLetThroughInOrder",
 	},
 	{
 		name: "who has given up takes a request off the limit",
@@ -362,35 +224,5 @@ var limits = []mutant{
 		old:   `	if all.Tokens()-float64(others) >= float64(all.Burst())/2 || n.share.Allow() {`,
 		new:   `	if others < 0 && all != nil || n.share.Allow() {`,
 		tests: "TestNewcomersHaveTheRequestsThatNobodyElseWants",
-	},
-	{
-		name: "our own limit is taken for an outage",
-		rule: "a limiter's own delay is never reported as Polar being down",
-		file: "ratelimit.go",
-		old: `Err: err, unasked: true}
-}
-
-func (m`,
-		new: `Err: err}
-}
-
-func (m`,
-		tests: "TestOurOwnLimitIsNotTakenForAnOutage|TestAServerThatIsBusyDoesNotOpenARouteThatFailsOpen",
-	},
-	{
-		name:  "a smaller allowance leaves newcomers what they had",
-		rule:  "of several allowances the last that was set counts",
-		file:  "ratelimit.go",
-		old:   `, m.newCustomers: newcomerPart, m.newKeys: newcomerPart}`,
-		new:   `}`,
-		tests: "TestASmallerAllowanceOfTheSameTokenBoundsNewcomersToo",
-	},
-	{
-		name:  "a crowd of newcomers takes all that is idle",
-		rule:  "half a burst is left for those who are known",
-		file:  "ratelimit.go",
-		old:   `	if all.Tokens()-float64(others) >= float64(all.Burst())/2 ||`,
-		new:   `	if all.Tokens()+float64(others) >= 1 ||`,
-		tests: "TestACrowdOfNewcomersLeavesRequestsForThoseWhoAreKnown",
 	},
 }

@@ -1,0 +1,268 @@
+package main
+
+var customers = []mutant{
+	// Reading a state.
+	{
+		name:  "an answer about another customer is believed",
+		rule:  "only an answer about who was asked about counts",
+		file:  "entitlements.go",
+		old:   `	case !asked.is(e.customer, e.external):`,
+		new:   `	case e.customer == "":`,
+		tests: "TestAnAnswerAboutSomebodyElseIsNotBelieved",
+	},
+	{
+		name:  "a customer of another organization is believed",
+		rule:  "only an answer of the organization counts",
+		file:  "entitlements.go",
+		old:   `	if organizationID != "" && organization != "" && !sameUUID(organization, organizationID) {`,
+		new:   `	if organization == "\x00" {`,
+		tests: "TestAnAnswerAboutSomebodyElseIsNotBelieved|TestSignedEventsThatMeanNothingHereAreAcknowledged",
+	},
+	{
+		name: "a benefit of a type that nobody knows spoils the state",
+		rule: "unknown benefit types never break decoding",
+		file: "entitlements.go",
+		old: `		g.text("benefit_type", &kind)
+		if benefit == "" {
+			continue
+		}`,
+		new: `		g.text("benefit_type", &kind)
+		if benefit == "" || kind == "" {
+			return nil, errForeignState
+		}`,
+		tests: "TestWhatIsStrangeInAStateSpoilsNothingBesideIt|TestEveryRecordedStateIsReadOrRefusedAsPolarMeantIt",
+	},
+	{
+		name:  "a subscription that is past due counts",
+		rule:  "a product needs an active or trialing subscription",
+		file:  "entitlements.go",
+		old:   `product != "" && !slices.Contains(noRight, status) {`,
+		new:   `product != "" {`,
+		tests: "TestSubscriptionsCountByTheirStatus",
+	},
+	{
+		name: "a requirement that says nothing is met",
+		rule: "the zero requirement is never met",
+		file: "entitlements.go",
+		old: `		return slices.ContainsFunc(r.of, e.Meets)
+	}
+	return false`,
+		new: `		return slices.ContainsFunc(r.of, e.Meets)
+	}
+	return true`,
+		tests: "TestRequirementsMeanWhatTheySay|TestNobodyHasNothing",
+	},
+
+	// Ages.
+	{
+		name: "a fresh answer stays fresh",
+		rule: "a fresh time",
+		file: "cache.go",
+		old: `	if !ok || c.now() >= e.freshUntil.Load() {
+		return nil, false
+	}
+	c.counts`,
+		new: `	if !ok {
+		return nil, false
+	}
+	c.counts`,
+		tests: "TestAgesOfAnswersAreExact",
+	},
+	{
+		name: "a stale answer is served and not refreshed",
+		rule: "a stale answer is refreshed in the background",
+		file: "cache.go",
+		old: `		c.refreshBehind(key, e, now)
+		c.counts.served[cacheStale].Add(1)
+`,
+		new: `		c.counts.served[cacheStale].Add(1)
+`,
+		tests: "TestAStaleAnswerIsServedAtOnceAndRefreshedOnce",
+	},
+	{
+		name: "an outage takes customers' access away",
+		rule: "in grace an answer is served while Polar is unreachable",
+		file: "cache.go",
+		old: `	if now < e.graceUntil.Load() {
+		c.counts.served[cacheGrace].Add(1)
+		return e.value.Load(), nil
+	}
+	return nil, err`,
+		new:   `	return nil, err`,
+		tests: "TestAnHourWithoutPolarServesThoseWhoAreKnownAndNobodyElse|TestRefreshServesWhatIsInGraceWhenNobodyCanSay",
+	},
+	{
+		name: "a customer's grace never ends",
+		rule: "a grace time",
+		file: "cache.go",
+		old: `	if now < e.graceUntil.Load() {
+		c.counts.served[cacheGrace].Add(1)`,
+		new: `	if now >= 0 {
+		c.counts.served[cacheGrace].Add(1)`,
+		tests: "TestAgesOfAnswersAreExact|TestAnHourWithoutPolarServesThoseWhoAreKnownAndNobodyElse",
+	},
+	{
+		name:  "who looked just before an answer came asks again",
+		rule:  "all who want to know at the same time ask once",
+		file:  "cache.go",
+		old:   `ok && when == unlessFresh {`,
+		new:   `ok && when == unlessFresh && value == nil {`,
+		tests: "TestWhoLookedJustBeforeAnAnswerCameDoesNotAskAgain",
+	},
+	{
+		name: "a license key is served past its expiry in grace",
+		rule: "a key's own expiry counts while nobody can say",
+		file: "cache.go",
+		old: `		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
+		e.expires.Store(until(now, left))`,
+		new:   `		_ = left`,
+		tests: "TestAKeyKeepsWorkingInGraceButNeverPastItsExpiry",
+	},
+	{
+		name:  "work that hangs is joined for ever",
+		rule:  "a question that is too old is given up",
+		file:  "internal/flight/flight.go",
+		old:   `time.Since(f.began) < g.Keep {`,
+		new:   `g.Keep > 0 {`,
+		tests: "TestWorkThatHangsIsNotKeptForEver",
+	},
+	{
+		name:  "an id is quoted in an error",
+		rule:  "keys, tokens and addresses never reach an error",
+		file:  "redact.go",
+		old:   `quoted[1 : len(quoted)-1]}`,
+		new:   `quoted}`,
+		tests: "TestAnIdIsInNoErrorThatQuotesIt",
+	},
+
+	// Who is not known.
+	{
+		name:  "an unknown customer is an error",
+		rule:  "404 is an ordinary customer without entitlements",
+		file:  "customers.go",
+		old:   `	if isNotFound(err) {`,
+		new:   `	if err == nil && value == nil {`,
+		tests: "TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook",
+	},
+	{
+		name:  "an unknown customer is asked about at each request",
+		rule:  "who is not known is cached briefly",
+		file:  "cache.go",
+		old:   `	if e, ok := c.unknown.Get(key); ok && now < e.freshUntil.Load() {`,
+		new:   `	if e, ok := c.unknown.Get(key); ok && now < 0 {`,
+		tests: "TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook",
+	},
+	{
+		name: "a flood of unknown ids pushes out those who are known",
+		rule: "who is not known is cached apart",
+		file: "cache.go",
+		old: `	default:
+		e = &entry{}
+		c.unknown.Add(key, e)
+	}`,
+		new: `	default:
+		e = &entry{}
+		c.known[key.kind].Add(key.id, e)
+		c.known[key.kind].Get(key.id)
+	}`,
+		tests: "TestAFloodOfUnknownIdsDoesNotPushOutThoseWhoAreKnown|TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook",
+	},
+	{
+		name:  "one customer's strange id shuts out all newcomers",
+		rule:  "what was said to one question may be about that one alone",
+		file:  "cache.go",
+		old:   `	if ofEverybody(err) {`,
+		new:   `	if err != nil {`,
+		tests: "TestAnIdThatAFirewallDoesNotLikeShutsOutNobodyElse",
+	},
+
+	// Flights.
+	{
+		name:  "each request for a cold customer asks Polar",
+		rule:  "one flight per customer",
+		file:  "cache.go",
+		old:   `	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(`,
+		new:   `	return flight.Do(ctx, &c.flights, string(rune(rand.Int32N(1<<15)))+string('0'+rune(key.kind))+key.id, func(`,
+		tests: "TestAThousandWhoAskAboutOneColdCustomerAskPolarOnce",
+	},
+	{
+		name:  "a caller who leaves ends the flight of the others",
+		rule:  "a flight has its own context",
+		file:  "internal/flight/flight.go",
+		old:   `		f.ctx, f.cancel = context.WithCancel(context.WithoutCancel(ctx))`,
+		new:   `		f.ctx, f.cancel = context.WithCancel(ctx)`,
+		tests: "TestACallerThatLeavesDoesNotCancelTheOthers",
+	},
+	{
+		name: "a panic in a flight takes the server down",
+		rule: "a flight has a recover inside",
+		file: "internal/flight/flight.go",
+		old: `			p := recover()
+`,
+		new:   "\t\t\tvar p any\n",
+		tests: "TestAPanicIsAnErrorForAllCallers",
+	},
+
+	// Ids.
+	{
+		name:  "a question mark in an external id cuts the path",
+		rule:  "external ids are path-escaped",
+		file:  "customers.go",
+		old:   `url.PathEscape(r.key.id)`,
+		new:   `strings.ReplaceAll(url.PathEscape(r.key.id), "%3F", "?")`,
+		tests: "TestExternalIdsOfEveryKindReachTheirCustomer",
+	},
+	{
+		name:  "an external id of two dots asks about somebody else",
+		rule:  "the external ids . and .. are refused",
+		file:  "customers.go",
+		old:   `	case id == "." || id == ".." ||`,
+		new:   `	case id == "." ||`,
+		tests: "TestExternalIdsOfEveryKindReachTheirCustomer|TestAnIdThatIsRefusedWhenAskedAboutIsNotServedAfterAnEventEither",
+	},
+	{
+		name:  "a key for another product of the vendor is let in",
+		rule:  "a key of any other benefit is refused as wrong_benefit",
+		file:  "customers.go",
+		old:   `	case err == nil && len(c.config.Features) > 0 && !hasFeatures(c.config.Features, license.BenefitID):`,
+		new:   `	case err == nil && license.BenefitID == "":`,
+		tests: "TestLicenseKeysAreRefusedForWhatIsWrongWithThem",
+	},
+
+	// Spend.
+	{
+		name:  "more is spent than there is",
+		rule:  "balances are debited locally, and not below nothing",
+		file:  "cache.go",
+		old:   `	if i < 0 || value.meters[i].Balance < cost.units {`,
+		new:   `	if i < 0 {`,
+		tests: "TestSpendingAtTheSameTimeNeverExceedsTheBalance",
+	},
+	{
+		name: "what is spent is not taken off",
+		rule: "balances are debited locally between refreshes",
+		file: "cache.go",
+		old: `	e.value.Store(rest)
+	e.takeOff`,
+		new:   `	e.takeOff`,
+		tests: "TestSpendingAtTheSameTimeNeverExceedsTheBalance",
+	},
+	{
+		name:  "units are given back on top of a new balance",
+		rule:  "a new balance of Polar's counts",
+		file:  "cache.go",
+		old:   `!untilEnd && question < e.base {`,
+		new:   `!untilEnd && question < 0 {`,
+		tests: "TestSpendingIsGivenBackOnceAndNotAfterANewAnswer",
+	},
+	{
+		name: "what a request under way spends is forgotten when Polar is asked",
+		rule: "a cost stays taken off until the handler ends",
+		file: "cache.go",
+		old: `	for d := range e.underWay {
+		e.takeOff(d)`,
+		new: `	for d := range e.underWay {
+		_ = d`,
+		tests: "TestWhatARequestUnderWaySpendsStaysTakenOffWhateverPolarSaysMeanwhile|TestSpendingAgreesWithAModelWhateverComesInBetween",
+	},
+}

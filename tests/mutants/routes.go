@@ -1,0 +1,233 @@
+package main
+
+var routes = []mutant{
+	// Webhooks.
+	{
+		name: "any signature will do",
+		rule: "an event is signed with the endpoint's secret",
+		file: "webhook.go",
+		old: `	return fits
+}`,
+		new: `	return fits || len(given) > 0
+}`,
+		tests: "TestWhatIsNotSignedRightIsRefused",
+	},
+	{
+		name:  "the secrets of before September 2026 fit nothing",
+		rule:  "two key derivations: the raw bytes of the secret",
+		file:  "webhook.go",
+		old:   `	keys := [][]byte{[]byte(secret)}`,
+		new:   `	keys := [][]byte{}`,
+		tests: "TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret",
+	},
+	{
+		name:  "the secrets since September 2026 fit nothing",
+		rule:  "two key derivations: base64 after whsec_",
+		file:  "webhook.go",
+		old:   `strings.CutPrefix(secret, "whsec_"); ok {`,
+		new:   `strings.CutPrefix(secret, "whsec_"); !ok {`,
+		tests: "TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret",
+	},
+	{
+		name:  "an old event is taken in",
+		rule:  "5 minutes' tolerance",
+		file:  "webhook.go",
+		old:   `age > int64(webhookTolerance/time.Second) || age`,
+		new:   `age`,
+		tests: "TestWhatIsNotSignedRightIsRefused",
+	},
+	{
+		name:  "an event that is sent again is taken in again",
+		rule:  "webhook-id seen once",
+		file:  "webhook.go",
+		old:   `c.seen.ContainsOrAdd(id, struct{}{}); again {`,
+		new:   `c.seen.ContainsOrAdd(id, struct{}{}); again && id == "" {`,
+		tests: "TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne|TestOneEventSentAtOnceByManyIsTakenInOnce",
+	},
+	{
+		name:  "a body without an end is read to the end",
+		rule:  "the body is capped",
+		file:  "webhook.go",
+		old:   `io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))`,
+		new:   `io.ReadAll(r.Body)`,
+		tests: "TestABodyThatIsTooLongIsNotRead",
+	},
+	{
+		name: "an event of a type that is not known is refused",
+		rule: "answered with 2xx, since Polar disables an endpoint after 10 failures",
+		file: "webhook.go",
+		old: `			c.takeEvent(body, time.Unix(seconds, 0))
+		}
+		w.WriteHeader(http.StatusNoContent)`,
+		new: `			before := c.cache.counts.eventsUnknown.Load()
+			if c.takeEvent(body, time.Unix(seconds, 0)); c.cache.counts.eventsUnknown.Load() > before {
+				w.WriteHeader(http.StatusBadRequest)
+			}
+		}
+		w.WriteHeader(http.StatusNoContent)`,
+		tests: "TestSignedEventsThatMeanNothingHereAreAcknowledged",
+	},
+	{
+		name:  "an older event overwrites a newer one",
+		rule:  "an older event never overwrites a newer state",
+		file:  "cache.go",
+		old:   `	return when < e.event || when < e.answered-int64(readTime)`,
+		new:   `	return when < e.answered-int64(readTime)`,
+		tests: "TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne|TestDeliveriesOutOfOrderAndTwiceEndInTheYoungestState",
+	},
+	{
+		name:  "an answer that was under way overwrites an event",
+		rule:  "an older answer never overwrites a newer event",
+		file:  "cache.go",
+		old:   `	if ok && e.told > asked && e.event > value.at-int64(readTime) {`,
+		new:   `	if ok && e.told < 0 {`,
+		tests: "TestAFetchUnderWayWhenAWebhookArrivesDoesNotOverwriteIt",
+	},
+	{
+		name:  "a cancellation bites under one id only",
+		rule:  "a webhook makes a cancellation bite under both ids",
+		file:  "cache.go",
+		old:   `		keys = append(keys, byOwnID.key) // others`,
+		new:   `		_ = byOwnID.key // others`,
+		tests: "TestACancellationBitesAtOnceOnBothIds",
+	},
+	{
+		name:  "an answer that was under way hides an event",
+		rule:  "an event that came meanwhile has Polar asked again",
+		file:  "cache.go",
+		old:   `		e.outdate() // by an event`,
+		new:   `		_ = e // by an event`,
+		tests: "TestAnAnswerThatWasUnderWayDoesNotHideAnEvent",
+	},
+
+	// Routes.
+	{
+		name:  "a route changes with the slice of its requirements",
+		rule:  "only who meets the requirements is let in",
+		file:  "http_middleware.go",
+		old:   `	route.Require = slices.Clone(route.Require)`,
+		new:   `	route.Require = slices.Clip(route.Require)`,
+		tests: "TestARouteKeepsItsOwnRequirements",
+	},
+	{
+		name:  "a route that failed open shows somebody else's entitlements",
+		rule:  "a request that passes because nobody can say has no Entitlements",
+		file:  "http_middleware.go",
+		old:   `				next.ServeHTTP(w, withEntitlements(r, nil)) //`,
+		new:   `				next.ServeHTTP(w, r) //`,
+		tests: "TestARouteThatFailsOpenShowsNoEntitlementsOfARouteAroundIt",
+	},
+	{
+		name:  "a bearer token is taken for a key with a space in it",
+		rule:  "in Authorization the key comes after Bearer",
+		file:  "http_middleware.go",
+		old:   `bearer && ok && strings`,
+		new:   `bearer && !ok && strings`,
+		tests: "TestAKeyMayComeAsABearerToken",
+	},
+	{
+		name:  "of a key that is refused a requirement is named",
+		rule:  "a refusal names the first requirement that was not met",
+		file:  "http_middleware.go",
+		old:   `			required = Requirement{} // it is the key itself`,
+		new:   `			_ = required`,
+		tests: "TestOfAKeyThatIsRefusedNoRequirementIsNamed",
+	},
+	{
+		name:  "whoever is in the cache is let in",
+		rule:  "only who meets the requirements is let in",
+		file:  "http_middleware.go",
+		old:   `				case hit && known.known && known.Meets(all): // the common case`,
+		new:   `				case hit && known.known && all.kind != 0: // the common case`,
+		tests: "TestTheFirstRequirementThatIsNotMetIsNamed|TestARefusalIsAProblemReportOfExactlyTheseFields|TestACancellationBitesAtOnceOnBothIds",
+	},
+	{
+		name: "nobody is taken for a bad id",
+		rule: "no customer: 401",
+		file: "http_middleware.go",
+		old: `	if customer.IsZero() {
+		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized})
+	}
+`,
+		new:   ``,
+		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestDecideSaysWhatTheMiddlewareWouldDo",
+	},
+	{
+		name:  "a denied request is forbidden instead of told to pay",
+		rule:  "denied requests get 402",
+		file:  "http_middleware.go",
+		old:   `		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required:`,
+		new:   `		return nil, c.refusal(Refusal{Status: http.StatusForbidden, Required:`,
+		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields",
+	},
+	{
+		name:  "an outage of Polar asks customers to pay",
+		rule:  "nobody can say: 503",
+		file:  "http_middleware.go",
+		old:   `c.refusal(Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable,`,
+		new:   `c.refusal(Refusal{Status: http.StatusPaymentRequired, Reason: ErrUnreachable,`,
+		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestOnlyARouteThatChoseItFailsOpenAndOnlyWhenNobodyCanSay",
+	},
+	{
+		name: "a denial may be stored on the way",
+		rule: "denials carry Cache-Control: no-store",
+		file: "http_middleware.go",
+		old: `	h.Set("Cache-Control", "no-store")
+`,
+		new:   ``,
+		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestWhatWasSaidOfCachingBeforeARefusalIsKeptOrMadeStricter",
+	},
+	{
+		name:  "every route fails open",
+		rule:  "fail open if the program says so",
+		file:  "http_middleware.go",
+		old:   `	if !route.FailOpen || refusal.Status`,
+		new:   `	if refusal.Status`,
+		tests: "TestOnlyARouteThatChoseItFailsOpenAndOnlyWhenNobodyCanSay",
+	},
+	{
+		name:  "a route that fails open lets in who has not paid",
+		rule:  "fail open only when nobody can say",
+		file:  "http_middleware.go",
+		old:   `refusal.Status != http.StatusServiceUnavailable || r.Context()`,
+		new:   `r.Context()`,
+		tests: "TestOnlyARouteThatChoseItFailsOpenAndOnlyWhenNobodyCanSay",
+	},
+	{
+		name:  "a flood of made-up keys opens a route that fails open",
+		rule:  "nobody can bring about that a route fails open",
+		file:  "cache.go",
+		old:   `	case !ok || failure.unasked:`,
+		new:   `	case !ok:`,
+		tests: "TestAFloodOfMadeUpKeysDoesNotOpenARouteThatFailsOpen",
+	},
+	{
+		name:  "units are gone after a handler that failed",
+		rule:  "a cost is given back after a 5xx",
+		file:  "http_middleware.go",
+		old:   `end(!served || watched.status >= 500)`,
+		new:   `end(!served)`,
+		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse",
+	},
+	{
+		name:  "units are gone after a handler that panicked",
+		rule:  "a cost is given back after a panic",
+		file:  "http_middleware.go",
+		old:   `end(!served || watched.status >= 500)`,
+		new:   `end(served && watched.status >= 500)`,
+		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse|TestAHandlerThatEndsItsGoroutineGivesTheUnitsBack",
+	},
+	{
+		name: "who has nothing left is let in where a route spends",
+		rule: "a cost is taken off before the handler runs",
+		file: "http_middleware.go",
+		old: `	if rest == nil {
+		c.refuse(w, r, route, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
+		return
+	}`,
+		new: `	if rest == nil {
+		rest, end = value, func(bool) {}
+	}`,
+		tests: "TestARouteThatSpendsLetsInExactlyAsManyAsAreLeft",
+	},
+}

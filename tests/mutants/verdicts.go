@@ -1,0 +1,236 @@
+package main
+
+var verdicts = []mutant{
+	// Granted.
+	{
+		name:  "an answer about another key unlocks the license",
+		rule:  "a grant echoes the key that was asked about",
+		file:  "license.go",
+		old:   `if l.Key != asked || !sameUUID(l.OrganizationID, organizationID) {`,
+		new:   `if !sameUUID(l.OrganizationID, organizationID) {`,
+		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks|TestA200ThatIsNotAboutThisKeyNeitherUnlocksNorKills",
+	},
+	{
+		name:  "a key of another organization unlocks the license",
+		rule:  "a grant echoes the organization that was asked about",
+		file:  "license.go",
+		old:   `if l.Key != asked || !sameUUID(l.OrganizationID, organizationID) {`,
+		new:   `if l.Key != asked {`,
+		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks|TestNobodyCanBringKeysFromAnOrganizationOfTheirOwn",
+	},
+	{
+		name:  "an answer about another activation keeps the license",
+		rule:  "a grant is about the activation that was asked about",
+		file:  "license.go",
+		old:   `ok && !sameUUID(id, r.ActivationID) {`,
+		new:   `ok && id == "" {`,
+		tests: "TestAnAnswerAboutAnotherActivationProvesNothing",
+	},
+	{
+		name: "an answer without a benefit grants",
+		rule: "a grant has id, key, organization, benefit and status",
+		file: "license.go",
+		old: `		{"benefit_id", &l.BenefitID},
+`,
+		new:   ``,
+		tests: "TestAnAnswerWithoutItsFiveMembersProvesNothing|TestWhatProvesNothingNeitherLocksNorUnlocks",
+	},
+	{
+		name: "an expiry that cannot be read is none",
+		rule: "an expiry that is there must be readable",
+		file: "license.go",
+		old: `		if l.ExpiresAt, err = parseTime(raw); err != nil {
+			return err
+		}
+`,
+		new: `		l.ExpiresAt, _ = parseTime(raw)
+`,
+		tests: "TestAnExpiryThatCannotBeReadProvesNothing|TestWhatProvesNothingNeitherLocksNorUnlocks",
+	},
+	{
+		name:  "every status but revoked grants",
+		rule:  "only the status granted grants",
+		file:  "license.go",
+		old:   `if l.Status != KeyGranted {`,
+		new:   `if l.Status == KeyRevoked {`,
+		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestRecordedAnswersAreReadAsWhatPolarMeant",
+	},
+	{
+		name:  "a key past its expiry grants",
+		rule:  "past expires_at is denied",
+		file:  "license.go",
+		old:   `!l.ExpiresAt.IsZero() && !at.Before(l.ExpiresAt) {`,
+		new:   `!l.ExpiresAt.IsZero() && at.IsZero() {`,
+		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestRecordedAnswersAreReadAsWhatPolarMeant",
+	},
+	{
+		name:  "a clock that is wrong makes a granted key look expired",
+		rule:  "a granted key's expiry is held against Polar's own clock",
+		file:  "client.go",
+		old:   `accept(body, serverTime(resp, c.now()))`,
+		new:   `accept(body, c.now())`,
+		tests: "TestAClockThatIsWrongDoesNotMakeAGrantedKeyLookExpired",
+	},
+	{
+		name: "an activation is believed without looking at the key inside it",
+		rule: "the key nested in an activation is held to the same rules",
+		file: "activation.go",
+		old: `	if _, ok := refused.(*Error); refused != nil && !ok {
+		return nil, refused
+	}
+`,
+		new: `	if _, ok := refused.(*Error); refused != nil && !ok {
+		refused = nil
+	}
+`,
+		tests: "TestWhatAnActivationLacksIsNotMadeUp|TestTheKeyInsideTheAnswerOfAnActivationIsTheOneThatIsRead",
+	},
+	{
+		name:  "a benefit that the program does not sell unlocks it",
+		rule:  "a key of any other benefit is refused as wrong_benefit",
+		file:  "gate.go",
+		old:   `	return ok || len(g.config.Features) == 0`,
+		new:   `	return ok || g != nil`,
+		tests: "TestAKeyForAnotherProductOfTheVendorUnlocksNothing|TestAWrongBenefitGivesItsSeatBack",
+	},
+
+	// Denied.
+	{
+		name:  "a 404 that is not Polar's locks the license",
+		rule:  "a 404 is a denial with ResourceNotFound only",
+		file:  "client.go",
+		old:   `case status == http.StatusNotFound && said.Error == "ResourceNotFound",`,
+		new:   `case status == http.StatusNotFound,`,
+		tests: "TestARouteThatIsGoneIsNotTakenForARevokedKey|TestWhatProvesNothingNeitherLocksNorUnlocks",
+	},
+	{
+		name:  "a refusal in words that nobody knows is no denial",
+		rule:  "a detail that is not known is still a denial",
+		file:  "client.go",
+		old:   "\treturn ErrDenied\n}",
+		new:   "\treturn \"\"\n}",
+		tests: "TestTheWordsOfARefusalThatNobodyKnowsAreKept",
+	},
+	{
+		name: "an expired key is refused without saying so",
+		rule: "the reason of a denial is read from its detail",
+		file: "client.go",
+		old: `		{"has expired", ErrExpired},
+`,
+		new:   ``,
+		tests: "TestRecordedAnswersAreReadAsWhatPolarMeant|TestARefusalLocksUntilPolarGrantsAgain",
+	},
+	{
+		name: "too few uses lock the license",
+		rule: "usage_exceeded refuses the call and not the license",
+		file: "client.go",
+		old: `		{"more usages", ErrUsageExceeded},
+`,
+		new:   ``,
+		tests: "TestTooFewUsesRefuseTheCallAndNotTheLicense",
+	},
+	{
+		name:  "a released seat is reported as an unknown key",
+		rule:  "one more question tells a released seat from an unknown key",
+		file:  "license.go",
+		old:   `if r.ActivationID == "" || !isNotFound(err) {`,
+		new:   `if r.Key != (Key{}) {`,
+		tests: "TestRecordedAnswersAreReadAsWhatPolarMeant|TestASeatThatCannotBeWrittenDownIsGivenBackAgain|TestARefusalLocksUntilPolarGrantsAgain",
+	},
+	{
+		name:  "a refused key is waited for as if it were young",
+		rule:  "only an unknown key is waited for",
+		file:  "seats.go",
+		old:   `if !errors.Is(err, ErrUnknownKey) || left < time.Second ||`,
+		new:   `if err == nil || left < time.Second ||`,
+		tests: "TestAKeyThatIsRefusedIsNotWaitedFor",
+	},
+
+	// Our fault.
+	{
+		name: "a refused token locks the license",
+		rule: "401 is a configuration error, never a lock",
+		file: "client.go",
+		old:  `	case status == http.StatusUnauthorized && said.Error != "",`,
+		new: `	case status == http.StatusUnauthorized && said.Error != "":
+		return ErrDenied
+	case`,
+		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks|TestRecordedAnswersAreReadAsWhatPolarMeant",
+	},
+	{
+		name: "a malformed request locks the license",
+		rule: "422 is an input error, never a lock",
+		file: "client.go",
+		old: `		status == http.StatusUnprocessableEntity && (said.Error != "" || len(said.Faults) > 0):
+		return ErrMisconfigured`,
+		new: `		said.Error == "nothing that Polar says":
+		return ErrMisconfigured
+	case status == http.StatusUnprocessableEntity:`,
+		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks|TestRecordedAnswersAreReadAsWhatPolarMeant",
+	},
+
+	// Unknown.
+	{
+		name: "a web page with 200 locks the license",
+		rule: "a body that is not Polar's is unknown",
+		file: "client.go",
+		old: `			return unknown(notPolar(resp, err))
+`,
+		new: `			return &Error{Op: x.op, Reason: ErrDenied, StatusCode: status, Err: err}
+`,
+		tests: "TestAWebPageInPolarsPlaceNeitherKillsNorUnlocksALicense|TestWhatProvesNothingNeitherLocksNorUnlocks",
+	},
+	{
+		name: "a refusal inside a 500 locks the license",
+		rule: "5xx is unknown, whatever is in it",
+		file: "client.go",
+		old: `		if cause == errServerFailed { // and not the page of a proxy
+			failure.say = phrases{serverFailed, serverFailedDo}
+		}
+		return failure
+	}`,
+		new: `		if cause != errServerFailed { // and not the page of a proxy
+			return failure
+		}
+		status = http.StatusNotFound
+	}`,
+		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks",
+	},
+	{
+		name:  "a 429 without a pause is taken for an outage",
+		rule:  "429 is unknown, with how long to wait",
+		file:  "client.go",
+		old:   `case status == http.StatusTooManyRequests:`,
+		new:   `case status == http.StatusTooManyRequests && resp.Header.Get("Retry-After") != "":`,
+		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks",
+	},
+	{
+		name: "a redirect is followed",
+		rule: "any redirect is unknown",
+		file: "client.go",
+		old: `	c.Transport = unled{c.Transport}
+	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+`,
+		new:   ``,
+		tests: "TestNoRedirectIsFollowed|TestARedirectTakesTheKeyToNoOtherHost",
+	},
+
+	// Asking.
+	{
+		name:  "a count of uses is sent again",
+		rule:  "what must not happen twice is never repeated",
+		file:  "license.go",
+		old:   `repeatable: r.IncrementUsage == 0,`,
+		new:   `repeatable: true,`,
+		tests: "TestOnlyAQuestionThatMayBeAskedTwiceIsRepeated|TestAnAnswerThatWasLostToACountSaysThatItMayHaveCounted",
+	},
+	{
+		name: "a version header is sent",
+		rule: "no Polar-Version header is sent",
+		file: "client.go",
+		old:  `	req.Header.Set("Accept", "application/json")`,
+		new: `	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Polar-Version", "2026-04")`,
+		tests: "TestARequestSaysWhoAsksAndNothingThatAgesBadly",
+	},
+}
