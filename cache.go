@@ -419,7 +419,7 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 		c.unknown.Add(key, e)
 	}
 	e.answered, e.asked = value.at, asked
-	value = e.lessSpent(value)
+	value = e.lessSpent(value.completed(e.value.Load(), c.grace))
 	c.set(e, value, 0)
 	if e.told > asked {
 		e.outdate() // by an event of meanwhile, which this answer may not know of
@@ -536,8 +536,8 @@ func (c *entitlementCache) tell(value *Entitlements, age time.Duration) bool {
 		if !late { // else Polar may not have counted all of that by then
 			e.forgetSpent()
 		}
-		c.set(e, e.lessSpent(value), age)
-		if late {
+		c.set(e, e.lessSpent(value.completed(e.value.Load(), c.grace)), age)
+		if late || value.unread != 0 {
 			e.outdate()
 		}
 	}
@@ -569,6 +569,9 @@ func (e *entry) heard(at, now int64) {
 // lessSpent is a value less what was spent since the question, and by requests under
 // way. storing is held.
 func (e *entry) lessSpent(value *Entitlements) *Entitlements {
+	if value.borrowed&listOfMeters != 0 {
+		return value // these are what was served until now, less all of that
+	}
 	for meter, units := range e.spent {
 		if i := value.meter(meter); i >= 0 {
 			value = value.withMeter(i, value.meters[i].Balance-units)

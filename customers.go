@@ -228,8 +228,9 @@ type Customers struct {
 		sync.Mutex
 		customers, keys error
 	}
-	seen   seenEvents
-	badIDs rate.Sometimes // logs them
+	seen seenEvents
+	// These log what each of many requests may meet.
+	badIDs, halfRead rate.Sometimes
 }
 
 // NewCustomers makes Customers, without asking Polar. A configuration that cannot
@@ -255,7 +256,7 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 		return nil, err
 	}
 	config.AccessToken = "" // it is in the client now, and in nothing that is printed
-	c := &Customers{config: config, client: client, seen: newSeenEvents(), badIDs: rate.Sometimes{First: 1, Interval: time.Minute}}
+	c := &Customers{config: config, client: client, seen: newSeenEvents(), badIDs: onceAMinute(), halfRead: onceAMinute()}
 	c.organization.id = client.organizationID
 	if c.cache, err = newEntitlementCache(config.CacheSize); err != nil {
 		return nil, err
@@ -269,6 +270,8 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	c.cache.newcomers = [keyKinds]newcomerLimit{customers, customers, keys}
 	return c, nil
 }
+
+func onceAMinute() rate.Sometimes { return rate.Sometimes{First: 1, Interval: time.Minute} }
 
 // Format prints that it is Customers, and nothing of them, whatever the verb.
 func (c *Customers) Format(f fmt.State, _ rune) {
@@ -297,8 +300,22 @@ func (c *Customers) Close() error {
 // and while that lasts at once; without one the error is an *Error:
 // ErrUnreachable, ErrRateLimited, ErrMisconfigured for a token that Polar refuses,
 // or ErrClosed. An id that cannot be asked about is an *InputError.
+//
+// A list in Polar's answer that is null counts as empty. One that is missing or no list
+// is taken from the answer before it, if that is younger than GracePeriod. Without one,
+// unreadable benefits are an error, while unreadable subscriptions and meters leave
+// Products and Meters empty; Decide and Route do not refuse anybody for those.
 func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
-	return c.look(ctx, customer.key)
+	return withBenefits(c.look(ctx, customer.key))
+}
+
+// withBenefits makes an error of entitlements whose benefits could not be read: who
+// looks for a feature there would take it for refused.
+func withBenefits(value *Entitlements, err error) (*Entitlements, error) {
+	if err == nil && value.missing()&listOfBenefits != 0 {
+		return nil, listOfBenefits.unreadable()
+	}
+	return value, err
 }
 
 func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, error) {
@@ -360,6 +377,9 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	}
 	if rest, end := c.cache.spend(customer.key, value, debit{normalUUID(meterID), units}, false); rest != nil {
 		return func() { end(true) }, true, nil
+	}
+	if value.missing()&listOfMeters != 0 {
+		return nothing, false, listOfMeters.unreadable()
 	}
 	return nothing, false, nil
 }
@@ -445,6 +465,11 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 		value, err = c.askLicense(ctx, key.id)
 	} else {
 		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features)
+	}
+	if err == nil && value.unread != 0 {
+		c.halfRead.Do(func() {
+			c.config.Logger.Warn("polargate: a customer's state could be read in part only; this is said once a minute", "error", value.unread.unreadable())
+		})
 	}
 	if err == nil || tokenRefused(err) {
 		c.noteMisconfigured(key.kind, err)

@@ -26,7 +26,24 @@ type Entitlements struct {
 	license            *LicenseKey
 	refused            Reason // of a license key; "" if granted
 	at                 int64  // when Polar said so, by its clock, as Unix time in nanoseconds
+	// unread are the lists that could not be read, and borrowed those of them that are
+	// of an earlier state; since is the time of the oldest of these.
+	unread, borrowed lists
+	since            int64
 }
+
+// lists are those of a customer's state.
+type lists uint8
+
+const (
+	listOfBenefits lists = 1 << iota
+	listOfSubscriptions
+	listOfMeters
+	allLists = listOfBenefits | listOfSubscriptions | listOfMeters
+)
+
+// missing are the lists of which nothing is known: not even by an earlier state.
+func (e *Entitlements) missing() lists { return e.unread &^ e.borrowed }
 
 // text is a string that many customers have in common, kept once.
 type text = unique.Handle[string]
@@ -206,29 +223,95 @@ func (e *Entitlements) License() (LicenseKey, bool) {
 }
 
 // Meets reports whether a requirement is met.
-func (e *Entitlements) Meets(r Requirement) bool {
+func (e *Entitlements) Meets(r Requirement) bool { return e.meets(&r, 0) }
+
+// meets is Meets, where whatever could stand in these lists counts as there.
+func (e *Entitlements) meets(r *Requirement, supposed lists) bool {
 	switch r.kind {
 	case needsFeature:
-		return e.Has(r.id)
+		return supposed&listOfBenefits != 0 || e.Has(r.id)
 	case needsBenefit:
 		_, ok := e.Benefit(r.id)
-		return ok
+		return supposed&listOfBenefits != 0 || ok
 	case needsProduct:
-		return e.Subscribed(r.id)
+		return supposed&listOfSubscriptions != 0 || e.Subscribed(r.id)
 	case needsMeter:
 		m, ok := e.Meter(r.id)
-		return ok && m.Balance >= r.least
+		return supposed&listOfMeters != 0 || ok && m.Balance >= r.least
 	case needsAll:
 		for i := range r.of {
-			if !e.Meets(r.of[i]) {
+			if !e.meets(&r.of[i], supposed) {
 				return false
 			}
 		}
 		return true
 	case needsAny:
-		return slices.ContainsFunc(r.of, e.Meets)
+		for i := range r.of {
+			if e.meets(&r.of[i], supposed) {
+				return true
+			}
+		}
 	}
 	return false
+}
+
+// undecided is why it cannot be said whether requirements are met: a list on which
+// that depends could not be read. It is nil if they are met, and if they are not met
+// whatever stands in that list.
+func (e *Entitlements) undecided(requirements []Requirement) error {
+	missing := e.missing()
+	if missing == 0 {
+		return nil
+	}
+	met := true
+	for i := range requirements {
+		if !e.meets(&requirements[i], missing) {
+			return nil
+		}
+		met = met && e.Meets(requirements[i])
+	}
+	if met {
+		return nil
+	}
+	return missing.unreadable()
+}
+
+// unreadable says that lists could not be read.
+func (l lists) unreadable() error {
+	var names []string
+	for i, name := range []string{"granted_benefits", "active_subscriptions", "active_meters"} {
+		if l&(1<<i) != 0 {
+			names = append(names, name)
+		}
+	}
+	return &Error{Op: opEntitlements, Reason: ErrUnreachable, Detail: "Polar's answer holds no list that can be read in " + strings.Join(names, " and ")}
+}
+
+// completed is e with what cannot be read in it taken from an earlier state of the
+// same customer, if that is no older than so long.
+func (e *Entitlements) completed(earlier *Entitlements, noOlder time.Duration) *Entitlements {
+	if e.unread == 0 || earlier == nil || !earlier.known || earlier.customer != e.customer {
+		return e
+	}
+	since := earlier.at
+	if earlier.borrowed != 0 {
+		since = min(since, earlier.since)
+	}
+	if borrow := e.unread &^ earlier.missing(); borrow != 0 && time.Duration(e.at-since) < noOlder {
+		next := *e
+		next.borrowed, next.since = borrow, since
+		if borrow&listOfBenefits != 0 {
+			next.benefits, next.features = earlier.benefits, earlier.features
+		}
+		if borrow&listOfSubscriptions != 0 {
+			next.products = earlier.products
+		}
+		if borrow&listOfMeters != 0 {
+			next.meters = earlier.meters
+		}
+		return &next
+	}
+	return e
 }
 
 // Unmet is the first of the requirements that is not met, and false if all are.
@@ -372,9 +455,10 @@ func (r Requirement) String() string {
 }
 
 // readState reads the state of a customer who was asked about, as Polar writes it,
-// and reduces it to what gates ask for. Only the id and the lists of benefits and
-// subscriptions must be there; whatever else is missing, of another type or not
-// known is left out, and spoils nothing beside it.
+// and reduces it to what gates ask for. Only the customer's id and one of the lists
+// must be there. A list that is missing or of another type is noted as unread: it
+// matters to those decisions that need it. Whatever else is missing, of another type
+// or not known is left out, and spoils nothing beside it.
 func readState(body []byte, at time.Time, asked CustomerRef, organizationID string, features map[string][]string) (*Entitlements, error) {
 	e, err := readEvent(body, organizationID, features)
 	switch {
@@ -403,7 +487,7 @@ func readDeleted(body []byte, organizationID string) (*Entitlements, error) {
 // deleted makes of a customer one that is not there any more. Polar keeps the
 // external id in the metadata then.
 func (e *Entitlements) deleted(f fields) *Entitlements {
-	e.known = false
+	e.known, e.unread = false, 0
 	if e.external == "" {
 		var metadata fields
 		optional(f, "metadata", &metadata)
@@ -440,15 +524,20 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 	if err != nil {
 		return nil, err
 	}
-	// Without its lists a state says nothing: refused rather than taken for a
-	// customer who has nothing.
-	grants, err := f.list("granted_benefits")
-	if err != nil {
-		return nil, err
+	read := func(name string, as lists) []fields {
+		all, err := f.list(name)
+		if err != nil {
+			e.unread |= as
+		}
+		return all
 	}
-	subscriptions, err := f.list("active_subscriptions")
-	if err != nil {
-		return nil, err
+	grants := read("granted_benefits", listOfBenefits)
+	subscriptions := read("active_subscriptions", listOfSubscriptions)
+	meters := read("active_meters", listOfMeters)
+	if e.unread == allLists {
+		// Some other object with a customer's id: refused rather than taken for a
+		// customer who has nothing.
+		return nil, errors.New("no customer state: none of its lists can be read")
 	}
 	var deleted time.Time
 	f.time("deleted_at", &deleted)
@@ -475,7 +564,6 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 			e.products = append(e.products, unique.Make(normalUUID(product)))
 		}
 	}
-	meters, _ := f.list("active_meters")
 	for _, m := range meters {
 		var meter string
 		var b MeterBalance

@@ -257,6 +257,11 @@ func (c *entitledContext) String() string { return fmt.Sprintf("%v.WithEntitleme
 // serveSpending takes the cost of a route off the meter while the handler runs.
 func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route Route, customer CustomerRef, value *Entitlements) {
 	rest, end := c.cache.spend(customer.key, value, debit{normalUUID(route.Spend.MeterID), route.Spend.Units}, true)
+	if rest == nil && value.missing()&listOfMeters != 0 {
+		_, refusal := c.decide(nil, listOfMeters.unreadable(), nil)
+		c.refuse(w, r, route, *refusal)
+		return
+	}
 	if rest == nil {
 		c.refuse(w, r, route, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
 		return
@@ -338,7 +343,7 @@ func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requiremen
 	if customer.IsZero() {
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized})
 	}
-	value, err := c.Entitlements(ctx, customer)
+	value, err := c.look(ctx, customer.key)
 	return c.decide(value, err, requirements)
 }
 
@@ -363,6 +368,9 @@ func (c *Customers) refusal(r Refusal) *Refusal {
 
 // decide is what an answer comes to.
 func (c *Customers) decide(value *Entitlements, err error, requirements []Requirement) (*Entitlements, *Refusal) {
+	if err == nil {
+		err = value.undecided(requirements)
+	}
 	if err == nil {
 		required, unmet := value.Unmet(requirements...)
 		if !unmet && value.known {

@@ -201,6 +201,9 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	if err == nil && at.IsZero() {
 		err = errors.New("its time is missing")
 	}
+	if err == nil && value.unread&listOfBenefits != 0 {
+		err = errors.New("its list of granted benefits is missing or no list")
+	}
 	if err != nil {
 		c.cache.counts.eventsRefused.Add(1)
 		c.config.Logger.Warn("polargate: a webhook was signed, but cannot be read", "type", kind, "error", err)

@@ -51,11 +51,11 @@ func optional[T any](f fields, name string, to *T) {
 
 func (f fields) text(name string, to *string) { optional(f, name, to) }
 
-// list reads a member that is a list of objects. An entry that is none is left
-// out; a member that is no list is an error.
+// list reads a member that is a list of objects; null is an empty one. An entry that
+// is no object is left out. A member that is missing or no list is an error.
 func (f fields) list(name string) ([]fields, error) {
 	var entries []json.RawMessage
-	if err := json.Unmarshal(f[name], &entries); err != nil || entries == nil {
+	if err := json.Unmarshal(f[name], &entries); err != nil {
 		return nil, fmt.Errorf("field %q is missing or no list", name)
 	}
 	var all []fields
