@@ -231,6 +231,7 @@ type Customers struct {
 	seen seenEvents
 	// These log what each of many requests may meet.
 	badIDs, halfRead rate.Sometimes
+	seldom           seldom
 }
 
 // NewCustomers makes Customers, without asking Polar. A configuration that cannot

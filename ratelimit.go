@@ -10,11 +10,13 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+	"weak"
 
 	"github.com/polargate/polargate/internal/permit"
 	"golang.org/x/time/rate"
@@ -304,17 +306,23 @@ type minuteLimit struct {
 	paused    time.Time
 	line      []int64 // who is waiting, in the order of arrival
 	arrived   int64
+	kept      bool // by a timer, until it is as good as new
 }
 
-var tokenLimits sync.Map // server and token, hashed, to *minuteLimit
+// tokenLimits has the limits that are in use, by server and token, hashed. The pointers
+// are weak: a limit is kept by the clients that have it, and by itself until it is as good
+// as new, so that who closes a client and makes another gets no second allowance. After
+// that nothing is left of the token.
+var tokenLimits = struct {
+	sync.Mutex
+	inUse map[[sha256.Size]byte]weak.Pointer[minuteLimit]
+}{inUse: map[[sha256.Size]byte]weak.Pointer[minuteLimit]{}}
 
 // tokenLimit is shared by all clients of this process with the same token: Polar
 // counts by organization. Of those that set an allowance the last one counts, or else
 // the default.
 func tokenLimit(base, token string, perMinute, byDefault int) *minuteLimit {
-	name := sha256.Sum256([]byte(serverName(base) + "\x00" + token))
-	shared, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(cmp.Or(perMinute, byDefault)))
-	m := shared.(*minuteLimit)
+	m := sharedLimit(sha256.Sum256([]byte(serverName(base)+"\x00"+token)), cmp.Or(perMinute, byDefault))
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if perMinute != 0 && perMinute != m.perMinute {
@@ -326,6 +334,50 @@ func tokenLimit(base, token string, perMinute, byDefault int) *minuteLimit {
 		}
 	}
 	return m
+}
+
+// sharedLimit is the limit of that name, or a new one.
+func sharedLimit(name [sha256.Size]byte, perMinute int) *minuteLimit {
+	tokenLimits.Lock()
+	defer tokenLimits.Unlock()
+	m := tokenLimits.inUse[name].Value()
+	if m == nil {
+		m = newMinuteLimit(perMinute)
+		tokenLimits.inUse[name] = weak.Make(m)
+		runtime.AddCleanup(m, forgetLimit, name)
+	}
+	return m
+}
+
+// forgetLimit is called when nobody has the limit of that name any more.
+func forgetLimit(name [sha256.Size]byte) {
+	tokenLimits.Lock()
+	defer tokenLimits.Unlock()
+	if tokenLimits.inUse[name].Value() == nil { // else there is another one since
+		delete(tokenLimits.inUse, name)
+	}
+}
+
+// keep has the limit stay in memory until it is as good as new. mu is held.
+func (m *minuteLimit) keep() {
+	if m.kept {
+		return
+	}
+	left := max(0, within(time.Until(m.paused), maxPause))
+	for limiter := range m.parts() {
+		missing := float64(limiter.Burst()) - limiter.Tokens()
+		left = max(left, time.Duration(missing/float64(limiter.Limit())*float64(time.Second)))
+	}
+	if left <= 0 {
+		return
+	}
+	m.kept = true
+	time.AfterFunc(left, func() { // the timer has m, and nothing else must
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.kept = false
+		m.keep()
+	})
 }
 
 // parts are the limiters, with what part of the allowance each of them has.
@@ -402,6 +454,7 @@ func (m *minuteLimit) pass(turn int64) time.Duration {
 	defer m.mu.Unlock()
 	lacking := float64(slices.Index(m.line, turn)+1) - m.limiter.Tokens()
 	if lacking <= 0 && m.limiter.Allow() {
+		m.keep()
 		return 0
 	}
 	seconds := max(0, lacking) / float64(m.limiter.Limit())
@@ -430,6 +483,7 @@ func (m *minuteLimit) pauseFor(d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.paused = laterPause(m.paused, d)
+	m.keep()
 }
 
 // laterPause adds a pause to one that may be under way, which it does not cut

@@ -2,8 +2,11 @@ package polargate
 
 import (
 	"context"
+	"crypto/sha256"
+	"fmt"
 	"math/rand/v2"
 	"net/http"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -721,4 +724,96 @@ func TestAShorterPauseDoesNotCutALongerOneShort(t *testing.T) {
 			done(outcomeAnswered)
 		}
 	})
+}
+
+// limitsOf counts the limits that are kept for these tokens.
+func limitsOf(tokens ...string) (n int) {
+	tokenLimits.Lock()
+	defer tokenLimits.Unlock()
+	for _, token := range tokens {
+		if _, ok := tokenLimits.inUse[sha256.Sum256([]byte("polar.test:80\x00"+token))]; ok {
+			n++
+		}
+	}
+	return n
+}
+
+func TestNothingOfATokenIsKeptAfterItsLastClientIsClosed(t *testing.T) {
+	t.Parallel()
+	var tokens []string
+	synctest.Test(t, func(t *testing.T) {
+		for i := range 500 {
+			token := fmt.Sprintf("polar_oat_kept_%d_%d", i, rand.Uint64())
+			tokens = append(tokens, token)
+			client, err := NewClient(ClientConfig{OrganizationID: testOrganization, AccessToken: token, BaseURL: "http://polar.test"})
+			require.NoError(t, err)
+			if i%2 == 0 { // has asked
+				_, err := client.pace.start(t.Context())
+				require.NoError(t, err)
+			}
+			if i%50 == 0 { // was asked for a pause
+				client.pace.pauseFor(5 * time.Minute)
+			}
+			client.Close()
+		}
+		time.Sleep(5*time.Minute + time.Second) // and as good as new again
+	})
+	assert.Eventually(t, func() bool {
+		runtime.GC()
+		return limitsOf(tokens...) == 0
+	}, time.Minute, time.Millisecond)
+}
+
+func TestALimitIsKeptWhileAnotherClientHasItsToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		config := ClientConfig{OrganizationID: testOrganization, AccessToken: fmt.Sprint("polar_oat_shared_", rand.Uint64()), BaseURL: "http://polar.test"}
+		open := func() *Client {
+			client, err := NewClient(config)
+			require.NoError(t, err)
+			return client
+		}
+		one, other := open(), open()
+		one.pace.pauseFor(10 * time.Minute)
+		one.Close()
+		runtime.GC()
+		assert.Same(t, one.pace, other.pace)
+		_, err := open().pace.start(t.Context())
+		require.ErrorIs(t, err, ErrRateLimited, "the pause is everybody's")
+		other.Close()
+	})
+}
+
+func TestWhoClosesAClientAndMakesAnotherGetsNoSecondAllowance(t *testing.T) {
+	t.Parallel()
+	for name, spend := range map[string]func(t *testing.T, client *Client){
+		"of requests": func(t *testing.T, client *Client) {
+			for client.pace.(*minuteLimit).limiter.Tokens() >= 1 {
+				_, err := client.pace.start(t.Context())
+				require.NoError(t, err)
+			}
+		},
+		"during a pause": func(_ *testing.T, client *Client) { client.pace.pauseFor(2 * time.Minute) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				config := ClientConfig{OrganizationID: testOrganization, AccessToken: fmt.Sprint("polar_oat_again_", rand.Uint64()), BaseURL: "http://polar.test"}
+				client, err := NewClient(config)
+				require.NoError(t, err)
+				spend(t, client)
+				client.Close()
+				client = nil
+				for range 3 {
+					runtime.GC()
+				}
+				client, err = NewClient(config)
+				require.NoError(t, err)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				defer cancel()
+				_, err = client.pace.start(ctx)
+				require.ErrorIs(t, err, ErrRateLimited)
+			})
+		})
+	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -58,8 +59,10 @@ func newSeenEvents() seenEvents {
 //
 // It answers 204, and otherwise 400, 401, 405 or 413, in well under a second: Polar
 // switches an endpoint off after ten failures in a row. A body of more than 1 MiB is
-// refused, as is one that takes longer than 5 seconds to arrive. Without a secret that
-// is not empty every event is refused, and the log says so.
+// refused, as is one that takes longer than 5 seconds to arrive. The body must not have
+// been read by a handler before this one: that is answered 500, and the log says so.
+// Without a secret that is not empty every event is refused, and the log says so. Of each
+// kind of refusal the log has one line a minute, with how many were left out.
 func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 	var keys [][]byte
 	for _, secret := range secrets {
@@ -89,17 +92,17 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 			return
 		}
 		body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxEvent))
-		if err != nil {
-			status := http.StatusBadRequest
-			if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-				status = http.StatusRequestEntityTooLarge
-			}
-			c.refuseEvent(w, status, "its body could not be read, is too long, or took too long")
+		if problem, status := bodyProblem(r, body, err); problem != "" {
+			c.refuseEvent(w, status, problem)
 			return
 		}
 		_ = control.SetReadDeadline(time.Time{})
 		if !signedWith(keys, id, sent, signatures, body) {
-			c.refuseEvent(w, http.StatusUnauthorized, "no signature fits; if that goes on, the secret is not that of the endpoint")
+			problem := "no signature fits; if that goes on, the secret is not that of the endpoint"
+			if len(body) == 0 {
+				problem = "its body is empty: none was sent, or a handler before this one has read it"
+			}
+			c.refuseEvent(w, http.StatusUnauthorized, problem)
 			return
 		}
 		if again, _ := c.seen.ContainsOrAdd(id, struct{}{}); again {
@@ -114,8 +117,32 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 
 func (c *Customers) refuseEvent(w http.ResponseWriter, status int, problem string) {
 	c.cache.counts.eventsRefused.Add(1)
-	c.config.Logger.Warn("polargate: a webhook was refused", "because", problem)
+	c.seldom.warn(c.config.Logger, problem, "polargate: a webhook was refused", "because", problem)
 	w.WriteHeader(status)
+}
+
+// bodyProblem is what is wrong with a body as it could be read, and the status that says
+// so; "" if nothing. That a handler before this one has read the body, or a part of it, is
+// a mistake of this server, and not of its secret.
+func bodyProblem(r *http.Request, body []byte, err error) (string, int) {
+	const readBefore = "its body, or a part of it, was read or changed by a handler before this one: let WebhookHandler have the body as it was sent"
+	if tooLong, ok := errors.AsType[*http.MaxBytesError](err); ok {
+		if tooLong.Limit < maxEvent {
+			return "its body is longer than a handler before this one allows", http.StatusRequestEntityTooLarge
+		}
+		return "its body is longer than 1 MiB", http.StatusRequestEntityTooLarge
+	}
+	switch {
+	case errors.Is(err, http.ErrBodyReadAfterClose):
+		return readBefore, http.StatusInternalServerError
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return "its body took longer than 5 seconds to arrive", http.StatusBadRequest
+	case err != nil:
+		return "its body broke off", http.StatusBadRequest
+	case r.ContentLength > 0 && int64(len(body)) != r.ContentLength:
+		return readBefore, http.StatusInternalServerError // else the end would have come unexpectedly
+	}
+	return "", 0
 }
 
 // webhookKeys are the keys that a secret may stand for.
@@ -206,7 +233,7 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	}
 	if err != nil {
 		c.cache.counts.eventsRefused.Add(1)
-		c.config.Logger.Warn("polargate: a webhook was signed, but cannot be read", "type", kind, "error", err)
+		c.seldom.warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", kind, "error", err)
 		if customer, err := object(f["data"]); err == nil {
 			if of, err := readCustomer(customer, c.organizationID()); err == nil {
 				c.cache.distrust(of) // something is new, and only Polar can say what

@@ -727,3 +727,101 @@ func TestTheSpecificationsOwnLibraryAgrees(t *testing.T) {
 		}
 	}
 }
+
+func TestABodyThatAnEarlierHandlerHasReadIsNotBlamedOnTheSecret(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spoil  func(r *http.Request)
+		status int
+		says   string
+	}{
+		"wholly":                       {func(r *http.Request) { _, _ = io.ReadAll(r.Body) }, 500, "read or changed by a handler before"},
+		"in part":                      {func(r *http.Request) { _, _ = io.ReadFull(r.Body, make([]byte, 20)) }, 500, "read or changed by a handler before"},
+		"and closed":                   {func(r *http.Request) { _, _ = io.ReadAll(r.Body); _ = r.Body.Close() }, 500, "read or changed by a handler before"},
+		"and put another in its place": {func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader(`{"type": "customer.created"}`)) }, 500, "read or changed by a handler before"},
+		"and limited it":               {func(r *http.Request) { r.Body = http.MaxBytesReader(nil, r.Body, 10) }, 413, "longer than a handler before"},
+		"and its length is not known":  {func(r *http.Request) { _, _ = io.ReadAll(r.Body); r.ContentLength = -1 }, 401, "a handler before this one has read it"},
+		"and put it back": {func(r *http.Request) {
+			body, _ := io.ReadAll(r.Body)
+			r.Body = io.NopCloser(strings.NewReader(string(body)))
+		}, 204, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			log := &loggedText{}
+			customers := offlineCustomers(t, func(c *CustomersConfig) { c.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+			handler := customers.WebhookHandler(oldSecret)
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				c.spoil(r)
+				handler.ServeHTTP(w, r)
+			}))
+			defer server.Close()
+			r := stateChanged("evt_1", time.Now(), "usr_1", proID).signedBy(t, []byte(oldSecret))
+			sent, err := http.NewRequestWithContext(t.Context(), http.MethodPost, server.URL, r.Body)
+			require.NoError(t, err)
+			sent.Header, sent.ContentLength = r.Header, r.ContentLength
+			answer, err := server.Client().Do(sent)
+			require.NoError(t, err)
+			require.NoError(t, answer.Body.Close())
+			assert.Equal(t, c.status, answer.StatusCode)
+			assert.Contains(t, log.String(), c.says)
+			assert.NotContains(t, log.String(), "secret")
+		})
+	}
+}
+
+// loggedText is a log that many goroutines write.
+type loggedText struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (r *loggedText) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.Write(p)
+}
+
+func (r *loggedText) String() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.text.String()
+}
+
+func TestTenThousandUnsignedPostsMakeOneLineAMinuteThatCountsTheOthers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &loggedText{}
+		customers := offlineCustomers(t, func(c *CustomersConfig) { c.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+		handler := customers.WebhookHandler(oldSecret)
+		unsigned := func() {
+			require.Equal(t, 401, answerOf(handler, httptest.NewRequest(http.MethodPost, "/", strings.NewReader("{}"))))
+		}
+		for range 10_000 {
+			unsigned()
+		}
+		assert.Equal(t, 1, strings.Count(log.String(), "\n"))
+		require.Equal(t, 401, answerOf(handler, stateChanged("evt_1", time.Now(), "usr_1").signedBy(t, []byte("another"))))
+		assert.Equal(t, 2, strings.Count(log.String(), "\n"), "another fault is said beside it")
+		assert.Contains(t, log.String(), "no signature fits")
+		time.Sleep(time.Minute)
+		unsigned()
+		assert.Contains(t, log.String(), "suppressed=9999")
+		assert.EqualValues(t, 10_002, customers.Stats().Refused, "each is counted")
+	})
+}
+
+func TestSignedEventsThatCannotBeReadDoNotFillTheLog(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		log := &loggedText{}
+		customers := offlineCustomers(t, func(c *CustomersConfig) { c.Logger = slog.New(slog.NewTextHandler(log, nil)) })
+		handler := customers.WebhookHandler(oldSecret)
+		for i := range 100 {
+			e := stateChanged(fmt.Sprint("evt_", i), time.Now(), "usr_1")
+			e.body = strings.Replace(e.body, `"timestamp"`, `"when"`, 1)
+			require.Equal(t, 204, answerOf(handler, e.signedBy(t, []byte(oldSecret))))
+		}
+		assert.Equal(t, 1, strings.Count(log.String(), "\n"))
+	})
+}

@@ -1,0 +1,55 @@
+package polargate
+
+import (
+	"log/slog"
+	"sync"
+	"time"
+)
+
+// seldomEvery is how often a line of one kind is written that others can bring about.
+const seldomEvery = time.Minute
+
+// seldom keeps a crowd from filling the log. Of each kind one line is written a minute,
+// with how many were left out before it. Kinds are few, and are the program's own words.
+type seldom struct {
+	mu   sync.Mutex
+	said map[string]*saidLine
+}
+
+type saidLine struct {
+	next time.Time
+	more int64
+}
+
+// warn writes a line unless one of that kind was written a moment ago.
+func (s *seldom) warn(log *slog.Logger, kind, message string, args ...any) {
+	more, due := s.due(kind, time.Now())
+	if !due {
+		return
+	}
+	if more > 0 {
+		args = append(args, "suppressed", more)
+	}
+	log.Warn(message, args...)
+}
+
+// due reports whether a line is to be written, and how many were not since the last.
+func (s *seldom) due(kind string, now time.Time) (more int64, due bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	line := s.said[kind]
+	if line == nil {
+		if s.said == nil {
+			s.said = map[string]*saidLine{}
+		}
+		line = &saidLine{}
+		s.said[kind] = line
+	}
+	if now.Before(line.next) {
+		line.more++
+		return 0, false
+	}
+	more = line.more
+	line.next, line.more = now.Add(seldomEvery), 0
+	return more, true
+}
