@@ -360,24 +360,23 @@ func (c *entitlementCache) refreshBehind(key cacheKey, e *entry, now int64) {
 	if now < e.retryAt.Load() || !e.refreshing.CompareAndSwap(false, true) {
 		return
 	}
-	c.storing.Lock()
-	over := c.life.Err() != nil
-	if !over {
-		c.behind.Add(1)
-	}
-	c.storing.Unlock()
-	if over {
-		return
-	}
-	go func() {
-		defer c.behind.Done()
+	c.goBehind(func() {
 		defer e.refreshing.Store(false)
 		_, err := c.fetch(c.life, key, unlessFresh)
 		if panicked, ok := errors.AsType[*flight.PanicError](err); ok {
 			c.failed(key, err)
 			c.panicked(panicked)
 		}
-	}()
+	})
+}
+
+// goBehind does something that nobody waits for but close, unless it is over.
+func (c *entitlementCache) goBehind(do func()) {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	if c.life.Err() == nil {
+		c.behind.Go(do)
+	}
 }
 
 // failed puts off the next question about somebody for whom there is an answer

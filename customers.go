@@ -24,8 +24,10 @@ type CustomersConfig struct {
 	// and license_keys:read and license_keys:write as well for license keys. It
 	// never leaves the server.
 	AccessToken string
-	// OrganizationID is the organization of the token. Empty means that it is
-	// found out when a license key is first asked about, by one more request.
+	// OrganizationID is the organization of the token. Empty means that it is learnt
+	// from the first customer's state that Polar answers; if a license key is asked
+	// about before that, by one more request. Webhooks of another organization have no
+	// effect, and those that come before it is known have it only then.
 	OrganizationID string
 	// Features maps the ids of benefits to the features that each unlocks. For
 	// license keys, it is also the list of benefits whose keys are accepted;
@@ -222,7 +224,9 @@ type Customers struct {
 	learning     sync.Mutex // held while the organization is found out
 	organization struct {
 		sync.Mutex
-		id string
+		id     string
+		held   []notice // events that came before it was known
+		asking bool     // on behalf of one of them
 	}
 	misconfigured struct {
 		sync.Mutex
@@ -396,10 +400,18 @@ func (r CustomerRef) secret() string {
 
 // customerState asks Polar for a customer's state. A customer that Polar does not
 // know is nobody, and no error.
-func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string) (*Entitlements, error) {
+//
+// If the organization is not known, learn is told which the answer names.
+func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string, learn func(organization string)) (*Entitlements, error) {
 	var value *Entitlements
 	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.secret(), repeatable: true}, func(body []byte, at time.Time) (err error) {
 		value, err = readState(body, at, r, organizationID, features)
+		if err == nil && organizationID == "" {
+			var organization string
+			f, _ := object(body) // as it has just been read
+			f.text("organization_id", &organization)
+			learn(organization)
+		}
 		return err
 	})
 	if isNotFound(err) {
@@ -465,7 +477,7 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 	if key.kind == byLicenseKey {
 		value, err = c.askLicense(ctx, key.id)
 	} else {
-		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features)
+		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features, c.learn)
 	}
 	if err == nil && value.unread != 0 {
 		c.halfRead.Do(func() {
@@ -537,7 +549,7 @@ func (c *Customers) organizationID() string {
 }
 
 // learnOrganization is the organization of the access token. Polar does not tell
-// it, but each of its license keys does. It is empty if there are none.
+// it, but each of its customers and license keys does. It is empty if there is no key.
 func (c *Customers) learnOrganization(ctx context.Context) (string, error) {
 	c.learning.Lock()
 	defer c.learning.Unlock()
@@ -548,10 +560,8 @@ func (c *Customers) learnOrganization(ctx context.Context) (string, error) {
 	if err != nil || id == "" {
 		return "", err
 	}
-	c.organization.Lock()
-	defer c.organization.Unlock()
-	c.organization.id = id
-	return id, nil
+	c.learn(id)
+	return c.organizationID(), nil
 }
 
 // CustomersStats are counts since NewCustomers, for a program's metrics, and the
@@ -566,9 +576,12 @@ type CustomersStats struct {
 	// asked about that had not been seen before.
 	Requests, Failures, TurnedAway int64
 	// Events are webhook events that were taken in; Outdated came after a
-	// younger one, Repeated were seen before, Refused had no valid signature or
-	// could not be read, and Ignored were of types that are of no interest.
+	// younger one, Repeated were seen before, Refused had no valid signature, could
+	// not be read or were of another organization, and Ignored were of types that are of no interest.
 	Events, Outdated, Repeated, Refused, Ignored int64
+	// Held are events that wait until the organization is known; see
+	// CustomersConfig.OrganizationID.
+	Held int
 	// Unidentified, Unpaid and Undecided are requests that a Route did not let in:
 	// with 400 or 401, with 402, and with 503. FailedOpen are those that passed
 	// because of Route.FailOpen.
@@ -597,6 +610,9 @@ func (c *Customers) Stats() CustomersStats {
 		Unidentified: n.unidentified.Load(), Unpaid: n.unpaid.Load(), Undecided: n.undecided.Load(), FailedOpen: n.failedOpen.Load(),
 		Panics: n.panics.Load(), Cached: c.cache.cached(), CachedUnknown: c.cache.unknown.Len(),
 	}
+	c.organization.Lock()
+	s.Held = len(c.organization.held)
+	c.organization.Unlock()
 	c.misconfigured.Lock()
 	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys)
 	c.misconfigured.Unlock()

@@ -604,7 +604,7 @@ func TestWhoHasGivenUpAlreadyTakesNothingOfALimit(t *testing.T) {
 	cancel()
 	before := m.limiter.Tokens()
 	for range 20 {
-		_, err := customers.client.customerState(ctx, ExternalID("usr_1"), testOrganization, nil)
+		_, err := customers.client.customerState(ctx, ExternalID("usr_1"), testOrganization, nil, nil)
 		require.ErrorIs(t, err, context.Canceled)
 	}
 	assert.GreaterOrEqual(t, m.limiter.Tokens(), before)

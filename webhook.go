@@ -57,6 +57,12 @@ func newSeenEvents() seenEvents {
 // than another that was taken in for the customer. One that cannot be read is
 // acknowledged, and has Polar asked when the customer comes next.
 //
+// An event of another organization than that of the access token is acknowledged,
+// counts as Refused, has a line in the log and no effect: an endpoint of the sandbox may
+// lead here too. If CustomersConfig.OrganizationID is empty, the organization is that of
+// the first state or license key that Polar tells of; events that come before are kept,
+// and have Polar asked.
+//
 // It answers 204, and otherwise 400, 401, 405 or 413, in well under a second: Polar
 // switches an endpoint off after ten failures in a row. A body of more than 1 MiB is
 // refused, as is one that takes longer than 5 seconds to arrive. The body must not have
@@ -202,54 +208,4 @@ func signedWith(keys [][]byte, id, timestamp, signatures string, body []byte) bo
 		}
 	}
 	return fits
-}
-
-// takeEvent does what a signed event says, which was sent then. What cannot be read
-// is acknowledged too: it will not be better when it is sent again.
-func (c *Customers) takeEvent(body []byte, sent time.Time) {
-	var kind string
-	var at time.Time
-	f, err := object(body)
-	if err == nil {
-		f.text("type", &kind)
-		f.time("timestamp", &at)
-	}
-	var value *Entitlements
-	switch {
-	case err != nil:
-	case kind == "customer.state_changed":
-		value, err = readEvent(f["data"], c.organizationID(), c.config.Features)
-	case kind == "customer.deleted":
-		value, err = readDeleted(f["data"], c.organizationID())
-	default:
-		c.cache.counts.eventsUnknown.Add(1)
-		return
-	}
-	if err == nil && at.IsZero() {
-		err = errors.New("its time is missing")
-	}
-	if err == nil && value.unread&listOfBenefits != 0 {
-		err = errors.New("its list of granted benefits is missing or no list")
-	}
-	if err != nil {
-		c.cache.counts.eventsRefused.Add(1)
-		c.seldom.warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", kind, "error", err)
-		if customer, err := object(f["data"]); err == nil {
-			if of, err := readCustomer(customer, c.organizationID()); err == nil {
-				c.cache.distrust(of) // something is new, and only Polar can say what
-			}
-		}
-		return
-	}
-	// An event that could not be delivered is sent again for hours. Both times are
-	// Polar's; that of sending is in whole seconds, and no event is of later than that.
-	if latest := sent.Add(time.Second); at.After(latest) {
-		at = latest
-	}
-	value.at = at.UnixNano()
-	if !c.cache.tell(value, max(0, sent.Sub(at))) {
-		c.cache.counts.eventsOld.Add(1)
-		return
-	}
-	c.cache.counts.events.Add(1)
 }

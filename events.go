@@ -1,0 +1,158 @@
+package polargate
+
+import (
+	"errors"
+	"slices"
+	"time"
+)
+
+// notice is a signed event of a type that is of interest here.
+type notice struct {
+	kind string
+	data fields
+	raw  []byte // of data
+	// organization is whose event it is; "" if it does not say.
+	organization string
+	// at is when it happened, and sent when this attempt was made, both by Polar's
+	// clock; came is when it arrived, by that of the cache.
+	at, sent time.Time
+	came     int64
+}
+
+// maxHeld bounds the events that wait until the organization is known. Whose event is
+// pushed out is asked about when they come next, like everybody then.
+const maxHeld = 100
+
+// takeEvent does what a signed event says, which was sent then. What cannot be read
+// is acknowledged too: it will not be better when it is sent again.
+func (c *Customers) takeEvent(body []byte, sent time.Time) {
+	n := notice{sent: sent, came: c.cache.now()}
+	f, err := object(body)
+	if err != nil {
+		c.unreadable(n, err)
+		return
+	}
+	f.text("type", &n.kind)
+	if n.kind != "customer.state_changed" && n.kind != "customer.deleted" {
+		c.cache.counts.eventsUnknown.Add(1)
+		return
+	}
+	f.time("timestamp", &n.at)
+	n.raw = f["data"]
+	if n.data, err = object(n.raw); err != nil {
+		c.unreadable(n, err)
+		return
+	}
+	var organization string
+	n.data.text("organization_id", &organization)
+	n.organization, _ = canonicalUUID4(organization)
+	if !c.hold(n) {
+		c.take(n)
+	}
+}
+
+// hold keeps an event for as long as it is not known whose events count here, and
+// reports whether that is so. Nothing but Polar's answer to the access token says it: a
+// secret may be that of an endpoint in the sandbox.
+func (c *Customers) hold(n notice) bool {
+	o := &c.organization
+	o.Lock()
+	if o.id != "" || n.organization == "" {
+		o.Unlock()
+		return false
+	}
+	if len(o.held) == maxHeld {
+		o.held = slices.Delete(o.held, 0, 1)
+	}
+	o.held = append(o.held, n)
+	ask := !o.asking
+	o.asking = true
+	o.Unlock()
+	who, err := readCustomer(n.data, "")
+	if err == nil {
+		c.cache.distrust(who) // as they may be cached as not known
+	}
+	if ask {
+		c.cache.goBehind(func() {
+			if err == nil {
+				_, err = c.cache.fetch(c.cache.life, cacheKey{byPolarID, who.customer}, unlessFresh)
+				_ = c.callError(err) // which logs what is a fault here
+			}
+			o.Lock()
+			o.asking = false
+			o.Unlock()
+		})
+	}
+	return true
+}
+
+// learn notes the organization of the access token, as Polar told it, and takes in the
+// events that waited for that.
+func (c *Customers) learn(organization string) {
+	id, ok := canonicalUUID4(organization)
+	o := &c.organization
+	o.Lock()
+	if !ok || o.id != "" {
+		o.Unlock()
+		return
+	}
+	held := o.held
+	o.id, o.held = id, nil
+	o.Unlock()
+	for _, n := range held {
+		c.take(n)
+	}
+}
+
+// take does what an event says, if it is one of this organization.
+func (c *Customers) take(n notice) {
+	ours := c.organizationID()
+	if n.organization != "" && n.organization != ours {
+		c.cache.counts.eventsRefused.Add(1)
+		c.seldom.warn(c.config.Logger, "foreign event", "polargate: a webhook of another organization was refused: give this handler the secrets of this organization's endpoints alone, not those of the sandbox",
+			"type", n.kind, "organization", n.organization, "expected", ours)
+		return
+	}
+	var value *Entitlements
+	var err error
+	if n.kind == "customer.deleted" {
+		value, err = readDeleted(n.raw, ours)
+	} else {
+		value, err = readEvent(n.raw, ours, c.config.Features)
+	}
+	switch {
+	case err != nil:
+	case n.organization == "":
+		err = errors.New("its organization is missing")
+	case n.at.IsZero():
+		err = errors.New("its time is missing")
+	case value.unread&listOfBenefits != 0:
+		err = errors.New("its list of granted benefits is missing or no list")
+	}
+	if err != nil {
+		c.unreadable(n, err)
+		return
+	}
+	// An event that could not be delivered is sent again for hours. Both times are
+	// Polar's; that of sending is in whole seconds, and no event is of later than that.
+	at := n.at
+	if latest := n.sent.Add(time.Second); at.After(latest) {
+		at = latest
+	}
+	value.at = at.UnixNano()
+	if !c.cache.tell(value, max(0, n.sent.Sub(at))+time.Duration(c.cache.now()-n.came)) {
+		c.cache.counts.eventsOld.Add(1)
+		return
+	}
+	c.cache.counts.events.Add(1)
+}
+
+// unreadable is for an event that cannot be read. If it says whom it is about, the next
+// request of theirs has Polar asked: something is new, and only Polar can say what.
+func (c *Customers) unreadable(n notice, err error) {
+	c.cache.counts.eventsRefused.Add(1)
+	c.seldom.warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", n.kind, "error", err)
+	if of, err := readCustomer(n.data, c.organizationID()); err == nil {
+		c.cache.distrust(of)
+	}
+}
