@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -45,10 +46,16 @@ type entitlementCache struct {
 
 // cacheKey names a customer or a license key. The kind is a field of its own, so
 // that no text can be taken for another kind's.
+//
+// The text of one that a caller names is the caller's memory, which a server such as
+// fasthttp uses again for the next request: whatever outlives the call gets a copy.
 type cacheKey struct {
 	kind keyKind
 	id   string
 }
+
+// own is the key in memory that nobody else writes to.
+func (k cacheKey) own() cacheKey { return cacheKey{k.kind, strings.Clone(k.id)} }
 
 type keyKind uint8
 
@@ -62,7 +69,9 @@ const (
 // entry is what is cached of one customer or key. Times are nanoseconds since the
 // cache was made.
 type entry struct {
-	value atomic.Pointer[Entitlements]
+	key     cacheKey     // by which it is cached, in memory of the cache's own
+	touchAt atomic.Int64 // when its next use is worth noting
+	value   atomic.Pointer[Entitlements]
 	// freshUntil: not asked about before. staleUntil: served before the answer
 	// is there. graceUntil: served while nobody can say.
 	freshUntil, staleUntil, graceUntil atomic.Int64
@@ -128,6 +137,9 @@ const (
 	// readTime is how long an answer may take at Polar, between what it says and
 	// its date.
 	readTime = 5 * time.Second
+	// touchEvery is how often it is noted that an entry is in use: that takes a lock
+	// which all look-ups share.
+	touchEvery = time.Second
 	// unknownShare of the size of the cache is the room for who is not known.
 	unknownShare = 4
 )
@@ -150,10 +162,30 @@ func newEntitlementCache(size int) (*entitlementCache, error) {
 // now is monotonic: it reads one clock, and a server does not sleep.
 func (c *entitlementCache) now() int64 { return int64(time.Since(c.start)) }
 
+// find is the entry of somebody who is known. The cache's Get keeps the text it is
+// given when it moves an entry to those who come often, so it is given the entry's own.
+func (c *entitlementCache) find(key cacheKey, now int64) (*entry, bool) {
+	e, ok := c.known[key.kind].Peek(key.id)
+	if ok && now >= e.touchAt.Load() {
+		e.touchAt.Store(now + int64(touchEvery))
+		c.known[key.kind].Get(e.key.id)
+	}
+	return e, ok
+}
+
+// add makes the entry of somebody who is known from now on. storing is held.
+func (c *entitlementCache) add(key cacheKey) *entry {
+	e := &entry{key: key}
+	c.known[key.kind].Add(key.id, e)
+	c.unknown.Remove(key)
+	return e
+}
+
 // hit is the answer for a key if there is one that is fresh: the hot path.
 func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
-	e, ok := c.known[key.kind].Get(key.id)
-	if !ok || c.now() >= e.freshUntil.Load() {
+	now := c.now()
+	e, ok := c.find(key, now)
+	if !ok || now >= e.freshUntil.Load() {
 		return nil, false
 	}
 	c.counts.served[cacheHit].Add(1)
@@ -164,7 +196,7 @@ func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
 // Polar, and when nobody can say, from memory for as long as grace lasts.
 func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements, error) {
 	now := c.now()
-	e, known := c.known[key.kind].Get(key.id)
+	e, known := c.find(key, now)
 	if !known {
 		return c.meet(ctx, key, now)
 	}
@@ -173,12 +205,12 @@ func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements
 		c.counts.served[cacheHit].Add(1)
 		return e.value.Load(), nil
 	case now < e.staleUntil.Load():
-		c.refreshBehind(key, e, now)
+		c.refreshBehind(e, now)
 		c.counts.served[cacheStale].Add(1)
 		return e.value.Load(), nil
 	}
 	if now < e.graceUntil.Load() && c.inOutage(key.kind, e, now) {
-		c.refreshBehind(key, e, now)
+		c.refreshBehind(e, now)
 		c.counts.served[cacheGrace].Add(1)
 		return e.value.Load(), nil
 	}
@@ -273,8 +305,10 @@ func ofEverybody(err error) bool {
 }
 
 // fetch asks Polar, once for all who want to know at the same time. Each caller
-// waits on a context of its own.
+// waits on a context of its own. The work, which may go on after them, has the key in
+// memory of its own.
 func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency) (*Entitlements, error) {
+	key = key.own()
 	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(context.Context) (*Entitlements, error) {
 		if value, ok := c.current(key); ok && when == unlessFresh {
 			return value, nil // it came between this caller's look and its turn
@@ -356,15 +390,15 @@ func (e *entry) takeOff(d *debit) {
 }
 
 // refreshBehind asks Polar without anybody waiting.
-func (c *entitlementCache) refreshBehind(key cacheKey, e *entry, now int64) {
+func (c *entitlementCache) refreshBehind(e *entry, now int64) {
 	if now < e.retryAt.Load() || !e.refreshing.CompareAndSwap(false, true) {
 		return
 	}
 	c.goBehind(func() {
 		defer e.refreshing.Store(false)
-		_, err := c.fetch(c.life, key, unlessFresh)
+		_, err := c.fetch(c.life, e.key, unlessFresh)
 		if panicked, ok := errors.AsType[*flight.PanicError](err); ok {
-			c.failed(key, err)
+			c.failed(e.key, err)
 			c.panicked(panicked)
 		}
 	})
@@ -410,11 +444,9 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 	switch {
 	case ok:
 	case value.Known():
-		e = &entry{}
-		c.known[key.kind].Add(key.id, e)
-		c.unknown.Remove(key)
+		e = c.add(key)
 	default:
-		e = &entry{}
+		e = &entry{key: key}
 		c.unknown.Add(key, e)
 	}
 	e.answered, e.asked = value.at, asked
@@ -527,10 +559,8 @@ func (c *entitlementCache) tell(value *Entitlements, age time.Duration) bool {
 		case !known && outdated:
 			continue
 		case !known:
-			e = &entry{}
-			c.known[key.kind].Add(key.id, e)
+			e = c.add(key)
 		}
-		c.unknown.Remove(key)
 		e.event, e.told = value.at, c.now()
 		if !late { // else Polar may not have counted all of that by then
 			e.forgetSpent()
@@ -596,6 +626,7 @@ func (c *entitlementCache) spend(key cacheKey, last *Entitlements, cost debit, u
 	if i < 0 || value.meters[i].Balance < cost.units {
 		return nil, nil
 	}
+	cost.meter = value.meters[i].id.Value() // the same text, in memory that stays
 	rest = value.withMeter(i, value.meters[i].Balance-cost.units)
 	if !found {
 		return rest, func(bool) {}

@@ -106,6 +106,7 @@ func (c CustomersConfig) withDefaults() CustomersConfig {
 		c.Refuse = WriteRefusal
 	}
 	c.Features = normalFeatures(c.Features)
+	c.UpgradeURL = strings.Clone(c.UpgradeURL)
 	return c
 }
 
@@ -629,6 +630,9 @@ func normalFeatures(given map[string][]string) map[string][]string {
 	for id, names := range given {
 		id = normalUUID(id)
 		names = append(features[id], names...)
+		for i := range names {
+			names[i] = strings.Clone(names[i])
+		}
 		slices.Sort(names)
 		features[id] = slices.Compact(names)
 	}

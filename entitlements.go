@@ -397,6 +397,15 @@ func Any(of ...Requirement) Requirement {
 	return Requirement{kind: needsAny, of: slices.Clone(of)}
 }
 
+// ownRequirements are requirements in memory that nobody else writes to.
+func ownRequirements(of []Requirement) []Requirement {
+	own := slices.Clone(of)
+	for i := range own {
+		own[i].id, own[i].of = strings.Clone(own[i].id), ownRequirements(own[i].of)
+	}
+	return own
+}
+
 // Validate reports a mistake for which nobody could ever meet a requirement, as an
 // *InputError: a feature without a name, or an id that Polar cannot have given. The
 // zero value, and Any without requirements, are never met on purpose. Route panics

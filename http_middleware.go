@@ -105,6 +105,7 @@ func (c *Customers) LicenseMiddleware(header string, requirements ...Requirement
 	if header == "" {
 		panic("polargate: LicenseMiddleware needs the name of a header")
 	}
+	header = strings.Clone(header)
 	bearer := strings.EqualFold(header, "Authorization")
 	gate := c.Route(Route{
 		LicenseKey: func(r *http.Request) string {
@@ -150,7 +151,9 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	if err = cmp.Or(err, checkUpgradeURL(route.UpgradeURL)); err != nil {
 		panic("polargate: a mistake in a Route: " + strings.TrimPrefix(err.Error(), "polargate: "))
 	}
-	route.Require = slices.Clone(route.Require)
+	route.Require = ownRequirements(route.Require)
+	route.Spend.MeterID, route.UpgradeURL = strings.Clone(route.Spend.MeterID), strings.Clone(route.UpgradeURL)
+	all = All(route.Require...)
 	c.warnOfLockedFeatures(route.Require)
 	if route.UpgradeURL == "" {
 		route.UpgradeURL = c.config.UpgradeURL

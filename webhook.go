@@ -111,7 +111,7 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 			c.refuseEvent(w, http.StatusUnauthorized, problem)
 			return
 		}
-		if again, _ := c.seen.ContainsOrAdd(id, struct{}{}); again {
+		if again, _ := c.seen.ContainsOrAdd(strings.Clone(id), struct{}{}); again {
 			c.cache.counts.eventsTwice.Add(1)
 		} else {
 			seconds, _ := strconv.ParseInt(sent, 10, 64) // as was verified

@@ -16,6 +16,7 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+	"unsafe"
 
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
@@ -352,6 +353,21 @@ func TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne(t *testing.T) {
 	stats := customers.Stats()
 	assert.Equal(t, []int64{3, 1, 1, 0}, []int64{stats.Events, stats.Repeated, stats.Outdated, stats.Refused})
 	assert.Zero(t, stats.Requests, "events have the last word among events")
+}
+
+func TestAnEventIsKnownAgainThoughItsHeadersWereInMemoryThatIsUsedAgain(t *testing.T) {
+	t.Parallel()
+	customers := offlineCustomers(t)
+	h, key := customers.WebhookHandler(oldSecret), []byte(oldSecret)
+	memory := make([]byte, 5) // of a server such as fasthttp
+	for range 2 {
+		copy(memory, "evt_1")
+		r := stateChanged("evt_1", time.Now().Add(-time.Second), "usr_1", proID).signedBy(t, key)
+		r.Header["Webhook-Id"] = []string{unsafe.String(&memory[0], len(memory))}
+		require.Equal(t, 204, answerOf(h, r))
+		copy(memory, "#####")
+	}
+	assert.EqualValues(t, 1, customers.Stats().Repeated)
 }
 
 func TestADeletedCustomerHasNothingAndDoesNotComeBackByALateEvent(t *testing.T) {

@@ -33,7 +33,8 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 // Group shares calls of the same name. The zero value is ready to use.
 type Group struct {
 	// Keep is the age up to which work goes on, and is joined, when every caller has
-	// gone. It is set before the first call.
+	// gone. It is set before the first call. Such work sees no values of a caller's
+	// context: a server may use that for its next request by then.
 	Keep time.Duration
 
 	mu      sync.Mutex // guards what follows; never held while work runs
@@ -53,8 +54,8 @@ type flight struct {
 // Do runs work once for all concurrent callers of the same name and gives each
 // of them its result.
 //
-// The context that work gets carries the values of the first caller's context.
-// It is cancelled when every caller has gone and Keep is over, and by Close. Work
+// The context that work gets carries the values of the first caller's context, unless
+// Keep is set. It is cancelled when every caller has gone and Keep is over, and by Close. Work
 // that must not be cut short any more detaches itself with context.WithoutCancel.
 func Do[T any](ctx context.Context, g *Group, name string, work func(context.Context) (T, error)) (T, error) {
 	var zero T
@@ -69,7 +70,11 @@ func Do[T any](ctx context.Context, g *Group, name string, work func(context.Con
 	f := g.waiting[name]
 	if f == nil {
 		f = &flight{began: time.Now()}
-		f.ctx, f.cancel = context.WithCancel(context.WithoutCancel(ctx))
+		parent := context.Background()
+		if g.Keep == 0 {
+			parent = context.WithoutCancel(ctx)
+		}
+		f.ctx, f.cancel = context.WithCancel(parent)
 		if g.waiting == nil {
 			g.waiting = make(map[string]*flight)
 		}

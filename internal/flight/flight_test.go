@@ -397,6 +397,16 @@ func TestWorkSeesTheValuesButNotTheEndOfTheFirstCallersContext(t *testing.T) {
 	})
 }
 
+func TestWorkThatIsKeptSeesNothingOfACallersContext(t *testing.T) {
+	t.Parallel()
+	g := Group{Keep: time.Minute}
+	value, err := Do(context.WithValue(t.Context(), contextKey{}, "of a request"), &g, "a", func(ctx context.Context) (any, error) {
+		return ctx.Value(contextKey{}), ctx.Err()
+	})
+	require.NoError(t, err)
+	assert.Nil(t, value, "it may outlive the request")
+}
+
 func TestWorksContextEndsWithTheWork(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

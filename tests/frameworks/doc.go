@@ -1,0 +1,2 @@
+// Package frameworks holds tests of the library behind servers that are not net/http.
+package frameworks
