@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"math"
@@ -183,10 +182,10 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			case refusal == nil && spends:
 				c.serveSpending(w, r, next, route, customer, value)
 			case refusal == nil:
-				next.ServeHTTP(w, withEntitlements(r, value))
+				serve(w, r, next, value)
 			case route.opensFor(r, refusal):
 				c.cache.counts.failedOpen.Add(1)
-				next.ServeHTTP(w, withEntitlements(r, nil)) // nor those of a Route around it
+				serve(w, r, next, nil) // nor those of a Route around it
 			default:
 				c.refuse(w, r, route, *refusal)
 			}
@@ -238,24 +237,26 @@ func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route Route, 
 	route.Refuse(w, r, refusal)
 }
 
-func withEntitlements(r *http.Request, value *Entitlements) *http.Request {
-	return r.WithContext(&entitledContext{r.Context(), value})
+// serve runs a handler with Entitlements in its request's context. The context comes
+// from context.WithValue, since adaptors to other servers copy the values of such ones
+// and pass over any other kind.
+func serve(w http.ResponseWriter, r *http.Request, next http.Handler, value *Entitlements) {
+	ctx := context.WithValue(r.Context(), entitlementsKey{}, value)
+	inner := r.WithContext(ctx)
+	defer bringBack(r, inner, ctx)
+	next.ServeHTTP(w, inner)
 }
 
-// entitledContext is context.WithValue in less time and memory.
-type entitledContext struct {
-	context.Context
-	of *Entitlements
-}
-
-func (c *entitledContext) Value(key any) any {
-	if key == (entitlementsKey{}) {
-		return c.of
+// bringBack makes the outer request what it would be if the handler had got it, and
+// not a copy: the server removes the files of its MultipartForm, and middleware further
+// out reads its Pattern, its path values and whatever else was set. Only the context
+// that was added stays behind, unless the handler put another one in its place.
+func bringBack(outer, inner *http.Request, added context.Context) {
+	if inner.Context() == added {
+		inner = inner.WithContext(outer.Context())
 	}
-	return c.Context.Value(key)
+	*outer = *inner
 }
-
-func (c *entitledContext) String() string { return fmt.Sprintf("%v.WithEntitlements", c.Context) }
 
 // serveSpending takes the cost of a route off the meter while the handler runs.
 func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route Route, customer CustomerRef, value *Entitlements) {
@@ -272,7 +273,7 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 	watched := &statusWriter{ResponseWriter: w}
 	served := false
 	defer func() { end(!served || watched.status >= 500) }()
-	next.ServeHTTP(watched, withEntitlements(r, rest))
+	serve(watched, r, next, rest)
 	served = true
 }
 
