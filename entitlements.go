@@ -406,6 +406,32 @@ func ownRequirements(of []Requirement) []Requirement {
 	return own
 }
 
+// without is what is left of a requirement if the balance of a meter counts for
+// nothing. It is the zero value, which is never met, if the meter is not in it.
+func (r Requirement) without(meter string) Requirement {
+	if !r.names(meter) {
+		return Requirement{}
+	}
+	return r.discounting(meter)
+}
+
+func (r Requirement) names(meter string) bool {
+	return r.kind == needsMeter && r.id == meter || slices.ContainsFunc(r.of, func(part Requirement) bool { return part.names(meter) })
+}
+
+// discounting is r with the requirements of a meter replaced by what is never met.
+func (r Requirement) discounting(meter string) Requirement {
+	if r.kind == needsMeter && r.id == meter {
+		return Requirement{}
+	}
+	parts := slices.Clone(r.of)
+	for i := range parts {
+		parts[i] = parts[i].discounting(meter)
+	}
+	r.of = parts
+	return r
+}
+
 // Validate reports a mistake for which nobody could ever meet a requirement, as an
 // *InputError: a feature without a name, or an id that Polar cannot have given. The
 // zero value, and Any without requirements, are never met on purpose. Route panics

@@ -37,6 +37,12 @@ type Route struct {
 	// says meanwhile. The Entitlements in the request's context are those after
 	// it. Requests of every method spend, also HEAD, which a mux sends to a pattern
 	// for GET. The zero value spends nothing. It needs Customer.
+	//
+	// A customer who is let in by something else than the meter is not charged: if
+	// Require names the meter, and is met without any Meter requirement of it, nothing
+	// is taken off. So Any(Feature("unlimited"), Meter(id, 1)) costs customers with the
+	// feature nothing, whatever their balance is, and all others what Spend says. If
+	// Require does not name the meter, everybody is charged.
 	Spend Cost
 	// FailOpen lets requests pass, without Entitlements in their context, when
 	// nobody can say what the customer may use. False answers 503, and so do
@@ -153,6 +159,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	route.Require = ownRequirements(route.Require)
 	route.Spend.MeterID, route.UpgradeURL = strings.Clone(route.Spend.MeterID), strings.Clone(route.UpgradeURL)
 	all = All(route.Require...)
+	free := all.without(normalUUID(route.Spend.MeterID)) // what lets in without a charge
 	c.warnOfLockedFeatures(route.Require)
 	if route.UpgradeURL == "" {
 		route.UpgradeURL = c.config.UpgradeURL
@@ -179,7 +186,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				value, refusal = c.DecideLicense(r.Context(), route.LicenseKey(r), route.Require...)
 			}
 			switch {
-			case refusal == nil && spends:
+			case refusal == nil && spends && !value.Meets(free):
 				c.serveSpending(w, r, next, route, customer, value)
 			case refusal == nil:
 				serve(w, r, next, value)

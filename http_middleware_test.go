@@ -581,6 +581,88 @@ func TestAHandlerBehindASpendCanStream(t *testing.T) {
 	assert.InDelta(t, 96, balanceOf(t, customers), 0, "each of the four was an answer")
 }
 
+func TestACustomerIsOnlyChargedIfTheMeterIsWhatLetThemIn(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newShop(t)
+		const unlimited, out, both, limited, missing = "usr_unlimited", "usr_out", "usr_both", "usr_limited", "usr_without_meters"
+		free, pro := polartest.Benefit{BenefitID: teaBenefit}, polartest.Benefit{BenefitID: proBenefit}
+		for user, c := range map[string]polartest.Customer{
+			unlimited: {Benefits: []polartest.Benefit{free}, Meters: []polartest.Meter{{MeterID: callsMeter, CreditedUnits: 0}}},
+			both:      {Benefits: []polartest.Benefit{free, pro}, Meters: []polartest.Meter{{MeterID: callsMeter, CreditedUnits: 10}}},
+			limited:   {Benefits: []polartest.Benefit{pro}, Meters: []polartest.Meter{{MeterID: callsMeter, CreditedUnits: 10}}},
+			out:       {Benefits: []polartest.Benefit{pro}, Meters: []polartest.Meter{{MeterID: callsMeter, CreditedUnits: 0}}},
+			missing:   {Benefits: []polartest.Benefit{free}},
+		} {
+			c.ExternalID = user
+			s.polar.AddCustomer(c)
+		}
+		customers := s.open(func(c *polargate.CustomersConfig) {
+			c.FreshFor = time.Hour
+			c.Features = map[string][]string{teaBenefit: {"unlimited"}, proBenefit: {"pro"}}
+		})
+		unlimitedPlan, feature, calls := polargate.Feature("unlimited"), polargate.Feature("pro"), polargate.Meter(callsMeter, 1)
+		otherMeter := polargate.Meter(teaBenefit, -1)
+		const charged, let, refused = "charged", "let in for nothing", "refused"
+		for name, c := range map[string]struct {
+			need []polargate.Requirement
+			want map[string]string
+		}{
+			"a plan without a limit, or units": {[]polargate.Requirement{polargate.Any(unlimitedPlan, calls)},
+				map[string]string{unlimited: let, both: let, limited: charged, out: refused, missing: let}},
+			"the other way around": {[]polargate.Requirement{polargate.Any(polargate.Meter(strings.ToUpper(callsMeter), 1), polargate.Benefit(teaBenefit))},
+				map[string]string{unlimited: let, both: let, limited: charged, out: refused, missing: let}},
+			"a plan, and one of these": {[]polargate.Requirement{feature, polargate.Any(unlimitedPlan, calls)},
+				map[string]string{unlimited: refused, both: let, limited: charged, out: refused, missing: refused}},
+			"deep inside": {[]polargate.Requirement{polargate.All(polargate.Any(polargate.All(feature, polargate.Any(calls)), polargate.All(unlimitedPlan)))},
+				map[string]string{unlimited: let, both: let, limited: charged, out: refused, missing: let}},
+			"units in each branch": {[]polargate.Requirement{polargate.Any(polargate.All(unlimitedPlan, calls), polargate.All(feature, calls))},
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+			"units beside a plan": {[]polargate.Requirement{polargate.Any(unlimitedPlan, calls), calls},
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+			"a meter that may be empty": {[]polargate.Requirement{polargate.Any(unlimitedPlan, polargate.Meter(callsMeter, 0))},
+				map[string]string{unlimited: let, both: let, limited: charged, out: refused, missing: let}},
+			"no word of the meter": {[]polargate.Requirement{polargate.Any(unlimitedPlan, feature)},
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+			"another meter": {[]polargate.Requirement{polargate.Any(unlimitedPlan, feature, otherMeter)},
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+			"nothing": {nil,
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+		} {
+			handler := customers.Route(polargate.Route{Customer: byHeader, Require: c.need, Spend: polargate.Cost{MeterID: strings.ToUpper(callsMeter), Units: 1}})(
+				http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					e, ok := polargate.FromContext(r.Context())
+					assert.True(t, ok)
+					m, _ := e.Meter(callsMeter)
+					fmt.Fprint(w, m.Balance)
+				}))
+			for user, want := range c.want {
+				for range 2 { // cold or changed, then from memory
+					before, err := customers.Refresh(t.Context(), polargate.ExternalID(user))
+					require.NoError(t, err)
+					had, _ := before.Meter(callsMeter)
+					w := get(handler, "/", "X-User", user)
+					after, err := customers.Entitlements(t.Context(), polargate.ExternalID(user))
+					require.NoError(t, err)
+					has, _ := after.Meter(callsMeter)
+					got := refused
+					switch {
+					case w.Code == 200 && has.Balance == had.Balance-1:
+						got = charged
+					case w.Code == 200 && has.Balance == had.Balance:
+						got = let
+					}
+					assert.Equal(t, want, got, "%s: %s", name, user)
+					if w.Code == 200 {
+						assert.Equal(t, fmt.Sprint(has.Balance), w.Body.String(), "%s: %s: what the handler sees", name, user)
+					} else {
+						assert.Equal(t, 402, w.Code)
+					}
+				}
+			}
+		}
+	})
+}
+
 // wrapped is the writer of a middleware further out that has all it knows behind
 // Unwrap, as net/http recommends.
 type wrapped struct{ inner http.ResponseWriter }
