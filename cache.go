@@ -416,6 +416,9 @@ func (c *entitlementCache) goBehind(do func()) {
 // failed puts off the next question about somebody for whom there is an answer
 // to serve meanwhile.
 func (c *entitlementCache) failed(key cacheKey, err error) {
+	if _, dead := errors.AsType[*deadLine](err); dead {
+		return // the next question goes over another connection
+	}
 	lately := &outage{c.now() + int64(outageMemory), err}
 	if ofEverybody(err) {
 		c.outages[key.kind].Store(lately)

@@ -51,8 +51,13 @@ type ClientConfig struct {
 	// https, with no user, query or fragment.
 	BaseURL string
 	// HTTPClient sends the requests; it is used by copy and never changed.
-	// Redirects are not followed whatever it says. nil means a client with a
-	// transport of its own that honours the proxy variables of the environment.
+	// Redirects are not followed whatever it says. nil, or one without a
+	// Transport, means a transport of the library's own: a copy of
+	// http.DefaultTransport that honours the proxy variables of the environment,
+	// pings HTTP/2 connections, keeps idle ones for 30 seconds, and uses none
+	// again over which a request has timed out. A Transport that is given is
+	// used as it is: set its HTTP2.SendPingTimeout and IdleConnTimeout, or
+	// requests can go over a dead HTTP/2 connection for many minutes.
 	HTTPClient *http.Client
 	// RequestsPerMinute bounds requests with an AccessToken; 0 means 300 for
 	// Production or a BaseURL and 100 for Sandbox. All clients of the program with
@@ -81,7 +86,7 @@ type Client struct {
 	token          masked
 	userAgent      string
 	http           *http.Client
-	own            *http.Transport // closed by Close; nil if the caller brought one
+	own            *lines // closed by Close; nil if the caller brought a transport
 	pace           pacing
 	log            *slog.Logger
 	now            func() time.Time
@@ -197,22 +202,19 @@ func baseURL(config ClientConfig) (string, error) {
 
 // httpClient copies the caller's client, or makes one, and forbids redirects,
 // which would carry the key to another host.
-func httpClient(given *http.Client) (*http.Client, *http.Transport) {
+func httpClient(given *http.Client) (*http.Client, *lines) {
 	var c http.Client
-	var own *http.Transport
 	if given != nil {
 		c = *given
-	} else {
-		if t, ok := http.DefaultTransport.(*http.Transport); ok {
-			own = t.Clone()
-		} else {
-			own = &http.Transport{Proxy: http.ProxyFromEnvironment}
-		}
-		own.MaxIdleConnsPerHost = 3 // as many as may be in flight
-		c.Transport = own
 	}
+	var own *lines
 	if c.Transport == nil {
-		c.Transport = http.DefaultTransport
+		if _, ordinary := http.DefaultTransport.(*http.Transport); ordinary || given == nil {
+			own = newLines()
+			c.Transport = own
+		} else {
+			c.Transport = http.DefaultTransport // the program has put one of its own there
+		}
 	}
 	c.Transport = unled{c.Transport}
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -328,7 +330,9 @@ type exchange struct {
 func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []byte, at time.Time) error) error {
 	err := c.tries(ctx, x, accept)
 	if e, ok := err.(*Error); ok && !c.token.IsZero() {
-		e.say = ofServer[e.Reason]
+		if e.say == (phrases{}) || e.Reason != ErrUnreachable {
+			e.say = ofServer[e.Reason]
+		}
 		switch {
 		case e.Reason == ErrMisconfigured && e.StatusCode == http.StatusUnprocessableEntity:
 			e.say = phrases{do: serverFieldDo}
@@ -447,14 +451,14 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 		if !sent {
 			// Without a network the answer is at hand: a start must not wait
 			// for what will not change within a second.
-			return &Error{Op: x.op, Reason: ErrUnreachable, Err: c.tidy(err, x)}
+			return &Error{Op: x.op, Reason: ErrUnreachable, Err: c.tidy(err, x), say: trouble(err)}
 		}
-		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{c.tidy(err, x)}, sent: true}
+		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{c.tidy(err, x)}, say: trouble(err), sent: true}
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, sent: true}
+		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, say: trouble(err), sent: true}
 	}
 	outcome = outcomeAnswered
 	err = c.classify(x, resp, answer, accept)
@@ -525,7 +529,10 @@ func neverSent(err error) bool {
 	var dns *net.DNSError
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
-	return errors.As(err, &op) && op.Op == "dial" || errors.As(err, &dns) || errors.As(err, &certificate) || errors.As(err, &record)
+	var setting *proxySettingError
+	var refusal *proxyRefusal
+	return errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, &dns) || errors.As(err, &certificate) || errors.As(err, &record) ||
+		errors.As(err, &setting) || errors.As(err, &refusal)
 }
 
 func timedOut(err error) bool {
@@ -537,6 +544,7 @@ var (
 	errForeignAnswer = errors.New("the answer is about another license key or organization")
 	errTooLong       = errors.New("the answer is longer than 1 MiB")
 	errWebPage       = errors.New("a web page came instead of Polar's answer: a Wi-Fi login, a proxy or a firewall")
+	errRedirect      = errors.New("a redirect came instead of Polar's answer: a Wi-Fi login or a proxy")
 )
 
 // classify turns an answer into a verdict. Only Polar's own shapes are one;
@@ -547,7 +555,14 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		// A client error was refused on the way; what failed on the server's
 		// side or came garbled may have been carried out there.
 		sent := status >= 500 && status != http.StatusNetworkAuthenticationRequired || status < 300
-		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: status, Err: cause, sent: sent}
+		e := &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: status, Err: cause, sent: sent}
+		switch {
+		case status == http.StatusProxyAuthRequired:
+			e.say = causeProxyLogin.phrases()
+		case errors.Is(cause, errWebPage), errors.Is(cause, errRedirect), status == http.StatusNetworkAuthenticationRequired:
+			e.say = causePage.phrases()
+		}
+		return e
 	}
 	if len(body) > maxAnswer {
 		return unknown(errTooLong)
@@ -597,7 +612,7 @@ func notPolar(resp *http.Response, err error) error {
 		return errWebPage
 	}
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
-		return errors.New("a redirect came instead of Polar's answer: a Wi-Fi login or a proxy")
+		return errRedirect
 	}
 	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
 		return errors.New("the answer is not JSON")

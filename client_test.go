@@ -471,8 +471,8 @@ func TestOurOwnTransportHonoursTheProxyOfTheEnvironment(t *testing.T) {
 	require.NoError(t, err)
 	defer client.Close()
 	require.NotNil(t, client.own)
-	assert.NotNil(t, client.own.Proxy)
-	assert.NotSame(t, http.DefaultTransport, client.own)
+	assert.NotNil(t, client.own.template.Proxy)
+	assert.NotSame(t, http.DefaultTransport, client.own.current.Load())
 }
 
 func TestATransportThatGivesNothingIsAnOutage(t *testing.T) {

@@ -269,8 +269,13 @@ func (c *Client) proxy() string {
 	if !ok {
 		return "unknown"
 	}
-	t, ok := u.RoundTripper.(*http.Transport)
-	if !ok {
+	var t *http.Transport
+	switch given := u.RoundTripper.(type) {
+	case *lines:
+		t = given.template
+	case *http.Transport:
+		t = given
+	default:
 		return "unknown"
 	}
 	if t.Proxy == nil {

@@ -190,6 +190,14 @@ func (e *Error) Unwrap() []error {
 	return []error{e.Reason, e.Err}
 }
 
+// cause is what kept Polar from being reached, as a phrase; "" if not known.
+func (e *Error) cause() Phrase {
+	if e.Reason == ErrUnreachable && e.say.do == e.say.what+".do" && strings.HasPrefix(string(e.say.what), string(ErrUnreachable)+".") {
+		return e.say.what
+	}
+	return ""
+}
+
 func isDenial(err error) bool {
 	var e *Error
 	return errors.As(err, &e) && e.Reason.Denial()

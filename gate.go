@@ -634,6 +634,9 @@ func (g *Gate) review(now time.Time) {
 	var vain Reason
 	if h.verdict != nil {
 		vain = h.verdict.Vain
+		if _, known := english[h.verdict.Cause]; known { // and not one of a later version
+			next.status.cause = h.verdict.Cause
+		}
 	}
 	next.status.Message = g.config.Language.ofStatus(next.status, vain, g.refuge.inUse())
 	last := g.current.Swap(next)

@@ -120,6 +120,8 @@ type lastVerdict struct {
 	// was, and RetryAt when to ask again.
 	Vain    Reason    `json:"vain,omitempty"`
 	RetryAt time.Time `json:"retry_at,omitzero"`
+	// Cause says of ErrUnreachable what kept Polar from being reached.
+	Cause Phrase `json:"cause,omitempty"`
 }
 
 // replaced reports whether v is another answer than w was.
@@ -261,13 +263,13 @@ func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Tim
 	if now.After(v.Mark) {
 		v.Mark = now
 	}
-	v.Vain = ErrUnreachable
+	v.Vain, v.Cause = ErrUnreachable, ""
 	pause := vainFresh
 	if now.Before(v.CheckedAt.Add(fresh)) {
 		pause = renewPause
 	}
 	if errors.As(err, &e) {
-		v.Vain, pause = e.Reason, max(pause, e.RetryAfter)
+		v.Vain, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)
 	}
 	v.RetryAt = now.Add(min(pause, fresh))
 	return &v

@@ -68,6 +68,8 @@ type Status struct {
 	ReleasePending bool
 	// Message is for a person: what is the matter, and what to do.
 	Message string
+
+	cause Phrase // why Polar could not be reached when it was asked last; "" if not known
 }
 
 // OK reports whether the program may run: active, or in grace.

@@ -171,6 +171,17 @@ type phrases struct{ what, do Phrase }
 
 func (r Reason) phrases() phrases { return phrases{Phrase(r), Phrase(r) + ".do"} }
 
+// inTheWay reports whether a connection to the internet alone does not help.
+func (p Phrase) inTheWay() bool {
+	switch p {
+	case causeClock, causeIntercepted, causeProxy, causeProxyLogin, causeProxySetting:
+		return true
+	}
+	return false
+}
+
+func (p Phrase) phrases() phrases { return phrases{p, p + ".do"} }
+
 // phrases are those of the reason, as they fit what a Status says, and why Polar
 // was asked in vain.
 func (s Status) phrases(vain Reason) phrases {
@@ -178,6 +189,10 @@ func (s Status) phrases(vain Reason) phrases {
 	case s.Reason == ErrGraceEnded && (vain == ErrRateLimited || vain == ErrMisconfigured):
 		// It is not the connection that is missing.
 		return phrases{do: vain.phrases().do, what: Phrase(ErrGraceEnded)}
+	case s.Reason == ErrGraceEnded && s.cause.inTheWay():
+		return phrases{do: s.cause + ".do", what: Phrase(ErrGraceEnded)}
+	case s.Reason == ErrUnreachable && s.cause != "":
+		return s.cause.phrases()
 	case s.State == Unlicensed && s.Reason == ErrInDoubt:
 		return phrases{inDoubtHere, inDoubtHereDo}
 	case s.State == Locked && s.Reason == ErrUnknownKey:
@@ -238,8 +253,19 @@ const (
 	serverFailedDo      Phrase = "unreachable.failed.do"
 	serverSeat          Phrase = "seat_released.server"
 	serverSeatDo        Phrase = "seat_released.server.do"
-	customersClosed     Phrase = "closed.customers"
-	customersClosedDo   Phrase = "closed.customers.do"
+	// What keeps the license server from being reached.
+	causeTimeout      Phrase = "unreachable.timeout"
+	causeName         Phrase = "unreachable.name"
+	causeRefused      Phrase = "unreachable.refused"
+	causeClock        Phrase = "unreachable.clock"
+	causeIntercepted  Phrase = "unreachable.intercepted"
+	causePage         Phrase = "unreachable.page"
+	causeProxy        Phrase = "unreachable.proxy"
+	causeProxyLogin   Phrase = "unreachable.proxy_login"
+	causeProxySetting Phrase = "unreachable.proxy_setting"
+
+	customersClosed   Phrase = "closed.customers"
+	customersClosedDo Phrase = "closed.customers.do"
 )
 
 var english = map[Phrase]string{
@@ -317,8 +343,28 @@ var english = map[Phrase]string{
 	serverUnreachableDo: "Try again. If it lasts, look for a proxy or a firewall in between, and at Polar's status page.",
 	serverFailed:        "the license server has a problem of its own",
 	serverFailedDo:      "Try again in a few minutes. Nothing is wrong with this computer or with the license.",
-	serverSeat:          "the activation was released, or never existed",
-	serverSeatDo:        "Activate the license key again.",
-	customersClosed:     "the customers are closed",
-	customersClosedDo:   "Make new ones.",
+
+	causeTimeout:              "the license server could not be reached in time",
+	causeTimeout + ".do":      "Check the internet connection, and that no firewall or proxy blocks this program. Then try again.",
+	causeName:                 "the license server could not be reached: its address was not found",
+	causeName + ".do":         "Check the internet connection. If other programs are online, something blocks the address of the license server, such as a firewall or an ad blocker.",
+	causeRefused:              "the license server could not be reached: the connection was refused",
+	causeRefused + ".do":      "Check the internet connection, and that no firewall or security software blocks this program. Then try again.",
+	causeClock:                "the license server's certificate does not fit the date of this computer",
+	causeClock + ".do":        "Set the date and time of this computer right, then try again.",
+	causeIntercepted:          "the connection to the license server is not secure: something answers in its place",
+	causeIntercepted + ".do":  "Security software or a proxy may be intercepting it: exclude this program, or ask your network administrator. On a Wi-Fi that asks for a login, log in first.",
+	causePage:                 "a web page came instead of an answer of the license server",
+	causePage + ".do":         "On a Wi-Fi that asks for a login, log in first. Otherwise check the internet connection, and that no proxy or firewall blocks the license server.",
+	causeProxy:                "the proxy of this network could not be reached or does not connect",
+	causeProxy + ".do":        "Check the proxy settings of this computer, or ask your network administrator.",
+	causeProxyLogin:           "the proxy of this network asks for a user name and password",
+	causeProxyLogin + ".do":   "Add them to the proxy settings of this computer, or ask your network administrator.",
+	causeProxySetting:         "the proxy setting of this computer cannot be read",
+	causeProxySetting + ".do": "Correct the environment variable HTTPS_PROXY or HTTP_PROXY, for example to http://proxy.example:3128, or ask your network administrator.",
+
+	serverSeat:        "the activation was released, or never existed",
+	serverSeatDo:      "Activate the license key again.",
+	customersClosed:   "the customers are closed",
+	customersClosedDo: "Make new ones.",
 }
