@@ -78,7 +78,7 @@ func fingerprint(organizationID, app, installationID string) string {
 }
 
 func fingerprintOf(kind, id, organizationID, app string) string {
-	mac := hmac.New(sha256.New, []byte(id))
+	mac := hmac.New(sha256.New, hmacKey([]byte(id)))
 	for _, part := range []string{"polargate fingerprint v1", kind, organizationID, app} {
 		mac.Write([]byte(part))
 		mac.Write([]byte{0})

@@ -61,6 +61,17 @@ func (g *Gate) load(ctx context.Context) held {
 		return h
 	}
 	st, err := g.seal.openState(data)
+	// closed is for a state that may be good, where the host's policy for
+	// cryptography keeps it from being opened.
+	closed := func(err error) held {
+		g.complain("polargate: the license state cannot be opened", err)
+		h := lost()
+		h.unread = &StoreError{"load", err}
+		return h
+	}
+	if err != nil && !errors.Is(err, errSealBroken) {
+		return closed(err)
+	}
 	if err != nil {
 		if known.trouble == ErrUnreadableState {
 			return lost() // was seen to before
@@ -79,6 +90,9 @@ func (g *Gate) load(ctx context.Context) held {
 	if st.Seat != nil {
 		here := g.fingerprint(&h.state)
 		h.verdict, err = g.seal.openVerdict(st.Verdict, st.Seat, here)
+		if err != nil && !errors.Is(err, errSealBroken) {
+			return closed(err)
+		}
 		granted := err == nil && h.verdict.Refused == ""
 		if err != nil || st.Seat.Machine != here || st.Seat.Moving && granted {
 			h.verdict, h.trouble = nil, ErrOtherMachine

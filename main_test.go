@@ -20,6 +20,7 @@ var processes = map[string]func(args []string) error{
 	"hold-lock":       processHoldsLock,
 	"count-with-lock": processCountsUnderLock,
 	"save-for-ever":   processSavesForEver,
+	"works-by-policy": processWorksByPolicy,
 }
 
 func TestMain(m *testing.M) {

@@ -4,7 +4,6 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"crypto/hkdf"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
@@ -296,28 +295,33 @@ const (
 
 var errSealBroken = errors.New("damaged, of another program, or of a newer version")
 
-// sealer holds the key of the outer seal.
+// sealer holds the key of the outer seal, or why there is none.
 type sealer struct {
 	key []byte
+	err error
 }
 
 func newSealer(organizationID, app, secret string) sealer {
-	return sealer{derive([]byte(organizationID+"\x00"+app+"\x00"+secret), "polargate state v1")}
+	key, err := derive([]byte(organizationID+"\x00"+app+"\x00"+secret), "polargate state v1")
+	return sealer{key, err}
 }
 
-func derive(secret []byte, info string) []byte {
-	key, err := hkdf.Key(sha256.New, secret, nil, info, 32)
-	if err != nil {
-		panic(err) // 32 bytes are never too many
-	}
-	return key
+// derive fails where the host's policy for cryptography forbids it.
+func derive(secret []byte, info string) ([]byte, error) {
+	return hkdf.Key(sha256.New, secret, nil, info, 32)
 }
 
 func (s sealer) sealState(st *state) ([]byte, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
 	return sealJSON(s.key, stateMagic, "", st)
 }
 
 func (s sealer) openState(data []byte) (*state, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
 	var st state
 	if err := openJSON(s.key, stateMagic, "", data, &st); err != nil {
 		return nil, err
@@ -331,31 +335,40 @@ func (s sealer) openState(data []byte) (*state, error) {
 // The verdict is bound to the machine by its key, and to the seat by the data
 // that the seal covers: it cannot be put beside another seat.
 func (s sealer) sealVerdict(v *lastVerdict, of *seat, fingerprint string) ([]byte, error) {
-	return sealJSON(s.verdictKey(fingerprint), verdictMagic, of.Key+"\x00"+of.ActivationID, v)
+	key, err := s.verdictKey(fingerprint)
+	if err != nil {
+		return nil, err
+	}
+	return sealJSON(key, verdictMagic, of.Key+"\x00"+of.ActivationID, v)
 }
 
 func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVerdict, error) {
+	key, err := s.verdictKey(fingerprint)
+	if err != nil {
+		return nil, err
+	}
 	var v lastVerdict
-	if err := openJSON(s.verdictKey(fingerprint), verdictMagic, of.Key+"\x00"+of.ActivationID, data, &v); err != nil {
+	if err := openJSON(key, verdictMagic, of.Key+"\x00"+of.ActivationID, data, &v); err != nil {
 		return nil, err
 	}
 	return &v, nil
 }
 
-func (s sealer) verdictKey(fingerprint string) []byte {
+func (s sealer) verdictKey(fingerprint string) ([]byte, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
 	return derive(append(append([]byte{}, s.key...), fingerprint...), "polargate verdict v1")
 }
 
-func gcm(key []byte) cipher.AEAD {
+// gcm puts a random nonce of its own before what it seals. The same with a nonce of
+// the caller's is forbidden under FIPS 140.
+func gcm(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
-		panic(err) // the key has 32 bytes
+		return nil, err
 	}
-	aead, err := cipher.NewGCM(block)
-	if err != nil {
-		panic(err) // AES has the block size that GCM wants
-	}
-	return aead
+	return cipher.NewGCMWithRandomNonce(block)
 }
 
 func sealJSON(key []byte, magic, bound string, v any) ([]byte, error) {
@@ -366,21 +379,24 @@ func sealJSON(key []byte, magic, bound string, v any) ([]byte, error) {
 	if len(plain) > maxPlain {
 		return nil, errors.New("the state has grown too long")
 	}
-	aead := gcm(key)
-	out := make([]byte, len(magic)+aead.NonceSize(), len(magic)+aead.NonceSize()+len(plain)+aead.Overhead())
-	copy(out, magic)
-	nonce := out[len(magic):]
-	_, _ = rand.Read(nonce) // never fails
-	return aead.Seal(out, nonce, plain, []byte(magic+bound)), nil
+	aead, err := gcm(key)
+	if err != nil {
+		return nil, err
+	}
+	out := append(make([]byte, 0, len(magic)+len(plain)+aead.Overhead()), magic...)
+	return aead.Seal(out, nil, plain, []byte(magic+bound)), nil
 }
 
+// openJSON fails with errSealBroken for what no seal of this program is.
 func openJSON(key []byte, magic, bound string, data []byte, v any) error {
-	aead := gcm(key)
-	head := len(magic) + aead.NonceSize()
-	if len(data) < head || len(data) > maxState || string(data[:len(magic)]) != magic {
+	aead, err := gcm(key)
+	if err != nil {
+		return err
+	}
+	if len(data) > maxState || len(data) < len(magic) || string(data[:len(magic)]) != magic {
 		return errSealBroken
 	}
-	plain, err := aead.Open(nil, data[len(magic):head], data[head:], []byte(magic+bound))
+	plain, err := aead.Open(nil, nil, data[len(magic):], []byte(magic+bound))
 	if err != nil {
 		return errSealBroken
 	}

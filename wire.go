@@ -149,6 +149,9 @@ func checkMap(field string, m map[string]any) error {
 			}
 		case json.RawMessage:
 			// A stored condition, which was checked when it was first sent.
+			if !json.Valid(v) {
+				return bad("%q is not JSON", name)
+			}
 		case bool, int, int8, int16, int32, int64, uint, uint8, uint16, uint32, uint64, float32, float64, json.Number:
 			if _, err := json.Marshal(v); err != nil {
 				return bad("%q is not a finite number", name)
