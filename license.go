@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode"
 )
 
 // LicenseKey is a license key as Polar describes it. Of its fields Polar
@@ -385,16 +384,4 @@ func (a *Address) UnmarshalJSON(data []byte) error {
 	fields.text("state", &a.State)
 	fields.text("country", &a.Country)
 	return nil
-}
-
-// trimKey drops what comes along when a key is copied: white space, quotation
-// marks of any script, back ticks, and characters that cannot be seen.
-func trimKey(s string) string {
-	return strings.TrimFunc(s, func(r rune) bool {
-		return r == '`' || unicode.IsSpace(r) || unicode.In(r, unicode.Quotation_Mark, unicode.Cf)
-	})
-}
-
-func hasControl(s string) bool {
-	return strings.ContainsFunc(s, unicode.IsControl)
 }

@@ -65,22 +65,30 @@ type Key struct{ masked }
 // prefix; it takes custom ones too, and sets no limit of its own.
 const maxKeyLen = 512
 
-// ParseKey takes a license key as a person pasted it: spaces, quotes, line
-// breaks and invisible characters around it are dropped. Letters keep their
-// case, which counts at Polar, and what is inside stays as it is. An empty key,
-// one over 512 bytes, and one that is no text are an *InputError.
+// ParseKey takes a license key as a person pasted it, out of a mail or a chat: what came
+// along is dropped, and what typography did to it is undone. That is spaces, quotes,
+// angle brackets, asterisks of emphasis, line breaks and a full stop around it, a label
+// such as "License key:" before it, and within it characters that cannot be seen, soft
+// hyphens among them; dashes, spaces and full-width letters of other kinds become the
+// plain ones. A key that Polar made, of a prefix and a UUID, is also put together again
+// when it was broken into lines; another only at a dash. Letters keep their case, which
+// counts at Polar.
+//
+// What could be part of a key is never dropped: where that is not certain, and for an
+// empty key, one over 512 bytes and one that is no text, the error is an *InputError that
+// says what is in the way, and where. It does not repeat the key.
 func ParseKey(pasted string) (Key, error) {
 	if len(pasted) > 1<<20 {
 		return Key{}, errKeyTooLong
 	}
-	text := trimKey(pasted)
+	text, problem := cleanKey(pasted)
 	switch {
+	case problem != "":
+		return Key{}, &InputError{fieldKey, problem}
 	case text == "":
 		return Key{}, &InputError{fieldKey, "is empty: paste the key from the purchase e-mail or the customer portal"}
 	case len(text) > maxKeyLen:
 		return Key{}, errKeyTooLong
-	case !utf8.ValidString(text) || hasControl(text):
-		return Key{}, errKeyNoText
 	}
 	return newKey(text), nil
 }

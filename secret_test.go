@@ -94,6 +94,200 @@ func TestEveryQuotationMarkAndInvisibleCharacterIsTakenOffAKey(t *testing.T) {
 	assert.Empty(t, stayed)
 }
 
+// polarKey has the form of the keys that Polar makes.
+const polarKey = "ACME-8224EB8D-5310-4D2C-B21D-72338A766D45"
+
+func TestAKeyOutOfAMailIsFreedOfWhatIsCertainlyNoPartOfIt(t *testing.T) {
+	t.Parallel()
+	each := func(r string) func(string) string {
+		return func(key string) string { return strings.ReplaceAll(key, "-", r) }
+	}
+	around := func(left, right string) func(string) string {
+		return func(key string) string { return left + key + right }
+	}
+	within := func(s string) func(string) string {
+		return func(key string) string { return key[:7] + s + key[7:20] + s + key[20:] }
+	}
+	wide := func(key string) string {
+		return strings.Map(func(r rune) rune { return r - '!' + 0xff01 }, key)
+	}
+	for name, paste := range map[string]func(string) string{
+		"soft hyphens":                          within("\u00ad"),
+		"soft hyphens before dashes":            each("\u00ad-"),
+		"zero-width spaces":                     within("\u200b"),
+		"zero-width joiners":                    within("\u200d"),
+		"zero-width non-joiners":                within("\u200c"),
+		"word joiners":                          within("\u2060"),
+		"byte order marks":                      within("\ufeff"),
+		"marks of writing direction":            within("\u200e\u200f"),
+		"isolates":                              within("\u2066\u2069"),
+		"a combining grapheme joiner":           within("\u034f"),
+		"a Hangul filler":                       within("\u3164"),
+		"a variation selector":                  within("\ufe0e"),
+		"no-break hyphens":                      each("\u2011"),
+		"hyphens of Unicode":                    each("\u2010"),
+		"figure dashes":                         each("\u2012"),
+		"en dashes":                             each("–"),
+		"em dashes":                             each("—"),
+		"horizontal bars":                       each("―"),
+		"minus signs":                           each("\u2212"),
+		"hyphen bullets":                        each("\u2043"),
+		"small hyphens":                         each("\ufe63"),
+		"full-width dashes":                     each("－"),
+		"no-break hyphens between word joiners": each("\u2060\u2011\u2060"),
+		"full-width letters":                    wide,
+		"a label":                               around("License key: ", ""),
+		"a label of another English":            around("Your Inkwell licence key : ", ""),
+		"a label of a settings file":            around("LICENSE_KEY=", ""),
+		"a label of a shell":                    around(`export INKWELL_LICENSE_KEY="`, `"`),
+		"a short label":                         around("Key=", ""),
+		"a label without a space":               around("Key:", ""),
+		"a label with a dash in it":             around("License-Key: ", ""),
+		"a label in JSON":                       around(`"license_key": "`, `",`),
+		"a label without a colon":               around("License key ", ""),
+		"a label and a dash":                    around("License key – ", ""),
+		"a short sentence":                      around("Your license key is ", "."),
+		"a label in German":                     around("Ihr Lizenzschlüssel: ", ""),
+		"a label in French":                     around("Clé de licence : ", ""),
+		"a label in Spanish":                    around("Clave de licencia: ", ""),
+		"a label in Italian":                    around("Codice di licenza: ", ""),
+		"a label in Portuguese":                 around("Chave de licença: ", ""),
+		"a label in Polish":                     around("Klucz licencyjny: ", ""),
+		"a label in Russian":                    around("Лицензионный ключ: ", ""),
+		"a label in Japanese":                   around("ライセンスキー：", ""),
+		"a label in Chinese":                    around("许可证密钥：", ""),
+		"a label on its own line":               around("License key:\r\n", "\r\n"),
+		"a label without a colon on its line":   around("Your license key\n\n", ""),
+		"a label in bold":                       around("**License key:** ", ""),
+		"a label in bold, its colon not":        around("**License key**: `", "`"),
+		"a full stop":                           around("", "."),
+		"a full stop and a space":               around("", ". "),
+		"a comma":                               around("", ","),
+		"a semicolon":                           around("", ";"),
+		"an ideographic full stop":              around("", "。"),
+		"angle brackets":                        around("<", ">"),
+		"angle brackets and a full stop":        around("<", ">."),
+		"angle brackets around quotes":          around(`<"`, `">`),
+		"asterisks":                             around("**", "**"),
+		"one asterisk":                          around("*", "*"),
+		"asterisks around a label":              around("**License key: ", "**"),
+		"asterisks and back ticks":              around("**`", "`**"),
+		"an element of HTML":                    around("<b>", "</b>"),
+		"elements of HTML":                      around(`<p class="key"><code>`, "</code></p>"),
+		"a bullet":                              around("• ", ""),
+		"a list's dash":                         around("- ", ""),
+		"a mail that is quoted":                 around("> ", ""),
+		"a paste into a terminal":               around("\x1b[200~", "\x1b[201~"),
+		"all of it":                             func(key string) string { return "\ufeff> **License key:** <`" + each("\u2060\u2011")(key) + "`>.\r\n" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for _, want := range []string{pastedKey, polarKey, polarKey[len("ACME-"):], "ACME-TEST-ACTIVATE-000012"} {
+				pasted := paste(want)
+				require.NotEqual(t, want, pasted)
+				key, err := ParseKey(pasted)
+				require.NoError(t, err)
+				assert.Equal(t, want, key.Reveal())
+			}
+		})
+	}
+}
+
+func TestAKeyThatPolarMadeIsFoundWhateverIsAroundIt(t *testing.T) {
+	t.Parallel()
+	for name, pasted := range map[string]string{
+		"a line that ends at a dash":             "ACME-8224EB8D-5310-\n4D2C-B21D-72338A766D45",
+		"a line that ends before a dash":         "ACME-8224EB8D-5310\r\n-4D2C-B21D-72338A766D45",
+		"a line that ends anywhere":              "ACME-8224EB8D-5310-4D2C-B21D-7233\r\n8A766D45\r\n",
+		"lines that are indented":                "  ACME-8224EB8D-5310\n  -4D2C-B21D-72338\n  A766D45",
+		"lines of a mail that is quoted":         "> ACME-8224EB8D-5310-4D\n> 2C-B21D-72338A766D45",
+		"a line of an old Macintosh":             "ACME-8224EB8D-5310-4D2C\r-B21D-72338A766D45",
+		"a separator of lines":                   "ACME-8224EB8D-5310-4D2C-\u2028B21D-72338A766D45",
+		"a soft break of quoted-printable":       "ACME-8224EB8D-5310-4D2=\r\nC-B21D-72338A766D45",
+		"a break after the prefix":               "ACME-\n8224EB8D-5310-4D2C-B21D-72338A766D45",
+		"spaces within":                          "ACME - 8224EB8D - 5310 - 4D2C - B21D - 72338A766D45",
+		"no-break spaces within":                 "ACME-8224EB8D-\u00a05310-4D2C-B21D-72338\u202fA766D45",
+		"round brackets":                         "(ACME-8224EB8D-5310-4D2C-B21D-72338A766D45)",
+		"an exclamation mark":                    "ACME-8224EB8D-5310-4D2C-B21D-72338A766D45!",
+		"JSON":                                   `{"license_key": "ACME-8224EB8D-5310-4D2C-B21D-72338A766D45"}`,
+		"a sentence":                             "Dear Ada, your license key is ACME-8224EB8D-5310-4D2C-B21D-72338A766D45. Keep it safe!",
+		"a label that is not known":              "Inkwell Pro: ACME-8224EB8D-5310-4D2C-B21D-72338A766D45",
+		"lines behind it":                        "ACME-8224EB8D-5310-4D2C-B21D-72338A766D45\nbought in May",
+		"a line before it that ends in a colon":  "Dear Ada,\nhere you are:\nACME-8224EB8D-5310-4D2C-B21D-72338A766D45\n-- \nInkwell",
+		"itself a second time":                   "ACME-8224EB8D-5310-4D2C-B21D-72338A766D45\nACME-8224EB8D-5310-4D2C-B21D-72338A766D45",
+		"the Unicode of a Windows program":       "\xff\xfe" + utf16Of("ACME-8224EB8D-5310-4D2C-B21D-72338A766D45\r\n"),
+		"a label before a broken line":           "License key: ACME-8224EB8D-5310-\n4D2C-B21D-72338A766D45.",
+		"no-break hyphens, and broken at one":    "ACME\u20118224EB8D\u20115310\u2011\n4D2C\u2011B21D\u201172338A766D45",
+		"a broken line with a soft hyphen in it": "ACME-8224EB8D-5310-4D\u00ad\n2C-B21D-72338A766D45",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			key, err := ParseKey(pasted)
+			require.NoError(t, err)
+			assert.Equal(t, polarKey, key.Reveal())
+		})
+	}
+	for name, c := range map[string]struct{ pasted, want string }{
+		"a prefix of two words":                        {"License key: ACME PRO-8224EB8D-5310-4D2C-B21D-72338A766D45.", "ACME PRO-8224EB8D-5310-4D2C-B21D-72338A766D45"},
+		"a prefix of two words in a sentence":          {"Hello Ada, it is ACME PRO-8224EB8D-5310-4D2C-B21D-72338A766D45, enjoy", "ACME PRO-8224EB8D-5310-4D2C-B21D-72338A766D45"},
+		"a prefix with a dash of its own":              {"ACME – PRO-8224EB8D-5310-4D2C-B21D-72338A766D45", "ACME – PRO-8224EB8D-5310-4D2C-B21D-72338A766D45"},
+		"a prefix with a dash that the mail made":      {"ACME–PRO–8224EB8D–5310–4D2C–B21D–72338A766D45", "ACME-PRO-8224EB8D-5310-4D2C-B21D-72338A766D45"},
+		"a prefix of another script":                   {"КЛЮЧ\u20118224EB8D\u20115310\u20114D2C\u2011B21D\u201172338A766D45", "КЛЮЧ-8224EB8D-5310-4D2C-B21D-72338A766D45"},
+		"a prefix that is broken at a dash":            {"ACME-\nPRO-8224EB8D-5310-4D2C-B21D-72338A766D45", "ACME-PRO-8224EB8D-5310-4D2C-B21D-72338A766D45"},
+		"a prefix in brackets":                         {"(BETA)-8224EB8D-5310-4D2C-B21D-72338A766D45", "(BETA)-8224EB8D-5310-4D2C-B21D-72338A766D45"},
+		"small letters, which another key may have":    {"Acme Pro-8224eb8d-5310-4d2c-b21d-72338a766d45", "Acme Pro-8224eb8d-5310-4d2c-b21d-72338a766d45"},
+		"no prefix, in a sentence":                     {"Use 8224EB8D-5310-4D2C-B21D-72338A766D45.", "8224EB8D-5310-4D2C-B21D-72338A766D45"},
+		"a UUID that is a part of another kind of key": {"ACME-8224EB8D-5310-4D2C-B21D-72338A766D45-2", "ACME-8224EB8D-5310-4D2C-B21D-72338A766D45-2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			key, err := ParseKey(c.pasted)
+			require.NoError(t, err)
+			assert.Equal(t, c.want, key.Reveal())
+		})
+	}
+}
+
+// utf16Of is a text of ASCII as Windows programs write it.
+func utf16Of(text string) string {
+	var b strings.Builder
+	for _, c := range []byte(text) {
+		b.Write([]byte{c, 0})
+	}
+	return b.String()
+}
+
+func TestWhatIsNotCertainInAPastedKeyIsNamedWithItsPlace(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ pasted, problem string }{
+		"a line break that may be anything":     {"SECRET-ONE\r\nSECRET-TWO", "a line break after 10 characters"},
+		"a line before the key":                 {"SECRET\nACME-8224EB8D-5310-4D2C-B21D-72338A766D45", "a line break after 6 characters"},
+		"a signature behind the key":            {"SECRET-ONE\n-- \nAda", "a line break after 10 characters"},
+		"a tab":                                 {"License key: SECRET\tONE", "a tab after 6 characters"},
+		"a control character":                   {"SECRET-\x1eONE", "a control character (U+001E) after 7 characters"},
+		"two keys":                              {polarKey + "\n" + strings.Replace(polarKey, "8", "9", 1), "more than one key"},
+		"words behind the key":                  {polarKey + " (3 computers)", "followed by something else after 41 characters"},
+		"a colon behind what is no known label": {"Inkwell Pro: SECRET-ONE", "a colon after 11 characters"},
+		"the masked form":                       {"****-SECRET", "shown shortened"},
+		"the masked form with a label":          {"License key: ****-SECRET", "shown shortened"},
+		"a Cyrillic letter":                     {"SECRET-8224EВ8D", "В (U+0412) after 12 characters"},
+		"a Greek letter, behind a character that cannot be seen": {"SE\u00adCRET-ΟNE", "Ο (U+039F) after 7 characters"},
+		"a byte of another encoding":                             {"SECRET\xa0ONE", "bytes that are no text after 6 characters"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			key, err := ParseKey(c.pasted)
+			assert.True(t, key.IsZero())
+			var input *InputError
+			require.ErrorAs(t, err, &input)
+			assert.Contains(t, input.Problem, c.problem)
+			for _, part := range []string{"SECRET", "8224EB8D", "ONE"} {
+				assert.NotContains(t, err.Error()+Message(err), part)
+			}
+		})
+	}
+}
+
 func TestWhatIsInsideAKeyStaysAsItIs(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
@@ -101,10 +295,16 @@ func TestWhatIsInsideAKeyStaysAsItIs(t *testing.T) {
 		"one letter":                         "A",
 		"spaces inside":                      "ACME SPACE KEY",
 		"two spaces inside":                  "ACME  KEY",
-		"a no-break space inside":            "ACME\u00a0KEY",
 		"quotes inside":                      `ACME"KEY'1`,
-		"a zero-width space inside":          "ACME\u200bKEY",
 		"dashes around":                      "-ACME-",
+		"a dash of another script":           "ключ\u05be鍵",
+		"an en dash between such letters":    "ключ–鍵",
+		"a joiner within a picture":          "ACME-\U0001f468\u200d\U0001f469-1",
+		"a colon inside":                     "ACME:1",
+		"an equals sign inside":              "ACME=1",
+		"a word that is one of labels":       "KEY 1",
+		"a full stop after several words":    "ACME INC.",
+		"asterisks inside":                   "AC**ME",
 		"brackets around":                    "(ACME)",
 		"full stops around":                  ".ACME.",
 		"letters of other scripts":           "ключ-鍵-🔑-ÉÈ",
@@ -458,6 +658,9 @@ func FuzzParseKey(f *testing.F) {
 		"", " ", pastedKey, "\ufeff\"" + pastedKey + "\"\r\n", "«\u00a0" + pastedKey + "\u00a0»", "A", " ACME SPACE KEY ",
 		"ключ-鍵-🔑-1234567890", "\xff\xfe", "a\x00b", "`k`", "「key」", "''", "****-****-****-****", "123456789012345", "1234567890123456",
 		"%s%d%!v(MISSING)%%", "<script>&\"quoted\"</script>", strings.Repeat("é", 256), strings.Repeat("k", 513), "\u0085k\u0085", "E\u0301\ufe0f",
+		"License key: " + polarKey + ".", "**" + polarKey + "**", "<" + polarKey + ">", "Key=\n" + polarKey, strings.ReplaceAll(polarKey, "-", "\u2011"),
+		"ACME-8224EB8D-5310-\r\n4D2C-B21D-72338A766D45", "ACME-8224EB8D-5310-4D2=\n2-B21D-72338A766D45", "Your key is ACME\u00ad-KEY, Ada", "(k)", "- k", "*k*", "a: b", "****-0A1B2C",
+		"\xff\xfeA\x00", "ＡＣＭＥ－１", "ACME-В1АB", polarKey + " " + polarKey, "\x1b[200~k\x1b[201~", "key\nk-\n-l", "\U0001f468\u200d\U0001f469-\u2013-k",
 	} {
 		f.Add(seed)
 	}
@@ -473,7 +676,12 @@ func FuzzParseKey(f *testing.F) {
 		require.NotEmpty(t, text)
 		require.LessOrEqual(t, len(text), maxKeyLen)
 		require.True(t, utf8.ValidString(text))
-		require.Contains(t, pasted, text)
+		rest := foldForms(fromUTF16(pasted))
+		for _, r := range foldForms(text) {
+			at := strings.IndexRune(rest, r)
+			require.GreaterOrEqual(t, at, 0, "nothing is made up, and nothing changes places")
+			rest = rest[at+utf8.RuneLen(r):]
+		}
 		first, _ := utf8.DecodeRuneInString(text)
 		last, _ := utf8.DecodeLastRuneInString(text)
 		for _, r := range []rune{first, last} {

@@ -33,7 +33,8 @@ var commands = []command{
 		name: "activate", synopsis: "[KEY] [--wait] [--json]",
 		about: "take a seat for this computer",
 		details: `Takes a seat of a license key for this computer. Without KEY it asks for it on the
-terminal, or reads one line of what it is given; so does "-".
+terminal, or reads it from what it is given; so does "-". A key that a mail program has
+broken into lines is put together again.
 
   --wait   the key was bought a moment ago: wait until it is known, for two and a
            half minutes at most

@@ -17,8 +17,9 @@
 // Polar, with keys to try.
 //
 // Without KEY, or with "-" for it, activate asks for the key on the terminal and
-// does not show it, or reads the first line of what it is given: a key in an
-// argument is seen by other programs, and stays in the shell's history.
+// does not show it, or reads it from what it is given, in one line or broken into
+// several: a key in an argument is seen by other programs, and stays in the shell's
+// history.
 //
 // POLAR_API_URL is another base URL, for a proxy or a test; POLARGATE_DIR the
 // folder for the state; POLARGATE_FEATURES the benefits that the program

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -32,10 +33,10 @@ const maxLine = 4 << 10
 
 var errLineTooLong = errors.New("the line is too long")
 
-// readSecret asks for a line on a terminal, where it is not shown, and reads it without
-// a word from anything else.
+// readSecret asks for a license key on a terminal, where it is not shown, and reads it
+// without a word from anything else.
 func readSecret(ctx context.Context, in io.Reader, prompts io.Writer, prompt string) (string, error) {
-	read, endPrompt := func() (string, error) { return readLine(in) }, func() {}
+	read, endPrompt := func() (string, error) { return readKey(in) }, func() {}
 	if fd, ok := terminal(in); ok {
 		// The terminal is set here and not beside the reading, so that whatever ends
 		// the wait also finds it set, and puts it back.
@@ -83,17 +84,36 @@ func typedLine(in io.Reader, out io.Writer, prompt string) (string, error) {
 	return line, nil
 }
 
-func readLine(in io.Reader) (string, error) {
-	// Two bytes more, for the line's own end.
-	line, err := bufio.NewReader(io.LimitReader(in, maxLine+2)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
-		return "", err
+// readKey reads a license key from a pipe or a file. Mail programs break keys into lines,
+// so it reads on until it has a whole one, or to the end: whoever keeps the pipe open
+// behind a whole key is not waited for. A first line that is empty is the answer.
+func readKey(in io.Reader) (string, error) {
+	lines := bufio.NewReader(io.LimitReader(in, maxLine+2)) // two bytes more, for the end of a line
+	var text string
+	for {
+		line, err := lines.ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return "", err
+		}
+		text += line
+		if err != nil || strings.TrimSpace(text) == "" || isWhole(text) {
+			break
+		}
 	}
-	if line = strings.TrimRight(line, "\r\n"); len(line) > maxLine {
+	if text = strings.TrimRight(text, "\r\n"); len(text) > maxLine {
 		return "", errLineTooLong
 	}
-	return line, nil
+	return text, nil
 }
+
+// isWhole reports whether a text has a license key that goes no further: those that
+// Polar makes end in a UUID.
+func isWhole(text string) bool {
+	key, err := polargate.ParseKey(text)
+	return err == nil && endOfKey.MatchString(key.Reveal())
+}
+
+var endOfKey = regexp.MustCompile(`(?i)\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$`)
 
 // notices is where the program speaks beside its answer. On a terminal its last line
 // can tell what is being waited for; anything else that is said takes its place.

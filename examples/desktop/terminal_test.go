@@ -14,6 +14,7 @@ import (
 	"testing/iotest"
 	"testing/synctest"
 	"time"
+	"unicode/utf16"
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
@@ -76,27 +77,71 @@ type endless struct{}
 
 func (endless) Read(p []byte) (int, error) { return copy(p, strings.Repeat("x", len(p))), nil }
 
-func TestALineIsReadUpTo4KiB(t *testing.T) {
+func TestAKeyThatAMailProgramBrokeIntoLinesIsReadWhole(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1), Prefix: "INKWELL"})
+	for name, broken := range map[string]func(key string) string{
+		"at a dash":           func(key string) string { return key[:21] + "\r\n" + key[21:] + "\r\n" },
+		"within a group":      func(key string) string { return key[:30] + "\n" + key[30:] },
+		"twice":               func(key string) string { return key[:8] + "\n" + key[8:30] + "\r\n" + key[30:] + "\n" },
+		"as quoted-printable": func(key string) string { return key[:30] + "=\r\n" + key[30:] + "\r\n" },
+		"under a label":       func(key string) string { return "License key:\n" + key + "\n" },
+		"under a label, and at dash": func(key string) string {
+			return "Your license key:\n\n" + key[:21] + "\n" + key[21:] + "\n-- \nInkwell\n"
+		},
+		"by a program of Windows": func(key string) string { return utf16Of("\ufeff" + key + "\r\n") },
+	} {
+		r := i.fed(iotest.OneByteReader(strings.NewReader(broken(i.key.Key))), "activate", "-")
+		assert.Equal(t, exitOK, r.code, "%s: %s", name, r.stderr)
+		assert.NotContains(t, r.stdout+r.stderr, i.key.Key)
+		i.expect(exitOK, "deactivate")
+	}
+	r := i.fed(strings.NewReader("INKWELL-1\nbought in May\n"), "activate", "-")
+	assert.Equal(t, exitUsage, r.code)
+	assert.Contains(t, r.stderr, "a line break after 9 characters", "half of a key is never sent")
+}
+
+// utf16Of is a text as programs of Windows write it.
+func utf16Of(text string) string {
+	var b strings.Builder
+	for _, unit := range utf16.Encode([]rune(text)) {
+		b.Write([]byte{byte(unit), byte(unit >> 8)})
+	}
+	return b.String()
+}
+
+func TestWhoeverKeepsThePipeOpenBehindAKeyIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	const key = "INKWELL-8224EB8D-5310-4D2C-B21D-72338A766D45"
+	in, out := io.Pipe()
+	go func() { _, _ = io.WriteString(out, "License key:\n"+key+"\n") }()
+	text, err := readKey(in)
+	require.NoError(t, err)
+	assert.Contains(t, text, key)
+}
+
+func TestAKeyIsReadUpTo4KiB(t *testing.T) {
 	t.Parallel()
 	longest := strings.Repeat("k", 4096)
 	for input, want := range map[string]string{
-		"":                     "",
-		"KEY":                  "KEY",
-		"KEY\n":                "KEY",
-		"KEY\r\nmore":          "KEY",
-		longest:                longest,
-		longest + "\r\n" + "x": longest,
+		"":               "",
+		"KEY":            "KEY",
+		"KEY\n":          "KEY",
+		"KEY\r\nmore":    "KEY\r\nmore",
+		"\nKEY\n":        "",
+		longest:          longest,
+		longest + "\r\n": longest,
 	} {
-		line, err := readLine(iotest.OneByteReader(strings.NewReader(input)))
+		text, err := readKey(iotest.OneByteReader(strings.NewReader(input)))
 		require.NoError(t, err)
-		assert.Equal(t, want, line)
+		assert.Equal(t, want, text)
 	}
-	for _, input := range []string{longest + "k", longest + "k\n", longest + "kk\n"} {
-		_, err := readLine(strings.NewReader(input))
+	for _, input := range []string{longest + "k", longest + "k\n", longest + "kk\n", longest + "\nmore"} {
+		_, err := readKey(strings.NewReader(input))
 		require.ErrorIs(t, err, errLineTooLong)
 	}
 	broken := errors.New("the disk is broken")
-	_, err := readLine(iotest.ErrReader(broken))
+	_, err := readKey(iotest.ErrReader(broken))
 	require.ErrorIs(t, err, broken)
 }
 
