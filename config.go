@@ -80,6 +80,24 @@ type Config struct {
 	// that cannot write there fails before it asks for a seat. ReleaseOnClose
 	// and ValidateOnly do without the Store, whatever it is.
 	Ephemeral Ephemeral
+	// WaitForTurn is for many installations behind one address, such as a fleet of
+	// build jobs or a classroom: Polar takes 3 requests a second from an address, and
+	// shuts out one that sends more for a minute. For so long in all, Activate and
+	// ActivateWait wait for their turn when an activation is held up by that limit, or
+	// by a pause that Polar asked for, if ctx lasts as long. Only what was not carried
+	// out is sent again. The first Activate of a Gate then also begins a moment later,
+	// drawn by lot from up to 5 seconds, and a quarter of WaitForTurn at most, so that
+	// jobs that start together do not ask together. 0 means no wait: Activate fails at
+	// once with ErrRateLimited, whose RetryAfter says when to come again. It must not
+	// be negative.
+	WaitForTurn time.Duration
+	// ReleaseTimeout bounds how long Close may take to give back the activation of an
+	// Ephemeral Gate while Polar's limit on requests is in the way. Other troubles,
+	// such as a network that is away, have 5 seconds of that. 0 means 2 minutes, or
+	// WaitForTurn if that is longer; it must not be negative. A system that kills a
+	// program soon after asking it to end, as containers do after 10 seconds, needs
+	// less.
+	ReleaseTimeout time.Duration
 	// Language is what Status.Message is written in; nil means English.
 	Language *Language
 	// Logger gets warnings, for instance of a state that cannot be saved, and
@@ -110,6 +128,9 @@ const (
 	defaultFreshFor     = 24 * time.Hour
 	defaultGracePeriod  = 14 * 24 * time.Hour
 	defaultCheckTimeout = 5 * time.Second
+	// defaultReleaseTimeout outlasts Polar's block of a minute, and what a second
+	// one of a small fleet needs.
+	defaultReleaseTimeout = 2 * time.Minute
 )
 
 // withDefaults is a copy in which zero values are replaced, and which later
@@ -127,6 +148,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CheckTimeout == 0 {
 		c.CheckTimeout = defaultCheckTimeout
+	}
+	if c.ReleaseTimeout == 0 {
+		c.ReleaseTimeout = max(defaultReleaseTimeout, c.WaitForTurn)
 	}
 	if c.clock == nil {
 		c.clock = wallClock
@@ -182,6 +206,12 @@ func (c Config) validate() error {
 	}
 	if c.CheckTimeout < 0 {
 		return &InputError{"CheckTimeout", "is negative: give a duration, or 0 for 5 seconds"}
+	}
+	if c.WaitForTurn < 0 {
+		return &InputError{"WaitForTurn", "is negative: give a duration, or 0 for no wait"}
+	}
+	if c.ReleaseTimeout < 0 {
+		return &InputError{"ReleaseTimeout", "is negative: give a duration, or 0 for 2 minutes"}
 	}
 	if c.Fingerprint != "" {
 		if err := checkMap("Fingerprint", map[string]any{"Fingerprint": c.Fingerprint}); err != nil {

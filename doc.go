@@ -23,7 +23,8 @@
 //	go gate.Run(ctx)
 //
 // [Gate.Import] goes on with an activation that an earlier version of the program
-// made by other means, Config.Ephemeral is for build jobs and containers, and
+// made by other means, Config.Ephemeral is for build jobs and containers (with
+// Config.WaitForTurn where many are behind one address), and
 // [Gate.Diagnose] makes a report that a user can paste into a support mail.
 //
 // # What a Gate does

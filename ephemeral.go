@@ -17,7 +17,9 @@ type Ephemeral string
 const (
 	// ReleaseOnClose keeps everything in memory, takes a seat with Activate, and
 	// gives it back when the Gate is closed. A process that is killed, or ends
-	// without Close, leaves its seat taken.
+	// without Close, leaves its seat taken: call Close on SIGTERM too, and see
+	// Config.ReleaseTimeout for how long it may take. For many jobs behind one
+	// address, set Config.WaitForTurn.
 	ReleaseOnClose Ephemeral = "release_on_close"
 	// ValidateOnly keeps everything in memory and takes no seat at all: Activate
 	// only asks whether the key is granted. Any number of computers can use a
@@ -171,9 +173,12 @@ func (g *Gate) saved(err error) {
 }
 
 // releaseSeats gives back, at the end of an ephemeral Gate, what is in memory
-// only. What cannot be given back is lost, and the log says so.
-func (g *Gate) releaseSeats() {
-	g.leaveRefuge(g.patience)
+// only. What cannot be given back is lost, and the log says so. Close began at that
+// time.
+func (g *Gate) releaseSeats(began time.Time) {
+	ctx, cancel := context.WithDeadline(context.Background(), began.Add(closePatience))
+	defer cancel()
+	g.leaveRefuge(ctx)
 	if g.config.Ephemeral != ReleaseOnClose && !g.refuge.inUse() {
 		return
 	}
@@ -194,16 +199,61 @@ func (g *Gate) releaseSeats() {
 			seats = kept
 		}
 	}
+	left := release{patience: closePatience - time.Since(began), turns: turns{left: g.config.ReleaseTimeout - time.Since(began)}}
 	for _, s := range seats {
-		for pause := 250 * time.Millisecond; ; pause *= 2 {
-			err := g.free(g.patience, &s)
-			if err == nil {
-				break
-			}
-			g.config.Logger.Error("polargate: an activation could not be given back", "activation", s.ActivationID, "error", err)
-			if errors.Is(err, ErrUnknownKey) || !sleep(g.patience, pause) {
-				break
-			}
+		if err := g.release(&s, &left); err != nil {
+			g.config.Logger.Error("polargate: an activation could not be given back and stays taken: free it by its id, in Polar or with an access token", "activation", s.ActivationID, "error", err)
 		}
 	}
+}
+
+// release is what is left of the time to give seats back: for troubles of all kinds,
+// and for waiting until Polar's limit on requests lets one through.
+type release struct {
+	patience time.Duration
+	turns    turns
+}
+
+// release gives a seat back, again and again while there is time for it.
+func (g *Gate) release(s *seat, left *release) error {
+	for pause := 250 * time.Millisecond; ; {
+		err := g.tryRelease(s, left)
+		if err == nil || errors.Is(err, ErrUnknownKey) {
+			return err
+		}
+		if wait, ok := left.turns.next(err, left.turns.left); ok {
+			// Who ends the program now finds here what it leaves behind.
+			if wait > closePatience {
+				g.config.Logger.Warn("polargate: an activation is given back as soon as Polar's limit on requests allows", "activation", s.ActivationID, "wait", readable(wait))
+			}
+			time.Sleep(wait)
+			continue
+		}
+		if errors.Is(err, ErrRateLimited) || min(left.patience, left.turns.left) <= pause {
+			return err
+		}
+		time.Sleep(pause)
+		left.patience -= pause
+		left.turns.left -= pause
+		pause *= 2
+	}
+}
+
+// tryRelease is one try. What it waits for its turn is no loss of patience.
+func (g *Gate) tryRelease(s *seat, left *release) error {
+	began := time.Now()
+	ctx, cancel := context.WithTimeout(context.Background(), min(max(left.patience, 0), left.turns.left))
+	defer cancel()
+	err := g.free(ctx, s)
+	took := time.Since(began)
+	left.turns.left -= took
+	e, _ := errors.AsType[*Error](err)
+	if e == nil || e.Reason != ErrRateLimited {
+		left.patience -= took
+		return err
+	}
+	// It was not its turn in this time: others of this computer are ahead.
+	next := *e
+	next.RetryAfter = max(e.RetryAfter, lookAgain)
+	return &next
 }

@@ -2,6 +2,9 @@ package polargate_test
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
@@ -316,6 +319,326 @@ func TestCloseIsPatientButNotForLong(t *testing.T) {
 			assert.Contains(t, log.String(), w.now().Activations[0].ID, "what is lost is logged")
 		})
 	})
+}
+
+// newFleet is newWorld with a key for n build jobs, at a Polar that puts up with
+// clients that exceed its limit: they cannot know of each other.
+func newFleet(t *testing.T, n int64) *world {
+	t.Helper()
+	w := newWorld(t)
+	w.polar = polartest.New(polartest.Config{})
+	w.key = w.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(n), BenefitID: w.key.BenefitID})
+	w.config.OrganizationID, w.config.HTTPClient = w.polar.OrganizationID(), w.polar.Client()
+	return w
+}
+
+// buildJobs are as many computers behind one address, none of which knows of another:
+// each has a pace of its own.
+func (w *world) buildJobs(n int, change ...func(*polargate.Config)) []*polargate.Gate {
+	w.t.Helper()
+	var jobs []*polargate.Gate
+	for i := range n {
+		jobs = append(jobs, w.open(append([]func(*polargate.Config){ephemeral(polargate.ReleaseOnClose), func(c *polargate.Config) {
+			c.BaseURL = fmt.Sprintf("http://job-%d.polar.test", i)
+			c.Fingerprint = fmt.Sprint("job ", i)
+		}}, change...)...))
+	}
+	return jobs
+}
+
+// atOnce runs a function for each of some gates, and waits for all.
+func atOnce(gates []*polargate.Gate, do func(*polargate.Gate)) {
+	var all sync.WaitGroup
+	for _, gate := range gates {
+		all.Go(func() { do(gate) })
+	}
+	all.Wait()
+}
+
+func waitsForTurn(d time.Duration) func(*polargate.Config) {
+	return func(c *polargate.Config) { c.WaitForTurn = d }
+}
+
+func TestAFleetOfBuildJobsBehindOneAddressIsActivatedAndReleasedInFull(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		jobs int
+		wait time.Duration
+	}{
+		"five jobs":   {5, 2 * time.Minute},
+		"twenty jobs": {20, 30 * time.Minute},
+	} {
+		t.Run(name+", which begin and end together", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newFleet(t, int64(test.jobs))
+				jobs := w.buildJobs(test.jobs, waitsForTurn(test.wait))
+				atOnce(jobs, func(job *polargate.Gate) {
+					status, err := job.Activate(t.Context(), w.key.Key)
+					assert.NoError(t, err)
+					assert.Equal(t, polargate.Active, status.State)
+				})
+				assert.Equal(t, test.jobs, w.seats(), "one each, and none is taken twice")
+				atOnce(jobs, func(job *polargate.Gate) { assert.NoError(t, job.Close()) })
+				assert.Zero(t, w.seats(), "no activation is left at Polar")
+			})
+		})
+		t.Run(name+", of different lengths", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newFleet(t, int64(test.jobs))
+				jobs := w.buildJobs(test.jobs, waitsForTurn(max(test.wait, 10*time.Minute)))
+				atOnce(jobs, func(job *polargate.Gate) {
+					_, err := job.Activate(t.Context(), w.key.Key)
+					assert.NoError(t, err)
+					time.Sleep(rand.N(2 * time.Minute))
+					assert.NoError(t, job.Close())
+				})
+				assert.Zero(t, w.seats())
+			})
+		})
+	}
+}
+
+func TestWithoutWaitForTurnALimitIsSaidAtOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.inject(pathActivate, 1, polartest.RateLimited("20"))
+		gate := w.open(ephemeral(polargate.ReleaseOnClose))
+		began := time.Now()
+		_, err := gate.Activate(t.Context(), w.key.Key)
+		require.ErrorIs(t, err, polargate.ErrRateLimited)
+		assert.Zero(t, time.Since(began))
+	})
+}
+
+func TestAnActivationWaitsForItsTurnWithinItsBounds(t *testing.T) {
+	t.Parallel()
+	for name, activate := range map[string]func(*polargate.Gate, context.Context, string) (polargate.Status, error){
+		"Activate": (*polargate.Gate).Activate, "ActivateWait": (*polargate.Gate).ActivateWait,
+	} {
+		for of, kind := range map[string]polargate.Ephemeral{"": "", " of a build job": polargate.ReleaseOnClose, " that takes no seat": polargate.ValidateOnly} {
+			t.Run(name+of+" waits for the end of a pause", func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					path := pathActivate
+					if kind == polargate.ValidateOnly {
+						path = pathValidate
+					}
+					w.inject(path, 2, polartest.RateLimited("30"))
+					gate := w.open(ephemeral(kind), waitsForTurn(5*time.Minute))
+					_, err := activate(gate, t.Context(), w.key.Key)
+					require.NoError(t, err)
+					assert.Equal(t, 3, w.polar.Count(path))
+					assert.LessOrEqual(t, w.seats(), 1)
+				})
+			})
+		}
+		t.Run(name+" does not wait for a turn that comes too late", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.inject(pathActivate, 0, polartest.RateLimited("60"))
+				gate := w.open(waitsForTurn(30 * time.Second))
+				began := time.Now()
+				_, err := activate(gate, t.Context(), w.key.Key)
+				require.ErrorIs(t, err, polargate.ErrRateLimited)
+				assert.Less(t, time.Since(began), 6*time.Second)
+				assert.Equal(t, 1, w.polar.Count(pathActivate))
+			})
+		})
+		t.Run(name+" waits no longer in all than it may", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.inject(pathActivate, 0, polartest.RateLimited("20"))
+				gate := w.open(waitsForTurn(90 * time.Second))
+				began := time.Now()
+				_, err := activate(gate, t.Context(), w.key.Key)
+				require.ErrorIs(t, err, polargate.ErrRateLimited)
+				assert.LessOrEqual(t, time.Since(began), 95*time.Second)
+				assert.Zero(t, w.seats())
+			})
+		})
+		t.Run(name+" does not wait beyond the caller's deadline", func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				w.inject(pathActivate, 0, polartest.RateLimited("60"))
+				gate := w.open(waitsForTurn(time.Hour))
+				ctx, cancel := context.WithTimeout(t.Context(), 40*time.Second)
+				defer cancel()
+				began := time.Now()
+				_, err := activate(gate, ctx, w.key.Key)
+				require.ErrorIs(t, err, polargate.ErrRateLimited)
+				var e *polargate.Error
+				require.ErrorAs(t, err, &e)
+				assert.Equal(t, time.Minute, e.RetryAfter, "it says when to come again, and at once")
+				assert.Less(t, time.Since(began), 6*time.Second)
+			})
+		})
+		for how, end := range map[string]func(*polargate.Gate, context.CancelFunc){
+			"the caller gives up": func(_ *polargate.Gate, cancel context.CancelFunc) { cancel() },
+			"the Gate is closed":  func(g *polargate.Gate, _ context.CancelFunc) { _ = g.Close() },
+		} {
+			t.Run(name+" ends when "+how, func(t *testing.T) {
+				t.Parallel()
+				synctest.Test(t, func(t *testing.T) {
+					w := newWorld(t)
+					w.inject(pathActivate, 0, polartest.RateLimited("60"))
+					gate := w.open(ephemeral(polargate.ReleaseOnClose), waitsForTurn(time.Hour))
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					var activating sync.WaitGroup
+					activating.Go(func() {
+						_, err := activate(gate, ctx, w.key.Key)
+						assert.Contains(t, []polargate.Reason{polargate.ErrRateLimited, polargate.ErrClosed}, reasonOf(err))
+						assert.Equal(t, ctx.Err() != nil, errors.Is(err, context.Canceled))
+					})
+					time.Sleep(20 * time.Second)
+					began := time.Now()
+					end(gate, cancel)
+					activating.Wait()
+					assert.Zero(t, time.Since(began))
+				})
+			})
+		}
+	}
+	t.Run("an answer that was lost is not asked for again", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.inject(pathActivate, 1, polartest.AnswerLost())
+			_, err := w.open(waitsForTurn(time.Hour)).Activate(t.Context(), w.key.Key)
+			require.ErrorIs(t, err, polargate.ErrActivationInDoubt)
+			assert.Equal(t, 1, w.polar.Count(pathActivate))
+		})
+	})
+}
+
+func TestTheFirstActivationsOfAFleetDoNotComeTogether(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := newFleet(t, 50)
+		w.polar.SetOffline(true) // so that the limit changes nothing
+		began := time.Now()
+		var mu sync.Mutex
+		seen := map[time.Duration]bool{}
+		atOnce(w.buildJobs(50, waitsForTurn(time.Minute)), func(job *polargate.Gate) {
+			_, err := job.Activate(t.Context(), w.key.Key)
+			assert.ErrorIs(t, err, polargate.ErrUnreachable)
+			mu.Lock()
+			defer mu.Unlock()
+			seen[time.Since(began)] = true
+			assert.Less(t, time.Since(began), 6*time.Second)
+		})
+		assert.Greater(t, len(seen), 40)
+	})
+}
+
+func TestAReleaseIsNotGivenUpBeforeThePauseOfPolarEnds(t *testing.T) {
+	t.Parallel()
+	t.Run("a pause of a minute", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			log := &lines{}
+			w.config.Logger = log.logger()
+			gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+			id := w.now().Activations[0].ID
+			w.inject(pathDeactivate, 1, polartest.RateLimited("60"))
+			require.NoError(t, gate.Close())
+			assert.Zero(t, w.seats())
+			assert.Contains(t, log.String(), id, "whoever kills the program meanwhile finds it in the log")
+			assert.NotContains(t, log.String(), "level=ERROR", "nothing is lost")
+			assert.Equal(t, 2, w.polar.Count(pathDeactivate), "it is not asked for during the pause")
+		})
+	})
+	t.Run("a pause that was asked for before", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+			w.inject(pathValidate, 1, polartest.RateLimited("60"))
+			_, err := gate.Refresh(t.Context())
+			require.ErrorIs(t, err, polargate.ErrRateLimited)
+			require.NoError(t, gate.Close())
+			assert.Zero(t, w.seats())
+		})
+	})
+	t.Run("as long as ReleaseTimeout says, and then the log has the activation", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			log := &lines{}
+			w.config.Logger = log.logger()
+			w.config.ReleaseTimeout = 100 * time.Second
+			gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+			w.inject(pathDeactivate, 0, polartest.RateLimited("40"))
+			began := time.Now()
+			require.NoError(t, gate.Close())
+			assert.LessOrEqual(t, time.Since(began), 100*time.Second)
+			assert.Greater(t, time.Since(began), 40*time.Second)
+			assert.Equal(t, 1, w.seats())
+			assert.Contains(t, log.String(), "level=ERROR")
+			assert.Contains(t, log.String(), w.now().Activations[0].ID)
+			assert.NotContains(t, log.String(), w.key.Key)
+		})
+	})
+	t.Run("not at all where a system kills soon", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.config.ReleaseTimeout = 2 * time.Second
+			gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+			w.inject(pathDeactivate, 0, polartest.Delay(time.Hour))
+			began := time.Now()
+			require.NoError(t, gate.Close())
+			assert.LessOrEqual(t, time.Since(began), 2*time.Second)
+		})
+	})
+	t.Run("whatever else is wrong has five seconds as ever", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			w.config.ReleaseTimeout = time.Hour
+			gate := w.activated(ephemeral(polargate.ReleaseOnClose))
+			w.polar.SetOffline(true)
+			began := time.Now()
+			require.NoError(t, gate.Close())
+			assert.LessOrEqual(t, time.Since(began), 5*time.Second)
+		})
+	})
+	t.Run("nor does a program with twenty Gates lose one to its own pace", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, limit(20))
+			var gates []*polargate.Gate
+			for range 20 {
+				gates = append(gates, w.activated(ephemeral(polargate.ReleaseOnClose)))
+			}
+			atOnce(gates, func(g *polargate.Gate) { assert.NoError(t, g.Close()) })
+			assert.Zero(t, w.seats())
+		})
+	})
+}
+
+func TestWaitsThatCannotBeAreRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	for field, change := range map[string]func(*polargate.Config){
+		"WaitForTurn":    func(c *polargate.Config) { c.WaitForTurn = -1 },
+		"ReleaseTimeout": func(c *polargate.Config) { c.ReleaseTimeout = -1 },
+	} {
+		config := w.config
+		change(&config)
+		_, err := polargate.Open(config)
+		var wrong *polargate.InputError
+		require.ErrorAs(t, err, &wrong)
+		assert.Equal(t, field, wrong.Field)
+	}
 }
 
 func TestValidateOnlyTakesNoSeat(t *testing.T) {

@@ -29,6 +29,7 @@ type Gate struct {
 
 	current  atomic.Pointer[snapshot] // what Has reads; never nil
 	flights  flight.Group
+	begun    atomic.Bool   // by an Activate that waits for its turn
 	seatTurn chan struct{} // held while the seat is changed, across the network
 
 	// life ends with Close; patience ends later, and with it requests that
@@ -124,7 +125,9 @@ const closePatience = 5 * time.Second
 // Close ends all work of the Gate and waits for it, 5 seconds at most. Calls
 // under way return; calls that come after fail with ErrClosed, and Has reports
 // nothing. The license stays stored; one that is Ephemeral gives its seat back,
-// within the same 5 seconds, and if that fails the log says so. It waits longer
+// within the same 5 seconds, and if that fails the log names the activation, so that
+// the vendor can give it back. While Polar's limit on requests is in the way of that,
+// Close waits for the end of it, within Config.ReleaseTimeout. It waits longer
 // only for a Store that does not heed its context, and not for a call of OnChange
 // under way. Close can be called again, and always returns nil.
 func (g *Gate) Close() error {
@@ -142,11 +145,12 @@ func (g *Gate) Close() error {
 	}
 	defer close(g.ended)
 	g.endLife()
+	began := time.Now()
 	impatient := time.AfterFunc(closePatience, g.endPatience)
-	defer impatient.Stop()
 	g.flights.Close()
 	g.background.Wait()
-	g.releaseSeats()
+	impatient.Stop()
+	g.releaseSeats(began)
 	g.endPatience()
 	g.client.Close()
 	return nil

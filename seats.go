@@ -2,10 +2,11 @@ package polargate
 
 import (
 	"context"
-	"crypto/rand"
+	crand "crypto/rand"
 	"errors"
 	"fmt"
 	"math"
+	"math/rand/v2"
 	"runtime"
 	"slices"
 	"time"
@@ -28,8 +29,15 @@ import (
 // ctx bounds how long the caller waits. A request that has left by then is
 // finished behind the caller's back, and its outcome stored. Polar has 10
 // seconds to answer an activation, and 15 for each question about a seat that is
-// held.
+// held. When Polar's limit on requests is in the way, the error is ErrRateLimited,
+// unless Config.WaitForTurn says to wait.
 func (g *Gate) Activate(ctx context.Context, licenseKey string) (Status, error) {
+	return g.activateInTurn(ctx, licenseKey, &turns{left: g.config.WaitForTurn})
+}
+
+// activateInTurn is Activate, again whenever it was held up by the limit on requests
+// for as long as t allows.
+func (g *Gate) activateInTurn(ctx context.Context, licenseKey string, t *turns) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err
 	}
@@ -37,10 +45,86 @@ func (g *Gate) Activate(ctx context.Context, licenseKey string) (Status, error) 
 	if err != nil {
 		return g.Status(), err
 	}
-	_, err = flight.Do(ctx, &g.flights, "activate "+key.Reveal(), func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, g.takeSeat(ctx, key)
-	})
-	return g.Status(), g.callError(opActivate, err)
+	if g.config.WaitForTurn > 0 && !g.begun.Swap(true) {
+		if err := g.waitInLine(ctx, rand.N(min(firstSpread, g.config.WaitForTurn/4)+1), nil); err != nil {
+			return g.Status(), err
+		}
+	}
+	for {
+		_, err = flight.Do(ctx, &g.flights, "activate "+key.Reveal(), func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, g.takeSeat(ctx, key)
+		})
+		err = g.callError(opActivate, err)
+		limit := t.left
+		if deadline, ok := ctx.Deadline(); ok {
+			limit = min(limit, time.Until(deadline)-time.Second) // later it would have waited in vain
+		}
+		wait, ok := t.next(err, limit)
+		if !ok {
+			return g.Status(), err
+		}
+		g.config.Logger.Info("polargate: an activation waits for its turn, since Polar's limit on requests is reached", "wait", readable(wait))
+		if err := g.waitInLine(ctx, wait, err); err != nil {
+			return g.Status(), err
+		}
+	}
+}
+
+// waitInLine waits, and says why it did not if ctx or the Gate ended. why is what it
+// waits for.
+func (g *Gate) waitInLine(ctx context.Context, wait time.Duration, why error) error {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(g.life, cancel)()
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-waiting.Done():
+	}
+	if ctx.Err() == nil {
+		return &Error{Op: opActivate, Reason: ErrClosed}
+	}
+	of, ok := errors.AsType[*Error](why)
+	if !ok {
+		return g.callError(opActivate, ctx.Err())
+	}
+	e := *of
+	e.RetryAfter, e.Err, e.say = 0, ctx.Err(), ended
+	return &e
+}
+
+// turns is how long may still be waited for a turn, and how often it was in vain.
+type turns struct {
+	left time.Duration
+	vain int
+}
+
+// firstSpread is over how long those are spread who wait for the end of the same
+// pause, and lastSpread what it doubles up to: as many as are there at once would
+// be shut out again, all but three.
+const (
+	firstSpread = 5 * time.Second
+	lastSpread  = 40 * time.Second
+)
+
+// next is how long to wait after a failure before the next try. ok is false if it is
+// another failure, or if that would take longer than limit. ErrRateLimited alone is
+// certain to have had no effect: Polar was not asked, or has answered 429.
+func (t *turns) next(err error, limit time.Duration) (wait time.Duration, ok bool) {
+	e, _ := errors.AsType[*Error](err)
+	if e == nil || e.Reason != ErrRateLimited || e.RetryAfter <= 0 || e.RetryAfter > limit {
+		return 0, false
+	}
+	spread := min(firstSpread<<min(t.vain, 10), lastSpread)
+	if t.vain == 0 {
+		spread = min(spread, max(e.RetryAfter/2, time.Second)) // a short pause is not made a long one
+	}
+	t.vain++
+	wait = min(e.RetryAfter+rand.N(spread), limit)
+	t.left -= wait
+	return wait, true
 }
 
 // purchaseLag is how long a key can be unknown to Polar after it was bought:
@@ -49,7 +133,8 @@ const purchaseLag = 150 * time.Second
 
 // ActivateWait is Activate for a key that was bought a moment ago: for as long
 // as Polar does not know the key, it tries again, for two and a half minutes at
-// most or until ctx ends. Show the user that it is waiting.
+// most or until ctx ends. Show the user that it is waiting. Config.WaitForTurn bounds
+// what it waits for its turn in all, on top of that.
 func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, error) {
 	if ctx == nil {
 		return g.Status(), errNilContext
@@ -61,8 +146,9 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(end) {
 		end = deadline
 	}
+	turn := &turns{left: g.config.WaitForTurn}
 	for pause := 5 * time.Second; ; pause = min(2*pause, 30*time.Second) {
-		status, err := g.Activate(ctx, licenseKey)
+		status, err := g.activateInTurn(ctx, licenseKey, turn)
 		// The last try is made with a little time left for it.
 		left := time.Until(end) - 2*time.Second
 		if !errors.Is(err, ErrUnknownKey) || left < time.Second || !sleep(ctx, min(pause, left)) {
@@ -108,7 +194,7 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
 		return err
 	}
 	before := h.state.Intent
-	h.state.Intent = &intent{AttemptID: rand.Text(), Key: key.Reveal(), At: g.now()}
+	h.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}
 	g.attempting(h.state.Intent.AttemptID)
 	defer g.attempting("")
 	err = g.save(ctx, h, FromDisk)
