@@ -69,7 +69,9 @@ type CustomersConfig struct {
 	CacheSize int
 
 	// UpgradeURL is where customers find more, for refusals: a problem report
-	// names it, and a browser is sent there. May be empty.
+	// names it, and a browser is sent there, unless that is the page it asked for. It
+	// is a web address or a path; one that begins with "?" or "#" is of the page that
+	// was asked for, as in a link. May be empty.
 	UpgradeURL string
 	// Refuse answers the requests that are not let in, instead of WriteRefusal.
 	Refuse func(http.ResponseWriter, *http.Request, Refusal)
@@ -235,8 +237,8 @@ type Customers struct {
 	}
 	seen seenEvents
 	// These log what each of many requests may meet.
-	badIDs, halfRead rate.Sometimes
-	seldom           seldom
+	badIDs, halfRead, unresolvable rate.Sometimes
+	seldom                         seldom
 }
 
 // NewCustomers makes Customers, without asking Polar. A configuration that cannot
@@ -262,7 +264,7 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 		return nil, err
 	}
 	config.AccessToken = "" // it is in the client now, and in nothing that is printed
-	c := &Customers{config: config, client: client, seen: newSeenEvents(), badIDs: onceAMinute(), halfRead: onceAMinute()}
+	c := &Customers{config: config, client: client, seen: newSeenEvents(), badIDs: onceAMinute(), halfRead: onceAMinute(), unresolvable: onceAMinute()}
 	c.organization.id = client.organizationID
 	if c.cache, err = newEntitlementCache(config.CacheSize); err != nil {
 		return nil, err

@@ -74,7 +74,9 @@
 // one fetched behind while they are stale, and for days while Polar cannot be
 // reached. [Customers.WebhookHandler] brings changes into it as they happen.
 // Customers whom nobody can say anything of are answered 503, and not told to pay.
-// docs/operations.md has sizing, webhooks, replicas and what to watch.
+// A refusal is JSON for programs and a small page for people; a browser is sent to the
+// upgrade page. docs/operations.md has sizing, webhooks, replicas, the order of middleware
+// and what to watch.
 //
 // # What it cannot do
 //

@@ -2,6 +2,7 @@ package polargate_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -142,6 +143,36 @@ func ExampleCustomers_Route() {
 	// Output:
 	// 200 40 left
 	// 402 no calls are left: https://example.com/pricing
+}
+
+// A program whose sessions can be away says so by an error: its customers are asked to
+// come back in a moment, and not to sign in again.
+func ExampleRoute() {
+	_, customers := demoCustomers()
+	defer customers.Close()
+	down := false
+	session := func(r *http.Request) (user string, err error) { // stands for a store of sessions
+		if down {
+			return "", errors.New("connection refused")
+		}
+		return r.Header.Get("X-Demo-User"), nil
+	}
+	export := customers.Route(polargate.Route{
+		CustomerOrError: func(r *http.Request) (polargate.CustomerRef, error) {
+			user, err := session(r)
+			return polargate.ExternalID(user), err // an empty id is nobody
+		},
+		Require: []polargate.Requirement{polargate.Feature("export")},
+	})(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "exported") }))
+
+	ask(export, "/", "X-Demo-User", "usr_1337")
+	ask(export, "/")
+	down = true
+	ask(export, "/", "X-Demo-User", "usr_1337")
+	// Output:
+	// 200 exported
+	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Nobody is signed in. Sign in first."}
+	// 503 {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"It cannot be checked at the moment what you may use. Try again shortly."}
 }
 
 // Polar tells of a cancellation, and it bites at once, although what was cached is

@@ -6,10 +6,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math"
-	"mime"
 	"net"
 	"net/http"
 	"slices"
@@ -19,7 +19,7 @@ import (
 )
 
 // Route says who may use a route of an HTTP server, and what happens to others.
-// Exactly one of Customer and LicenseKey must be set.
+// Exactly one of Customer, LicenseKey and their forms with an error must be set.
 type Route struct {
 	// Customer tells which customer sent a request, from a session or a token
 	// that the program has checked: whoever can choose the id is that customer.
@@ -28,6 +28,14 @@ type Route struct {
 	// LicenseKey tells which license key came with a request, for instance in a
 	// header; "" means none. Keys do not belong in addresses, which are logged.
 	LicenseKey func(*http.Request) string
+	// CustomerOrError and LicenseKeyOrError are Customer and LicenseKey for programs
+	// that can fail to tell, for instance because the store of their sessions is down.
+	// An error answers 503 and not 401, since nobody need sign in again for it, and
+	// opens no route that fails open. It is logged at most once a minute and by its types
+	// alone, since its text may hold a session or an address; Refusal.Err wraps it. Nobody
+	// being signed in is no error: return the zero CustomerRef, or "".
+	CustomerOrError   func(*http.Request) (CustomerRef, error)
+	LicenseKeyOrError func(*http.Request) (string, error)
 	// Require is what the customer or key must have: all of it. Empty means that
 	// any known customer, or any key that is granted, will do. Route keeps a copy.
 	Require []Requirement
@@ -36,7 +44,8 @@ type Route struct {
 	// Customers.Spend. It stays taken off until the handler ends, whatever Polar
 	// says meanwhile. The Entitlements in the request's context are those after
 	// it. Requests of every method spend, also HEAD, which a mux sends to a pattern
-	// for GET. The zero value spends nothing. It needs Customer.
+	// for GET, and none for a CORS preflight. The zero value spends nothing. It needs
+	// Customer or CustomerOrError.
 	//
 	// A customer who is let in by something else than the meter is not charged: if
 	// Require names the meter, and is met without any Meter requirement of it, nothing
@@ -46,10 +55,11 @@ type Route struct {
 	Spend Cost
 	// FailOpen lets requests pass, without Entitlements in their context, when
 	// nobody can say what the customer may use. False answers 503, and so do
-	// requests that were given up meanwhile, and license keys that were turned
-	// away unasked (see CustomersStats.TurnedAway) or about which something before
-	// Polar answered, such as a firewall with a page: senders could see to these.
-	// Customers beyond the request budget do pass.
+	// requests that were given up meanwhile or whose sender could not be told (see
+	// CustomerOrError), and license keys that were turned away unasked (see
+	// CustomersStats.TurnedAway) or about which something before Polar answered, such
+	// as a firewall with a page: senders could see to these. Customers beyond the
+	// request budget do pass.
 	FailOpen bool
 	// UpgradeURL and Refuse replace those of the configuration; empty and nil
 	// leave them.
@@ -75,7 +85,8 @@ type Refusal struct {
 	// Requirement if the license key itself is refused, or the customer is not
 	// known and nothing else was required.
 	Required Requirement
-	// Reason is why a license key was refused, or why nobody could say.
+	// Reason is why a license key was refused, or why nobody could say; empty if it was
+	// the program that could not tell who asks.
 	Reason Reason
 	// RetryAfter is how long to wait, with 503; at least a second.
 	RetryAfter time.Duration
@@ -137,18 +148,24 @@ func (c *Customers) LicenseMiddleware(header string, requirements ...Requirement
 	}
 }
 
-// Route is Middleware with all that can be said of a route. It panics if not
-// exactly one of Customer and LicenseKey is set, or if an id, a feature, a cost or an
-// UpgradeURL cannot be one: mistakes of the program, that its first start shows. A
-// feature that no benefit in CustomersConfig.Features unlocks is said in the log.
+// Route is Middleware with all that can be said of a route.
+//
+// A browser's CORS preflight is neither refused nor charged, and not asked about: it
+// comes before the request, without what tells who sends it. It reaches the handler
+// without Entitlements, and only the status and the headers for CORS of what the handler
+// answers are sent. Middleware for CORS belongs outside of a Route, so that refusals can
+// be read by the pages of other origins too.
+//
+// Route panics if not exactly one of Customer, LicenseKey and their forms with an error
+// is set, or if an id, a feature, a cost or an UpgradeURL cannot be one: mistakes of the
+// program, that its first start shows. A feature that no benefit in
+// CustomersConfig.Features unlocks is said in the log.
 func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
-	if (route.Customer == nil) == (route.LicenseKey == nil) {
-		panic("polargate: a Route needs either Customer or LicenseKey, to know who asks")
-	}
+	route.normalize()
 	all, spends := All(route.Require...), route.Spend != (Cost{})
 	err := all.Validate()
 	if spends {
-		if route.Customer == nil || !(route.Spend.Units > 0) {
+		if route.CustomerOrError == nil || !(route.Spend.Units > 0) {
 			panic("polargate: Route.Spend needs Customer, and Units that are more than 0")
 		}
 		err = cmp.Or(err, Meter(route.Spend.MeterID, route.Spend.Units).Validate())
@@ -169,11 +186,25 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodOptions && isPreflight(r) {
+				servePreflight(w, r, next)
+				return
+			}
 			var value *Entitlements
 			var refusal *Refusal
 			var customer CustomerRef
-			if route.Customer != nil {
-				customer = route.Customer(r)
+			var key string
+			var err error
+			if route.CustomerOrError != nil {
+				customer, err = route.CustomerOrError(r)
+			} else {
+				key, err = route.LicenseKeyOrError(r)
+			}
+			if err != nil {
+				c.refuse(w, r, route, c.unresolved(r, err))
+				return
+			}
+			if route.CustomerOrError != nil {
 				switch known, hit := c.cache.hit(customer.key); {
 				case hit && known.known && known.Meets(all): // the common case, in few steps
 					value = known
@@ -183,7 +214,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 					value, refusal = c.Decide(r.Context(), customer, route.Require...)
 				}
 			} else {
-				value, refusal = c.DecideLicense(r.Context(), route.LicenseKey(r), route.Require...)
+				value, refusal = c.DecideLicense(r.Context(), key, route.Require...)
 			}
 			switch {
 			case refusal == nil && spends && !value.Meets(free):
@@ -199,6 +230,107 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 		})
 	}
 }
+
+// normalize leaves the one form of resolver that can do all. It panics if there is not
+// exactly one.
+func (route *Route) normalize() {
+	given := 0
+	for _, is := range []bool{route.Customer != nil, route.CustomerOrError != nil, route.LicenseKey != nil, route.LicenseKeyOrError != nil} {
+		if is {
+			given++
+		}
+	}
+	if given != 1 {
+		panic("polargate: a Route needs exactly one of Customer, CustomerOrError, LicenseKey and LicenseKeyOrError, to know who asks")
+	}
+	if customer := route.Customer; customer != nil {
+		route.CustomerOrError = func(r *http.Request) (CustomerRef, error) { return customer(r), nil }
+	}
+	if key := route.LicenseKey; key != nil {
+		route.LicenseKeyOrError = func(r *http.Request) (string, error) { return key(r), nil }
+	}
+}
+
+// unresolved is the refusal of a request of which the program could not tell who sent it.
+func (c *Customers) unresolved(r *http.Request, err error) Refusal {
+	err = &resolverError{err}
+	if r.Context().Err() == nil { // else it failed because the caller has gone
+		c.unresolvable.Do(func() {
+			c.config.Logger.Error("polargate: a request was answered 503; this is said once a minute", "error", err)
+		})
+	}
+	return Refusal{Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Err: err}
+}
+
+// resolverError is an error of a program's resolver, and prints without its text, which
+// may hold what came with the request.
+type resolverError struct{ err error }
+
+func (e *resolverError) Error() string {
+	var types []string
+	for err := e.err; err != nil && len(types) < 10; err = errors.Unwrap(err) {
+		types = append(types, fmt.Sprintf("%T", err))
+	}
+	return "polargate: the program could not tell who sent a request: its CustomerOrError or LicenseKeyOrError returned an error of the type " +
+		strings.Join(types, " with ") + ". See whether the store of sessions is up; Refusal.Err has the error for a log of the program's own"
+}
+
+func (e *resolverError) Unwrap() error { return e.err }
+
+// Format prints the same whatever the verb.
+func (e *resolverError) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, e.Error()) }
+
+// isPreflight reports whether a browser asks by this whether a page of another origin
+// may send a request. Browsers send nothing with it that tells who it is for, and no
+// body: what has either is no preflight, and must pass the gate, or the signed-in could
+// use it to have a handler run that they have not paid for.
+func isPreflight(r *http.Request) bool {
+	for _, name := range []string{"Cookie", "Authorization", "Proxy-Authorization"} {
+		if r.Header.Get(name) != "" {
+			return false
+		}
+	}
+	return r.Method == http.MethodOptions && r.ContentLength == 0 &&
+		r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
+}
+
+// servePreflight has the handler answer a preflight, and sends nothing of the answer but
+// what a preflight is about: a handler that does not look at the method would give away
+// what is behind the gate.
+func servePreflight(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	answer := &preflightWriter{w: w, header: w.Header().Clone()}
+	next.ServeHTTP(answer, r)
+	answer.WriteHeader(http.StatusOK)
+}
+
+type preflightWriter struct {
+	w      http.ResponseWriter
+	header http.Header
+	begun  bool
+}
+
+func (p *preflightWriter) Header() http.Header { return p.header }
+
+func (p *preflightWriter) Write(b []byte) (int, error) {
+	p.WriteHeader(http.StatusOK)
+	return len(b), nil
+}
+
+func (p *preflightWriter) WriteHeader(status int) {
+	if p.begun || status < 200 {
+		return
+	}
+	p.begun = true
+	for name, values := range p.header {
+		if strings.HasPrefix(name, "Access-Control-") || name == "Vary" || name == "Allow" {
+			p.w.Header()[name] = values
+		}
+	}
+	p.w.WriteHeader(status)
+}
+
+// Flush is for handlers that take it for granted.
+func (p *preflightWriter) Flush() { p.WriteHeader(http.StatusOK) }
 
 // warnOfLockedFeatures says in the log which features of a route nobody can have.
 func (c *Customers) warnOfLockedFeatures(required []Requirement) {
@@ -228,7 +360,7 @@ func (route *Route) opensFor(r *http.Request, refusal *Refusal) bool {
 		return false
 	}
 	e, ok := errors.AsType[*Error](refusal.Err)
-	return route.LicenseKey == nil || !ok || e.Reason == ErrClosed || ofEverybody(e)
+	return route.LicenseKeyOrError == nil || !ok || e.Reason == ErrClosed || ofEverybody(e)
 }
 
 func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route Route, refusal Refusal) {
@@ -241,6 +373,7 @@ func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route Route, 
 		n.unidentified.Add(1)
 	}
 	refusal.UpgradeURL = route.UpgradeURL
+	w.Header().Set("Cache-Control", "no-store") // also where the program refuses in its own way
 	route.Refuse(w, r, refusal)
 }
 
@@ -405,10 +538,13 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 	return nil, refusal
 }
 
-// WriteRefusal answers a request that is not let in: with a problem report (RFC
-// 9457) as JSON, or, if a browser asks for a page and there is an UpgradeURL, by
-// sending it there. Answers are not to be stored by anybody on the way. A Status
-// that is no refusal is written as 503.
+// WriteRefusal answers a request that is not let in, by what its Accept prefers: with
+// a problem report (RFC 9457) as JSON, or with a small page for a person. With 402, a
+// browser that asks for a page to show is sent to the UpgradeURL by 303, if there is
+// one and it is not the page that was asked for; what scripts ask for in the background
+// (by Sec-Fetch-Mode, or the headers that htmx, Turbo, Inertia and jQuery send) is
+// answered in place. Answers are not to be stored by anybody on the way. A Status that is
+// no refusal is written as 503.
 func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
 	if refusal.Status < 400 || refusal.Status > 599 {
 		refusal.Status = http.StatusServiceUnavailable // one made by hand that does not say
@@ -416,10 +552,35 @@ func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
 	h.Add("Vary", "Accept")
-	if refusal.Status == http.StatusPaymentRequired && refusal.UpgradeURL != "" && wantsPage(r) {
-		http.Redirect(w, r, refusal.UpgradeURL, http.StatusSeeOther)
+	h.Del("Content-Length") // of what would have been sent
+	page, link := prefersPage(r), upgradeLink(r, refusal.UpgradeURL)
+	if refusal.Status == http.StatusPaymentRequired && link != nil && page && navigates(r) {
+		h.Set("Location", link.String()) // the browser knows best against what it is relative
+		w.WriteHeader(http.StatusSeeOther)
 		return
 	}
+	if refusal.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.RetryAfter.Seconds()))))
+	}
+	h.Set("X-Content-Type-Options", "nosniff")
+	kind, body := "application/problem+json", ""
+	if page {
+		kind, body = "text/html; charset=utf-8", refusal.page(link)
+		if h.Get("Content-Security-Policy") == "" {
+			h.Set("Content-Security-Policy", refusalPolicy)
+		}
+	} else {
+		body = refusal.report()
+	}
+	h.Set("Content-Type", kind)
+	w.WriteHeader(refusal.Status)
+	if r.Method != http.MethodHead {
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+// report is a refusal as a problem report.
+func (r Refusal) report() string {
 	problem := struct {
 		Type       string `json:"type"`
 		Title      string `json:"title"`
@@ -428,26 +589,18 @@ func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
 		Reason     string `json:"reason,omitempty"`
 		Required   string `json:"required,omitempty"`
 		UpgradeURL string `json:"upgrade_url,omitempty"`
-	}{"about:blank", http.StatusText(refusal.Status), refusal.Status, refusal.detail(), string(refusal.Reason), "", ""}
-	if refusal.Required.kind != 0 {
-		problem.Required = refusal.Required.String()
+	}{"about:blank", http.StatusText(r.Status), r.Status, r.detail(), string(r.Reason), "", ""}
+	if r.Required.kind != 0 {
+		problem.Required = r.Required.String()
 	}
-	if refusal.Status == http.StatusPaymentRequired {
-		problem.UpgradeURL = refusal.UpgradeURL
-	}
-	if refusal.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.RetryAfter.Seconds()))))
+	if r.Status == http.StatusPaymentRequired {
+		problem.UpgradeURL = r.UpgradeURL
 	}
 	body, err := json.Marshal(problem)
 	if err != nil {
 		body = []byte("{}") // it is all text and numbers
 	}
-	h.Set("Content-Type", "application/problem+json")
-	h.Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(refusal.Status)
-	if r.Method != http.MethodHead {
-		_, _ = w.Write(append(body, '\n'))
-	}
+	return string(body) + "\n"
 }
 
 // detail is a sentence for who sent the request.
@@ -476,28 +629,4 @@ func (r Refusal) LogValue() slog.Value {
 		required = r.Required.String()
 	}
 	return slog.GroupValue(slog.Int("status", r.Status), slog.String("reason", string(r.Reason)), slog.String("required", required))
-}
-
-// wantsPage reports whether a person with a browser asks, and not a program: one
-// that accepts a page rather than JSON, by weight, or else by which is named first.
-func wantsPage(r *http.Request) bool {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		return false
-	}
-	page, best := false, 0.0
-	for accepted := range strings.SplitSeq(strings.Join(r.Header.Values("Accept"), ","), ",") {
-		kind, parameters, err := mime.ParseMediaType(accepted)
-		isPage := kind == "text/html"
-		if err != nil || !isPage && !strings.HasSuffix(kind, "json") {
-			continue
-		}
-		weight := 1.0
-		if q, ok := parameters["q"]; ok {
-			weight, _ = strconv.ParseFloat(q, 64)
-		}
-		if weight > best {
-			page, best = isPage, weight
-		}
-	}
-	return page
 }

@@ -62,6 +62,27 @@ func TestAPersonWithABrowserSeesWhatTheyMayUse(t *testing.T) {
 	assert.Empty(t, b.Errors)
 }
 
+func TestAPersonWithABrowserReadsARefusalAndNoJSON(t *testing.T) {
+	t.Parallel()
+	p := start(t, nil)
+	b := chromium.Open(t, p.url)
+	b.Text("user", "Nobody is signed in.")
+	b.Click("a[href='/pro']")
+	b.Sees("Please sign in", "document.querySelector('h1')?.innerText")
+	b.Sees("Please sign in", "document.title")
+	b.Sees(p.url+"/pro", "location.href")
+	b.Picture("refused")
+	b.Do("Page.navigate", map[string]any{"url": p.url})
+
+	b.Click("button[value=brook]")
+	b.Text("user", brook)
+	b.Click("a[href='/pro']")
+	b.Sees(p.url+"/#plans", "location.href")
+	for _, e := range b.Errors { // the browser notes each status of 400 and more
+		assert.Contains(t, e, "status of 40")
+	}
+}
+
 func TestThePageFitsANarrowWindowAndADarkOne(t *testing.T) {
 	t.Parallel()
 	p := start(t, nil)

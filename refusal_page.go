@@ -1,0 +1,209 @@
+package polargate
+
+import (
+	"fmt"
+	"html"
+	"mime"
+	"net"
+	"net/http"
+	"net/url"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// refusalPage is what a person sees who is not let in: a heading, a sentence, and a
+// link or nothing. It loads nothing, so that it also shows while all else is down.
+const refusalPage = `<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>%[1]s</title>
+<style>
+:root { color-scheme: light dark; font: 1.125rem/1.5 system-ui, sans-serif; }
+body { max-width: 36rem; margin: 15vh auto 0; padding: 0 1rem; overflow-wrap: anywhere; }
+</style>
+</head>
+<body>
+<main>
+<h1>%[1]s</h1>
+<p>%[2]s</p>
+%[3]s</main>
+</body>
+</html>
+`
+
+// refusalPolicy allows the page its style and nothing else.
+const refusalPolicy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+// page is a refusal for a person; link is where they find more, or nil.
+func (r Refusal) page(link *url.URL) string {
+	heading, text := r.words()
+	more := ""
+	if link != nil && r.Status == http.StatusPaymentRequired {
+		more = `<p><a href="` + html.EscapeString(link.String()) + `">See plans and pricing</a></p>` + "\n"
+	}
+	return fmt.Sprintf(refusalPage, html.EscapeString(heading), html.EscapeString(text), more)
+}
+
+// words are a heading and a sentence for a person. They name nothing that is only
+// known to the program, such as features and ids.
+func (r Refusal) words() (heading, text string) {
+	switch {
+	case r.Status == http.StatusBadRequest:
+		return "We can't find your account", "Your account ID isn't valid. Sign out and in again. If that doesn't help, contact support."
+	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
+		return "License key needed", "Your license key is missing or unknown. Check it, then try again."
+	case r.Status == http.StatusUnauthorized:
+		return "Please sign in", "Sign in, then open this page again."
+	case r.Status == http.StatusServiceUnavailable:
+		return "Please try again", "We can't check what your plan includes right now. Try again " + inWords(r.RetryAfter) + "."
+	case r.Status != http.StatusPaymentRequired:
+		return http.StatusText(r.Status), r.detail()
+	case english[Phrase(r.Reason)] != "":
+		return "Your license doesn't cover this", upperFirst(english[Phrase(r.Reason)]) + "."
+	case r.Required.kind == needsMeter:
+		return "Limit reached", "You don't have enough usage left for this."
+	case r.Entitlements.Known():
+		return "Upgrade to continue", "Your plan doesn't include this."
+	}
+	return "Upgrade to continue", "You need a subscription or purchase to continue."
+}
+
+// inWords says when a wait is over, as roughly as a person wants to know.
+func inWords(d time.Duration) string {
+	switch {
+	case d <= 15*time.Second:
+		return "in a few seconds"
+	case d <= 90*time.Second:
+		return "in a minute"
+	case d <= 90*time.Minute:
+		return "in " + strconv.Itoa(int((d+time.Minute-1)/time.Minute)) + " minutes"
+	}
+	return "later"
+}
+
+// upgradeLink is where a refusal sends people for more; nil if there is no such page, or
+// it is the one that was asked for, which would send them on for ever.
+func upgradeLink(r *http.Request, address string) *url.URL {
+	link, err := url.Parse(address)
+	if err != nil || address == "" || link.Opaque != "" || !slices.Contains([]string{"", "http", "https"}, link.Scheme) {
+		return nil
+	}
+	// RequestURI is what the browser asked for: http.StripPrefix and routers change URL.
+	asked, err := url.ParseRequestURI(r.RequestURI)
+	if err != nil {
+		asked = r.URL
+	}
+	there := (&url.URL{Path: asked.Path, RawQuery: asked.RawQuery}).ResolveReference(link)
+	forwarded, _, _ := strings.Cut(r.Header.Get("X-Forwarded-Host"), ",")
+	if there.Host != "" && !sameHost(there.Host, r.Host) && !sameHost(there.Host, strings.TrimSpace(forwarded)) {
+		return link
+	}
+	if cleanPath(there.Path) != cleanPath(asked.Path) {
+		return link
+	}
+	// What is asked for beyond the address, such as a tracking parameter, makes no other page.
+	query := asked.Query()
+	for name, values := range there.Query() {
+		for _, value := range values {
+			if !slices.Contains(query[name], value) {
+				return link
+			}
+		}
+	}
+	return nil
+}
+
+func cleanPath(p string) string { return path.Clean("/" + p) }
+
+// sameHost compares hosts without the ports that stand for http and https: what is
+// between here and the browser may speak one of these.
+func sameHost(a, b string) bool {
+	name := func(host string) string {
+		if name, port, err := net.SplitHostPort(host); err == nil && (port == "80" || port == "443" || port == "") {
+			host = name
+		}
+		return strings.TrimSuffix(strings.Trim(host, "[]"), ".")
+	}
+	return strings.EqualFold(name(a), name(b))
+}
+
+// navigates reports whether a browser asks for a page to show, so that it can be sent
+// to another: not a script that asks in the background, which may not follow to another
+// origin and takes what it finds there for what it asked for.
+func navigates(r *http.Request) bool {
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		return false
+	}
+	if mode := r.Header.Get("Sec-Fetch-Mode"); mode != "" {
+		return mode == "navigate"
+	}
+	// Browsers say no mode to servers without TLS, and did not until 2023.
+	for _, name := range []string{"Origin", "Hx-Request", "Turbo-Frame", "X-Turbo-Request-Id", "X-Inertia", "X-Pjax", "X-Up-Version"} {
+		if r.Header.Get(name) != "" {
+			return false
+		}
+	}
+	return !strings.EqualFold(r.Header.Get("X-Requested-With"), "XMLHttpRequest")
+}
+
+// offer is how welcome a kind of answer is, by Accept (RFC 9110, 12.5.1).
+type offer struct {
+	exact  int // 3 if the kind is named, 2 for its family, 1 for anything, 0 if it is not there
+	weight float64
+	place  int // in the list
+}
+
+// consider takes in a range of an Accept that names the kind so exactly.
+func (o *offer) consider(exact int, weight float64, place int) {
+	if exact > o.exact || exact > 0 && exact == o.exact && weight > o.weight {
+		*o = offer{exact, weight, place}
+	}
+}
+
+// prefersPage reports whether who asks would rather have a page than JSON: by weight,
+// else by which is named more exactly, else by which is named first.
+func prefersPage(r *http.Request) bool {
+	accept := strings.Join(r.Header.Values("Accept"), ",")
+	var page, report offer
+	place := 0
+	for accepted := range strings.SplitSeq(accept, ",") {
+		kind, parameters, err := mime.ParseMediaType(accepted)
+		if err != nil {
+			continue
+		}
+		weight := 1.0
+		if q, ok := parameters["q"]; ok {
+			if weight, err = strconv.ParseFloat(q, 64); err != nil || !(weight >= 0 && weight <= 1) {
+				continue
+			}
+		}
+		place++
+		switch {
+		case kind == "text/html":
+			page.consider(3, weight, place)
+		case strings.HasSuffix(kind, "json"):
+			report.consider(3, weight, place)
+		case kind == "text/*":
+			page.consider(2, weight, place)
+		case kind == "application/*":
+			report.consider(2, weight, place)
+		case kind == "*/*" || kind == "*":
+			page.consider(1, weight, place)
+			report.consider(1, weight, place)
+		}
+	}
+	switch {
+	case page.weight != report.weight:
+		return page.weight > report.weight
+	case page.exact != report.exact:
+		return page.exact > report.exact && page.weight > 0
+	case page.place != report.place:
+		return page.place < report.place && page.weight > 0
+	}
+	return r.Header.Get("Sec-Fetch-Mode") == "navigate" && (page.weight > 0 || accept == "")
+}
