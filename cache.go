@@ -6,6 +6,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -34,11 +35,16 @@ type entitlementCache struct {
 	known   [keyKinds]*lru.TwoQueueCache[string, *entry]
 	unknown *lru.Cache[cacheKey, *entry]
 	flights flight.Group
-	behind  sync.WaitGroup // refreshes that nobody waits for
-	life    context.Context
-	end     context.CancelFunc
-	start   time.Time
-	outages [keyKinds]atomic.Pointer[outage]
+	// keys knows of the license keys that customers' benefits come with; nil counts all.
+	keys *keyring
+	// licenses are the keys, at most a few, under which a license key of an id was
+	// asked about: rotation leaves more than one.
+	licenses *lru.Cache[string, []string]
+	behind   sync.WaitGroup // refreshes that nobody waits for
+	life     context.Context
+	end      context.CancelFunc
+	start    time.Time
+	outages  [keyKinds]atomic.Pointer[outage]
 
 	storing sync.Mutex // guards changes of what is cached, not look-ups; never held across I/O
 	counts  counters
@@ -83,6 +89,8 @@ type entry struct {
 	// the last answer, both by Polar's clock; told is when the event came, by
 	// ours; asked is when the question was that was answered last, by ours.
 	event, answered, told, asked int64
+	// stateFresh and stateStale are freshUntil and staleUntil but for license keys.
+	stateFresh, stateStale int64
 	// question counts the questions and events, and base is that of them which said
 	// what is served, less what was spent since; spent is that of each meter since
 	// the last of them, and that of the requests under way. All of these are guarded
@@ -155,6 +163,9 @@ func newEntitlementCache(size int) (*entitlementCache, error) {
 	if c.unknown, err = lru.New[cacheKey, *entry](max(size/unknownShare, 1)); err != nil {
 		return nil, err
 	}
+	if c.licenses, err = lru.New[string, []string](size); err != nil {
+		return nil, err
+	}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
 }
@@ -207,12 +218,12 @@ func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements
 	case now < e.staleUntil.Load():
 		c.refreshBehind(e, now)
 		c.counts.served[cacheStale].Add(1)
-		return e.value.Load(), nil
+		return c.serving(e, now), nil
 	}
 	if now < e.graceUntil.Load() && c.inOutage(key.kind, e, now) {
 		c.refreshBehind(e, now)
 		c.counts.served[cacheGrace].Add(1)
-		return e.value.Load(), nil
+		return c.serving(e, now), nil
 	}
 	if last := e.failure.Load(); last != nil && now < last.until {
 		return c.remembered(key, last.err)
@@ -263,7 +274,7 @@ func (c *entitlementCache) remembered(key cacheKey, err error) (*Entitlements, e
 	}
 	if now < e.graceUntil.Load() {
 		c.counts.served[cacheGrace].Add(1)
-		return e.value.Load(), nil
+		return c.serving(e, now), nil
 	}
 	return nil, err
 }
@@ -313,7 +324,7 @@ func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency
 		if value, ok := c.current(key); ok && when == unlessFresh {
 			return value, nil // it came between this caller's look and its turn
 		}
-		return c.refresh(key)
+		return c.refresh(key, when)
 	})
 }
 
@@ -330,7 +341,11 @@ func (c *entitlementCache) current(key cacheKey) (*Entitlements, bool) {
 }
 
 // refresh asks Polar and keeps the answer.
-func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
+func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, error) {
+	began := c.now()
+	if value, ok := c.stateOf(key); ok && when == unlessFresh {
+		return c.withKeysLookedUp(key, value, 0), nil
+	}
 	if !c.known[key.kind].Contains(key.id) {
 		end, ok := c.newcomers[key.kind].begin()
 		if !ok {
@@ -349,7 +364,11 @@ func (c *entitlementCache) refresh(key cacheKey) (*Entitlements, error) {
 		return nil, err
 	}
 	c.outages[key.kind].Store(nil)
-	return c.keep(key, value, asked), nil
+	value = c.keep(key, value, asked)
+	if when == unlessFresh {
+		began = 0
+	}
+	return c.withKeysLookedUp(key, value, began), nil
 }
 
 // turnAway is the answer to who was never seen and is not asked about.
@@ -458,13 +477,15 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 	if e.told > asked {
 		e.outdate() // by an event of meanwhile, which this answer may not know of
 	}
-	return value
+	c.noteLicense(e.key, value)
+	return e.value.Load()
 }
 
 // outdate has the next request ask.
 func (e *entry) outdate() {
 	e.freshUntil.Store(0)
 	e.staleUntil.Store(0)
+	e.stateFresh, e.stateStale = 0, 0
 }
 
 // askedBefore reports whether what is cached answers a question from before then,
@@ -503,9 +524,8 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 		e.expires.Store(until(now, left))
 	}
 	e.base = e.question
-	e.value.Store(value)
-	e.freshUntil.Store(until(now, fresh-age))
-	e.staleUntil.Store(until(now, max(fresh, stale)-age))
+	e.stateFresh, e.stateStale = until(now, fresh-age), until(now, max(fresh, stale)-age)
+	c.compose(e, value, now)
 	e.graceUntil.Store(until(now, max(fresh, stale, grace)-age))
 	e.failure.Store(nil)
 	e.retryAt.Store(0)
@@ -679,4 +699,116 @@ func (c *entitlementCache) cached() int {
 		n += known.Len()
 	}
 	return n
+}
+
+// compose makes a value the one that an entry serves, as far as license keys let it, for
+// as long as nothing changes about them. storing is held.
+func (c *entitlementCache) compose(e *entry, value *Entitlements, now int64) *Entitlements {
+	value = c.keys.compose(value, now)
+	fresh, stale := e.stateFresh, e.stateStale
+	if k := value.keys; k != nil && c.keys != nil {
+		fresh, stale = min(fresh, k.due, k.flips), min(stale, k.flips)
+		if k.urgent {
+			stale = min(stale, k.due)
+		}
+	}
+	e.value.Store(value)
+	e.freshUntil.Store(fresh)
+	e.staleUntil.Store(stale)
+	return value
+}
+
+// serving is what an entry serves, less what has ended by itself.
+func (c *entitlementCache) serving(e *entry, now int64) *Entitlements {
+	if value := e.value.Load(); value.keys == nil || now < value.keys.flips {
+		return value
+	}
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	return c.compose(e, e.value.Load(), now)
+}
+
+// stateOf is a customer's state if it is fresh, and only license keys are to be asked about.
+func (c *entitlementCache) stateOf(key cacheKey) (*Entitlements, bool) {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	e, ok := c.known[key.kind].Peek(key.id)
+	if !ok || c.keys == nil || c.now() >= e.stateFresh || e.value.Load().keys == nil {
+		return nil, false
+	}
+	return e.value.Load(), true
+}
+
+// withKeysLookedUp is a value after the license keys that are due in it, or were asked
+// about before then, have been asked about.
+func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, before int64) *Entitlements {
+	if c.keys == nil || value.keys == nil {
+		return value
+	}
+	ctx, cancel := context.WithTimeout(c.life, c.timeout)
+	defer cancel()
+	c.keys.lookUp(ctx, value, before)
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	if e, ok := c.known[key.kind].Peek(key.id); ok {
+		return c.compose(e, e.value.Load(), c.now())
+	}
+	return c.keys.compose(value, c.now()) // it was pushed out meanwhile
+}
+
+// noteLicense keeps under which key a license key was asked about. storing is held.
+func (c *entitlementCache) noteLicense(key cacheKey, value *Entitlements) {
+	if key.kind != byLicenseKey || value.license == nil {
+		return
+	}
+	id := normalUUID(value.license.ID)
+	had, _ := c.licenses.Peek(id)
+	if !slices.Contains(had, key.id) {
+		const few = 4
+		had = append([]string{key.id}, had[:min(len(had), few-1)]...)
+	}
+	c.licenses.Add(id, had)
+}
+
+// dropLicenses has license keys asked about of which an event of that time told, wherever
+// they are cached: by themselves, and as what a customer's benefits come with. With every,
+// all that the customer's benefits came with are among them.
+func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []string, every bool, at int64, revoked bool) {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	var holders []*entry
+	for _, key := range []cacheKey{{byPolarID, customer.customer}, {byExternalID, customer.external}} {
+		e, ok := c.known[key.kind].Peek(key.id)
+		if !ok || e.value.Load().customer != customer.customer {
+			continue
+		}
+		holders = append(holders, e)
+		if every {
+			ids = append(ids, e.value.Load().licenseKeyIDs()...)
+		}
+	}
+	if len(ids) == 0 {
+		return
+	}
+	if c.keys != nil {
+		c.keys.drop(ids)
+	}
+	for _, e := range holders {
+		c.compose(e, e.value.Load(), c.now())
+	}
+	for _, id := range ids {
+		texts, _ := c.licenses.Peek(id)
+		for _, text := range texts {
+			c.unknown.Remove(cacheKey{byLicenseKey, text})
+			e, ok := c.known[byLicenseKey].Peek(text)
+			if !ok {
+				continue
+			}
+			e.told = c.now()
+			e.outdate()
+			if revoked && at > e.value.Load().at {
+				e.graceUntil.Store(0) // it is known not to count any more
+			}
+		}
+	}
 }

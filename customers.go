@@ -233,7 +233,7 @@ type Customers struct {
 	}
 	misconfigured struct {
 		sync.Mutex
-		customers, keys error
+		customers, keys, scope error
 	}
 	seen seenEvents
 	// These log what each of many requests may meet.
@@ -273,6 +273,9 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	c.cache.negative, c.cache.timeout = config.UnknownFor, config.Timeout
 	c.cache.flights.Keep = config.Timeout // the answer is of use to whoever comes next
 	c.cache.ask, c.cache.panicked = c.ask, c.logPanic
+	if err := c.bindKeys(); err != nil {
+		return nil, err
+	}
 	limit := client.pace.(*minuteLimit) // there is a token
 	customers, keys := newcomerLimit{limit.newCustomers, limit}, newcomerLimit{limit.newKeys, nil}
 	c.cache.newcomers = [keyKinds]newcomerLimit{customers, customers, keys}
@@ -322,6 +325,9 @@ func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*En
 func withBenefits(value *Entitlements, err error) (*Entitlements, error) {
 	if err == nil && value.missing()&listOfBenefits != 0 {
 		return nil, listOfBenefits.unreadable()
+	}
+	if err == nil && value.undecidedKeys() != nil {
+		return nil, value.undecidedKeys()
 	}
 	return value, err
 }
@@ -617,7 +623,7 @@ func (c *Customers) Stats() CustomersStats {
 	s.Held = len(c.organization.held)
 	c.organization.Unlock()
 	c.misconfigured.Lock()
-	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys)
+	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys, c.misconfigured.scope)
 	c.misconfigured.Unlock()
 	if m, ok := c.client.pace.(*minuteLimit); ok {
 		s.Pause = m.pauseLeft()

@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -30,6 +31,9 @@ type Entitlements struct {
 	// of an earlier state; since is the time of the oldest of these.
 	unread, borrowed lists
 	since            int64
+	// keys are the grants, if some come with a license key; benefits and features are
+	// what counts of them.
+	keys *keyedGrants
 }
 
 // lists are those of a customer's state.
@@ -57,26 +61,37 @@ func textOf(t text) string {
 }
 
 // GrantedBenefit is a benefit that a customer has now.
-type GrantedBenefit struct{ id, kind, metadata text }
+type GrantedBenefit struct {
+	id         text
+	about      unique.Handle[aboutBenefit]
+	properties text
+}
+
+// aboutBenefit is what a benefit says to all customers who have it.
+type aboutBenefit struct{ kind, metadata string }
+
+func newBenefit(id, kind, metadata, properties string) GrantedBenefit {
+	return GrantedBenefit{unique.Make(normalUUID(id)), unique.Make(aboutBenefit{kind, metadata}), unique.Make(properties)}
+}
+
+// of is empty for the zero value, which what is not found consists of.
+func (b GrantedBenefit) of() aboutBenefit {
+	if b.about == (unique.Handle[aboutBenefit]{}) {
+		return aboutBenefit{}
+	}
+	return b.about.Value()
+}
 
 // ID is the benefit's id.
 func (b GrantedBenefit) ID() string { return textOf(b.id) }
 
 // Type is Polar's word for the kind of benefit: "custom", "license_keys",
 // "feature_flag" and others, also such as this version does not know.
-func (b GrantedBenefit) Type() string { return textOf(b.kind) }
+func (b GrantedBenefit) Type() string { return b.of().kind }
 
 // Metadata is what the vendor wrote on the benefit in Polar, a new map at each
 // call; numbers are json.Number.
-func (b GrantedBenefit) Metadata() map[string]any {
-	m := map[string]any{}
-	d := json.NewDecoder(strings.NewReader(textOf(b.metadata)))
-	d.UseNumber()
-	if d.Decode(&m) != nil || m == nil {
-		return map[string]any{}
-	}
-	return m
-}
+func (b GrantedBenefit) Metadata() map[string]any { return readMap(b.of().metadata) }
 
 // MeterBalance is how a customer's meter stands.
 type MeterBalance struct {
@@ -259,19 +274,22 @@ func (e *Entitlements) meets(r *Requirement, supposed lists) bool {
 // that depends could not be read. It is nil if they are met, and if they are not met
 // whatever stands in that list.
 func (e *Entitlements) undecided(requirements []Requirement) error {
-	missing := e.missing()
-	if missing == 0 {
+	missing, openKey := e.missing(), e.undecidedKeys()
+	if missing == 0 && openKey == nil {
 		return nil
 	}
-	met := true
+	met, supposed := true, e.supposingKeys()
 	for i := range requirements {
-		if !e.meets(&requirements[i], missing) {
+		if !supposed.meets(&requirements[i], missing) {
 			return nil
 		}
 		met = met && e.Meets(requirements[i])
 	}
-	if met {
+	switch {
+	case met:
 		return nil
+	case openKey != nil:
+		return openKey
 	}
 	return missing.unreadable()
 }
@@ -301,7 +319,7 @@ func (e *Entitlements) completed(earlier *Entitlements, noOlder time.Duration) *
 		next := *e
 		next.borrowed, next.since = borrow, since
 		if borrow&listOfBenefits != 0 {
-			next.benefits, next.features = earlier.benefits, earlier.features
+			next.benefits, next.features, next.keys = earlier.benefits, earlier.features, earlier.keys
 		}
 		if borrow&listOfSubscriptions != 0 {
 			next.products = earlier.products
@@ -586,11 +604,10 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 		if benefit == "" {
 			continue
 		}
-		e.benefits = append(e.benefits, GrantedBenefit{
-			unique.Make(normalUUID(benefit)), unique.Make(kind), unique.Make(compact(g["benefit_metadata"])),
-		})
+		e.benefits = append(e.benefits, newBenefit(benefit, kind, compact(g["benefit_metadata"]), compact(g["properties"])))
 		e.features = append(e.features, features[normalUUID(benefit)]...)
 	}
+	e.withKeys(features)
 	for _, s := range subscriptions {
 		var product, status string
 		s.text("product_id", &product)
@@ -627,7 +644,8 @@ var noRight = []string{"past_due", "unpaid", "canceled", "incomplete", "incomple
 func ofLicense(l *LicenseKey, features map[string][]string) *Entitlements {
 	e := &Entitlements{customer: normalUUID(l.CustomerID), external: l.Customer.ExternalID, known: true, license: l, at: l.answeredAt.UnixNano()}
 	benefit := normalUUID(l.BenefitID)
-	e.benefits = []GrantedBenefit{{unique.Make(benefit), unique.Make("license_keys"), unique.Make("{}")}}
+	properties, _ := json.Marshal(map[string]string{"license_key_id": l.ID, "display_key": l.DisplayKey}) // it is all text
+	e.benefits = []GrantedBenefit{newBenefit(benefit, licenseKeys, "{}", string(properties))}
 	e.features = slices.Clone(features[benefit])
 	e.sort()
 	return e
@@ -636,16 +654,25 @@ func ofLicense(l *LicenseKey, features map[string][]string) *Entitlements {
 // sort brings what came in no fixed order into one, drops what is there twice, and
 // keeps no more memory than that takes.
 func (e *Entitlements) sort() {
-	slices.Sort(e.features)
-	e.features = slices.Clone(slices.Compact(e.features))
-	byText := func(a, b text) int { return strings.Compare(a.Value(), b.Value()) }
-	slices.SortStableFunc(e.benefits, func(a, b GrantedBenefit) int { return byText(a.id, b.id) })
-	e.benefits = slices.Clone(slices.CompactFunc(e.benefits, func(a, b GrantedBenefit) bool { return a.id == b.id }))
+	e.sortBenefits()
 	slices.SortFunc(e.products, byText)
 	e.products = slices.Clone(slices.Compact(e.products))
 	slices.SortStableFunc(e.meters, func(a, b MeterBalance) int { return byText(a.id, b.id) })
 	e.meters = slices.Clone(slices.CompactFunc(e.meters, func(a, b MeterBalance) bool { return a.id == b.id }))
 }
+
+// sortBenefits is sort for benefits and features alone. Of several grants of a benefit,
+// the same is left whatever their order was.
+func (e *Entitlements) sortBenefits() {
+	slices.Sort(e.features)
+	e.features = slices.Clone(slices.Compact(e.features))
+	slices.SortStableFunc(e.benefits, func(a, b GrantedBenefit) int {
+		return cmp.Or(byText(a.id, b.id), byText(a.properties, b.properties))
+	})
+	e.benefits = slices.Clone(slices.CompactFunc(e.benefits, func(a, b GrantedBenefit) bool { return a.id == b.id }))
+}
+
+func byText(a, b text) int { return strings.Compare(a.Value(), b.Value()) }
 
 // withMeter is a copy in which the balance of a meter is another.
 func (e *Entitlements) withMeter(i int, balance float64) *Entitlements {

@@ -3,6 +3,7 @@ package polargate
 import (
 	"errors"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -13,6 +14,8 @@ type notice struct {
 	raw  []byte // of data
 	// organization is whose event it is; "" if it does not say.
 	organization string
+	// customer is whom it is about, as data has them.
+	customer fields
 	// at is when it happened, and sent when this attempt was made, both by Polar's
 	// clock; came is when it arrived, by that of the cache.
 	at, sent time.Time
@@ -33,7 +36,8 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 		return
 	}
 	f.text("type", &n.kind)
-	if n.kind != "customer.state_changed" && n.kind != "customer.deleted" {
+	ofGrant := strings.HasPrefix(n.kind, grantEvents)
+	if n.kind != "customer.state_changed" && n.kind != "customer.deleted" && !ofGrant {
 		c.cache.counts.eventsUnknown.Add(1)
 		return
 	}
@@ -43,8 +47,12 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 		c.unreadable(n, err)
 		return
 	}
+	if n.customer = n.data; ofGrant {
+		n.customer = nil
+		optional(n.data, "customer", &n.customer)
+	}
 	var organization string
-	n.data.text("organization_id", &organization)
+	n.customer.text("organization_id", &organization)
 	n.organization, _ = canonicalUUID4(organization)
 	if !c.hold(n) {
 		c.take(n)
@@ -68,7 +76,7 @@ func (c *Customers) hold(n notice) bool {
 	ask := !o.asking
 	o.asking = true
 	o.Unlock()
-	who, err := readCustomer(n.data, "")
+	who, err := readCustomer(n.customer, "")
 	if err == nil {
 		c.cache.distrust(who) // as they may be cached as not known
 	}
@@ -113,6 +121,10 @@ func (c *Customers) take(n notice) {
 			"type", n.kind, "organization", n.organization, "expected", ours)
 		return
 	}
+	if strings.HasPrefix(n.kind, grantEvents) {
+		c.takeGrant(n)
+		return
+	}
 	var value *Entitlements
 	var err error
 	if n.kind == "customer.deleted" {
@@ -140,10 +152,43 @@ func (c *Customers) take(n notice) {
 		at = latest
 	}
 	value.at = at.UnixNano()
+	c.cache.dropLicenses(value, value.licenseKeyIDs(), true, value.at, false)
 	if !c.cache.tell(value, max(0, n.sent.Sub(at))+time.Duration(c.cache.now()-n.came)) {
 		c.cache.counts.eventsOld.Add(1)
 		return
 	}
+	c.cache.counts.events.Add(1)
+}
+
+// grantEvents are benefit_grant.created, .updated, .revoked and whatever more there is.
+const grantEvents = "benefit_grant."
+
+// takeGrant drops what is cached of the license keys that an event about a grant names.
+// That of the customer comes by the customer.state_changed that follows.
+func (c *Customers) takeGrant(n notice) {
+	var ids []string
+	for _, name := range []string{"properties", "previous_properties"} {
+		var properties fields
+		var id string
+		optional(n.data, name, &properties)
+		properties.text("license_key_id", &id)
+		if id, ok := canonicalUUID4(id); ok && !slices.Contains(ids, id) {
+			ids = append(ids, id)
+		}
+	}
+	if len(ids) == 0 { // a benefit of another type
+		c.cache.counts.eventsUnknown.Add(1)
+		return
+	}
+	who, err := readCustomer(n.customer, c.organizationID())
+	if err == nil && n.organization == "" {
+		err = errors.New("its organization is missing")
+	}
+	if err != nil {
+		c.unreadable(n, err)
+		return
+	}
+	c.cache.dropLicenses(who, ids, false, n.at.UnixNano(), n.kind == grantEvents+"revoked")
 	c.cache.counts.events.Add(1)
 }
 
@@ -152,7 +197,7 @@ func (c *Customers) take(n notice) {
 func (c *Customers) unreadable(n notice, err error) {
 	c.cache.counts.eventsRefused.Add(1)
 	c.seldom.warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", n.kind, "error", err)
-	if of, err := readCustomer(n.data, c.organizationID()); err == nil {
+	if of, err := readCustomer(n.customer, c.organizationID()); err == nil {
 		c.cache.distrust(of)
 	}
 }

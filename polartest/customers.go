@@ -423,6 +423,9 @@ func (p *Polar) change(method string, a *account, next Customer) {
 		p.show(a, a.change, p.describeState(&a.Customer), now)
 	}
 	for _, kind := range kinds {
+		if kind == stateChanged {
+			p.emitGrants(a, &before, now)
+		}
 		p.emit(kind, a, now)
 	}
 }

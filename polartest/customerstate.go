@@ -154,7 +154,55 @@ var propertyNames = []string{
 	"invited_email", "channel_id", "channel_name", "invite_id", "invite_url", "connected_team_id",
 }
 
-func (p *Polar) describeBenefit(b *Benefit) *object {
+// describeGrant is a grant as its webhooks tell it. What this Polar does not know of the benefit is
+// written as it mostly is: the text of an example, and no settings.
+func (p *Polar) describeGrant(a *account, b, before *Benefit, now time.Time) *object {
+	granted, revoked := printTimeOrNull(b.GrantedAt), any(nil)
+	if b.Revoked {
+		granted, revoked = nil, printTime(now)
+	}
+	previous := newObject()
+	if before != nil {
+		previous = p.describeProperties(before)
+	}
+	return newObject(
+		"created_at", printTimeOrNull(b.CreatedAt),
+		"modified_at", printTimeOrNull(b.ModifiedAt),
+		"id", b.ID,
+		"granted_at", granted,
+		"is_granted", !b.Revoked,
+		"revoked_at", revoked,
+		"is_revoked", b.Revoked,
+		"subscription_id", textOrNull(b.SubscriptionID),
+		"order_id", nil,
+		"customer_id", a.ID,
+		"member_id", nil,
+		"benefit_id", b.BenefitID,
+		"error", nil,
+		"customer", a.describe(),
+		"member", nil,
+		"benefit", newObject(
+			"id", b.BenefitID,
+			"created_at", printTimeOrNull(b.CreatedAt),
+			"modified_at", nil,
+			"type", b.Type,
+			"description", "Example benefit",
+			"selectable", true,
+			"deletable", true,
+			"is_deleted", false,
+			"organization_id", a.OrganizationID,
+			"metadata", b.Metadata,
+			"visibility", "public",
+			"properties", newObject(),
+			"visibility_configurable", true),
+		"properties", p.describeProperties(b),
+		"previous_properties", previous,
+		"user_id", a.ID,
+	)
+}
+
+// describeProperties are those of a grant.
+func (p *Polar) describeProperties(b *Benefit) *object {
 	all := cloneTree(b.Properties)
 	if k := p.byID[b.LicenseKeyID]; k != nil {
 		all["license_key_id"], all["display_key"] = k.ID, k.display()
@@ -169,6 +217,10 @@ func (p *Polar) describeBenefit(b *Benefit) *object {
 	for _, name := range sortedNames(all) {
 		properties.set(name, all[name])
 	}
+	return properties
+}
+
+func (p *Polar) describeBenefit(b *Benefit) *object {
 	return newObject(
 		"id", b.ID,
 		"created_at", printTimeOrNull(b.CreatedAt),
@@ -177,7 +229,7 @@ func (p *Polar) describeBenefit(b *Benefit) *object {
 		"benefit_id", b.BenefitID,
 		"benefit_type", b.Type,
 		"benefit_metadata", b.Metadata,
-		"properties", properties,
+		"properties", p.describeProperties(b),
 	)
 }
 

@@ -81,8 +81,9 @@
 //     not have.
 //   - Refusals that nobody recorded are written by analogy: wrong values of filters in a list,
 //     malformed times in a PATCH beyond the simplest, and IDs of customers that are no UUID.
-//   - Of all webhooks only those of type customer are sent. Polar also has subscription,
-//     benefit_grant, order and others; it gathers changes of a customer that come within seconds into
+//   - Of all webhooks only those of type customer are sent, and to endpoints that name them those of
+//     type benefit_grant, without a member and with little of the benefit. Polar also has
+//     subscription, order and others; it gathers changes of a customer that come within seconds into
 //     one customer.state_changed, and makes each pause up to a half shorter at random.
 //   - A customer's fields that [Customer] does not have are false or null.
 //   - Over a socket, a path with a malformed escape is refused by net/http.

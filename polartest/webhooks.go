@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -36,7 +37,8 @@ const (
 const stateChanged = "customer.state_changed"
 
 // Endpoint is where this Polar delivers webhooks to: customer.created, customer.updated,
-// customer.deleted and customer.state_changed of its organization.
+// customer.deleted and customer.state_changed of its organization, and where they are asked for,
+// benefit_grant.created, benefit_grant.updated and benefit_grant.revoked.
 type Endpoint struct {
 	// ID and OrganizationID are UUIDs of version 4. Empty: see [Polar.AddEndpoint] and [Config].
 	ID, OrganizationID string
@@ -49,7 +51,7 @@ type Endpoint struct {
 	// Secrets sign the deliveries, each with a signature of its own. Polar has one; two are a program
 	// that moves from one secret to the next. Empty: one is made, as Polar makes them today.
 	Secrets []Secret
-	// Events are the types that are wanted. Empty: all.
+	// Events are the types that are wanted. Empty: all of customers, and none of grants.
 	Events []string
 	// Disabled endpoints get nothing, and what happens meanwhile is lost for them. Polar itself
 	// switches an endpoint off after ten events in a row that failed, each after ten attempts, and
@@ -386,7 +388,7 @@ func (p *Polar) endpoint(id string) *endpoint {
 // emit makes an event of a customer for each endpoint that wants it.
 func (p *Polar) emit(kind string, a *account, now time.Time) {
 	for _, e := range p.webhooks.endpoints {
-		if e.Disabled || e.OrganizationID != a.OrganizationID || len(e.Events) > 0 && !slices.Contains(e.Events, kind) {
+		if !e.wants(kind, a) {
 			continue
 		}
 		data := a.describe()
@@ -395,13 +397,50 @@ func (p *Polar) emit(kind string, a *account, now time.Time) {
 			state = p.describeState(&a.Customer)
 			data = state
 		}
-		body, _ := printJSON(newObject("type", kind, "timestamp", printTime(now), "data", data)) // change has tried it
-		ev := &event{
-			Delivery: Delivery{ID: newUUID(), EndpointID: e.ID, Type: kind, CustomerID: a.ID, At: now, Body: body},
-			endpoint: e, customer: a, change: a.change, state: state,
+		p.send(kind, e, a, state, data, now)
+	}
+}
+
+func (e *endpoint) wants(kind string, a *account) bool {
+	return !e.Disabled && e.OrganizationID == a.OrganizationID && (len(e.Events) == 0 || slices.Contains(e.Events, kind))
+}
+
+// send makes an event and sends it on its way.
+func (p *Polar) send(kind string, e *endpoint, a *account, state, data *object, now time.Time) {
+	body, _ := printJSON(newObject("type", kind, "timestamp", printTime(now), "data", data)) // change has tried it
+	ev := &event{
+		Delivery: Delivery{ID: newUUID(), EndpointID: e.ID, Type: kind, CustomerID: a.ID, At: now, Body: body},
+		endpoint: e, customer: a, change: a.change, state: state,
+	}
+	p.webhooks.events = append(p.webhooks.events, ev)
+	p.enqueue(ev)
+}
+
+// emitGrants makes an event of each grant of a customer that came, changed or ended, for each endpoint
+// that names that type.
+func (p *Polar) emitGrants(a *account, before *Customer, now time.Time) {
+	for i := range a.Benefits {
+		b := &a.Benefits[i]
+		at := slices.IndexFunc(before.Benefits, func(old Benefit) bool { return old.ID == b.ID })
+		var old *Benefit
+		kind := "benefit_grant.created"
+		if at >= 0 {
+			old = &before.Benefits[at]
+			kind = "benefit_grant.updated"
 		}
-		p.webhooks.events = append(p.webhooks.events, ev)
-		p.enqueue(ev)
+		switch {
+		case old == nil && b.Revoked, old != nil && reflect.DeepEqual(*old, *b):
+			continue
+		case b.Revoked && !old.Revoked:
+			kind = "benefit_grant.revoked"
+		case old != nil && old.Revoked && !b.Revoked:
+			kind = "benefit_grant.created" // granted again
+		}
+		for _, e := range p.webhooks.endpoints {
+			if e.wants(kind, a) && len(e.Events) > 0 {
+				p.send(kind, e, a, nil, p.describeGrant(a, b, old, now), now)
+			}
+		}
 	}
 }
 

@@ -1,0 +1,640 @@
+package polargate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+// What is here keeps a benefit of the type license_keys from outliving its license key.
+// Polar leaves the grant in the customer's state when the key expires or is disabled, and
+// sends no webhook (seen running, 2026-11-28), so the key itself is asked about.
+
+const (
+	licenseKeys = "license_keys" // the type of benefit
+	opKey       = "license key"
+
+	// keyWorkers is how many questions about license keys are under way at once.
+	keyWorkers = 4
+	// fewKeys is how many keys of a benefit are asked about one by one. Who needs more
+	// needs more still, as after a start, and lists are read: 100 keys a request.
+	fewKeys = 4
+	// keysOnPage is the most that Polar gives on a page.
+	keysOnPage = 100
+	// scopeAgain is how long it is believed that the token may not read license keys.
+	scopeAgain = time.Minute
+
+	never = int64(math.MaxInt64)
+)
+
+// keyedGrants are the grants of a customer some of which come with a license key. They are
+// immutable, as the Entitlements are that have them.
+type keyedGrants struct {
+	all      []GrantedBenefit // as Polar's state has them: of a benefit there may be several
+	ids      []string         // of the license keys; "" where there is none, or none is named
+	features map[string][]string
+
+	// due is when a key is to be asked about, and flips when what counts changes by
+	// itself, both by the clock of the cache. urgent is that nothing can be served
+	// until due keys were asked about.
+	due, flips int64
+	urgent     bool
+	// open are the grants of which nobody could say whether they count, and why is that.
+	open []GrantedBenefit
+	why  error
+}
+
+// withKeys notes which of the grants of a state come with a license key.
+func (e *Entitlements) withKeys(features map[string][]string) {
+	var ids []string
+	for i, g := range e.benefits {
+		id := g.LicenseKeyID()
+		if _, ok := canonicalUUID4(id); !ok || g.Type() != licenseKeys {
+			continue // another id cannot be asked about: Polar's word counts
+		}
+		if ids == nil {
+			ids = make([]string, len(e.benefits))
+		}
+		ids[i] = normalUUID(id)
+	}
+	if ids != nil {
+		e.keys = &keyedGrants{all: slices.Clone(e.benefits), ids: ids, features: features, flips: never}
+	}
+}
+
+// licenseKeyIDs are those of the license keys that the grants come with.
+func (e *Entitlements) licenseKeyIDs() []string {
+	if e == nil || e.keys == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(e.keys.ids), func(id string) bool { return id == "" })
+}
+
+// undecidedKeys is why it is not known of some license key whether it counts; nil if
+// it is known of all.
+func (e *Entitlements) undecidedKeys() error {
+	if e == nil || e.keys == nil || len(e.keys.open) == 0 {
+		return nil
+	}
+	return e.keys.why
+}
+
+// supposingKeys is e if the license keys of which nothing is known counted.
+func (e *Entitlements) supposingKeys() *Entitlements {
+	if e.undecidedKeys() == nil {
+		return e
+	}
+	next := *e
+	next.setBenefits(slices.Concat(e.benefits, e.keys.open), e.keys.features)
+	return &next
+}
+
+// setBenefits makes these the benefits, and theirs the features.
+func (e *Entitlements) setBenefits(benefits []GrantedBenefit, features map[string][]string) {
+	e.benefits, e.features = benefits, nil
+	for _, g := range benefits {
+		e.features = append(e.features, features[g.ID()]...)
+	}
+	e.sortBenefits()
+}
+
+// keyFact is what is known of a license key. Times are those of the cache.
+type keyFact struct {
+	known   bool // else a question failed, and nothing is known
+	granted bool
+	expires int64 // never, if it does not
+	asked   int64
+	retryAt int64 // after a failure
+	err     error // of that
+	// question and dropped are the turns at which it was asked about last, and at which
+	// an event told of it; see keyring.turns.
+	question, dropped int64
+}
+
+// keyring keeps what Polar said of license keys, for customers whose benefits come with
+// them. Its lock is taken within that of the cache, and never the other way round.
+type keyring struct {
+	fresh, dead, last time.Duration // how long a fact is believed; how long a refusal; and at most
+	timeout           time.Duration
+	now               func() int64
+	life              context.Context
+	behind            func(func())
+	one               func(ctx context.Context, id string) (keyAnswer, error)
+	page              func(ctx context.Context, benefit string, page int) (keyPage, error)
+	noteScope         func(error) // called with each answer: nil, or that the token lacks the scope
+
+	mu           sync.Mutex
+	facts        *lru.TwoQueueCache[string, keyFact]
+	pending      map[string]*keyLook
+	queue        []*keyLook
+	working      int
+	turns        int64               // counts questions and events, to tell which was first
+	walks        map[string]*keyWalk // by benefit
+	refusedUntil int64               // the token lacks the scope
+}
+
+// keyAnswer is Polar's answer about a key; the zero value is of one that it does not know.
+type keyAnswer struct {
+	id      string
+	granted bool
+	left    time.Duration // until it expires, from the answer on
+	expires bool
+}
+
+type keyPage struct {
+	keys []keyAnswer
+	last int // page
+}
+
+// keyLook is a question about a key that somebody waits for.
+type keyLook struct {
+	id, benefit string
+	done        chan struct{}
+	dropped     bool // an event told of the key since it began
+	counted     bool // in its keyWalk
+}
+
+// keyWalk is how far the list of a benefit's keys has been read.
+type keyWalk struct {
+	began        int64
+	wanted, read int // keys that had to be asked about, and pages
+	last         int // page; 0 if that is not known
+}
+
+func newKeyring(size int) (*keyring, error) {
+	facts, err := lru.New2Q[string, keyFact](size)
+	return &keyring{facts: facts, pending: map[string]*keyLook{}, walks: map[string]*keyWalk{}}, err
+}
+
+// keyStanding is what is known of a key now: whether it counts, or that this is open;
+// when it is to be asked about, and whether nothing can be served before; and when that
+// changes by itself.
+type keyStanding struct {
+	counts, open, urgent bool
+	due, flips           int64
+	why                  error
+}
+
+// standing is called with the lock held.
+func (r *keyring) standing(id string, now int64) keyStanding {
+	f, _ := r.facts.Peek(id)
+	ends := until(f.asked, r.last)
+	switch {
+	case (!f.known || now >= ends) && now < r.refusedUntil:
+		return keyStanding{counts: true, due: r.refusedUntil, flips: never}
+	case !f.known || now >= ends:
+		return keyStanding{open: true, urgent: true, due: f.retryAt, flips: never, why: f.err}
+	}
+	s := keyStanding{counts: f.granted && now < f.expires, due: until(f.asked, r.fresh), flips: ends}
+	switch {
+	case s.counts:
+		s.flips = min(ends, f.expires)
+	case f.granted && f.asked < f.expires: // it has just expired, if nobody has put that off
+		s.due, s.urgent = f.expires, true
+	default:
+		s.due = until(f.asked, r.dead)
+	}
+	if f.dropped > f.question {
+		s.due, s.urgent = 0, true
+	}
+	if s.due = max(s.due, f.retryAt); now < r.refusedUntil {
+		s.due = max(s.due, r.refusedUntil)
+	}
+	return s
+}
+
+// compose is a value with those benefits alone whose keys count.
+func (r *keyring) compose(value *Entitlements, now int64) *Entitlements {
+	if r == nil || value.keys == nil {
+		return value
+	}
+	next, keys := *value, *value.keys
+	keys.due, keys.flips, keys.urgent, keys.open, keys.why = never, never, false, nil, nil
+	counting := make([]GrantedBenefit, 0, len(keys.all))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i, g := range keys.all {
+		if keys.ids[i] == "" {
+			counting = append(counting, g)
+			continue
+		}
+		s := r.standing(keys.ids[i], now)
+		keys.due, keys.flips = min(keys.due, s.due), min(keys.flips, s.flips)
+		switch {
+		case s.open:
+			keys.open = append(keys.open, g)
+			keys.why = s.why
+		case s.counts:
+			counting = append(counting, g)
+		}
+		keys.urgent = keys.urgent || s.urgent
+	}
+	if keys.open != nil && keys.why == nil {
+		keys.why = &Error{Op: opKey, Reason: ErrUnreachable, Detail: "a license key of the customer has not been looked up yet"}
+	}
+	next.setBenefits(counting, keys.features)
+	next.keys = &keys
+	return &next
+}
+
+// lookUp asks Polar about the keys of a value that are due, or were asked about before
+// then, and waits for the answers. Whatever fails is in what is known of the keys.
+func (r *keyring) lookUp(ctx context.Context, value *Entitlements, before int64) {
+	for range 2 { // the first answer may be to a question of before an event
+		var waits []*keyLook
+		r.mu.Lock()
+		now := r.now()
+		for i, id := range value.keys.ids {
+			if id == "" {
+				continue
+			}
+			f, _ := r.facts.Peek(id)
+			if s := r.standing(id, now); s.due > now && (f.asked >= before || f.retryAt > now || r.refusedUntil > now) {
+				continue
+			}
+			look := r.pending[id]
+			if look == nil {
+				look = &keyLook{id: id, benefit: value.keys.all[i].ID(), done: make(chan struct{})}
+				r.pending[id] = look
+				r.queue = append(r.queue, look)
+			}
+			waits = append(waits, look)
+		}
+		r.mu.Unlock()
+		r.help()
+		if len(waits) == 0 {
+			return
+		}
+		for _, look := range waits {
+			select {
+			case <-look.done:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}
+}
+
+// help has enough at work for what is in the queue.
+func (r *keyring) help() {
+	r.mu.Lock()
+	more := min(len(r.queue), keyWorkers-r.working)
+	r.working += max(more, 0)
+	r.mu.Unlock()
+	for range more {
+		r.behind(r.work)
+	}
+}
+
+// work answers questions until there are none.
+func (r *keyring) work() {
+	for {
+		batch, pages := r.take()
+		if len(batch) == 0 {
+			return
+		}
+		for pages && len(batch) > 0 {
+			batch, pages = r.readPage(batch)
+		}
+		if len(batch) > 1 { // one now, and the others when it is their turn
+			r.mu.Lock()
+			r.queue = append(r.queue, batch[1:]...)
+			r.mu.Unlock()
+			r.help()
+		}
+		if len(batch) > 0 {
+			r.askOne(batch[0])
+		}
+	}
+}
+
+// take takes from the queue the next question; or if a page of the list pays, all about
+// keys of that benefit. Without any, the worker is done.
+func (r *keyring) take() (batch []*keyLook, pages bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if len(r.queue) == 0 {
+		r.working--
+		return nil, false
+	}
+	benefit := r.queue[0].benefit
+	w := r.walks[benefit]
+	if w == nil || r.now()-w.began >= int64(r.fresh) {
+		w = &keyWalk{began: r.now()}
+		r.walks[benefit] = w
+	}
+	wanted := w.wanted
+	for _, look := range r.queue {
+		if look.benefit == benefit && !look.counted {
+			wanted++
+		}
+	}
+	pages = w.pays(wanted) && isUUID(benefit)
+	r.queue = slices.DeleteFunc(r.queue, func(look *keyLook) bool {
+		if look.benefit != benefit || !pages && batch != nil {
+			return false
+		}
+		if !look.counted {
+			look.counted = true
+			w.wanted++
+		}
+		batch = append(batch, look)
+		return true
+	})
+	return batch, pages
+}
+
+func isUUID(id string) bool { _, ok := canonicalUUID4(id); return ok }
+
+// pays reports whether the next page of a benefit's keys is worth its request: no more
+// pages are read than keys had to be asked about.
+func (w *keyWalk) pays(wanted int) bool {
+	return wanted > fewKeys && w.read < wanted && (w.last == 0 || w.read < w.last)
+}
+
+// readPage reads the next page of keys of a benefit, and gives those questions that it
+// did not answer, and whether another page pays.
+func (r *keyring) readPage(batch []*keyLook) (rest []*keyLook, more bool) {
+	benefit := batch[0].benefit
+	r.mu.Lock()
+	w := r.walks[benefit]
+	w.read++
+	page, asked := w.read, r.now()
+	r.turns++
+	question := r.turns
+	r.mu.Unlock()
+	ctx, cancel := context.WithTimeout(r.life, r.timeout)
+	defer cancel()
+	got, err := r.page(ctx, benefit, page)
+	r.answered(err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		w.last = w.read // and no further
+		if e, ok := errors.AsType[*Error](err); ok && e.StatusCode == http.StatusOK {
+			return batch, false // what could not be read are the others on the page
+		}
+		for _, look := range batch {
+			r.failed(look, err)
+		}
+		return nil, false
+	}
+	w.last = max(got.last, 1)
+	for _, key := range got.keys {
+		r.store(key.id, key, asked, question)
+	}
+	rest = slices.DeleteFunc(batch, func(look *keyLook) bool { return r.pending[look.id] != look })
+	return rest, w.pays(w.wanted)
+}
+
+// askOne asks about a key alone.
+func (r *keyring) askOne(look *keyLook) {
+	r.mu.Lock()
+	r.turns++
+	asked, question, answered := r.now(), r.turns, r.pending[look.id] != look
+	r.mu.Unlock()
+	if answered { // by a page that was read for others
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.life, r.timeout)
+	defer cancel()
+	got, err := r.one(ctx, look.id)
+	r.answered(err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		r.failed(look, err)
+		return
+	}
+	r.store(look.id, got, asked, question)
+}
+
+// answered notes whether the token may read license keys.
+func (r *keyring) answered(err error) {
+	lacking := lacksScope(err)
+	if err != nil && !lacking {
+		return
+	}
+	r.mu.Lock()
+	r.refusedUntil = 0
+	if lacking {
+		r.refusedUntil = until(r.now(), scopeAgain)
+	}
+	r.mu.Unlock()
+	r.noteScope(err)
+}
+
+func lacksScope(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Reason == ErrMisconfigured && e.StatusCode == http.StatusForbidden
+}
+
+// store keeps the answer to a question that was asked then. mu is held.
+func (r *keyring) store(id string, key keyAnswer, asked, question int64) {
+	old, _ := r.facts.Peek(id)
+	f := keyFact{known: true, granted: key.granted, expires: never, asked: asked, question: question, dropped: old.dropped}
+	if key.expires {
+		f.expires = until(r.now(), key.left)
+	}
+	if look := r.pending[id]; look != nil {
+		if look.dropped {
+			f.dropped = question + 1
+		}
+		r.settle(look)
+	}
+	if old.question <= question {
+		r.facts.Add(id, f)
+	}
+}
+
+// failed keeps what was known before, and puts off the next question. mu is held.
+func (r *keyring) failed(look *keyLook, err error) {
+	f, _ := r.facts.Peek(look.id)
+	pause := outageMemory // somebody waits
+	if f.known {
+		pause = retryStale
+	}
+	if e, ok := errors.AsType[*Error](err); ok {
+		pause = max(pause, e.RetryAfter)
+	}
+	f.retryAt, f.err = until(r.now(), pause), err
+	r.facts.Add(look.id, f)
+	r.settle(look)
+}
+
+// settle tells those who wait. mu is held.
+func (r *keyring) settle(look *keyLook) {
+	delete(r.pending, look.id)
+	close(look.done)
+}
+
+// drop has keys asked about before they count for anything again, unless nobody answers.
+func (r *keyring) drop(ids []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		r.turns++
+		if f, ok := r.facts.Peek(id); ok {
+			f.dropped, f.retryAt = r.turns, 0
+			r.facts.Add(id, f)
+		}
+		if look := r.pending[id]; look != nil {
+			look.dropped = true
+		}
+	}
+}
+
+// licenseKey asks Polar about a license key by its id. One that it does not know is the
+// zero answer, and no error.
+func (c *Client) licenseKey(ctx context.Context, id, organizationID string) (keyAnswer, error) {
+	var key keyAnswer
+	err := c.exchange(ctx, exchange{op: opKey, path: "/v1/license-keys/" + id, repeatable: true}, func(body []byte, at time.Time) (err error) {
+		if key, err = readKey(body, organizationID, at); err == nil && key.id != id {
+			err = errForeignAnswer
+		}
+		return err
+	})
+	if isNotFound(err) {
+		return keyAnswer{}, nil
+	}
+	return key, err
+}
+
+// readKey reads of a license key whether it counts.
+func readKey(body []byte, organizationID string, at time.Time) (keyAnswer, error) {
+	var l LicenseKey
+	if err := json.Unmarshal(body, &l); err != nil {
+		return keyAnswer{}, err
+	}
+	if organizationID != "" && !sameUUID(l.OrganizationID, organizationID) {
+		return keyAnswer{}, errForeignAnswer
+	}
+	key := keyAnswer{id: normalUUID(l.ID), granted: l.Status == KeyGranted, expires: !l.ExpiresAt.IsZero()}
+	if key.expires {
+		key.left = l.ExpiresAt.Sub(at)
+	}
+	return key, nil
+}
+
+// keysOf reads a page of a benefit's license keys, without those that were revoked, of
+// which there are more and more. Polar ignores a filter by customer, and has none by id.
+func (c *Client) keysOf(ctx context.Context, benefit, organizationID string, page int) (keyPage, error) {
+	var got keyPage
+	path := fmt.Sprintf("/v1/license-keys/?benefit_id=%s&status=granted&status=disabled&limit=%d&page=%d", benefit, keysOnPage, page)
+	err := c.exchange(ctx, exchange{op: opList, path: path, repeatable: true}, func(body []byte, at time.Time) error {
+		f, err := object(body)
+		if err != nil {
+			return err
+		}
+		var items []json.RawMessage
+		if err := json.Unmarshal(f["items"], &items); err != nil || items == nil {
+			return errors.New("a list of license keys without its items")
+		}
+		got = keyPage{}
+		for _, item := range items {
+			if key, err := readKey(item, organizationID, at); err == nil { // others are asked about alone
+				got.keys = append(got.keys, key)
+			}
+		}
+		var pagination fields
+		optional(f, "pagination", &pagination)
+		optional(pagination, "max_page", &got.last)
+		return nil
+	})
+	return got, err
+}
+
+// bind connects the keyring with Polar and with the cache.
+func (c *Customers) bindKeys() error {
+	keys, err := newKeyring(c.config.CacheSize)
+	if err != nil {
+		return err
+	}
+	cache := c.cache
+	keys.fresh, keys.dead = cache.fresh, min(cache.fresh, cache.negative)
+	keys.last = max(cache.fresh, cache.stale, cache.grace)
+	keys.timeout, keys.now, keys.life, keys.behind = cache.timeout, cache.now, cache.life, cache.goBehind
+	keys.noteScope = c.noteKeyScope
+	count := func(err error) {
+		cache.counts.upstream.Add(1)
+		if e, ok := errors.AsType[*Error](err); err != nil && !(ok && e.unasked) {
+			cache.counts.failures.Add(1)
+		}
+		if err != nil && !lacksScope(err) {
+			c.seldom.warn(c.config.Logger, "license key", "polargate: Polar could not say whether a customer's license key counts", "error", err)
+		}
+	}
+	keys.one = func(ctx context.Context, id string) (keyAnswer, error) {
+		key, err := c.client.licenseKey(ctx, id, c.organizationID())
+		count(err)
+		return key, err
+	}
+	keys.page = func(ctx context.Context, benefit string, page int) (keyPage, error) {
+		got, err := c.client.keysOf(ctx, benefit, c.organizationID(), page)
+		count(err)
+		return got, err
+	}
+	cache.keys = keys
+	return nil
+}
+
+// noteKeyScope keeps, for Stats, that the token may not read license keys, or with nil
+// that it may, and says it in the log when it begins.
+func (c *Customers) noteKeyScope(err error) {
+	m := &c.misconfigured
+	m.Lock()
+	defer m.Unlock()
+	if err != nil && m.scope == nil {
+		c.config.Logger.Error("polargate: the access token may not read license keys, so that one that expired or was disabled still counts for its customer: give the token the scope license_keys:read", "error", err)
+	}
+	m.scope = err
+}
+
+// Properties are what Polar keeps with the grant, which depends on the type: for
+// "license_keys" the license_key_id and a masked display_key. Others may be personal, such
+// as an account's id or an invited e-mail address. It is a new map at each call; numbers
+// are json.Number. Source: granted_benefits[].properties of Polar's customer state.
+func (b GrantedBenefit) Properties() map[string]any { return readMap(textOf(b.properties)) }
+
+// LicenseKeyID is the id of the license key that came with a benefit of the type
+// "license_keys"; "" for others. It is no secret: the key itself is not told here.
+func (b GrantedBenefit) LicenseKeyID() string {
+	text := textOf(b.properties)
+	if !strings.Contains(text, "license_key_id") {
+		return ""
+	}
+	var id string
+	f, _ := object([]byte(text))
+	f.text("license_key_id", &id)
+	return id
+}
+
+// Format prints a benefit by its id and type, whatever the verb: properties may be
+// personal.
+func (b GrantedBenefit) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.GrantedBenefit{ID:%s Type:%s}", b.ID(), b.Type())
+}
+
+// LogValue logs what Format prints.
+func (b GrantedBenefit) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(b)) }
+
+// readMap reads an object, as a map of its own.
+func readMap(text string) map[string]any {
+	m := map[string]any{}
+	d := json.NewDecoder(strings.NewReader(text))
+	d.UseNumber()
+	if d.Decode(&m) != nil || m == nil {
+		return map[string]any{}
+	}
+	return m
+}
