@@ -169,6 +169,7 @@ type keyWalk struct {
 	began        int64
 	wanted, read int // keys that had to be asked about, and pages
 	last         int // page; 0 if that is not known
+	reading      bool
 }
 
 func newKeyring(size int) (*keyring, error) {
@@ -201,8 +202,8 @@ func (r *keyring) standing(id string, now int64) keyStanding {
 		s.flips = min(ends, f.expires)
 	case f.granted && f.asked < f.expires: // it has just expired, if nobody has put that off
 		s.due, s.urgent = f.expires, true
-	default:
-		s.due = until(f.asked, r.dead)
+	default: // who has just renewed it is in a hurry
+		s.due, s.urgent = until(f.asked, r.dead), true
 	}
 	if f.dropped > f.question {
 		s.due, s.urgent = 0, true
@@ -299,49 +300,40 @@ func (r *keyring) help() {
 // work answers questions until there are none.
 func (r *keyring) work() {
 	for {
-		batch, pages := r.take()
-		if len(batch) == 0 {
+		switch batch, page := r.take(); {
+		case len(batch) == 0:
 			return
-		}
-		for pages && len(batch) > 0 {
-			batch, pages = r.readPage(batch)
-		}
-		if len(batch) > 1 { // one now, and the others when it is their turn
-			r.mu.Lock()
-			r.queue = append(r.queue, batch[1:]...)
-			r.mu.Unlock()
-			r.help()
-		}
-		if len(batch) > 0 {
+		case page:
+			r.readPage(batch)
+		default:
 			r.askOne(batch[0])
 		}
 	}
 }
 
 // take takes from the queue the next question; or if a page of the list pays, all about
-// keys of that benefit. Without any, the worker is done.
-func (r *keyring) take() (batch []*keyLook, pages bool) {
+// keys of that benefit. What a page that is being read may answer waits for that. Without
+// any, the worker is done.
+func (r *keyring) take() (batch []*keyLook, page bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.queue) == 0 {
+	next := slices.IndexFunc(r.queue, func(look *keyLook) bool { return !r.walk(look.benefit).reading })
+	if next < 0 {
 		r.working--
 		return nil, false
 	}
-	benefit := r.queue[0].benefit
-	w := r.walks[benefit]
-	if w == nil || r.now()-w.began >= int64(r.fresh) {
-		w = &keyWalk{began: r.now()}
-		r.walks[benefit] = w
-	}
+	benefit := r.queue[next].benefit
+	w := r.walk(benefit)
 	wanted := w.wanted
 	for _, look := range r.queue {
 		if look.benefit == benefit && !look.counted {
 			wanted++
 		}
 	}
-	pages = w.pays(wanted) && isUUID(benefit)
+	page = w.pays(wanted) && isUUID(benefit)
+	w.reading = page
 	r.queue = slices.DeleteFunc(r.queue, func(look *keyLook) bool {
-		if look.benefit != benefit || !pages && batch != nil {
+		if look.benefit != benefit || !page && batch != nil {
 			return false
 		}
 		if !look.counted {
@@ -351,7 +343,17 @@ func (r *keyring) take() (batch []*keyLook, pages bool) {
 		batch = append(batch, look)
 		return true
 	})
-	return batch, pages
+	return batch, page
+}
+
+// walk is how far the keys of a benefit have been read since the last were. mu is held.
+func (r *keyring) walk(benefit string) *keyWalk {
+	w := r.walks[benefit]
+	if w == nil || !w.reading && r.now()-w.began >= int64(r.fresh) {
+		w = &keyWalk{began: r.now()}
+		r.walks[benefit] = w
+	}
+	return w
 }
 
 func isUUID(id string) bool { _, ok := canonicalUUID4(id); return ok }
@@ -362,39 +364,44 @@ func (w *keyWalk) pays(wanted int) bool {
 	return wanted > fewKeys && w.read < wanted && (w.last == 0 || w.read < w.last)
 }
 
-// readPage reads the next page of keys of a benefit, and gives those questions that it
-// did not answer, and whether another page pays.
-func (r *keyring) readPage(batch []*keyLook) (rest []*keyLook, more bool) {
+// readPage reads the next page of keys of a benefit, and puts those questions back into
+// the queue that it did not answer.
+func (r *keyring) readPage(batch []*keyLook) {
 	benefit := batch[0].benefit
 	r.mu.Lock()
-	w := r.walks[benefit]
+	w := r.walk(benefit)
 	w.read++
-	page, asked := w.read, r.now()
 	r.turns++
-	question := r.turns
+	page, asked, question := w.read, r.now(), r.turns
 	r.mu.Unlock()
 	ctx, cancel := context.WithTimeout(r.life, r.timeout)
 	defer cancel()
 	got, err := r.page(ctx, benefit, page)
 	r.answered(err)
+	defer r.help()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err != nil {
-		w.last = w.read // and no further
-		if e, ok := errors.AsType[*Error](err); ok && e.StatusCode == http.StatusOK {
-			return batch, false // what could not be read are the others on the page
-		}
+	w.reading = false
+	w.last = max(got.last, 1)
+	e, isError := errors.AsType[*Error](err)
+	switch {
+	case err == nil:
+	case isError && e.StatusCode == http.StatusOK: // too long, or not to be read: the next is no better
+		w.last = w.read
+	default:
+		w.last = w.read
 		for _, look := range batch {
 			r.failed(look, err)
 		}
-		return nil, false
 	}
-	w.last = max(got.last, 1)
 	for _, key := range got.keys {
 		r.store(key.id, key, asked, question)
 	}
-	rest = slices.DeleteFunc(batch, func(look *keyLook) bool { return r.pending[look.id] != look })
-	return rest, w.pays(w.wanted)
+	for _, look := range batch {
+		if r.pending[look.id] == look {
+			r.queue = append(r.queue, look)
+		}
+	}
 }
 
 // askOne asks about a key alone.

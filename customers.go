@@ -20,9 +20,10 @@ import (
 
 // CustomersConfig configures Customers. Only AccessToken is required.
 type CustomersConfig struct {
-	// AccessToken is an organization access token with the scope customers:read,
-	// and license_keys:read and license_keys:write as well for license keys. It
-	// never leaves the server.
+	// AccessToken is an organization access token with the scope customers:read; for
+	// benefits of the type license_keys, license_keys:read as well, without which these
+	// count also when their key has expired or was disabled; and license_keys:write for
+	// keys that requests come with. It never leaves the server.
 	AccessToken string
 	// OrganizationID is the organization of the token. Empty means that it is learnt
 	// from the first customer's state that Polar answers; if a license key is asked
@@ -47,8 +48,8 @@ type CustomersConfig struct {
 	RequestsPerMinute int
 
 	// FreshFor is the age up to which an answer is served without asking. 0
-	// means 5 minutes. With webhooks it can be long, except for license keys,
-	// which no webhook tells of.
+	// means 5 minutes. With webhooks it can be long, except for license keys: no
+	// webhook tells that one was disabled, rotated, or given another expiry.
 	FreshFor time.Duration
 	// StaleFor is the age up to which an answer is served at once while a newer
 	// one is fetched behind. 0 means 1 hour; negative means never. Without
@@ -302,7 +303,10 @@ func (c *Customers) Close() error {
 }
 
 // Entitlements is what a customer may use. A customer that Polar does not know is
-// not an error: their Entitlements are empty, and Known says so.
+// not an error: their Entitlements are empty, and Known says so. A benefit of the type
+// license_keys is among them only while its license key is granted and has not expired.
+// If one was never seen and cannot be asked about, that is an error; Decide and Route need
+// it only where it matters.
 //
 // An answer comes from memory if it is younger than FreshFor, or than StaleFor,
 // in which case a newer one is fetched behind the caller's back. Else Polar is
@@ -601,7 +605,7 @@ type CustomersStats struct {
 	// and CachedUnknown those that are not known.
 	Cached, CachedUnknown int
 	// Misconfigured is why Polar refuses the access token, since its last
-	// answer; nil if it does not.
+	// answer, or that it lacks a scope; nil if it does not.
 	Misconfigured error
 	// Pause is how long Polar asked not to be asked.
 	Pause time.Duration

@@ -72,7 +72,9 @@
 //
 // Answers come from a cache: at once while they are fresh, at once and with a new
 // one fetched behind while they are stale, and for days while Polar cannot be
-// reached. [Customers.WebhookHandler] brings changes into it as they happen.
+// reached. [Customers.WebhookHandler] brings changes into it as they happen. A benefit
+// that comes with a license key counts only while the key does, which Polar's customer
+// state does not tell: the key is looked up, and its expiry known in advance.
 // Customers whom nobody can say anything of are answered 503, and not told to pay.
 // A refusal is JSON for programs and a small page for people; a browser is sent to the
 // upgrade page. docs/operations.md has sizing, webhooks, replicas, the order of middleware

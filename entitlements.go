@@ -154,7 +154,8 @@ func (e *Entitlements) Features() []string {
 	return slices.Clone(e.features)
 }
 
-// Benefit is a benefit that is granted now. Capitals in the id do not count, here
+// Benefit is a benefit that is granted now; one that comes with a license key only while
+// that counts. Capitals in the id do not count, here
 // and wherever an id of Polar's is asked for.
 func (e *Entitlements) Benefit(id string) (GrantedBenefit, bool) {
 	if e != nil {

@@ -237,7 +237,7 @@ func ExampleEntitlements() {
 	fmt.Println(have.Known(), have.CustomerID() == customer.ID, have.CheckedAt().IsZero())
 	fmt.Println(have.Has("export"), have.Features())
 	for _, benefit := range have.Benefits() {
-		fmt.Println(benefit.Type(), benefit.Metadata())
+		fmt.Println(benefit.Type(), benefit.Metadata(), benefit.Properties(), benefit.LicenseKeyID() != "")
 	}
 	fmt.Println(have.Subscribed(subscription.ProductID), len(have.Products()))
 
@@ -247,7 +247,7 @@ func ExampleEntitlements() {
 	// Output:
 	// true true false
 	// true [export]
-	// custom map[]
+	// custom map[] map[] false
 	// true 1
 	// false meter aaf2bfea-ac4f-40eb-99ad-de858ccdfd97 of at least 500
 }

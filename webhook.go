@@ -44,9 +44,11 @@ func newSeenEvents() seenEvents {
 
 // WebhookHandler receives Polar's webhooks, so that a purchase and a cancellation
 // are known at once: the state in a customer.state_changed goes into the cache
-// under both ids of the customer, and a customer.deleted ends what they had.
-// Events of other types are acknowledged and ignored; subscribe the endpoint to
-// these two.
+// under both ids of the customer, and a customer.deleted ends what they had. License
+// keys that a customer.state_changed names, or a benefit_grant.created, .updated or
+// .revoked, are asked about before they are used again. Polar sends nothing when a key is
+// rotated or disabled, or its expiry edited. Events of other types are acknowledged and
+// ignored; subscribe the endpoint to these.
 //
 // secrets are the endpoint's signing secret as Polar shows it, and while it is
 // being replaced the old one beside it; white space around one does not count. Both

@@ -2,6 +2,7 @@ package polargate
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -840,4 +843,45 @@ func TestSignedEventsThatCannotBeReadDoNotFillTheLog(t *testing.T) {
 		}
 		assert.Equal(t, 1, strings.Count(log.String(), "\n"))
 	})
+}
+
+// What Polar's own worker sent and signed, when it was recorded.
+func TestRecordedEventsOfGrantsDropTheLicenseKeysThatTheyName(t *testing.T) {
+	t.Parallel()
+	for file, id := range map[string]string{
+		"member_model_benefit_grant_created_1": "a596458c-f97a-4779-bcaa-7cbaa681a9d1",
+		"benefit_grant_updated_2":              "2214c057-de61-462a-ade8-9cc5254a33a8",
+		"member_model_benefit_grant_revoked_2": "07af883b-baa6-4c71-88bd-7bd8fd4d04be",
+	} {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			data, err := os.ReadFile(filepath.Join("polartest", "testdata", "deliveries", file+".json"))
+			require.NoError(t, err)
+			var recorded struct {
+				Secret   string
+				Delivery struct {
+					Headers map[string]string
+					RawBody string `json:"raw_body"`
+				}
+			}
+			require.NoError(t, json.Unmarshal(data, &recorded))
+			h, body := recorded.Delivery.Headers, []byte(recorded.Delivery.RawBody)
+			require.True(t, signedWith(webhookKeys(recorded.Secret), h["webhook-id"], h["webhook-timestamp"], h["webhook-signature"], body))
+			var said struct {
+				Data struct {
+					Customer struct {
+						OrganizationID string `json:"organization_id"`
+					}
+				}
+			}
+			require.NoError(t, json.Unmarshal(body, &said))
+			customers := offlineCustomers(t, func(c *CustomersConfig) { c.OrganizationID = said.Data.Customer.OrganizationID })
+			ring := customers.cache.keys
+			ring.facts.Add(id, keyFact{known: true, granted: true, expires: never})
+			require.True(t, ring.standing(id, 0).counts && !ring.standing(id, 0).urgent)
+			customers.takeEvent(body, time.Now())
+			assert.True(t, ring.standing(id, 0).urgent, "it is to be asked about before it counts again")
+			assert.EqualValues(t, 1, customers.Stats().Events)
+		})
+	}
 }

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -861,4 +862,59 @@ func TestMistakesWithEndpointsPanicWithWordsThatHelp(t *testing.T) {
 	again, ok := p.Endpoint(e.ID)
 	require.True(t, ok)
 	assert.Equal(t, "own", again.Secrets[0].Text, "it was a copy")
+}
+
+// namesOf are the members of an object, in the order in which they stand, with those of the objects in
+// it, but for what a benefit or a customer says for itself.
+func namesOf(t *testing.T, raw []byte) []string {
+	t.Helper()
+	var names []string
+	d := json.NewDecoder(bytes.NewReader(raw))
+	_, err := d.Token()
+	require.NoError(t, err)
+	for d.More() {
+		name, err := d.Token()
+		require.NoError(t, err)
+		var value json.RawMessage
+		require.NoError(t, d.Decode(&value))
+		names = append(names, name.(string))
+		if value[0] == '{' && !slices.Contains([]string{"metadata", "properties", "previous_properties"}, name.(string)) {
+			for _, inner := range namesOf(t, value) {
+				names = append(names, name.(string)+"."+inner)
+			}
+		}
+	}
+	return names
+}
+
+func TestGrantsAreToldAsPolarTellsThemToEndpointsThatNameThem(t *testing.T) {
+	t.Parallel()
+	p := polartest.New(polartest.Config{Unlimited: true})
+	var all, named receiver
+	p.AddEndpoint(polartest.Endpoint{Handler: &all})
+	p.AddEndpoint(polartest.Endpoint{Handler: &named, Events: []string{"benefit_grant.created", "benefit_grant.updated", "benefit_grant.revoked"}})
+	c := p.AddCustomer(polartest.Customer{ExternalID: "usr_1"})
+	k := p.AddKey(polartest.LicenseKey{CustomerID: c.ID})
+	p.GrantBenefit(c.ID, polartest.Benefit{LicenseKeyID: k.ID})
+	p.GrantBenefit(c.ID, polartest.Benefit{LicenseKeyID: k.ID, Metadata: map[string]any{"plan": "pro"}})
+	p.RevokeBenefit(c.ID, k.BenefitID)
+	p.GrantBenefit(c.ID, polartest.Benefit{LicenseKeyID: k.ID})
+	p.UpdateCustomer(c.ID, func(c *polartest.Customer) { c.Name = "Ada" })
+	settle(t, p)
+	assert.Equal(t, []string{"benefit_grant.created", "benefit_grant.updated", "benefit_grant.revoked", "benefit_grant.created"}, named.types())
+	assert.NotContains(t, strings.Join(all.types(), " "), "benefit_grant")
+	for i, file := range []string{"member_model_benefit_grant_created_1", "benefit_grant_updated_2", "member_model_benefit_grant_revoked_2"} {
+		var recorded struct {
+			Delivery struct {
+				RawBody string `json:"raw_body"`
+			} `json:"delivery"`
+		}
+		readFile(t, "testdata/deliveries/"+file+".json", &recorded)
+		withoutMember := slices.DeleteFunc(namesOf(t, []byte(recorded.Delivery.RawBody)), func(name string) bool { return strings.HasPrefix(name, "data.member.") })
+		assert.Equal(t, withoutMember, namesOf(t, named.seen()[i].raw), file)
+		assert.Contains(t, string(named.seen()[i].raw), `"properties":{"license_key_id":"`+k.ID+`","display_key":`)
+	}
+	assert.Contains(t, string(named.seen()[0].raw), `"previous_properties":{}`)
+	assert.Contains(t, string(named.seen()[2].raw), `"is_granted":false,"revoked_at":"`)
+	assert.Contains(t, string(named.seen()[2].raw), `"previous_properties":{"license_key_id":"`+k.ID+`"`)
 }
