@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 )
 
 // Config configures a Gate. Only OrganizationID is required.
@@ -23,8 +24,9 @@ type Config struct {
 	OrganizationID string
 	// App names the program: its state folder, its User-Agent and what Polar
 	// shows of its activations. Letters, digits, spaces, dots, dashes and
-	// underscores, at most 64. Empty means "polargate-app". Choose it once: a
-	// program under another name does not find its license again.
+	// underscores, at most 64, and no name of a device of Windows, such as "con"
+	// or "aux.v1". Empty means "polargate-app". Choose it once: a program under
+	// another name does not find its license again.
 	App string
 	// Version of the program, for the User-Agent and the activation's meta; may
 	// be empty.
@@ -185,10 +187,31 @@ func namesFolder(app string) bool {
 	return app != "" && len(app) <= 64 && !strings.HasSuffix(app, ".") && !strings.HasSuffix(app, " ")
 }
 
+// namesDevice reports whether Windows takes the name of an app for a device, in which
+// nothing can be stored. What is behind the first dot does not matter there, nor do
+// spaces before it, and the digits ¹²³ are as good as 123. Source: Microsoft, "Naming
+// Files, Paths, and Namespaces".
+func namesDevice(app string) bool {
+	name, _, _ := strings.Cut(app, ".")
+	name = strings.ToUpper(strings.TrimRight(name, " "))
+	switch name {
+	case "CON", "PRN", "AUX", "NUL":
+		return true
+	}
+	number, ok := strings.CutPrefix(name, "COM")
+	if !ok {
+		number, ok = strings.CutPrefix(name, "LPT")
+	}
+	return ok && utf8.RuneCountInString(number) == 1 && strings.Contains("123456789¹²³", number)
+}
+
 // validate rejects what cannot work. The rest is checked by NewClient.
 func (c Config) validate() error {
 	if !namesFolder(c.App) {
 		return &InputError{"App", "must be 1 to 64 letters, digits, spaces, dots, dashes and underscores, beginning with a letter or digit: it names a folder"}
+	}
+	if namesDevice(c.App) {
+		return &InputError{"App", "is the name of a device on Windows, where no folder can have it: choose another, for all systems alike"}
 	}
 	if err := checkFeatures(c.Features); err != nil {
 		return err

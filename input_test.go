@@ -73,6 +73,31 @@ var badConditions = map[string]struct {
 	"a text that is too long in runes": {map[string]any{"machine": strings.Repeat("💡", 501)}, "💡💡"},
 }
 
+func TestAnAppWithTheNameOfADeviceOfWindowsIsRefusedOnEverySystem(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	open := func(app string) error {
+		config := w.config
+		config.App = app
+		gate, err := polargate.Open(config)
+		if err == nil {
+			_ = gate.Close()
+		}
+		return err
+	}
+	for _, app := range []string{
+		"con", "CON", "Con", "prn", "aux", "nul", "NUL", "com1", "COM9", "lpt1", "Lpt9", "com¹", "COM²", "lpt³",
+		"aux.v1", "NUL.tar.gz", "lpt9.x", "com¹.exe", "con .x", "con.x-1 y",
+	} {
+		var wrong *polargate.InputError
+		require.ErrorAs(t, open(app), &wrong, app)
+		assert.Equal(t, "App", wrong.Field, app)
+	}
+	for _, app := range []string{"console", "con-1", "acon", "com", "com10", "com1x", "com¹²", "lpt", "a.con", "my con", "null", "aux_", "comé"} {
+		assert.NoError(t, open(app), app)
+	}
+}
+
 func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 	t.Parallel()
 	type bad struct {

@@ -483,7 +483,24 @@ func joinLines(s string) (joined, problem string) {
 	if label, rest, ok := strings.Cut(joined, ":"); ok && label != "" && startsWithSpace(rest) {
 		return "", fmt.Sprintf("has a colon %s: enter only the key, without what is before it", place(label))
 	}
+	if i := brokenAtDash(foldForms(joined)); i >= 0 {
+		return "", fmt.Sprintf("has a space %s, on one side of a dash: if a line was broken there, leave it out", place(foldForms(joined)[:i]))
+	}
 	return joined, ""
+}
+
+// brokenAtDash finds a space on one side of a dash alone, where a line may have been
+// broken; -1 if there is none. Between words a dash has spaces on both sides.
+func brokenAtDash(s string) int {
+	for i := 1; i < len(s)-1; i++ {
+		if s[i] == '-' && (s[i-1] == ' ') != (s[i+1] == ' ') && s[i-1] != '-' && s[i+1] != '-' {
+			if s[i-1] == ' ' {
+				return i - 1
+			}
+			return i + 1
+		}
+	}
+	return -1
 }
 
 // fold makes of typographic forms the characters that they stand for, and drops what

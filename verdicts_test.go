@@ -89,7 +89,7 @@ var proveNothing = map[string]struct {
 	"a refusal for another key":                {altered(set("key", "POLAR-00000000-0000-4000-8000-000000000000"), set("status", "revoked")), polargate.ErrUnreachable},
 	"a refusal for another organization":       {altered(set("organization_id", "8f7ab6a8-4a51-4bb1-9f0a-6f7f7a0a3c11"), set("status", "revoked")), polargate.ErrUnreachable},
 	"an expiry in words":                       {altered(set("expires_at", "next Tuesday")), polargate.ErrUnreachable},
-	"an expiry that is a number":               {altered(set("expires_at", 4102444800)), polargate.ErrUnreachable},
+	"an expiry that is a number":               {altered(set("expires_at", int64(4102444800))), polargate.ErrUnreachable},
 	"an expiry that is an object":              {altered(set("expires_at", map[string]any{})), polargate.ErrUnreachable},
 	"a benefit for which nobody has an answer": {altered(set("benefit_id", []any{})), polargate.ErrUnreachable},
 }
