@@ -294,6 +294,7 @@ var errNilContext = &InputError{"ctx", "is nil: pass context.Background() if the
 const (
 	opValidate   = "validate"
 	opActivate   = "activate"
+	opMove       = "move" // an activate, for the license of another machine
 	opDeactivate = "deactivate"
 	opConsume    = "consume" // a validate that counts
 	opState      = "customer state"

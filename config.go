@@ -1,8 +1,6 @@
 package polargate
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -45,12 +43,15 @@ type Config struct {
 	// honours the proxy variables of the environment.
 	HTTPClient *http.Client
 	// Store keeps the state. nil means a FileStore in the user's folder for
-	// settings: the folder <App>/license in os.UserConfigDir, with a file
-	// license-<hash>.sealed in it.
+	// settings: the folder <App>/license in os.UserConfigDir. In it is a file
+	// license-<hash>-<hash>.sealed for each computer that uses it, since such a
+	// folder can be shared, and license-<hash>.index, which says for which.
 	Store Store
 	// Fingerprint stands for this machine: 1 to 500 characters. Empty means a
 	// hash of the system's machine id, or of a random id kept in the Store
-	// where the system has none.
+	// where the system has none. The state is kept under it: a program that
+	// comes to have another one reports ErrOtherMachine until Move or Activate
+	// is called.
 	Fingerprint string
 	// Conditions are what an activation is bound to; see ActivateRequest. nil
 	// means {"fingerprint": Fingerprint}; empty but not nil binds it to
@@ -58,7 +59,9 @@ type Config struct {
 	// conditions goes on with those.
 	Conditions map[string]any
 	// Label is what the customer sees in the list of their activations. Empty
-	// means the computer's name.
+	// means the computer's name. It is no identity; but Activate takes a stored
+	// license of another machine that has the same label for that of this
+	// computer before its system was set up anew, and moves it.
 	Label string
 
 	// FreshFor is how long a granted answer counts without asking again. 0
@@ -262,11 +265,4 @@ func (c Config) conditions(fingerprint string) json.RawMessage {
 		panic(err) // checked by validate
 	}
 	return raw
-}
-
-// stateName is the name of the state in the Store. Programs that share a folder
-// must not take each other's state for a damaged one of their own.
-func (c Config) stateName(organizationID string) string {
-	sum := sha256.Sum256([]byte(organizationID + "\x00" + c.App))
-	return "license-" + hex.EncodeToString(sum[:6]) + ".sealed"
 }

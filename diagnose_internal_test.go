@@ -88,10 +88,10 @@ func TestADiagnosisTellsAWrongClock(t *testing.T) {
 
 // Not parallel: it changes what the system says.
 func TestADiagnosisTellsWhatStandsForTheComputer(t *testing.T) {
-	real := machineID
-	defer func() { machineID = real }()
+	real := machine
+	defer func() { machine = real }()
 	for want, id := range map[string]string{"machine id": "3d1219c7c4c5404aaa1f6d2a48adfda4", "random": ""} {
-		machineID = func() string { return id }
+		machine = func() knownMachine { return wellFormed("linux", oneID(id)) }
 		polar := polartest.New(polartest.Config{})
 		gate := openGate(t, polar, nil)
 		d := gate.Diagnose(t.Context())

@@ -39,6 +39,9 @@ type refuge struct {
 
 	mu     sync.Mutex // never held across I/O
 	active bool
+	// found is the state that was stored when memory took over, under whatever name;
+	// nil for none.
+	found []byte
 	// was is what the Store held when memory took over; nil for nothing. A
 	// state that somebody else has stored since is not written over.
 	was []byte
@@ -68,22 +71,35 @@ func (r *refuge) Lock(ctx context.Context, name string) (func(), error) {
 func (r *refuge) inUse() bool { return r != nil && r.now() != r.Store }
 
 // enter goes over to memory with what is stored, and reports whether it did: not
-// when it cannot be known what that is.
-func (r *refuge) enter(ctx context.Context, name string) bool {
-	data, err := r.Store.Load(ctx, name)
-	nothing := errors.Is(err, ErrNotStored) || errors.Is(err, syscall.ENOTDIR) // nothing can be below a file
-	if err != nil && !nothing || len(data) > maxState {
-		return false
+// when it cannot be known what that is. names are where a state can be; the first
+// is the one that is written.
+func (r *refuge) enter(ctx context.Context, names []string) bool {
+	var data []byte
+	var name string
+	for _, name = range names {
+		var err error
+		data, err = r.Store.Load(ctx, name)
+		nothing := errors.Is(err, ErrNotStored) || errors.Is(err, syscall.ENOTDIR) // nothing can be below a file
+		if err != nil && !nothing || len(data) > maxState {
+			return false
+		}
+		if err == nil {
+			break
+		}
+		data = nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.active {
 		return true // somebody else was faster, and may have changed it since
 	}
-	if err == nil {
+	if data != nil {
 		_ = r.memory.Save(ctx, name, data)
 	}
-	r.active, r.was = true, data
+	r.active, r.found = true, data
+	if name == names[0] {
+		r.was = data
+	}
 	return true
 }
 
@@ -107,7 +123,7 @@ func (r *refuge) leave(ctx context.Context, name string) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.active, r.was = false, nil
+	r.active, r.was, r.found = false, nil, nil
 	return true
 }
 
@@ -122,7 +138,7 @@ func (g *Gate) takeRefuge(ctx context.Context, err error) bool {
 	}
 	brief, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
 	defer cancel()
-	if !g.refuge.enter(brief, g.name) {
+	if !g.refuge.enter(brief, g.own) {
 		return false
 	}
 	g.config.Logger.Warn("polargate: the license state cannot be written and is kept in memory; its activation is given back when the gate is closed", "error", err)
@@ -141,6 +157,9 @@ func (g *Gate) leaveRefuge(ctx context.Context) {
 	}
 	defer unlock()
 	if g.refuge.leave(ctx, g.name) {
+		g.mu.Lock()
+		g.enlisted = false // in the Store
+		g.mu.Unlock()
 		g.config.Logger.Info("polargate: the license state could be stored after all")
 		g.saved(nil)
 	}
@@ -187,9 +206,9 @@ func (g *Gate) releaseSeats(began time.Time) {
 	if s := h.state.Seat; s != nil && s.held() {
 		seats = append(slices.Clip(seats), *s)
 	}
-	if g.refuge.inUse() && len(g.refuge.was) > 0 {
+	if g.refuge.inUse() && len(g.refuge.found) > 0 {
 		// The seat that is stored stays held by what is stored.
-		if st, err := g.seal.openState(g.refuge.was); err == nil && st.Seat != nil {
+		if st, err := g.seal.openState(g.refuge.found); err == nil && st.Seat != nil {
 			kept := seats[:0:0]
 			for _, s := range seats {
 				if s.ActivationID != st.Seat.ActivationID {

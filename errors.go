@@ -31,7 +31,9 @@ const (
 	// ErrExpired: the key is past its expiry, by Polar's clock or, offline, by ours.
 	ErrExpired Reason = "expired"
 	// ErrSeatReleased: the key is good, but this installation's activation is
-	// gone, for instance because it was released in the customer portal.
+	// gone, for instance because it was released in the customer portal or moved to
+	// another computer. Also where the key has come to have an activation limit, and
+	// was used here without an activation before: Activate takes one.
 	ErrSeatReleased Reason = "seat_released"
 	// ErrConditionsMismatch: the activation was made under other conditions.
 	ErrConditionsMismatch Reason = "conditions_mismatch"
@@ -72,7 +74,8 @@ const (
 	ErrGraceEnded Reason = "grace_ended"
 	// ErrClockSetBack: the clock is more than an hour behind a time already seen.
 	ErrClockSetBack Reason = "clock_set_back"
-	// ErrOtherMachine: the stored license belongs to another machine.
+	// ErrOtherMachine: the stored license was activated on another machine, or is
+	// still being moved here. Gate.Move and Gate.Activate move it; nothing else does.
 	ErrOtherMachine Reason = "other_machine"
 	// ErrUnreadableState: the stored license was damaged; it was kept aside.
 	ErrUnreadableState Reason = "unreadable_state"

@@ -368,3 +368,37 @@ func ExampleFileStore() {
 	// <nil>
 	// true
 }
+
+// A disk moved to a new computer, or the system was set up anew. Nothing is moved
+// unasked: the user says so, and need not find the key again.
+func ExampleGate_Move() {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{Key: "INKWELL-0000-1111-0A1B2C", LimitActivations: polartest.Limit(1)})
+	disk := &polargate.MemoryStore{}
+	open := func(computer string) *polargate.Gate {
+		gate, _ := polargate.Open(polargate.Config{
+			OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client(),
+			Store: disk, Fingerprint: computer, // a program leaves both out
+		})
+		return gate
+	}
+	old := open("the old computer")
+	defer old.Close()
+	ctx := context.Background()
+	_, _ = old.Activate(ctx, key.Key)
+
+	gate := open("the new computer")
+	defer gate.Close()
+	status, err := gate.Check(ctx)
+	fmt.Println(status.State, status.Key, status.Message)
+	if errors.Is(err, polargate.ErrOtherMachine) { // and the user chose to move it
+		status, err = gate.Move(ctx)
+	}
+	fmt.Println(status.State, err)
+	_, err = old.Refresh(ctx)
+	fmt.Println(polargate.Message(err))
+	// Output:
+	// locked ****-0A1B2C This license is activated on another computer. Move it to this computer, which deactivates the other one, or activate a license key here.
+	// active <nil>
+	// This computer's activation was released. Activate the license key again to use it on this computer.
+}

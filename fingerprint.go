@@ -4,7 +4,10 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -14,20 +17,46 @@ import (
 // not hang on a registry or a tool.
 const machineIDTimeout = 2 * time.Second
 
-// machineID is the system's own id for this machine, in lower case, or "" where
-// there is none that can be trusted to be this machine's alone. It is read once
-// for the life of the process. A failure has no substitute here: host names and
-// network addresses change with docks, tunnels and containers.
-var machineID = sync.OnceValue(func() string { return askMachineID(readMachineID) })
+// foundIDs is what a system says of the machine's id, as it stands in its files.
+type foundIDs struct {
+	// candidates are in order of trust. Some systems keep the id in several
+	// places, and one of them may be empty, damaged or left over from an image.
+	candidates []string
+	// earlier is the one that builds before this one went by, good or not.
+	earlier string
+}
 
-// askMachineID is machineID with the look at the system left open.
-func askMachineID(read func() string) string {
+// knownMachine is the system's own id for this machine, in lower case, where
+// there is one that can be trusted to be this machine's alone.
+type knownMachine struct {
+	// ids are the good ones. The first names the machine; a state that was
+	// stored under another of them is this machine's, too.
+	ids []string
+	// hidden: earlier builds found no id here, since they looked at a bad one only,
+	// and went by the id of the installation instead.
+	hidden bool
+}
+
+// machine is read once for the life of the process. A failure has no substitute
+// here: host names and network addresses change with docks, tunnels and containers.
+var machine = sync.OnceValue(func() knownMachine { return askMachine(readMachineIDs) })
+
+// machineID is the id to go by, or "" if there is none.
+func machineID() string {
+	if ids := machine().ids; len(ids) > 0 {
+		return ids[0]
+	}
+	return ""
+}
+
+// askMachine is machine with the look at the system left open.
+func askMachine(read func() foundIDs) knownMachine {
 	// Buffered, so that a tool that hangs holds up nobody when it ends.
-	answer := make(chan string, 1)
+	answer := make(chan foundIDs, 1)
 	go func() {
 		defer func() {
 			if recover() != nil {
-				answer <- ""
+				answer <- foundIDs{}
 			}
 		}()
 		answer <- read()
@@ -35,12 +64,49 @@ func askMachineID(read func() string) string {
 	timeout := time.NewTimer(machineIDTimeout)
 	defer timeout.Stop()
 	select {
-	case id := <-answer:
-		return wellFormedMachineID(runtime.GOOS, id)
+	case found := <-answer:
+		return wellFormed(runtime.GOOS, found)
 	case <-timeout.C:
-		return ""
+		return knownMachine{}
 	}
 }
+
+// wellFormed keeps the candidates that have the form of an id on that system.
+func wellFormed(system string, found foundIDs) knownMachine {
+	var m knownMachine
+	for _, candidate := range found.candidates {
+		if id := wellFormedMachineID(system, candidate); id != "" && !slices.Contains(m.ids, id) {
+			m.ids = append(m.ids, id)
+		}
+	}
+	m.hidden = len(m.ids) > 0 && wellFormedMachineID(system, found.earlier) == ""
+	return m
+}
+
+// linuxMachineIDs reads the files in which Linux keeps the id, below root. That of
+// systemd comes first: it is made anew for each machine, while the other may be a
+// copy that an image brought along. Earlier builds read the other one first, and
+// never looked further if it was there.
+func linuxMachineIDs(root string) foundIDs {
+	systemd, _ := os.ReadFile(filepath.Join(root, "etc", "machine-id"))
+	dbus, err := os.ReadFile(filepath.Join(root, "var", "lib", "dbus", "machine-id"))
+	found := foundIDs{candidates: []string{string(systemd), string(dbus)}, earlier: string(dbus)}
+	if err != nil {
+		found.earlier = string(systemd)
+	}
+	return found
+}
+
+// bsdMachineIDs reads the one file in which the BSDs keep an id, below root. The
+// tool that tells the hardware's is looked up in PATH, where anybody may have put
+// one, so it is not asked.
+func bsdMachineIDs(root string) foundIDs {
+	id, _ := os.ReadFile(filepath.Join(root, "etc", "hostid"))
+	return oneID(string(id))
+}
+
+// oneID is for a system that keeps its id in one place.
+func oneID(id string) foundIDs { return foundIDs{[]string{id}, id} }
 
 // wellFormedMachineID gives the id in lower case if it has the form that ids
 // have on that system, and "" otherwise: for an empty file, for systemd's
@@ -66,15 +132,21 @@ func wellFormedMachineID(system, id string) string {
 	return id
 }
 
-// fingerprint names this machine to Polar. It is a keyed hash, so that two
-// vendors cannot tell that they have the same customer, and the machine's id
-// stays on the machine. Where the system has no id, a random one that was made
-// at the first start stands in.
-func fingerprint(organizationID, app, installationID string) string {
-	if id := machineID(); id != "" {
-		return fingerprintOf("machine", id, organizationID, app)
+// fingerprints name this machine to Polar, the one to go by first. Each is a keyed
+// hash, so that two vendors cannot tell that they have the same customer, and the
+// machine's id stays on the machine. Where the system has no id, a random one that
+// was made at the first start stands in. earlier is for a state that a build before
+// this one wrote.
+func fingerprints(organizationID, app, installationID string, earlier bool) []string {
+	m := machine()
+	var all []string
+	for _, id := range m.ids {
+		all = append(all, fingerprintOf("machine", id, organizationID, app))
 	}
-	return fingerprintOf("installation", installationID, organizationID, app)
+	if len(all) == 0 || earlier && m.hidden {
+		all = append(all, fingerprintOf("installation", installationID, organizationID, app))
+	}
+	return all
 }
 
 func fingerprintOf(kind, id, organizationID, app string) string {

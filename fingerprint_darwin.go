@@ -6,18 +6,18 @@ import (
 	"strings"
 )
 
-// readMachineID asks the system's registry for the hardware's UUID, as
+// readMachineIDs asks the system's registry for the hardware's UUID, as
 // machineid does, but by the tool's full path, with no input and no more time
 // than it deserves: machineid looks it up in PATH and hands it the program's
 // own standard input.
-func readMachineID() string {
+func readMachineIDs() foundIDs {
 	ctx, cancel := context.WithTimeout(context.Background(), machineIDTimeout)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, "/usr/sbin/ioreg", "-rd1", "-c", "IOPlatformExpertDevice").Output()
 	if err != nil {
-		return ""
+		return foundIDs{}
 	}
 	_, id, _ := strings.Cut(string(out), `"IOPlatformUUID" = "`)
 	id, _, _ = strings.Cut(id, `"`)
-	return id // its form is looked at by wellFormedMachineID
+	return oneID(id) // its form is looked at by wellFormedMachineID
 }

@@ -2,5 +2,5 @@
 
 package polargate
 
-// readMachineID: this system has no machine id that is known to us.
-func readMachineID() string { return "" }
+// readMachineIDs: this system has no machine id that is known to us.
+func readMachineIDs() foundIDs { return foundIDs{} }

@@ -104,7 +104,11 @@ func TestALookForTheMachineIDHoldsUpNobodyForLong(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
-				assert.Equal(t, c.want, askMachineID(c.read))
+				var want []string
+				if c.want != "" {
+					want = []string{c.want}
+				}
+				assert.Equal(t, want, askMachine(func() foundIDs { return oneID(c.read()) }).ids)
 				assert.Equal(t, c.took, time.Since(began))
 				time.Sleep(time.Hour) // until the one that hangs has ended
 			})
@@ -152,19 +156,22 @@ func TestAFingerprintIsTheSameForTheSameAndDiffersForAllElse(t *testing.T) {
 
 // Not parallel: it puts another machine under the process.
 func TestWithoutAMachineIDTheInstallationStandsIn(t *testing.T) {
-	real := machineID
-	defer func() { machineID = real }()
+	real := machine
+	defer func() { machine = real }()
+	of := func(installation string) string {
+		return fingerprints(testOrganization, "inkwell", installation, false)[0]
+	}
 
-	machineID = func() string { return "" }
-	a := fingerprint(testOrganization, "inkwell", "INSTALLATION-A")
+	machine = func() knownMachine { return knownMachine{} }
+	a := of("INSTALLATION-A")
 	assert.Equal(t, fingerprintOf("installation", "INSTALLATION-A", testOrganization, "inkwell"), a)
-	assert.NotEqual(t, a, fingerprint(testOrganization, "inkwell", "INSTALLATION-B"))
+	assert.NotEqual(t, a, of("INSTALLATION-B"))
 	assert.NotContains(t, a, "INSTALLATION")
 
-	machineID = func() string { return linuxID }
-	b := fingerprint(testOrganization, "inkwell", "INSTALLATION-A")
+	machine = func() knownMachine { return knownMachine{ids: []string{linuxID}} }
+	b := of("INSTALLATION-A")
 	assert.Equal(t, fingerprintOf("machine", linuxID, testOrganization, "inkwell"), b)
-	assert.Equal(t, b, fingerprint(testOrganization, "inkwell", "INSTALLATION-B"), "a new state folder is no new machine")
+	assert.Equal(t, b, of("INSTALLATION-B"), "a new state folder is no new machine")
 	assert.NotEqual(t, a, b)
 }
 
@@ -173,10 +180,11 @@ func TestTheMachineOfTheseTestsHasOneIDOrNone(t *testing.T) {
 	id := machineID()
 	assert.Equal(t, id, machineID())
 	assert.Equal(t, id, wellFormedMachineID(runtime.GOOS, id))
-	got := fingerprint(testOrganization, "inkwell", "INSTALLATION-A")
+	of := func(app string) string { return fingerprints(testOrganization, app, "INSTALLATION-A", false)[0] }
+	got := of("inkwell")
 	require.Regexp(t, fingerprintForm, got)
-	assert.Equal(t, got, fingerprint(testOrganization, "inkwell", "INSTALLATION-A"))
-	assert.NotEqual(t, got, fingerprint(testOrganization, "quill", "INSTALLATION-A"))
+	assert.Equal(t, got, of("inkwell"))
+	assert.NotEqual(t, got, of("quill"))
 	if id != "" {
 		assert.NotContains(t, got, id)
 	}

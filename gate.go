@@ -22,8 +22,10 @@ type Gate struct {
 	config Config
 	client *Client
 	store  Store
-	refuge *refuge // is store, if it is one
-	name   string  // of the state in store
+	refuge *refuge  // is store, if it is one
+	name   string   // of the state in store
+	own    []string // where this machine's state can be; the first is name
+	names  stateNames
 	seal   sealer
 	now    func() time.Time
 
@@ -44,7 +46,9 @@ type Gate struct {
 	checked  bool // by a Check; until then the Store is read anew
 	held     held
 	source   Source
-	renewing bool // a renewal is under way
+	renewing bool      // a renewal is under way
+	enlisted bool      // this machine is on the list of those with a state
+	looked   time.Time // when a Check from memory last looked at the Store
 	// adoptions counts the states that were made the one in memory.
 	adoptions int
 	timer     *time.Timer
@@ -89,13 +93,18 @@ func Open(config Config) (*Gate, error) {
 		config:   config,
 		client:   client,
 		store:    &sturdyStore{of: config.Store, log: config.Logger},
-		name:     config.stateName(client.organizationID),
+		names:    config.stateNames(client.organizationID),
 		seal:     newSealer(client.organizationID, config.App, config.Secret),
 		now:      config.clock,
 		seatTurn: make(chan struct{}, 1),
 		ended:    make(chan struct{}),
 	}
 	client.now = config.clock
+	for _, tag := range g.tags() {
+		g.own = append(g.own, g.names.of(tag))
+	}
+	g.own = append(g.own, g.names.earlier)
+	g.name = g.own[0]
 	if config.Ephemeral == IfUnwritable {
 		g.refuge = &refuge{Store: g.store}
 		g.store = g.refuge
@@ -177,8 +186,14 @@ func (g *Gate) Status() Status {
 // nobody answers, the last granted answer counts for the rest of GracePeriod.
 // An answer past half its freshness is renewed behind the caller's back. A
 // refusal is asked about again when it is a second old. What another process
-// does, Deactivate included, a running one notices at its next renewal or
+// does, Deactivate included, a running one notices at its next Check or
 // Refresh, and within a minute under Run.
+//
+// Nothing that is done unasked, by Check, Refresh and Run, takes or releases an
+// activation, except to finish what this installation began itself: a Move or a
+// Deactivate that broke off. With ErrOtherMachine, the stored license was activated
+// on another computer; Move takes it here. A state that somebody deleted under a
+// running Gate is written again: only Deactivate removes a license.
 //
 // The error is nil exactly when the program may run, which is in the states
 // Active and Grace. The Status is valid either way; show its Message. When ctx
@@ -187,6 +202,7 @@ func (g *Gate) Check(ctx context.Context) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err
 	}
+	g.lookAfter(ctx)
 	if status, ok := g.recall(); ok {
 		return status, statusError(status, nil)
 	}
@@ -399,24 +415,17 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 		return nil // given back meanwhile
 	}
 	key := newKey(h.state.Seat.Key)
-	if h.trouble == ErrOtherMachine || h.state.Seat.Moving {
-		// The disk moved, or the system was installed anew: so does the seat,
-		// once. If that ended in doubt, or in a crash, a seat may be lost, and
+	if h.state.Seat.Moving {
+		// A move to this machine was begun here, and is finished: that is all that
+		// a check ever does to seats. If it ended in doubt, a seat may be lost, and
 		// another is not risked unasked.
 		if i := h.state.Intent; i != nil && i.Key == h.state.Seat.Key {
 			return &Error{Op: "check", Reason: ErrInDoubt}
 		}
-		return g.takeSeat(ctx, key)
+		return g.takeSeat(ctx, key, unasked)
 	}
 	asked := g.now()
 	license, err := g.ask(ctx, h.state.Seat, key, 0)
-	if s := h.state.Seat; err == nil && s.Seatless && g.config.takesSeats() && (!g.config.AllowKeysWithoutSeats || license.seats() > 0) {
-		// The key has seats now, or needs one: it does not go on without.
-		if err = g.takeSeat(ctx, key); err == nil {
-			return nil
-		}
-		license = nil
-	}
 	if err != nil && when != renewal && errors.Is(ctx.Err(), context.Canceled) {
 		return err // nobody waits any more; it says nothing of Polar
 	}
@@ -431,6 +440,10 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 // there is a seat to ask Polar about, or to give back.
 func (g *Gate) checkStore(ctx context.Context, when occasion) (h held, enough bool) {
 	h = g.reload(ctx)
+	if h.missing {
+		g.restore(ctx)
+		h = g.holding()
+	}
 	now := g.now()
 	g.mu.Lock()
 	s := g.standing(now)
@@ -549,22 +562,36 @@ func (g *Gate) standing(now time.Time) standing {
 		return standing{state: Unlicensed, reason: h.trouble}
 	case h.state.Seat == nil && g.inDoubt(now):
 		return standing{state: Unlicensed, reason: ErrInDoubt}
+	case h.elsewhere():
+		return standing{state: Locked, reason: ErrOtherMachine}
 	case h.state.Seat == nil:
 		return standing{state: Unlicensed, reason: ErrNoLicense}
 	case h.verdict == nil && h.trouble != "":
 		return standing{state: Locked, reason: h.trouble}
 	case h.verdict == nil:
 		return standing{state: Locked, reason: ErrUnreachable}
+	case h.verdict.Refused == "" && h.state.Seat.Seatless && h.verdict.Seats && g.config.takesSeats():
+		return g.refusedHere(h.verdict, now, ErrSeatReleased)
 	case h.verdict.Refused == "" && h.state.Seat.Seatless && !g.config.allowsSeatless():
 		return standing{state: Locked, reason: ErrActivationsUnsupported}
 	case h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
-		s := standing{state: Locked, reason: ErrWrongBenefit}
-		if !now.Before(h.verdict.CheckedAt) {
-			s.freshUntil = stand(h.verdict, now, min(g.config.FreshFor, refusalFresh), -1).freshUntil
-		}
-		return s
+		return g.refusedHere(h.verdict, now, ErrWrongBenefit)
 	}
 	return stand(h.verdict, now, g.config.FreshFor, g.config.GracePeriod)
+}
+
+// refusedHere is a license that Polar grants and this program does not take.
+func (g *Gate) refusedHere(v *lastVerdict, now time.Time, why Reason) standing {
+	s := standing{state: Locked, reason: why}
+	if !now.Before(v.CheckedAt) {
+		s.freshUntil = stand(v, now, min(g.config.FreshFor, refusalFresh), -1).freshUntil
+	}
+	return s
+}
+
+// elsewhere reports whether there is no license here, but one of another machine.
+func (h *held) elsewhere() bool {
+	return h.state.Seat == nil && !h.state.Left && h.trouble == "" && len(h.others) > 0
 }
 
 // doubtLasts is how long a doubt is reported. Later, whoever can do something
@@ -618,6 +645,14 @@ func (g *Gate) review(now time.Time) {
 	}}
 	if h.state.Seat != nil {
 		next.status.Key = newKey(h.state.Seat.Key)
+	} else if h.elsewhere() {
+		next.status.Key = newKey(h.others[0].Key)
+	}
+	switch {
+	case s.reason == ErrOtherMachine && h.state.Seat != nil:
+		next.status.say = phrases{movingHere, movingHereDo}
+	case s.reason == ErrSeatReleased && h.state.Seat.Seatless:
+		next.status.say = phrases{what: seatNeeded}
 	}
 	if h.verdict != nil {
 		next.status.CheckedAt = h.verdict.CheckedAt

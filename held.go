@@ -14,6 +14,14 @@ type held struct {
 	trouble Reason       // why something that should be there is not
 	// loaded is the verdict that was there when this was read.
 	loaded *lastVerdict
+	// others are the seats of other machines, where this one has none.
+	others []seat
+	// stored: it was read or saved under this machine's name.
+	stored bool
+	// missing: it was, and is not there any more. Only Deactivate removes a
+	// license, and stores that it did; a state that is missing was lost, and is
+	// written again.
+	missing bool
 	// unread is set when the Store failed to load. What it holds is then not
 	// known, and not to be written over.
 	unread error
@@ -39,28 +47,13 @@ func (g *Gate) load(ctx context.Context) held {
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
 	defer cancel()
 	known := g.holding()
-	known.unread, known.loaded = nil, known.verdict
+	known.unread, known.loaded, known.missing = nil, known.verdict, false
 	lost := func() held {
 		if known.state.Seat != nil {
 			return known
 		}
 		return g.blank(ErrUnreadableState)
 	}
-	data, err := g.store.Load(ctx, g.name)
-	switch {
-	case errors.Is(err, ErrNotStored):
-		return g.blank("")
-	case err != nil && callers.Err() != nil:
-		// Nobody waits any more; it says nothing of the Store.
-		known.unread = &StoreError{"load", err}
-		return known
-	case err != nil:
-		g.complain("polargate: the license state cannot be read", err)
-		h := lost()
-		h.unread = &StoreError{"load", err}
-		return h
-	}
-	st, err := g.seal.openState(data)
 	// closed is for a state that may be good, where the host's policy for
 	// cryptography keeps it from being opened.
 	closed := func(err error) held {
@@ -69,40 +62,76 @@ func (g *Gate) load(ctx context.Context) held {
 		h.unread = &StoreError{"load", err}
 		return h
 	}
-	if err != nil && !errors.Is(err, errSealBroken) {
-		return closed(err)
-	}
-	if err != nil {
-		if known.trouble == ErrUnreadableState {
-			return lost() // was seen to before
+	var strange *state // is under this machine's name, and not its own
+	for i, name := range g.own {
+		data, err := g.store.Load(ctx, name)
+		switch {
+		case errors.Is(err, ErrNotStored) && i == 0 && known.stored && known.worthKeeping():
+			known.missing = true
+			return known
+		case errors.Is(err, ErrNotStored):
+			continue
+		case err != nil && callers.Err() != nil:
+			// Nobody waits any more; it says nothing of the Store.
+			known.unread = &StoreError{"load", err}
+			return known
+		case err != nil:
+			g.complain("polargate: the license state cannot be read", err)
+			h := lost()
+			h.unread = &StoreError{"load", err}
+			return h
 		}
-		aside := g.name + ".corrupt"
-		if !g.complain("polargate: the license state is unreadable and was kept aside as "+aside, err) {
-			return lost()
-		}
-		if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {
-			g.config.Logger.Warn("polargate: the unreadable license state was not kept aside", "error", err)
-		}
-		return lost()
-	}
-	g.complain("", nil)
-	h := held{state: *st}
-	if st.Seat != nil {
-		here := g.fingerprint(&h.state)
-		h.verdict, err = g.seal.openVerdict(st.Verdict, st.Seat, here)
+		st, err := g.seal.openState(data)
 		if err != nil && !errors.Is(err, errSealBroken) {
 			return closed(err)
 		}
-		granted := err == nil && h.verdict.Refused == ""
-		if err != nil || st.Seat.Machine != here || st.Seat.Moving && granted {
+		if err != nil {
+			g.keepAside(ctx, name, data, err, known)
+			return lost()
+		}
+		g.complain("", nil)
+		verdict, ours, err := g.claim(st)
+		if err != nil {
+			return closed(err)
+		}
+		if !ours {
+			if i == 0 {
+				strange = st
+			}
+			continue
+		}
+		h := held{state: *st, verdict: verdict, stored: i == 0}
+		if st.Seat != nil && st.Seat.Moving && (verdict == nil || verdict.Refused == "") {
 			h.verdict, h.trouble = nil, ErrOtherMachine
 		}
+		if h.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(h.verdict) {
+			h.verdict = known.verdict // could not be saved when it came
+		}
+		h.loaded = h.verdict
+		if st.Seat == nil && !st.Left {
+			h.others = g.others(ctx, nil)
+		}
+		return h
 	}
-	if h.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(h.verdict) {
-		h.verdict = known.verdict // could not be saved when it came
-	}
-	h.loaded = h.verdict
+	h := g.blank("")
+	h.others = g.others(ctx, strange)
 	return h
+}
+
+// worthKeeping reports whether something would be lost with the state.
+func (h *held) worthKeeping() bool {
+	return h.state.Seat != nil || len(h.state.Outbox) > 0 || h.state.Intent != nil
+}
+
+// keepAside saves what cannot be opened, once, for whoever can make something of it.
+func (g *Gate) keepAside(ctx context.Context, name string, data []byte, why error, known held) {
+	aside := name + ".corrupt"
+	if known.trouble == ErrUnreadableState || !g.complain("polargate: the license state is unreadable and was kept aside as "+aside, why) {
+		return // was seen to before
+	}
+	if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {
+		g.config.Logger.Warn("polargate: the unreadable license state was not kept aside", "error", err)
+	}
 }
 
 // complain logs a warning that is another than the last one: a program that looks
@@ -132,13 +161,6 @@ func (g *Gate) blank(trouble Reason) held {
 	return held{state: state{InstallationID: id}, trouble: trouble}
 }
 
-func (g *Gate) fingerprint(st *state) string {
-	if g.config.Fingerprint != "" {
-		return g.config.Fingerprint
-	}
-	return fingerprint(g.client.organizationID, g.config.App, st.InstallationID)
-}
-
 // save seals and stores a state, and adopts it. A sealed verdict that does not
 // open here stays as it is. An answer to a check that came since the state was
 // read, and is in memory because the seat was locked, is stored with it.
@@ -149,6 +171,7 @@ func (g *Gate) save(ctx context.Context, h held, source Source) error {
 			h.verdict, h.trouble = known.verdict, known.trouble
 		}
 	}
+	h.state.Owner = g.fingerprint(&h.state)
 	switch {
 	case h.state.Seat == nil:
 		h.state.Verdict = nil
@@ -170,7 +193,11 @@ func (g *Gate) save(ctx context.Context, h held, source Source) error {
 	if err != nil {
 		return &StoreError{"save", err}
 	}
+	h.stored, h.missing = true, false
 	g.adopt(h, source)
+	if h.state.Seat != nil {
+		g.enlist(ctx)
+	}
 	return nil
 }
 
@@ -189,8 +216,11 @@ func (g *Gate) change(ctx context.Context, f func(*held) bool) error {
 	if h.unread != nil {
 		return h.unread
 	}
-	if !f(&h) {
+	if !f(&h) && !h.missing {
 		return nil
+	}
+	if h.missing {
+		g.config.Logger.Warn("polargate: the license state was taken out of the Store and is written again")
 	}
 	return g.save(ctx, h, FromDisk)
 }

@@ -56,14 +56,14 @@ func (g *Gate) Import(ctx context.Context, a ImportedActivation) (Status, error)
 	if err := checkMap("Conditions", a.Conditions); err != nil {
 		return g.Status(), err
 	}
-	s := &seat{Key: key.Reveal(), ActivationID: id}
+	s := &seat{Key: key.Reveal(), ActivationID: id, Label: g.config.Label}
 	if a.Conditions != nil {
 		if s.Conditions, err = json.Marshal(a.Conditions); err != nil {
 			return g.Status(), &InputError{"Conditions", "cannot be written as JSON"}
 		}
 	}
 	_, err = flight.Do(ctx, &g.flights, "import "+id+" "+key.Reveal()+" "+string(s.Conditions), func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, g.withSeat(ctx, func(h held) error {
+		return struct{}{}, g.withSeat(ctx, func(ctx context.Context, h held) error {
 			s.Machine = g.fingerprint(&h.state)
 			license, err := g.ask(ctx, s, key, 0)
 			if e, ok := err.(*Error); ok {

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -56,7 +57,7 @@ func init() { processes["use-license"] = processUsesLicense }
 // licenseUse is what a process does with a license.
 type licenseUse struct {
 	Folder, URL, Organization, Benefit, Machine string
-	// Calls are made in order: "activate KEY", "deactivate", "refresh".
+	// Calls are made in order: "activate KEY", "deactivate", "refresh", "move".
 	Calls []string
 	// Stay keeps the process from ending by itself.
 	Stay bool
@@ -115,6 +116,8 @@ func processUsesLicense(args []string) error {
 			err = gate.Deactivate(context.Background())
 		case "refresh":
 			_, err = gate.Refresh(context.Background())
+		case "move":
+			_, err = gate.Move(context.Background())
 		default:
 			return fmt.Errorf("no such call: %q", call)
 		}
@@ -191,8 +194,8 @@ func anyKillMoment(calls []string, kind string) killMoment {
 	switch kind {
 	case "replace":
 		requests, files = 4, 3
-	case "refresh on another machine":
-		requests, files = 2, 2
+	case "move to another machine":
+		requests, files = 3, 4
 	case "activate", "deactivate":
 		requests, files = 1, 2
 	case "refresh", "refresh of a revoked key":
@@ -262,7 +265,7 @@ type killTarget struct {
 	// when it was answered.
 	last    killEvent
 	arrived time.Time
-	state   []byte
+	state   map[string]string
 }
 
 func newInstallation(t *testing.T, tally *killTally) *installation {
@@ -295,7 +298,6 @@ func newInstallation(t *testing.T, tally *killTally) *installation {
 		Organization: in.polar.OrganizationID(),
 		Benefit:      first.BenefitID,
 	}
-	in.name = in.use.config(nil).stateName(in.use.Organization)
 	in.comeTo(0)
 	return in
 }
@@ -310,6 +312,7 @@ func (in *installation) passTime() {
 func (in *installation) comeTo(machine int) {
 	in.moves = machine
 	in.use.Machine = fmt.Sprintf("machine no. %d", machine)
+	in.name = in.use.config(nil).stateNames(in.use.Organization).of(machineTag(in.use.Machine))
 }
 
 func (in *installation) tellf(format string, args ...any) {
@@ -358,19 +361,30 @@ func (in *installation) serve(w http.ResponseWriter, r *http.Request) {
 	target.saw(onAnswer, stored)
 }
 
-// stored is the state on disk; nil if there is none.
-func (in *installation) stored() ([]byte, error) {
-	data, err := os.ReadFile(filepath.Join(in.use.Folder, in.name))
+// stored are the states of all machines on disk, and the list of them, by name.
+func (in *installation) stored() (map[string]string, error) {
+	files := map[string]string{}
+	entries, err := os.ReadDir(in.use.Folder)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return files, nil
 	}
-	return data, err
+	for _, e := range entries {
+		if end := filepath.Ext(e.Name()); end != ".sealed" && end != ".index" {
+			continue
+		}
+		data, err := os.ReadFile(filepath.Join(in.use.Folder, e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		files[e.Name()] = string(data)
+	}
+	return files, err
 }
 
 // saw takes note of something that happened, and kills if it was the moment. It
 // returns when the process is dead, so that what it is in the middle of does
 // not go on.
-func (v *killTarget) saw(what killEvent, stored []byte) {
+func (v *killTarget) saw(what killEvent, stored map[string]string) {
 	if v == nil {
 		return
 	}
@@ -495,7 +509,7 @@ func (in *installation) kill(calls []string, when killMoment) (begun, over int, 
 		where = struckAtServer
 	case v.last == onAction:
 		where = struckActed
-	case bytes.Equal(v.state, now):
+	case maps.Equal(v.state, now):
 		where = struckAnswered
 	default:
 		where = struckStored

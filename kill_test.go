@@ -1,7 +1,6 @@
 package polargate
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -53,11 +52,11 @@ func (in *installation) open(store Store) (*Gate, error) {
 
 // look opens a state with a Gate of its own and holds it to Polar's books,
 // which were read before and after the state was.
-func (in *installation) look(data []byte, before, after map[string]taken) (l left, faults []string) {
+func (in *installation) look(files map[string]string, before, after map[string]taken) (l left, faults []string) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
 	store := &MemoryStore{}
-	if data != nil {
-		_ = store.Save(context.Background(), in.name, data)
+	for name, data := range files {
+		_ = store.Save(context.Background(), name, []byte(data))
 	}
 	gate, err := in.open(store)
 	if err != nil {
@@ -67,23 +66,32 @@ func (in *installation) look(data []byte, before, after map[string]taken) (l lef
 	defer gate.Close()
 	l.held, l.status = gate.holding(), gate.Status()
 	l.now.ok = gate.Has("export")
-	if s := l.held.state.Seat; s != nil {
-		l.now.key = s.Key
-	}
-	if _, err := gate.seal.openState(data); data != nil && err != nil || l.held.trouble == ErrUnreadableState || l.status.Reason == ErrUnreadableState {
-		fault("the state is damaged: %d bytes", len(data))
-		return l, faults
+	l.now.key = l.status.Key.Reveal()
+	accounted := map[string]bool{}
+	for name, data := range files {
+		if strings.HasSuffix(name, ".index") {
+			if _, err := gate.seal.openIndex([]byte(data)); err != nil {
+				fault("the list of machines is damaged: %d bytes", len(data))
+			}
+			continue
+		}
+		st, err := gate.seal.openState([]byte(data))
+		if err != nil {
+			fault("the state is damaged: %d bytes", len(data))
+			return l, faults
+		}
+		for _, s := range st.Outbox {
+			accounted[s.ActivationID] = true
+		}
+		if st.Seat != nil {
+			accounted[st.Seat.ActivationID] = true
+		}
 	}
 	if l.now.ok != l.status.OK() {
 		fault("Has says %t and the status %v", l.now.ok, l.status.State)
 	}
 
-	accounted := map[string]bool{}
-	for _, s := range l.held.state.Outbox {
-		accounted[s.ActivationID] = true
-	}
 	if s := l.held.state.Seat; s != nil {
-		accounted[s.ActivationID] = true
 		_, was := before[s.ActivationID]
 		_, is := after[s.ActivationID]
 		if l.now.ok && !was && !is {
@@ -136,7 +144,7 @@ func (in *installation) watch(v *killTarget) (stop func()) {
 			pause = 20 * time.Microsecond
 		}
 		seen := map[string]bool{}
-		var last []byte
+		var last map[string]string
 		first, books := true, ""
 		for {
 			before := in.seats()
@@ -154,7 +162,7 @@ func (in *installation) watch(v *killTarget) (stop func()) {
 					}
 				}
 			}
-			changed := err == nil && !bytes.Equal(data, last)
+			changed := err == nil && !maps.Equal(data, last)
 			if now := fmt.Sprint(before, after); err == nil && (changed || now != books) {
 				books = now
 				_, faults := in.look(data, before, after)
@@ -220,6 +228,10 @@ func (in *installation) after(l left, now standsFor, call string) standsFor {
 		return standsFor{key, true}
 	case what == "deactivate", now.key == "":
 		return standsFor{}
+	case what == "move":
+		return standsFor{now.key, true}
+	case l.held.elsewhere() && now == l.now:
+		return now // nothing is moved unasked
 	case now.key == in.revoked:
 		return standsFor{now.key, false}
 	case !now.ok && i != nil && i.Key == now.key:
@@ -294,7 +306,7 @@ func (in *installation) anyCalls(l left) (calls []string, kind string) {
 		return []string{"refresh"}, "refresh of a revoked key"
 	case 4:
 		in.comeTo(in.moves + 1)
-		return []string{"refresh"}, "refresh on another machine"
+		return []string{"move"}, "move to another machine"
 	case 5, 6:
 		return []string{other}, "replace"
 	}
@@ -382,6 +394,8 @@ func (in *installation) live(kills int) {
 			in.polar.Grant(in.revoked)
 			in.revoked = ""
 			in.goOn(refused, "refresh")
+		case l.held.elsewhere():
+			in.goOn(in.goOn(l, "refresh"), "move")
 		case l.now.key == "" && rand.IntN(3) > 0:
 			in.goOn(l, "activate "+in.keys[0])
 		case l.now.key != "" && rand.IntN(3) == 0:

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -19,7 +20,14 @@ type state struct {
 	// InstallationID is random, made at the first start, and tells the
 	// activations of this folder from those of all others.
 	InstallationID string `json:"installation_id"`
-	Seat           *seat  `json:"seat,omitempty"`
+	// Owner is the fingerprint of the machine that stored this: the state is kept
+	// per machine, and a copy of it is of no use to another one, neither to go on
+	// with nor to give anything back. Empty in states of earlier builds.
+	Owner string `json:"owner,omitempty"`
+	// Left: the license was removed here on purpose. A state without a seat is
+	// stored for that, and never taken away: one that is missing was lost.
+	Left bool  `json:"left,omitempty"`
+	Seat *seat `json:"seat,omitempty"`
 	// Intent is an activation that was begun: written before the request
 	// leaves, taken away with its answer. One that is found is in doubt.
 	Intent *intent `json:"intent,omitempty"`
@@ -37,6 +45,9 @@ type seat struct {
 	ActivationID string `json:"activation_id,omitempty"`
 	// Machine is the fingerprint under which the seat was taken.
 	Machine string `json:"machine,omitempty"`
+	// Label is the computer's name under which the seat was taken. It is no
+	// identity: see usedToBeHere.
+	Label string `json:"label,omitempty"`
 	// Conditions are the bytes that were sent when the seat was taken: Polar
 	// compares them as a whole and never tells them again.
 	Conditions json.RawMessage `json:"conditions,omitempty"`
@@ -61,7 +72,7 @@ func (s *seat) held() bool { return s.ActivationID != "" && !s.Moving && !s.Gone
 
 func (s *seat) movingTo(machine string) *seat {
 	t := *s
-	t.Machine, t.Moving, t.Gone = machine, true, false
+	t.Machine, t.Moving, t.Gone, t.Stranded = machine, true, false, false
 	return &t
 }
 
@@ -113,6 +124,8 @@ type lastVerdict struct {
 	// Usage and LimitUsage count uses; LimitUsage is nil for no limit.
 	Usage      int64  `json:"usage,omitempty"`
 	LimitUsage *int64 `json:"limit_usage,omitempty"`
+	// Seats: the key has activations, and is to be used with one.
+	Seats bool `json:"seats,omitempty"`
 	// Mark is the latest time ever seen here. A clock behind it was set back.
 	Mark time.Time `json:"mark"`
 	// Vain is why Polar gave no answer when it was asked after CheckedAt, if it
@@ -243,7 +256,7 @@ func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Tim
 	}
 	switch {
 	case license != nil:
-		v := &lastVerdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Usage: license.Usage, LimitUsage: license.LimitUsage, Mark: now}
+		v := &lastVerdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Usage: license.Usage, LimitUsage: license.LimitUsage, Seats: license.seats() > 0, Mark: now}
 		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
 			v.Skew = skew
 		}
@@ -288,6 +301,7 @@ func earlier(a, b time.Time) time.Time {
 const (
 	stateMagic   = "PGS1"
 	verdictMagic = "PGV1"
+	indexMagic   = "PGI1"
 	// maxPlain leaves room for the seal within maxState. A state takes 2 KiB,
 	// and 300 bytes for each seat that waits to be given back.
 	maxPlain = maxState - 1024
@@ -330,6 +344,29 @@ func (s sealer) openState(data []byte) (*state, error) {
 		return nil, errSealBroken
 	}
 	return &st, nil
+}
+
+// The list of machines says nothing secret, but whatever is in the Store is sealed.
+func (s sealer) sealIndex(tags []string) ([]byte, error) {
+	return sealJSON(s.key, indexMagic, "", tags)
+}
+
+func (s sealer) openIndex(data []byte) ([]string, error) {
+	var tags []string
+	if err := openJSON(s.key, indexMagic, "", data, &tags); err != nil {
+		return nil, err
+	}
+	for _, tag := range tags {
+		if !isTag(tag) {
+			return nil, errSealBroken
+		}
+	}
+	return tags, nil
+}
+
+// isTag reports whether a text can be part of the name of a state.
+func isTag(tag string) bool {
+	return tag != "" && len(tag) <= 16 && strings.Trim(tag, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
 }
 
 // The verdict is bound to the machine by its key, and to the seat by the data

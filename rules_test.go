@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -194,8 +195,10 @@ type computer struct {
 	w        *rulesWorld
 	machine  string
 	wrong    atomic.Int64 // how far its clock is ahead
-	file     []byte       // nil: none
-	natural  bool         // the file is as a program left it that nobody had tampered with
+	names    stateNames
+	file     []byte            // the state of its own; nil: none
+	beside   map[string][]byte // what else is in its Store, by name: the list of machines, and what was copied
+	natural  bool              // the file is as a program left it that nobody had tampered with
 	copies   [][]byte
 	locks    MemoryStore
 	programs [2]*program
@@ -231,11 +234,20 @@ func (p *program) clock() time.Time {
 func (p *program) Load(_ context.Context, name string) ([]byte, error) {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
-	if !strings.HasSuffix(name, ".sealed") {
-		return nil, ErrNotStored
+	data := p.file
+	if name != p.names.of(machineTag(p.machine)) {
+		data = p.beside[name]
+		if name != p.names.earlier || data == nil {
+			if data == nil {
+				return nil, ErrNotStored
+			}
+			return bytes.Clone(data), nil
+		}
 	}
-	read, known := p.w.known[string(p.file)]
+	read, known := p.w.known[string(data)]
 	switch {
+	case data == nil && p.opened && p.natural:
+		// Deleted under the running program, which knows what it held.
 	case !p.opened:
 		p.beliefs, p.sure = []belief{{}}, known
 		if known {
@@ -249,19 +261,21 @@ func (p *program) Load(_ context.Context, name string) ([]byte, error) {
 		p.sure = false
 	}
 	p.opened = true
-	if p.file == nil {
+	if data == nil {
 		return nil, ErrNotStored
 	}
-	return bytes.Clone(p.file), nil
+	return bytes.Clone(data), nil
 }
 
 func (p *program) Save(_ context.Context, name string, data []byte) error {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
-	if strings.HasSuffix(name, ".sealed") {
-		p.file, p.natural = bytes.Clone(data), p.sure
-		p.w.known[string(data)] = slices.Clone(p.beliefs)
+	if name != p.names.of(machineTag(p.machine)) {
+		p.beside[name] = bytes.Clone(data)
+		return nil
 	}
+	p.file, p.natural = bytes.Clone(data), p.sure
+	p.w.known[string(data)] = slices.Clone(p.beliefs)
 	return nil
 }
 
@@ -433,7 +447,10 @@ func (w *rulesWorld) begin(seed uint64) {
 	w.full = w.polar.AddKey(polartest.LicenseKey{BenefitID: benefitLarge, LimitActivations: polartest.Limit(1), Activations: []polartest.Activation{{}}}).Key
 	w.id, w.key, w.keys = key.ID, key.Key, []string{key.Key, w.full}
 	for i := range w.computers {
-		w.computers[i] = &computer{w: w, machine: fmt.Sprint("machine ", i), natural: true}
+		w.computers[i] = &computer{
+			w: w, machine: fmt.Sprint("machine ", i), natural: true,
+			names: Config{App: "inkwell"}.stateNames(w.polar.OrganizationID()), beside: map[string][]byte{},
+		}
 	}
 	w.computers[0].open(0)
 }
@@ -487,7 +504,7 @@ func (p *program) stored(order int) {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	in := p.w.known[string(p.file)]
-	if !p.natural || len(in) != 1 || len(p.beliefs) != 1 {
+	if p.file == nil || !p.natural || len(in) != 1 || len(p.beliefs) != 1 {
 		return
 	}
 	switch own := p.beliefs[0]; {
@@ -550,10 +567,61 @@ func (c *computer) held() (b belief, ok bool) {
 	return b, b.key == k.Key && slices.ContainsFunc(k.Activations, func(a polartest.Activation) bool { return a.ID == b.seat && !a.Released })
 }
 
+// theirs is what the other computer's state says that lies beside a computer's own,
+// which says that there is no license here.
+func (c *computer) theirs() (b belief, ok bool) {
+	other := c.other()
+	c.w.mu.Lock()
+	defer c.w.mu.Unlock()
+	own, known := c.w.known[string(c.file)]
+	all := c.w.known[string(c.beside[c.names.of(machineTag(other.machine))])]
+	if !known || !c.natural || len(own) != 1 || own[0].seat != "" || own[0].inDoubt || len(all) != 1 || all[0].machine != other.machine || c.beside[c.names.index] == nil {
+		return belief{}, false
+	}
+	return all[0], all[0].seat != ""
+}
+
+func (c *computer) other() *computer {
+	if c == c.w.computers[0] {
+		return c.w.computers[1]
+	}
+	return c.w.computers[0]
+}
+
+// begun reports whether this computer has begun something with seats that is not
+// finished yet.
+func (p *program) begun() bool {
+	unfinished := func(st *state) bool {
+		return len(st.Outbox) > 0 || st.Seat != nil && st.Seat.Moving
+	}
+	p.w.mu.Lock()
+	file := bytes.Clone(p.file)
+	if file == nil {
+		file = bytes.Clone(p.beside[p.names.earlier])
+	}
+	p.w.mu.Unlock()
+	known := p.gate.holding()
+	st, err := p.gate.seal.openState(file)
+	return unfinished(&known.state) || err == nil && unfinished(st)
+}
+
+// seats are those that are taken.
+func (w *rulesWorld) seats() []string {
+	var taken []string
+	k, _ := w.polar.LicenseKey(w.id)
+	for _, a := range k.Activations {
+		if !a.Released {
+			taken = append(taken, a.ID)
+		}
+	}
+	return taken
+}
+
 // call does something with a program that asks Polar, and judges it.
 func (p *program) call(name, key string) {
 	w := p.w
 	b, held := p.held()
+	before, begun := w.seats(), p.begun()
 	k, _ := w.polar.LicenseKey(w.id)
 	free := int64(w.polar.Seats(w.id)) < *k.LimitActivations
 	live := !w.faulty && w.good()
@@ -565,14 +633,19 @@ func (p *program) call(name, key string) {
 	w.mu.Unlock()
 	switch name {
 	case "Check":
-		live = live && held && (b.machine == p.machine || !b.inDoubt)
+		live = live && held && b.machine == p.machine
 		status, err = p.gate.Check(context.Background())
 		if status.OK() != (err == nil) {
 			w.failf("Check says %s and %v", status.State, err)
 		}
 	case "Refresh":
-		live = live && held && (b.machine == p.machine || !b.inDoubt)
+		live = live && held && b.machine == p.machine
 		status, err = p.gate.Refresh(context.Background())
+	case "Move":
+		theirs, there := p.theirs()
+		taken := slices.Contains(before, theirs.seat)
+		live = live && there && theirs.key == w.key && (taken || free)
+		status, err = p.gate.Move(context.Background())
 	case "Activate":
 		live = live && key == w.key && (held || free)
 		status, err = p.gate.Activate(context.Background(), key)
@@ -602,6 +675,17 @@ func (p *program) call(name, key string) {
 	w.secretive(fmt.Sprintf("%s %v %v %+v %v %s", said, jsonErr, err, err, status, Message(err)))
 	time.Sleep(6 * time.Second) // for what goes on behind the caller's back
 	p.judge()
+	if name != "Check" && name != "Refresh" {
+		return
+	}
+	if after := w.seats(); !begun && !slices.Equal(before, after) {
+		w.failf("SEATS: %s: %s made of %q %q", p.machine, name, before, after)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if p.natural && p.sure && len(p.beliefs) == 1 && p.beliefs[0].seat != "" && p.file == nil && p.beside[p.names.earlier] == nil {
+		w.failf("LOST: %s: after %s the state that was deleted is not there", p.machine, name)
+	}
 }
 
 func (w *rulesWorld) secretive(text string) {
@@ -760,6 +844,11 @@ var kinds = []struct {
 	{2, func(_ *rulesWorld, c *computer, s step) {
 		if p := c.running(s.a); p != nil {
 			p.call("Deactivate", "")
+		}
+	}},
+	{4, func(_ *rulesWorld, c *computer, s step) {
+		if p := c.running(s.a); p != nil {
+			p.call("Move", "")
 		}
 	}},
 	{5, func(w *rulesWorld, _ *computer, s step) {
@@ -953,15 +1042,12 @@ func (w *rulesWorld) tamper(c *computer, s step) {
 	if len(c.file) == 0 {
 		return
 	}
-	other := w.computers[0]
-	if c == other {
-		other = w.computers[1]
-	}
+	other := c.other()
 	put := func(c *computer, data []byte, what string) {
 		c.file, c.natural = data, false
 		w.sayf("%s: the file is %s", c.machine, what)
 	}
-	switch data := bytes.Clone(c.file); s.a % 9 {
+	switch data := bytes.Clone(c.file); s.a % 13 {
 	case 0:
 		data[s.b%len(data)] ^= 1 << (s.a % 8)
 		put(c, data, "flipped in a bit")
@@ -970,7 +1056,10 @@ func (w *rulesWorld) tamper(c *computer, s step) {
 	case 2:
 		put(c, []byte(strings.Repeat("foreign", 1+s.b%100)), "foreign")
 	case 3:
+		// One program that runs knows what was in it.
+		natural := c.natural && (c.programs[0] == nil) != (c.programs[1] == nil)
 		put(c, nil, "deleted")
+		c.natural = natural
 	case 4, 5:
 		c.copies = append(c.copies, data)
 		w.sayf("%s: the file is copied", c.machine)
@@ -980,6 +1069,15 @@ func (w *rulesWorld) tamper(c *computer, s step) {
 		}
 	case 8:
 		put(other, data, "one of the other computer")
+	case 9:
+		if c.programs[0] == nil && c.programs[1] == nil {
+			c.beside[c.names.earlier], c.file = data, nil
+			w.sayf("%s: the file is where an earlier build kept it", c.machine)
+		}
+	default:
+		// As a backup or a disk image is; half the time there is a state already.
+		maps.Copy(other.beside, map[string][]byte{c.names.of(machineTag(c.machine)): data, c.names.index: bytes.Clone(c.beside[c.names.index])})
+		w.sayf("%s: the folder is that of the other computer", other.machine)
 	}
 }
 

@@ -91,6 +91,9 @@ type runner struct {
 // step asks Polar if that is due, and says how long to wait before the next step.
 func (r *runner) step(ctx context.Context) time.Duration {
 	h := r.g.reload(ctx)
+	if h.missing {
+		r.g.restore(ctx)
+	}
 	r.g.saveAgain(ctx)
 	r.drain(ctx, h)
 	due := r.due(h)

@@ -45,27 +45,36 @@ func (g *Gate) activateInTurn(ctx context.Context, licenseKey string, t *turns) 
 	if err != nil {
 		return g.Status(), err
 	}
+	err = g.inTurn(ctx, t, func() error {
+		_, err := flight.Do(ctx, &g.flights, "activate "+key.Reveal(), func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, g.takeSeat(ctx, key, asked)
+		})
+		return g.callError(opActivate, err)
+	})
+	return g.Status(), err
+}
+
+// inTurn does what takes a seat, again whenever it was held up by the limit on
+// requests for as long as t allows.
+func (g *Gate) inTurn(ctx context.Context, t *turns, do func() error) error {
 	if g.config.WaitForTurn > 0 && !g.begun.Swap(true) {
 		if err := g.waitInLine(ctx, rand.N(min(firstSpread, g.config.WaitForTurn/4)+1), nil); err != nil {
-			return g.Status(), err
+			return err
 		}
 	}
 	for {
-		_, err = flight.Do(ctx, &g.flights, "activate "+key.Reveal(), func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, g.takeSeat(ctx, key)
-		})
-		err = g.callError(opActivate, err)
+		err := do()
 		limit := t.left
 		if deadline, ok := ctx.Deadline(); ok {
 			limit = min(limit, time.Until(deadline)-time.Second) // later it would have waited in vain
 		}
 		wait, ok := t.next(err, limit)
 		if !ok {
-			return g.Status(), err
+			return err
 		}
 		g.config.Logger.Info("polargate: an activation waits for its turn, since Polar's limit on requests is reached", "wait", readable(wait))
 		if err := g.waitInLine(ctx, wait, err); err != nil {
-			return g.Status(), err
+			return err
 		}
 	}
 }
@@ -159,13 +168,22 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 
 // takeSeat is Activate: the change of seats, and then the release of those that
 // were given up by it.
-func (g *Gate) takeSeat(ctx context.Context, key Key) error {
-	return g.withSeat(ctx, func(h held) error { return g.changeSeat(ctx, h, key) })
+func (g *Gate) takeSeat(ctx context.Context, key Key, by consent) error {
+	return g.withSeat(ctx, func(ctx context.Context, h held) error { return g.changeSeat(ctx, h, key, by) })
 }
+
+// consent is what a change of seats may do to the seats of other machines.
+type consent int
+
+const (
+	unasked consent = iota // nothing: a check finishes what was begun here
+	asked                  // somebody entered the key: move that of this computer before it was set up anew
+	moving                 // somebody said so: move it
+)
 
 // withSeat lets f change the seat while nobody else on this machine can, and then
 // gives back those that were given up by it.
-func (g *Gate) withSeat(ctx context.Context, f func(held) error) error {
+func (g *Gate) withSeat(ctx context.Context, f func(context.Context, held) error) error {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil && g.takeRefuge(ctx, err) {
 		unlock, err = g.lockSeat(ctx)
@@ -178,7 +196,7 @@ func (g *Gate) withSeat(ctx context.Context, f func(held) error) error {
 	if h.unread != nil {
 		return h.unread
 	}
-	if err := f(h); err != nil {
+	if err := f(ctx, h); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
@@ -188,10 +206,25 @@ func (g *Gate) withSeat(ctx context.Context, f func(held) error) error {
 }
 
 // changeSeat gets a seat for a key. The seat is locked.
-func (g *Gate) changeSeat(ctx context.Context, h held, key Key) error {
+func (g *Gate) changeSeat(ctx context.Context, h held, key Key, by consent) error {
 	kept, err := g.keepSeat(ctx, &h, key)
 	if kept || err != nil {
 		return err
+	}
+	if by != unasked && (by == moving || h.state.Seat == nil) {
+		others := h.others
+		if by == asked {
+			others = slices.DeleteFunc(slices.Clone(others), func(s seat) bool { return !g.usedToBeHere(s) })
+		}
+		other, err := g.elsewhere(ctx, others, key)
+		if err != nil {
+			return err
+		}
+		if other != nil {
+			if err := g.vacate(ctx, &h, other); err != nil {
+				return err
+			}
+		}
 	}
 	before := h.state.Intent
 	h.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}
@@ -288,7 +321,7 @@ func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *License
 	if h.state.Intent != nil && h.state.Intent.Key == s.Key {
 		h.state.Intent = nil
 	}
-	h.state.Seat, h.trouble = s, ""
+	h.state.Seat, h.state.Left, h.trouble = s, false, ""
 	h.verdict = nextVerdict(h.verdict, license, nil, g.now(), g.config.FreshFor)
 	err := g.save(ctx, h, FromNetwork)
 	if err != nil && g.takeRefuge(ctx, err) {
@@ -311,12 +344,12 @@ func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *License
 		ctx, cancel := context.WithTimeout(ctx, questionTime)
 		defer cancel()
 		license, err := g.client.Validate(ctx, ValidateRequest{Key: key})
-		return &seat{Key: key.Reveal(), Machine: machine, Seatless: true}, license, err
+		return &seat{Key: key.Reveal(), Machine: machine, Label: g.config.Label, Seatless: true}, license, err
 	}
 	if !g.config.takesSeats() {
 		return seatless()
 	}
-	taken := &seat{Key: key.Reveal(), Machine: machine, Conditions: g.config.conditions(machine)}
+	taken := &seat{Key: key.Reveal(), Machine: machine, Label: g.config.Label, Conditions: g.config.conditions(machine)}
 	meta := map[string]any{
 		"installation": h.state.InstallationID,
 		"fingerprint":  machine,
@@ -394,7 +427,7 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 			return false, nil
 		case err == nil:
 			next := *s
-			next.Key, next.Stranded, next.Gone, next.Moving = key.Reveal(), false, false, false
+			next.Key, next.Label, next.Stranded, next.Gone, next.Moving = key.Reveal(), g.config.Label, false, false, false
 			return true, g.settleSeat(ctx, *h, &next, license, false)
 		case errors.Is(err, ErrSeatReleased) && same && current:
 			h.state.Seat = s.gone()
@@ -510,12 +543,13 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 			s := h.state.Seat
 			if s == nil {
 				unreadable = h.trouble == ErrUnreadableState
-				return false
+				h.state.Left = h.elsewhere()
+				return h.state.Left
 			}
 			if s.held() {
 				h.state.Outbox = append(slices.Clone(h.state.Outbox), *s)
 			}
-			h.state.Seat, h.verdict, h.trouble = nil, nil, ""
+			h.state.Seat, h.state.Left, h.verdict, h.trouble = nil, true, nil, ""
 			return true
 		})
 		if err == nil && unreadable {
@@ -636,6 +670,8 @@ func (g *Gate) count(ctx context.Context, h held, n int64) (*LicenseKey, error) 
 	switch {
 	case h.trouble != "":
 		return nil, &Error{Op: opConsume, Reason: h.trouble}
+	case h.elsewhere():
+		return nil, &Error{Op: opConsume, Reason: ErrOtherMachine}
 	case h.state.Seat == nil:
 		return nil, &Error{Op: opConsume, Reason: ErrNoLicense}
 	case h.verdict != nil && h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):

@@ -705,13 +705,13 @@ func TestAKeyThatWasJustBoughtIsUnknownAndTheErrorSaysToWait(t *testing.T) {
 func TestAnotherMachineMovesTheSeat(t *testing.T) {
 	t.Parallel()
 	elsewhere := func(c *polargate.Config) { c.Fingerprint = "another machine" }
-	t.Run("by Check", func(t *testing.T) {
+	t.Run("by Move", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, limit(1))
 			require.NoError(t, w.activated().Close())
 			moved := w.open(elsewhere)
-			status, err := moved.Check(t.Context())
+			status, err := moved.Move(t.Context())
 			require.NoError(t, err)
 			assert.Equal(t, polargate.Active, status.State)
 			assert.Equal(t, 1, w.seats())
@@ -749,15 +749,22 @@ func TestAnotherMachineMovesTheSeat(t *testing.T) {
 			assert.True(t, home.Has("export"), "and the machine that it belongs to has it still")
 		})
 	})
-	t.Run("and can give it back", func(t *testing.T) {
+	t.Run("and can remove it there, which deactivates nobody", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t, limit(1))
 			require.NoError(t, w.activated().Close())
 			moved := w.open(elsewhere)
 			require.NoError(t, moved.Deactivate(t.Context()))
-			assert.Zero(t, w.seats())
+			assert.Equal(t, 1, w.seats(), "it is the other machine's")
 			assert.Equal(t, polargate.Unlicensed, moved.Status().State)
+			assert.Equal(t, polargate.ErrNoLicense, w.open(elsewhere).Status().Reason, "and it is not offered again")
+			_, err := w.open().Refresh(t.Context())
+			require.NoError(t, err)
+			_, err = moved.Move(t.Context())
+			require.NoError(t, err, "but can be moved all the same")
+			require.NoError(t, moved.Deactivate(t.Context()))
+			assert.Zero(t, w.seats())
 		})
 	})
 	t.Run("and a lost answer in between costs no license", func(t *testing.T) {
@@ -767,8 +774,8 @@ func TestAnotherMachineMovesTheSeat(t *testing.T) {
 			require.NoError(t, w.activated().Close())
 			w.inject(pathActivate, 1, polartest.Reset())
 			moved := w.open(elsewhere)
-			_, err := moved.Check(t.Context())
-			require.Error(t, err)
+			_, err := moved.Move(t.Context())
+			require.ErrorIs(t, err, polargate.ErrActivationInDoubt)
 			assert.False(t, moved.Has("export"))
 			time.Sleep(time.Hour)
 			_, err = moved.Activate(t.Context(), w.key.Key)

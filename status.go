@@ -37,7 +37,7 @@ type Status struct {
 	// Reason is empty when active.
 	Reason Reason
 	// Key prints masked. Key.Reveal gives the text, for instance to activate
-	// it again.
+	// it again. With ErrOtherMachine it is that of the other computer's license.
 	Key Key
 	// Features are those that are unlocked, in order; none unless OK.
 	Features []string
@@ -69,7 +69,8 @@ type Status struct {
 	// Message is for a person: what is the matter, and what to do.
 	Message string
 
-	cause Phrase // why Polar could not be reached when it was asked last; "" if not known
+	cause Phrase  // why Polar could not be reached when it was asked last; "" if not known
+	say   phrases // replace those of the reason, where they are known better
 }
 
 // OK reports whether the program may run: active, or in grace.

@@ -185,6 +185,16 @@ func (p Phrase) phrases() phrases { return phrases{p, p + ".do"} }
 // phrases are those of the reason, as they fit what a Status says, and why Polar
 // was asked in vain.
 func (s Status) phrases(vain Reason) phrases {
+	if s.say != (phrases{}) {
+		p := s.Reason.phrases()
+		if s.say.what != "" {
+			p.what = s.say.what
+		}
+		if s.say.do != "" {
+			p.do = s.say.do
+		}
+		return p
+	}
 	switch {
 	case s.Reason == ErrGraceEnded && (vain == ErrRateLimited || vain == ErrMisconfigured):
 		// It is not the connection that is missing.
@@ -243,6 +253,9 @@ const (
 	limitEarlierDo      Phrase = "activation_limit.earlier.do"
 	limitUnreadableDo   Phrase = "activation_limit.unreadable.do"
 	unreadableSeatDo    Phrase = "unreadable_state.seat.do"
+	movingHere          Phrase = "other_machine.moving"
+	movingHereDo        Phrase = "other_machine.moving.do"
+	seatNeeded          Phrase = "seat_released.needed"
 	callEnded           Phrase = "ended"
 	callEndedDo         Phrase = "ended.do"
 	serverKeysDo        Phrase = "misconfigured.server.do"
@@ -317,8 +330,8 @@ var english = map[Phrase]string{
 	Phrase(ErrGraceEnded) + ".do":             "Connect to the internet and check again.",
 	Phrase(ErrClockSetBack):                   "this computer's clock is behind the time seen before",
 	Phrase(ErrClockSetBack) + ".do":           "Set the clock right, or connect to the internet and check again.",
-	Phrase(ErrOtherMachine):                   "the stored license belongs to another computer",
-	Phrase(ErrOtherMachine) + ".do":           "Connect to the internet: it is then moved here, if the other one no longer needs it. Or activate another license key.",
+	Phrase(ErrOtherMachine):                   "this license is activated on another computer",
+	Phrase(ErrOtherMachine) + ".do":           "Move it to this computer, which deactivates the other one, or activate a license key here.",
 	Phrase(ErrUnreadableState):                "the stored license could not be read",
 	Phrase(ErrUnreadableState) + ".do":        "Start the program again. If that does not help, enter the license key again; a damaged file was kept aside.",
 	Phrase(ErrNoLicense):                      "no license key has been activated",
@@ -334,6 +347,9 @@ var english = map[Phrase]string{
 	unknownHeldDo:       "If it was replaced, enter the new one; otherwise ask the vendor.",
 	limitEarlierDo:      "An earlier attempt from this computer, whose answer was lost, may hold one of them. Release it in the vendor's customer portal, then activate again.",
 	limitUnreadableDo:   "The license that could not be read on this computer may hold one of them. Release it in the vendor's customer portal, then activate again.",
+	movingHere:          "the license is still being moved to this computer",
+	movingHereDo:        "Connect to the internet and check again to finish.",
+	seatNeeded:          "this license key now has to be activated on each computer",
 	unreadableSeatDo:    "Its activation could not be given back: release it in the vendor's customer portal.",
 	callEnded:           "the call was ended before an answer came",
 	callEndedDo:         "Try again. A request that had left is finished in the background.",

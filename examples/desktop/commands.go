@@ -48,6 +48,20 @@ examples:
 		flags: []string{"wait", "json"}, most: 1, do: activate,
 	},
 	{
+		name: "move", synopsis: "[--json]",
+		about: "move the license of another computer here",
+		details: `Moves a license that was activated on another computer to this one, without its key:
+after a disk moved, a backup was restored, or the system was set up anew. The other
+computer is deactivated by it.
+
+  --json   answer with a JSON object
+
+example:
+  desktop move
+`,
+		flags: []string{"json"}, do: move,
+	},
+	{
 		name: "status", synopsis: "[--refresh] [--json]",
 		about: "tell where the license stands",
 		details: `Tells where the license stands. The license server is asked when that is due.
@@ -239,6 +253,17 @@ func activate(ctx context.Context, c *call, gate *polargate.Gate) (answer, error
 	if ctx.Err() != nil && errors.Is(err, polargate.ErrUnknownKey) {
 		err = ctx.Err() // it was waited for, and could have become known
 	}
+	a := answer{fields: []any{status}}
+	if err == nil {
+		a.text = c.describe(status, nil)
+	}
+	return a, err
+}
+
+func move(ctx context.Context, c *call, gate *polargate.Gate) (answer, error) {
+	done := c.stderr.waiting(asking, time.Time{})
+	status, err := gate.Move(ctx)
+	done()
 	a := answer{fields: []any{status}}
 	if err == nil {
 		a.text = c.describe(status, nil)

@@ -6,6 +6,7 @@
 // is the program:
 //
 //	desktop activate [KEY] [--wait]   take a seat for this computer
+//	desktop move                      move the license of another computer here
 //	desktop status [--refresh]        tell where the license stands
 //	desktop use N                     count N uses against the key
 //	desktop deactivate                give the seat back

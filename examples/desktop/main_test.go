@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -130,6 +131,38 @@ func TestTheTourTellsTheLifeOfALicenseAndEndsByItself(t *testing.T) {
 		assert.Contains(t, r.stdout, words)
 	}
 	assert.Empty(t, r.stderr)
+}
+
+func TestALicenseOfAnotherComputerIsMovedByOneCommandAndNotBefore(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	assert.Equal(t, "no_license", i.status(exitUnlicensed)["reason"])
+	i.expect(exitUnlicensed, "move")
+	elsewhere, err := polargate.Open(polargate.Config{
+		OrganizationID: i.polar.OrganizationID(), App: "polargate-desktop-example", BaseURL: i.server.URL,
+		Fingerprint: "another computer", Store: polargate.FileStore(i.env["POLARGATE_DIR"]),
+	})
+	require.NoError(t, err)
+	defer elsewhere.Close()
+	_, err = elsewhere.Activate(t.Context(), i.key.Key)
+	require.NoError(t, err)
+
+	for _, args := range [][]string{{}, {"--refresh"}} {
+		status := i.status(exitLocked, args...)
+		assert.Equal(t, "locked", status["state"])
+		assert.Equal(t, "other_machine", status["reason"])
+		assert.Contains(t, status["message"], "Move it to this computer")
+	}
+	assert.Equal(t, 1, i.polar.Count("/activate"))
+	i.polar.Advance(time.Minute)
+	assert.Contains(t, i.expect(exitOK, "move").stdout, "export, sync")
+	assert.Equal(t, 1, i.polar.Seats(i.key.ID))
+	assert.Equal(t, "active", i.status(exitOK)["state"])
+	i.expect(exitOK, "move", "--json")
+	assert.Equal(t, 2, i.polar.Count("/activate"))
+	i.polar.Advance(time.Minute)
+	_, err = elsewhere.Refresh(t.Context())
+	require.ErrorIs(t, err, polargate.ErrSeatReleased)
 }
 
 func TestALicenseIsActivatedUsedAndGivenBackByTheCommandLine(t *testing.T) {
@@ -259,7 +292,7 @@ func TestWrongCallsAreUsageErrors(t *testing.T) {
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
 	for _, args := range [][]string{
 		{}, {"dance"}, {"activate"}, {"activate", "a", "b"}, {"status", "--loud"}, {"status", "now"},
-		{"use"}, {"use", "many"}, {"use", "0"}, {"use", "-1"}, {"use", "99999999999"}, {"deactivate", "please"},
+		{"use"}, {"use", "many"}, {"use", "0"}, {"use", "-1"}, {"use", "99999999999"}, {"deactivate", "please"}, {"move", "please"},
 	} {
 		r := i.run(args...)
 		if len(args) > 1 && args[0] == "use" && r.code == exitUnlicensed {

@@ -32,6 +32,7 @@ type license interface {
 	Refresh(ctx context.Context) (polargate.Status, error)
 	Activate(ctx context.Context, licenseKey string) (polargate.Status, error)
 	ActivateWait(ctx context.Context, licenseKey string) (polargate.Status, error)
+	Move(ctx context.Context) (polargate.Status, error)
 	Deactivate(ctx context.Context) error
 	Consume(ctx context.Context, n int64) (remaining int64, err error)
 	Run(ctx context.Context) error
@@ -99,6 +100,7 @@ func (s *site) routes() http.Handler {
 	form("/cancel", func(*http.Request) { s.stop() })
 	for path, act := range map[string]func(*http.Request) notice{
 		"/check":      s.check,
+		"/move":       s.move,
 		"/deactivate": s.deactivate,
 		"/count":      s.count,
 		"/export":     s.export,
@@ -192,6 +194,13 @@ func (s *site) check(r *http.Request) notice {
 	return notice{Text: "Checked just now."}
 }
 
+func (s *site) move(r *http.Request) notice {
+	if _, err := s.license.Move(r.Context()); err != nil {
+		return failed(err)
+	}
+	return notice{Text: "The license was moved to this computer."}
+}
+
 func (s *site) deactivate(r *http.Request) notice {
 	if err := s.license.Deactivate(r.Context()); err != nil && !s.license.Status().ReleasePending {
 		return failed(err)
@@ -236,7 +245,7 @@ type view struct {
 	Tone     string // good, warn, bad or busy: for the eye; the words say it, too
 	Headline string
 	Words    string
-	Next     string // what to offer first: enter, check, wait or ""
+	Next     string // what to offer first: enter, check, move, wait or ""
 	Notice   notice
 	Status   polargate.Status
 	Machine  string
@@ -322,7 +331,7 @@ func describeState(s polargate.Status) (tone, headline, next string) {
 		polargate.ErrRateLimited:   {"The license could not be checked", "check"},
 		polargate.ErrMisconfigured: {"The license could not be checked", "check"},
 		polargate.ErrClockSetBack:  {"This computer's clock is wrong", "check"},
-		polargate.ErrOtherMachine:  {"The license is another computer's", "check"},
+		polargate.ErrOtherMachine:  {"This license belongs to another computer", "move"},
 	}
 	if h, ok := headlines[s.Reason]; ok {
 		return "bad", h.headline, h.next

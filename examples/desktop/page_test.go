@@ -55,9 +55,10 @@ func (p *pretended) ActivateWait(ctx context.Context, key string) (polargate.Sta
 	return p.Activate(ctx, key)
 }
 
-func (p *pretended) Deactivate(context.Context) error              { return p.err }
-func (p *pretended) Consume(context.Context, int64) (int64, error) { return 0, p.err }
-func (p *pretended) Run(ctx context.Context) error                 { <-ctx.Done(); return nil }
+func (p *pretended) Move(context.Context) (polargate.Status, error) { return p.Status(), p.err }
+func (p *pretended) Deactivate(context.Context) error               { return p.err }
+func (p *pretended) Consume(context.Context, int64) (int64, error)  { return 0, p.err }
+func (p *pretended) Run(ctx context.Context) error                  { <-ctx.Done(); return nil }
 
 // open shows a site to a browser, without its door.
 func open(t *testing.T, s *site) *chromium.Browser {
@@ -160,7 +161,7 @@ func TestEveryStateThatAPersonMeetsHasAPageOfItsOwn(t *testing.T) {
 		{"released", locked(polargate.ErrSeatReleased), "This computer was released", []string{"Activate the license key again"}, "activate"},
 		{"unknown-key", locked(polargate.ErrUnknownKey), "Your license key is no longer known", nil, "activate"},
 		{"other-product", locked(polargate.ErrWrongBenefit), "This key is for another product", []string{"that came with this program"}, "activate"},
-		{"other-machine", locked(polargate.ErrOtherMachine), "The license is another computer's", []string{"Connect to the internet"}, "check"},
+		{"other-machine", locked(polargate.ErrOtherMachine), "This license belongs to another computer", []string{"deactivates the other one"}, "move"},
 		{"grace-ended", locked(polargate.ErrGraceEnded), "Too long without a check", []string{"Connect to the internet"}, "check"},
 		{"never-checked", locked(polargate.ErrUnreachable), "The license could not be checked", []string{"Check the internet connection"}, "check"},
 		{"denied", locked(polargate.ErrDenied), "The license is locked", []string{"Ask the vendor"}, "activate"},

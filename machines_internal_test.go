@@ -1,0 +1,371 @@
+package polargate
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate/polartest"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const (
+	systemdID = "3d1219c7c4c5404aaa1f6d2a48adfda4"
+	dbusID    = "10112233445566778899aabbccddeeff"
+)
+
+func TestAMachineIDThatIsEmptyOrBrokenHidesNoGoodOne(t *testing.T) {
+	t.Parallel()
+	const absent = "-"
+	for name, c := range map[string]struct {
+		systemd, dbus string
+		ids           []string
+		hidden        bool
+	}{
+		"both are the same":                     {systemdID + "\n", systemdID + "\n", []string{systemdID}, false},
+		"the other one is empty":                {systemdID + "\n", "", []string{systemdID}, true},
+		"the other one has only a line break":   {systemdID + "\n", "\n", []string{systemdID}, true},
+		"the other one is of a first boot":      {systemdID + "\n", "uninitialized\n", []string{systemdID}, true},
+		"the other one is all zero":             {systemdID + "\n", strings.Repeat("0", 32), []string{systemdID}, true},
+		"the other one is cut":                  {systemdID + "\n", dbusID[:20], []string{systemdID}, true},
+		"the other one is text":                 {systemdID + "\n", "see /etc/machine-id\n", []string{systemdID}, true},
+		"the other one is not there":            {systemdID + "\n", absent, []string{systemdID}, false},
+		"the other one is left from an image":   {systemdID + "\n", dbusID + "\n", []string{systemdID, dbusID}, false},
+		"the first is empty":                    {"", dbusID + "\n", []string{dbusID}, false},
+		"the first is of a first boot":          {"uninitialized\n", dbusID, []string{dbusID}, false},
+		"the first is not there":                {absent, dbusID, []string{dbusID}, false},
+		"in capitals they are the same, too":    {strings.ToUpper(systemdID), systemdID, []string{systemdID}, false},
+		"neither is good":                       {"uninitialized", "\n", nil, false},
+		"neither is there":                      {absent, absent, nil, false},
+		"the first is a UUID, which is no form": {"6ba7b810-9dad-11d1-80b4-00c04fd430c8", dbusID, []string{dbusID}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			put := func(text string, path ...string) {
+				file := filepath.Join(append([]string{root}, path...)...)
+				require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+				if text != absent {
+					require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+				}
+			}
+			put(c.systemd, "etc", "machine-id")
+			put(c.dbus, "var", "lib", "dbus", "machine-id")
+			m := wellFormed("linux", linuxMachineIDs(root))
+			assert.Equal(t, c.ids, m.ids)
+			assert.Equal(t, c.hidden, m.hidden)
+		})
+	}
+	t.Run("a folder in the place of a file is no id", func(t *testing.T) {
+		t.Parallel()
+		root := t.TempDir()
+		require.NoError(t, os.MkdirAll(filepath.Join(root, "var", "lib", "dbus", "machine-id"), 0o755))
+		require.NoError(t, os.MkdirAll(filepath.Join(root, "etc"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(root, "etc", "machine-id"), []byte(systemdID), 0o644))
+		assert.Equal(t, []string{systemdID}, wellFormed("linux", linuxMachineIDs(root)).ids)
+	})
+	t.Run("on the BSDs there is one file", func(t *testing.T) {
+		t.Parallel()
+		for text, want := range map[string][]string{otherID + "\n": {otherID}, "\n": nil, absent: nil, "00000000-0000-0000-0000-000000000000": nil} {
+			root := t.TempDir()
+			require.NoError(t, os.MkdirAll(filepath.Join(root, "etc"), 0o755))
+			if text != absent {
+				require.NoError(t, os.WriteFile(filepath.Join(root, "etc", "hostid"), []byte(text), 0o644))
+			}
+			m := wellFormed("freebsd", bsdMachineIDs(root))
+			assert.Equal(t, want, m.ids)
+			assert.False(t, m.hidden)
+		}
+	})
+}
+
+// putEarlier stores what a Gate holds in the place and the form of earlier builds.
+func putEarlier(t *testing.T, from *Gate, store Store, change func(*state)) {
+	t.Helper()
+	h := from.holding()
+	st := h.state
+	st.Owner = ""
+	if st.Seat != nil {
+		s := *st.Seat
+		s.Label = ""
+		st.Seat = &s
+	}
+	if h.verdict != nil {
+		sealed, err := from.seal.sealVerdict(h.verdict, st.Seat, from.fingerprint(&h.state))
+		require.NoError(t, err)
+		st.Verdict = sealed
+	}
+	change(&st)
+	data, err := from.seal.sealState(&st)
+	require.NoError(t, err)
+	require.NoError(t, store.Save(t.Context(), from.names.earlier, data))
+}
+
+// earlierBuild is a license that an earlier build stored on a computer.
+func earlierBuild(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, change func(*state)) *MemoryStore {
+	t.Helper()
+	first := openGate(t, polar, func(c *Config) { c.Fingerprint, c.Features = "the computer", withExport(key) })
+	_, err := first.Activate(t.Context(), key.Key)
+	require.NoError(t, err)
+	store := &MemoryStore{}
+	putEarlier(t, first, store, change)
+	return store
+}
+
+func changesOfSeats(polar *polartest.Polar) int {
+	return polar.Count("/activate") + polar.Count("/deactivate")
+}
+
+func TestALicenseThatAnEarlierBuildStoredGoesOnWithItsComputerAndNoOther(t *testing.T) {
+	t.Parallel()
+	open := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, computer string, store Store) *Gate {
+		return openGate(t, polar, func(c *Config) { c.Fingerprint, c.Features, c.Store = computer, withExport(key), store })
+	}
+	staged(t, "it counts at once, offline too, and is carried over", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		store := earlierBuild(t, polar, key, func(*state) {})
+		polar.SetOffline(true)
+		gate := open(t, polar, key, "the computer", store)
+		assert.True(t, gate.Has("export"))
+		before, err := store.Load(t.Context(), gate.names.earlier)
+		require.NoError(t, err)
+		polar.SetOffline(false)
+		changes := changesOfSeats(polar)
+		_, err = gate.Refresh(t.Context())
+		require.NoError(t, err)
+		_, err = store.Load(t.Context(), gate.name)
+		require.NoError(t, err, "under a name of its own from here on")
+		after, err := store.Load(t.Context(), gate.names.earlier)
+		require.NoError(t, err)
+		assert.Equal(t, before, after, "which a program of the earlier build that still runs does not notice")
+		require.NoError(t, store.Save(t.Context(), gate.names.earlier, []byte("not read any more")))
+		polar.SetOffline(true)
+		assert.True(t, open(t, polar, key, "the computer", store).Has("export"))
+		assert.Equal(t, changes, changesOfSeats(polar))
+	})
+	staged(t, "another computer leaves it to its owner", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		store := earlierBuild(t, polar, key, func(*state) {})
+		other := open(t, polar, key, "another computer", store)
+		before, err := store.Load(t.Context(), other.names.earlier)
+		require.NoError(t, err)
+		changes := changesOfSeats(polar)
+		for range 3 {
+			_, err = other.Check(t.Context())
+			require.ErrorIs(t, err, ErrOtherMachine)
+			_, err = other.Refresh(t.Context())
+			require.ErrorIs(t, err, ErrOtherMachine)
+			time.Sleep(25 * time.Hour)
+		}
+		after, err := store.Load(t.Context(), other.names.earlier)
+		require.NoError(t, err)
+		assert.Equal(t, before, after)
+		assert.Equal(t, changes, changesOfSeats(polar))
+		owner := open(t, polar, key, "the computer", store)
+		_, err = owner.Refresh(t.Context())
+		require.NoError(t, err)
+		_, err = other.Move(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 1, polar.Seats(key.ID))
+	})
+	staged(t, "what waits to be released is released by who stored it", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		store := earlierBuild(t, polar, key, func(st *state) {
+			st.Outbox, st.Seat, st.Verdict = []seat{*st.Seat}, nil, nil
+		})
+		other := open(t, polar, key, "another computer", store)
+		_, err := other.Refresh(t.Context())
+		require.ErrorIs(t, err, ErrNoLicense)
+		assert.False(t, other.Status().ReleasePending)
+		assert.Equal(t, 1, polar.Seats(key.ID))
+		owner := open(t, polar, key, "the computer", store)
+		assert.True(t, owner.Status().ReleasePending)
+		_, err = owner.Refresh(t.Context())
+		require.ErrorIs(t, err, ErrNoLicense)
+		assert.Zero(t, polar.Seats(key.ID))
+	})
+	staged(t, "once its owner removed it, nobody is offered it", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		store := earlierBuild(t, polar, key, func(*state) {})
+		require.NoError(t, open(t, polar, key, "the computer", store).Deactivate(t.Context()))
+		assert.Equal(t, ErrNoLicense, open(t, polar, key, "the computer", store).Status().Reason)
+		assert.Equal(t, ErrNoLicense, open(t, polar, key, "another computer", store).Status().Reason)
+	})
+	staged(t, "where it cannot be written, it goes on and keeps its activation", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		store := earlierBuild(t, polar, key, func(*state) {})
+		readOnly := onSave{store, func() error { return os.ErrPermission }}
+		gate := openGate(t, polar, func(c *Config) {
+			c.Fingerprint, c.Features, c.Store, c.Ephemeral = "the computer", withExport(key), readOnly, IfUnwritable
+		})
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		assert.True(t, gate.Status().Unsaved)
+		require.NoError(t, gate.Close())
+		assert.Equal(t, 1, polar.Seats(key.ID), "which is stored, where the earlier build put it")
+	})
+}
+
+func inBubble(play func(*testing.T)) func(*testing.T) {
+	return func(t *testing.T) { synctest.Test(t, play) }
+}
+
+// as runs play on a machine with these ids. Not for parallel tests: it is the
+// machine of the whole process.
+func as(t *testing.T, m knownMachine, play func()) {
+	t.Helper()
+	real := machine
+	defer func() { machine = real }()
+	machine = func() knownMachine { return m }
+	play()
+}
+
+func TestAStateOpensUnderEitherIDOfItsMachine(t *testing.T) {
+	for name, test := range map[string]struct {
+		was, is knownMachine
+		earlier bool // the state is in the form of earlier builds
+		want    bool
+	}{
+		"an earlier build went by the other file":             {knownMachine{ids: []string{dbusID}}, knownMachine{ids: []string{systemdID, dbusID}}, true, true},
+		"the first file was empty then":                       {knownMachine{ids: []string{dbusID}}, knownMachine{ids: []string{systemdID, dbusID}}, false, true},
+		"the other file is gone now":                          {knownMachine{ids: []string{systemdID, dbusID}}, knownMachine{ids: []string{systemdID}}, false, true},
+		"an earlier build found none behind an empty file":    {knownMachine{}, knownMachine{ids: []string{systemdID}, hidden: true}, true, true},
+		"another machine":                                     {knownMachine{ids: []string{systemdID}}, knownMachine{ids: []string{dbusID}}, false, false},
+		"another machine, and an earlier build":               {knownMachine{ids: []string{systemdID}}, knownMachine{ids: []string{dbusID}}, true, false},
+		"an image without an id, of which a copy has one":     {knownMachine{}, knownMachine{ids: []string{systemdID}}, false, false},
+		"the same, and an earlier build":                      {knownMachine{}, knownMachine{ids: []string{systemdID}}, true, false},
+		"the id could not be read this time":                  {knownMachine{ids: []string{systemdID}}, knownMachine{}, false, false},
+		"a machine without an id, which has none either way":  {knownMachine{}, knownMachine{}, false, true},
+		"a machine without an id, and a state of before that": {knownMachine{}, knownMachine{}, true, true},
+	} {
+		t.Run(name, inBubble(func(t *testing.T) {
+			polar := polartest.New(polartest.Config{Unlimited: true})
+			key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(3)})
+			open := func(store Store) *Gate {
+				return openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+			}
+			store := &MemoryStore{}
+			as(t, test.was, func() {
+				gate := open(store)
+				_, err := gate.Activate(t.Context(), key.Key)
+				require.NoError(t, err)
+				if test.earlier {
+					store = &MemoryStore{}
+					putEarlier(t, gate, store, func(*state) {})
+				}
+			})
+			changes := changesOfSeats(polar)
+			as(t, test.is, func() {
+				gate := open(store)
+				assert.Equal(t, test.want, gate.Has("export"))
+				_, err := gate.Refresh(t.Context())
+				if test.want {
+					require.NoError(t, err)
+					require.NoError(t, gate.Close())
+					_, err := store.Load(t.Context(), gate.name)
+					require.NoError(t, err, "it is carried over")
+				} else {
+					require.ErrorIs(t, err, ErrOtherMachine)
+				}
+				assert.Equal(t, changes, changesOfSeats(polar), "nothing moves by itself")
+			})
+			if len(test.is.ids) > 0 && test.want {
+				as(t, knownMachine{ids: test.is.ids[:1]}, func() {
+					assert.True(t, open(store).Has("export"), "under the id to go by")
+				})
+			}
+		}))
+	}
+}
+
+func TestAListOfMachinesThatIsDamagedIsMadeAnew(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{Unlimited: true})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		store := &MemoryStore{}
+		open := func(computer string) *Gate {
+			return openGate(t, polar, func(c *Config) { c.Fingerprint, c.Features, c.Store = computer, withExport(key), store })
+		}
+		first := open("one")
+		_, err := first.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		good, err := store.Load(t.Context(), first.names.index)
+		require.NoError(t, err)
+		for name, bad := range map[string][]byte{"empty": {}, "nonsense": []byte("nonsense"), "flipped": append(slices.Clone(good[:len(good)-1]), good[len(good)-1]^1)} {
+			require.NoError(t, store.Save(t.Context(), first.names.index, bad), name)
+			assert.True(t, open("one").Has("export"), "%s: a machine's own state does not hang on it", name)
+			assert.Equal(t, ErrNoLicense, open("two").Status().Reason, name)
+			_, err = open("one").Refresh(t.Context())
+			require.NoError(t, err)
+			assert.Equal(t, ErrOtherMachine, open("two").Status().Reason, name)
+		}
+		for name, tags := range map[string][]string{"a path": {"../../etc/passwd"}, "capitals": {"ABC"}, "too long": {strings.Repeat("a", 17)}, "nothing": {""}} {
+			data, err := first.seal.sealIndex(tags)
+			require.NoError(t, err)
+			_, err = first.seal.openIndex(data)
+			require.Error(t, err, name)
+		}
+	})
+}
+
+func TestManyComputersOfOneProfileKeepTheirLicenses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{Unlimited: true})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(200)})
+		store := &MemoryStore{}
+		open := func(n int) *Gate {
+			return openGate(t, polar, func(c *Config) {
+				c.Label = strings.Repeat("x", n+1)
+				c.Fingerprint, c.Features, c.Store = c.Label, withExport(key), store
+			})
+		}
+		for n := range maxMachines + 10 {
+			gate := open(n)
+			_, err := gate.Activate(t.Context(), key.Key)
+			require.NoError(t, err)
+			require.NoError(t, gate.Close())
+		}
+		for n := range maxMachines + 10 {
+			gate := open(n)
+			assert.True(t, gate.Has("export"))
+			require.NoError(t, gate.Close())
+		}
+		gate := open(150)
+		tags, err := gate.machines(t.Context())
+		require.NoError(t, err)
+		assert.Len(t, tags, maxMachines)
+		assert.Len(t, gate.holding().others, maxOthers)
+		assert.Equal(t, maxMachines+10, polar.Seats(key.ID))
+	})
+}
+
+// A Store that keeps everything under one name cannot tell machines apart; what
+// the state says of itself can.
+func TestAStateUnderAnothersNameIsNotTakenForItsOwn(t *testing.T) {
+	t.Parallel()
+	staged(t, "renamed by hand", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		store := &MemoryStore{}
+		open := func(computer string, store Store) *Gate {
+			return openGate(t, polar, func(c *Config) { c.Fingerprint, c.Features, c.Store = computer, withExport(key), store })
+		}
+		first := open("one", store)
+		_, err := first.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		data, err := store.Load(t.Context(), first.name)
+		require.NoError(t, err)
+		there := &MemoryStore{}
+		second := open("two", there)
+		require.NoError(t, there.Save(context.Background(), second.name, data))
+		changes := changesOfSeats(polar)
+		_, err = second.Refresh(t.Context())
+		require.ErrorIs(t, err, ErrOtherMachine)
+		assert.False(t, second.Has("export"))
+		assert.Equal(t, changes, changesOfSeats(polar))
+		_, err = second.Move(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 1, polar.Seats(key.ID))
+	})
+}
