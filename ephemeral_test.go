@@ -339,7 +339,7 @@ func (w *world) buildJobs(n int, change ...func(*polargate.Config)) []*polargate
 	var jobs []*polargate.Gate
 	for i := range n {
 		jobs = append(jobs, w.open(append([]func(*polargate.Config){ephemeral(polargate.ReleaseOnClose), func(c *polargate.Config) {
-			c.BaseURL = fmt.Sprintf("http://job-%d.polar.test", i)
+			c.BaseURL = strings.Replace(w.polar.URL(), "://", fmt.Sprintf("://job-%d-of-", i), 1) // paces are kept by address, in the whole process
 			c.Fingerprint = fmt.Sprint("job ", i)
 		}}, change...)...))
 	}
