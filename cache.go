@@ -770,10 +770,11 @@ func (c *entitlementCache) noteLicense(key cacheKey, value *Entitlements) {
 	c.licenses.Add(id, had)
 }
 
-// dropLicenses has license keys asked about of which an event of that time told, wherever
-// they are cached: by themselves, and as what a customer's benefits come with. With every,
-// all that the customer's benefits came with are among them.
-func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []string, every bool, at int64, revoked bool) {
+// dropLicenses has license keys asked about of which an event told, wherever they are
+// cached: by themselves, and as what a customer's benefits come with. With every, all that
+// the customer's benefits came with are among them. revoked is when their grant was, by
+// Polar's clock; 0 if it was not. What was known before then does not outlast an outage.
+func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []string, every bool, revoked int64) {
 	c.storing.Lock()
 	defer c.storing.Unlock()
 	var holders []*entry
@@ -791,7 +792,7 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []string, ev
 		return
 	}
 	if c.keys != nil {
-		c.keys.drop(ids)
+		c.keys.drop(ids, revoked)
 	}
 	for _, e := range holders {
 		c.compose(e, e.value.Load(), c.now())
@@ -806,8 +807,8 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []string, ev
 			}
 			e.told = c.now()
 			e.outdate()
-			if revoked && at > e.value.Load().at {
-				e.graceUntil.Store(0) // it is known not to count any more
+			if revoked > e.value.Load().at {
+				e.graceUntil.Store(0)
 			}
 		}
 	}

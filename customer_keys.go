@@ -114,6 +114,7 @@ type keyFact struct {
 	granted bool
 	expires int64 // never, if it does not
 	asked   int64
+	at      int64 // of the answer, by Polar's clock, as Unix time in nanoseconds
 	retryAt int64 // after a failure
 	err     error // of that
 	// question and dropped are the turns at which it was asked about last, and at which
@@ -149,6 +150,7 @@ type keyAnswer struct {
 	granted bool
 	left    time.Duration // until it expires, from the answer on
 	expires bool
+	at      int64
 }
 
 type keyPage struct {
@@ -449,7 +451,7 @@ func lacksScope(err error) bool {
 // store keeps the answer to a question that was asked then. mu is held.
 func (r *keyring) store(id string, key keyAnswer, asked, question int64) {
 	old, _ := r.facts.Peek(id)
-	f := keyFact{known: true, granted: key.granted, expires: never, asked: asked, question: question, dropped: old.dropped}
+	f := keyFact{known: true, granted: key.granted, expires: never, asked: asked, at: key.at, question: question, dropped: old.dropped}
 	if key.expires {
 		f.expires = until(r.now(), key.left)
 	}
@@ -485,14 +487,16 @@ func (r *keyring) settle(look *keyLook) {
 	close(look.done)
 }
 
-// drop has keys asked about before they count for anything again, unless nobody answers.
-func (r *keyring) drop(ids []string) {
+// drop has keys asked about before they count for anything again. If nobody answers, the
+// last answer counts, unless a grant was revoked at a later time; 0 is that none was.
+func (r *keyring) drop(ids []string, revoked int64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, id := range ids {
 		r.turns++
 		if f, ok := r.facts.Peek(id); ok {
 			f.dropped, f.retryAt = r.turns, 0
+			f.known = f.known && revoked <= f.at
 			r.facts.Add(id, f)
 		}
 		if look := r.pending[id]; look != nil {
@@ -526,7 +530,7 @@ func readKey(body []byte, organizationID string, at time.Time) (keyAnswer, error
 	if organizationID != "" && !sameUUID(l.OrganizationID, organizationID) {
 		return keyAnswer{}, errForeignAnswer
 	}
-	key := keyAnswer{id: normalUUID(l.ID), granted: l.Status == KeyGranted, expires: !l.ExpiresAt.IsZero()}
+	key := keyAnswer{id: normalUUID(l.ID), granted: l.Status == KeyGranted, expires: !l.ExpiresAt.IsZero(), at: at.UnixNano()}
 	if key.expires {
 		key.left = l.ExpiresAt.Sub(at)
 	}

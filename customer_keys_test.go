@@ -367,6 +367,38 @@ func TestAKeyThatIsGrantedAgainIsKnownAtOnce(t *testing.T) {
 	})
 }
 
+func TestAKeyWhoseGrantWasRevokedIsNotServedFromMemoryWhilePolarIsAway(t *testing.T) {
+	bubbled(t, func(t *testing.T) {
+		s := newKeyShop(t, polartest.LicenseKey{})
+		customers := s.open()
+		secret := polartest.Secret{Text: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+		endpoint := s.polar.AddEndpoint(polartest.Endpoint{Handler: customers.WebhookHandler(secret.Text), Secrets: []polartest.Secret{secret}, Events: []string{"benefit_grant.revoked"}})
+		both := func(want int) {
+			t.Helper()
+			s.decides(customers, want)
+			assert.Equal(t, want, statusOf(customers.DecideLicense(t.Context(), s.key.Key)))
+		}
+		both(200)
+		time.Sleep(time.Minute)
+		s.polar.RevokeBenefit(keyHolder, desktopBenefit)
+		require.NoError(t, s.polar.WaitForDeliveries(t.Context()))
+		s.polar.SetOffline(true)
+		both(503)
+		s.polar.SetOffline(false)
+		time.Sleep(time.Minute)
+		s.polar.GrantBenefit(keyHolder, polartest.Benefit{LicenseKeyID: s.key.ID})
+		time.Sleep(5 * time.Minute)
+		both(200)
+
+		// The revocation once more, late: what is known is younger.
+		late := polartest.Message{ID: "msg_late", Body: s.polar.Deliveries()[0].Body}
+		_, err := s.polar.Send(endpoint.ID, late)
+		require.NoError(t, err)
+		s.polar.SetOffline(true)
+		both(200)
+	})
+}
+
 // The answer left Polar before the event, and comes after it.
 func TestAnAnswerAboutAKeyThatWasUnderWayWhenAnEventCameDoesNotCount(t *testing.T) {
 	bubbled(t, func(t *testing.T) {

@@ -152,7 +152,7 @@ func (c *Customers) take(n notice) {
 		at = latest
 	}
 	value.at = at.UnixNano()
-	c.cache.dropLicenses(value, value.licenseKeyIDs(), true, value.at, false)
+	c.cache.dropLicenses(value, value.licenseKeyIDs(), true, 0)
 	if !c.cache.tell(value, max(0, n.sent.Sub(at))+time.Duration(c.cache.now()-n.came)) {
 		c.cache.counts.eventsOld.Add(1)
 		return
@@ -188,7 +188,11 @@ func (c *Customers) takeGrant(n notice) {
 		c.unreadable(n, err)
 		return
 	}
-	c.cache.dropLicenses(who, ids, false, n.at.UnixNano(), n.kind == grantEvents+"revoked")
+	revoked := int64(0)
+	if n.kind == grantEvents+"revoked" {
+		revoked = n.at.UnixNano()
+	}
+	c.cache.dropLicenses(who, ids, false, revoked)
 	c.cache.counts.events.Add(1)
 }
 
