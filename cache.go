@@ -28,7 +28,12 @@ type entitlementCache struct {
 	// newcomers bound how many who were never seen may be asked about, so that
 	// they leave requests for those who were.
 	newcomers [keyKinds]newcomerLimit
-	panicked  func(*flight.PanicError)
+	// spare reports whether a question may be asked now that so many others are about
+	// to be asked beside, and keeps nobody waiting.
+	spare    func(others int64) bool
+	optional atomic.Int64 // questions under way that could wait
+	short    atomic.Int64 // until then customers count as turned away for lack of requests
+	panicked func(*flight.PanicError)
 
 	// Each kind of id has a cache of its own, so that a crowd of keys pushes out no
 	// customer, and the ids that events name beside a program's own none either.
@@ -46,7 +51,8 @@ type entitlementCache struct {
 	start    time.Time
 	outages  [keyKinds]atomic.Pointer[outage]
 
-	storing sync.Mutex // guards changes of what is cached, not look-ups; never held across I/O
+	storing sync.Mutex                              // guards changes of what is cached, not look-ups; never held across I/O
+	waiting map[cacheKey]map[chan struct{}]struct{} // who waits for news of whom; guarded by storing
 	counts  counters
 }
 
@@ -81,10 +87,13 @@ type entry struct {
 	// freshUntil: not asked about before. staleUntil: served before the answer
 	// is there. graceUntil: served while nobody can say.
 	freshUntil, staleUntil, graceUntil atomic.Int64
-	retryAt                            atomic.Int64 // after a failure
-	failure                            atomic.Pointer[outage]
-	refreshing                         atomic.Bool
-	expires                            atomic.Int64 // of a license key; 0 if it does not
+	// doubtAt: a refusal by this answer has Polar asked again from then on.
+	// memoryUntil: served without asking while others are turned away.
+	doubtAt, memoryUntil atomic.Int64
+	retryAt              atomic.Int64 // after a failure
+	failure              atomic.Pointer[outage]
+	refreshing           atomic.Bool
+	expires              atomic.Int64 // of a license key; 0 if it does not
 	// event is the time of the last event that was taken in, and answered that of
 	// the last answer, both by Polar's clock; told is when the event came, by
 	// ours; asked is when the question was that was answered last, by ours.
@@ -96,6 +105,8 @@ type entry struct {
 	// the last of them, and that of the requests under way. All of these are guarded
 	// by storing.
 	question, base int64
+	pause          time.Duration // how long a refusal is believed
+	hopeUntil      int64         // until then an answer that grants nothing new is doubted too
 	spent          map[string]float64
 	underWay       map[*debit]struct{}
 }
@@ -148,6 +159,17 @@ const (
 	// touchEvery is how often it is noted that an entry is in use: that takes a lock
 	// which all look-ups share.
 	touchEvery = time.Second
+	// firstPause is how long a refusal is believed at first. Each answer after it that
+	// says the same is believed twice as long as the one before, up to UnknownFor: a
+	// purchase is in Polar's state seconds after the checkout, at times minutes.
+	firstPause = 2 * time.Second
+	// hopeLasts is how long after a question in any case its benefits may be late.
+	hopeLasts = 5 * time.Minute
+	// shortLasts is how long after somebody was turned away for lack of requests those
+	// who can be served from memory yield theirs.
+	shortLasts = 10 * time.Second
+	// yieldsFor is the age up to which answers yield, where StaleFor is less.
+	yieldsFor = time.Hour
 	// unknownShare of the size of the cache is the room for who is not known.
 	unknownShare = 4
 )
@@ -216,12 +238,16 @@ func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements
 		c.counts.served[cacheHit].Add(1)
 		return e.value.Load(), nil
 	case now < e.staleUntil.Load():
-		c.refreshBehind(e, now)
+		c.refreshBehind(e, now, unlessFresh)
 		c.counts.served[cacheStale].Add(1)
 		return c.serving(e, now), nil
 	}
+	if now < e.memoryUntil.Load() && now < c.short.Load() && !e.value.Load().awaitsKeys(now) {
+		c.counts.served[cacheGrace].Add(1)
+		return c.serving(e, now), nil
+	}
 	if now < e.graceUntil.Load() && c.inOutage(key.kind, e, now) {
-		c.refreshBehind(e, now)
+		c.refreshBehind(e, now, unlessFresh)
 		c.counts.served[cacheGrace].Add(1)
 		return c.serving(e, now), nil
 	}
@@ -238,17 +264,84 @@ func (c *entitlementCache) inOutage(kind keyKind, e *entry, now int64) bool {
 	if retry := e.retryAt.Load(); retry != 0 && now < retry+int64(outageLasts) {
 		return true
 	}
-	o := c.outages[kind].Load()
-	return o != nil && now < o.until
+	return c.outageOf(kind, now) != nil
 }
 
-// urgency is whether Polar is asked though there is a fresh answer by now.
-type urgency bool
+// urgency is which answer that is there by now is as good as a new one.
+type urgency int
 
 const (
-	unlessFresh urgency = false
-	inAnyCase   urgency = true
+	unlessFresh   urgency = iota // one that is fresh
+	unlessCertain                // one that a refusal can be believed by
+	inAnyCase                    // none
 )
+
+// recheck is the answer for a customer whom the last one, which is in memory, does not
+// let in: that one, or a new one if it is time to doubt it. What could be spent by
+// asking waits: requests that others lack, and units that Polar may not have counted yet.
+func (c *entitlementCache) recheck(ctx context.Context, key cacheKey, last *Entitlements) *Entitlements {
+	now := c.now()
+	e, ok := c.known[key.kind].Peek(key.id)
+	if !ok || now < e.doubtAt.Load() || c.hasSpent(e) {
+		return last
+	}
+	if c.inOutage(key.kind, e, now) {
+		c.refreshBehind(e, now, unlessCertain)
+		return last
+	}
+	done, ok := c.mayAsk(now)
+	if !ok {
+		return last
+	}
+	defer done()
+	value, err := c.fetch(ctx, key, unlessCertain)
+	if err != nil {
+		c.mishap(key, err)
+		return last
+	}
+	return value
+}
+
+// hasSpent reports whether units were spent since the last question.
+func (c *entitlementCache) hasSpent(e *entry) bool {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	for _, units := range e.spent {
+		if units > 0 {
+			return true
+		}
+	}
+	return false
+}
+
+// mayAsk reports whether a question can be asked that could wait: not while customers
+// are turned away, nor if that keeps others waiting. done is to be called after it.
+func (c *entitlementCache) mayAsk(now int64) (done func(), ok bool) {
+	if now < c.short.Load() {
+		return nil, false
+	}
+	if others := c.optional.Add(1) - 1; !c.spare(others) {
+		c.optional.Add(-1)
+		return nil, false
+	}
+	return func() { c.optional.Add(-1) }, true
+}
+
+// outageOf is the failure that is believed of everybody of a kind; nil if none.
+func (c *entitlementCache) outageOf(kind keyKind, now int64) error {
+	if o := c.outages[kind].Load(); o != nil && now < o.until {
+		return o.err
+	}
+	return nil
+}
+
+// mishap notes a panic on the way to Polar, which nobody is told of otherwise.
+func (c *entitlementCache) mishap(key cacheKey, err error) {
+	if panicked, ok := errors.AsType[*flight.PanicError](err); ok {
+		c.failed(key, err)
+		c.panicked(panicked)
+	}
+}
 
 // renew is the answer for a key from Polar, or when nobody can say, from memory for
 // as long as grace lasts.
@@ -264,11 +357,16 @@ func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency
 // remembered is the answer for a key when nobody can say, for err: from memory for as
 // long as grace lasts.
 func (c *entitlementCache) remembered(key cacheKey, err error) (*Entitlements, error) {
+	now := c.now()
 	e, known := c.known[key.kind].Peek(key.id)
 	if !known {
+		if e, ok := c.unknown.Peek(key); ok && now < e.graceUntil.Load() {
+			c.counts.negative.Add(1)
+			return e.value.Load(), nil
+		}
+		c.turnedAway(key.kind, err, now)
 		return nil, err
 	}
-	now := c.now()
 	if end := e.expires.Load(); end != 0 && now >= end {
 		return &Entitlements{refused: ErrExpired}, nil // that is sure without Polar
 	}
@@ -276,17 +374,30 @@ func (c *entitlementCache) remembered(key cacheKey, err error) (*Entitlements, e
 		c.counts.served[cacheGrace].Add(1)
 		return c.serving(e, now), nil
 	}
+	c.turnedAway(key.kind, err, now)
 	return nil, err
+}
+
+// turnedAway has those who can be served from memory yield, if it is for lack of
+// requests that a customer gets no answer. Not for a key: anybody can make those up.
+func (c *entitlementCache) turnedAway(kind keyKind, err error, now int64) {
+	if e, ok := errors.AsType[*Error](err); ok && e.unasked && kind != byLicenseKey {
+		c.short.Store(until(now, shortLasts))
+	}
 }
 
 // meet is get for somebody who was never seen, or was not known.
 func (c *entitlementCache) meet(ctx context.Context, key cacheKey, now int64) (*Entitlements, error) {
-	if e, ok := c.unknown.Get(key); ok && now < e.freshUntil.Load() {
-		c.counts.negative.Add(1)
-		return e.value.Load(), nil
+	failure := c.outageOf(key.kind, now)
+	if e, ok := c.unknown.Get(key); ok {
+		yields := now < e.graceUntil.Load() && (failure != nil || now < c.short.Load())
+		if yields || now < e.freshUntil.Load() {
+			c.counts.negative.Add(1)
+			return e.value.Load(), nil
+		}
 	}
-	if o := c.outages[key.kind].Load(); o != nil && now < o.until {
-		return nil, o.err
+	if failure != nil {
+		return nil, failure
 	}
 	return c.renew(ctx, key, unlessFresh)
 }
@@ -321,7 +432,7 @@ func ofEverybody(err error) bool {
 func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency) (*Entitlements, error) {
 	key = key.own()
 	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(context.Context) (*Entitlements, error) {
-		if value, ok := c.current(key); ok && when == unlessFresh {
+		if value, ok := c.current(key, when); ok {
 			return value, nil // it came between this caller's look and its turn
 		}
 		return c.refresh(key, when)
@@ -329,15 +440,21 @@ func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency
 }
 
 // current is the answer for a key that needs no question, also that it is not known.
-func (c *entitlementCache) current(key cacheKey) (*Entitlements, bool) {
-	e, ok := c.known[key.kind].Peek(key.id)
-	if !ok {
-		e, ok = c.unknown.Peek(key)
-	}
-	if !ok || c.now() >= e.freshUntil.Load() {
+func (c *entitlementCache) current(key cacheKey, when urgency) (*Entitlements, bool) {
+	e, ok := c.cachedOf(key)
+	now := c.now()
+	if !ok || when == inAnyCase || now >= e.freshUntil.Load() || when == unlessCertain && now >= e.doubtAt.Load() {
 		return nil, false
 	}
 	return e.value.Load(), true
+}
+
+// cachedOf is the entry of somebody, whether known or not.
+func (c *entitlementCache) cachedOf(key cacheKey) (*entry, bool) {
+	if e, ok := c.known[key.kind].Peek(key.id); ok {
+		return e, true
+	}
+	return c.unknown.Peek(key)
 }
 
 // refresh asks Polar and keeps the answer.
@@ -355,20 +472,35 @@ func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, e
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
-	asked := c.begin(key)
-	c.counts.upstream.Add(1)
+	asked := c.begin(key, when)
 	value, err := c.ask(ctx, key)
+	c.count(err)
 	if err != nil {
-		c.counts.failures.Add(1)
 		c.failed(key, err)
 		return nil, err
 	}
 	c.outages[key.kind].Store(nil)
 	value = c.keep(key, value, asked)
-	if when == unlessFresh {
+	if when != inAnyCase {
 		began = 0
 	}
 	return c.withKeysLookedUp(key, value, began), nil
+}
+
+// count counts a question by how it ended. One that was not sent is none, and no
+// failure of Polar's.
+func (c *entitlementCache) count(err error) {
+	e, ok := errors.AsType[*Error](err)
+	switch {
+	case ok && e.unasked:
+		c.counts.newcomersTurnedAway.Add(1)
+		return
+	case ok && e.heldBack, err != nil && c.life.Err() != nil:
+		return
+	case err != nil:
+		c.counts.failures.Add(1)
+	}
+	c.counts.upstream.Add(1)
 }
 
 // turnAway is the answer to who was never seen and is not asked about.
@@ -380,14 +512,20 @@ func (c *entitlementCache) turnAway(kind keyKind) error {
 	return &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: "too many were asked about that were not seen before", unasked: true}
 }
 
-// begin gives the time at which a question begins, and notes it.
-func (c *entitlementCache) begin(key cacheKey) (asked int64) {
+// begin gives the time at which a question begins, and notes it. One in any case is
+// asked by who expects something new: its answer is not believed for long.
+func (c *entitlementCache) begin(key cacheKey, when urgency) (asked int64) {
 	c.storing.Lock()
 	defer c.storing.Unlock()
-	if e, ok := c.known[key.kind].Peek(key.id); ok {
+	e, ok := c.cachedOf(key)
+	if ok {
 		e.forgetSpent()
 	}
-	return c.now()
+	now := c.now()
+	if ok && when == inAnyCase {
+		e.pause, e.hopeUntil = 0, until(now, hopeLasts)
+	}
+	return now
 }
 
 // forgetSpent is for what Polar could know of: what was spent by requests that have
@@ -408,18 +546,21 @@ func (e *entry) takeOff(d *debit) {
 	e.spent[d.meter] += d.units
 }
 
-// refreshBehind asks Polar without anybody waiting.
-func (c *entitlementCache) refreshBehind(e *entry, now int64) {
+// refreshBehind asks Polar without anybody waiting, unless others need the request.
+func (c *entitlementCache) refreshBehind(e *entry, now int64, when urgency) {
 	if now < e.retryAt.Load() || !e.refreshing.CompareAndSwap(false, true) {
+		return
+	}
+	done, ok := c.mayAsk(now)
+	if !ok {
+		e.refreshing.Store(false)
 		return
 	}
 	c.goBehind(func() {
 		defer e.refreshing.Store(false)
-		_, err := c.fetch(c.life, e.key, unlessFresh)
-		if panicked, ok := errors.AsType[*flight.PanicError](err); ok {
-			c.failed(e.key, err)
-			c.panicked(panicked)
-		}
+		defer done()
+		_, err := c.fetch(c.life, e.key, when)
+		c.mishap(e.key, err)
 	})
 }
 
@@ -468,8 +609,10 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 	case value.Known():
 		e = c.add(key)
 	default:
-		e = &entry{key: key}
-		c.unknown.Add(key, e)
+		if e, ok = c.unknown.Peek(key); !ok {
+			e = &entry{key: key}
+			c.unknown.Add(key, e)
+		}
 	}
 	e.answered, e.asked = value.at, asked
 	value = e.lessSpent(value.completed(e.value.Load(), c.grace))
@@ -481,11 +624,63 @@ func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) 
 	return e.value.Load()
 }
 
+// hear has a channel told of each event about a customer, until stop is called.
+func (c *entitlementCache) hear(key cacheKey, news chan struct{}) (stop func()) {
+	key = key.own()
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	if c.waiting == nil {
+		c.waiting = map[cacheKey]map[chan struct{}]struct{}{}
+	}
+	if c.waiting[key] == nil {
+		c.waiting[key] = map[chan struct{}]struct{}{}
+	}
+	c.waiting[key][news] = struct{}{}
+	return func() {
+		c.storing.Lock()
+		defer c.storing.Unlock()
+		if delete(c.waiting[key], news); len(c.waiting[key]) == 0 {
+			delete(c.waiting, key)
+		}
+	}
+}
+
+// spread tells those who wait for news of a customer. storing is held.
+func (c *entitlementCache) spread(keys ...cacheKey) {
+	for _, key := range keys {
+		for news := range c.waiting[key] {
+			select {
+			case news <- struct{}{}:
+			default: // has not taken the last news yet
+			}
+		}
+	}
+}
+
+// latest is what is in memory about somebody, and whether it can be served without a
+// question: it is fresh, or stale at most. It is nil if there is nothing.
+func (c *entitlementCache) latest(key cacheKey) (value *Entitlements, sure bool) {
+	e, ok := c.cachedOf(key)
+	if !ok {
+		return nil, false
+	}
+	return e.value.Load(), c.now() < max(e.freshUntil.Load(), e.staleUntil.Load())
+}
+
+// askedSince reports whether Polar answered a question about somebody from then or later.
+func (c *entitlementCache) askedSince(key cacheKey, then int64) bool {
+	c.storing.Lock()
+	defer c.storing.Unlock()
+	e, ok := c.cachedOf(key)
+	return ok && e.asked >= then
+}
+
 // outdate has the next request ask.
 func (e *entry) outdate() {
 	e.freshUntil.Store(0)
 	e.staleUntil.Store(0)
 	e.stateFresh, e.stateStale = 0, 0
+	e.memoryUntil.Store(0)
 }
 
 // askedBefore reports whether what is cached answers a question from before then,
@@ -493,10 +688,7 @@ func (e *entry) outdate() {
 func (c *entitlementCache) askedBefore(key cacheKey, then int64) bool {
 	c.storing.Lock()
 	defer c.storing.Unlock()
-	e, ok := c.known[key.kind].Peek(key.id)
-	if !ok {
-		e, ok = c.unknown.Peek(key)
-	}
+	e, ok := c.cachedOf(key)
 	return ok && e.asked < then && e.failure.Load() == nil
 }
 
@@ -512,10 +704,15 @@ func until(now int64, d time.Duration) int64 {
 // is held.
 func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration) {
 	now := c.now()
+	nothingNew := e.settlePause(value, c.negative)
 	fresh, stale, grace := c.fresh, c.stale, c.grace
-	if !value.Known() {
-		// Who has just bought is in a hurry.
-		fresh, stale, grace = min(fresh, c.negative), 0, 0
+	switch {
+	case !value.Known():
+		// Who has just bought is in a hurry. Where Polar cannot be asked, who was
+		// refused goes on being refused for as long as that may be believed.
+		fresh, stale, grace = min(fresh, e.pause), 0, min(fresh, c.negative)
+	case value.unread != 0, nothingNew && now < e.hopeUntil:
+		fresh = min(fresh, e.pause)
 	}
 	e.expires.Store(0)
 	if l := value.license; l != nil && !l.ExpiresAt.IsZero() {
@@ -527,8 +724,24 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 	e.stateFresh, e.stateStale = until(now, fresh-age), until(now, max(fresh, stale)-age)
 	c.compose(e, value, now)
 	e.graceUntil.Store(until(now, max(fresh, stale, grace)-age))
+	e.memoryUntil.Store(until(now, min(max(fresh, stale, yieldsFor), max(fresh, stale, grace))-age))
+	e.doubtAt.Store(until(now, e.pause))
 	e.failure.Store(nil)
 	e.retryAt.Store(0)
+}
+
+// settlePause sets how long a refusal by a new value is believed, longer each time that
+// there is nothing new in it, and reports whether that is so. storing is held.
+func (e *entry) settlePause(value *Entitlements, most time.Duration) (nothingNew bool) {
+	last := e.value.Load()
+	nothingNew = last != nil && last.allowsTheSame(value)
+	if nothingNew {
+		e.pause *= 2
+	} else {
+		e.pause = 0
+	}
+	e.pause = min(max(e.pause, firstPause), most)
+	return nothingNew
 }
 
 // tell takes in what an event of that age says of a customer, under both ids, and
@@ -542,6 +755,7 @@ func (c *entitlementCache) tell(value *Entitlements, age time.Duration) bool {
 	if byOwnID := ExternalID(value.external); byOwnID.check() == nil {
 		keys = append(keys, byOwnID.key) // others are refused when they are asked about
 	}
+	defer c.spread(keys...)
 	free, outdated := keys[:0:0], false // free is what no other customer has by now
 	for _, key := range keys {
 		e, known := c.known[key.kind].Peek(key.id)
@@ -600,7 +814,9 @@ func (c *entitlementCache) tell(value *Entitlements, age time.Duration) bool {
 func (c *entitlementCache) distrust(customer *Entitlements) {
 	c.storing.Lock()
 	defer c.storing.Unlock()
-	for _, key := range []cacheKey{{byPolarID, customer.customer}, {byExternalID, customer.external}} {
+	keys := []cacheKey{{byPolarID, customer.customer}, {byExternalID, customer.external}}
+	defer c.spread(keys...)
+	for _, key := range keys {
 		if e, ok := c.known[key.kind].Peek(key.id); ok {
 			e.told = c.now()
 			e.outdate()
@@ -751,7 +967,9 @@ func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, b
 	c.storing.Lock()
 	defer c.storing.Unlock()
 	if e, ok := c.known[key.kind].Peek(key.id); ok {
-		return c.compose(e, e.value.Load(), c.now())
+		now := c.now()
+		e.doubtAt.Store(max(e.doubtAt.Load(), until(now, e.pause))) // for what the keys say is of now
+		return c.compose(e, e.value.Load(), now)
 	}
 	return c.keys.compose(value, c.now()) // it was pushed out meanwhile
 }

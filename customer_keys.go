@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -78,6 +79,24 @@ func (e *Entitlements) licenseKeyIDs() []string {
 		return nil
 	}
 	return slices.DeleteFunc(slices.Clone(e.keys.ids), func(id string) bool { return id == "" })
+}
+
+// grants are the benefits as Polar's state has them, in order, whether their license
+// keys count or not.
+func (e *Entitlements) grants() []GrantedBenefit {
+	if e.keys == nil {
+		return e.benefits
+	}
+	all := slices.Clone(e.keys.all)
+	slices.SortFunc(all, func(a, b GrantedBenefit) int {
+		return cmp.Or(strings.Compare(a.ID(), b.ID()), strings.Compare(a.LicenseKeyID(), b.LicenseKeyID()))
+	})
+	return all
+}
+
+// awaitsKeys reports whether nothing can be served before license keys were asked about.
+func (e *Entitlements) awaitsKeys(now int64) bool {
+	return e.keys != nil && e.keys.urgent && now >= e.keys.due
 }
 
 // undecidedKeys is why it is not known of some license key whether it counts; nil if
@@ -577,10 +596,7 @@ func (c *Customers) bindKeys() error {
 	keys.timeout, keys.now, keys.life, keys.behind = cache.timeout, cache.now, cache.life, cache.goBehind
 	keys.noteScope = c.noteKeyScope
 	count := func(err error) {
-		cache.counts.upstream.Add(1)
-		if e, ok := errors.AsType[*Error](err); err != nil && !(ok && e.unasked) {
-			cache.counts.failures.Add(1)
-		}
+		cache.count(err)
 		if err != nil && !lacksScope(err) {
 			c.seldom.warn(c.config.Logger, "license key", "polargate: Polar could not say whether a customer's license key counts", "error", err)
 		}

@@ -59,8 +59,10 @@ type CustomersConfig struct {
 	// GracePeriod is the age up to which an answer is served when Polar cannot
 	// be reached. 0 means 3 days; negative means never.
 	GracePeriod time.Duration
-	// UnknownFor is how long it is believed that a customer or key is not known
-	// or is refused. 0 means 30 seconds.
+	// UnknownFor is the longest for which a refusal is believed: that a customer or key
+	// is not known, that a customer has no benefits, or lacks what is required. At first
+	// it is 2 seconds, and each time that nothing has changed twice as long. 0 means 30
+	// seconds.
 	UnknownFor time.Duration
 	// Timeout bounds a question to Polar. 0 means 5 seconds.
 	Timeout time.Duration
@@ -238,8 +240,8 @@ type Customers struct {
 	}
 	seen seenEvents
 	// These log what each of many requests may meet.
-	badIDs, halfRead, unresolvable rate.Sometimes
-	seldom                         seldom
+	badIDs, halfRead, overBudget, unresolvable rate.Sometimes
+	seldom                                     seldom
 }
 
 // NewCustomers makes Customers, without asking Polar. A configuration that cannot
@@ -265,7 +267,7 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 		return nil, err
 	}
 	config.AccessToken = "" // it is in the client now, and in nothing that is printed
-	c := &Customers{config: config, client: client, seen: newSeenEvents(), badIDs: onceAMinute(), halfRead: onceAMinute(), unresolvable: onceAMinute()}
+	c := &Customers{config: config, client: client, seen: newSeenEvents(), badIDs: onceAMinute(), halfRead: onceAMinute(), overBudget: onceAMinute(), unresolvable: onceAMinute()}
 	c.organization.id = client.organizationID
 	if c.cache, err = newEntitlementCache(config.CacheSize); err != nil {
 		return nil, err
@@ -278,6 +280,7 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 		return nil, err
 	}
 	limit := client.pace.(*minuteLimit) // there is a token
+	c.cache.spare = limit.spare
 	customers, keys := newcomerLimit{limit.newCustomers, limit}, newcomerLimit{limit.newKeys, nil}
 	c.cache.newcomers = [keyKinds]newcomerLimit{customers, customers, keys}
 	return c, nil
@@ -321,7 +324,11 @@ func (c *Customers) Close() error {
 // unreadable benefits are an error, while unreadable subscriptions and meters leave
 // Products and Meters empty; Decide and Route do not refuse anybody for those.
 func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
-	return withBenefits(c.look(ctx, customer.key))
+	value, err := c.look(ctx, customer.key)
+	if err == nil && value.known && len(value.benefits) == 0 {
+		value = c.cache.recheck(ctx, customer.key, value)
+	}
+	return withBenefits(value, err)
 }
 
 // withBenefits makes an error of entitlements whose benefits could not be read: who
@@ -353,10 +360,20 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 	return value, c.callError(err)
 }
 
+// decideAgain tells whether a customer meets requirements, by an answer out of look. One that
+// refuses is not believed for as long as one that grants: Polar's state may be from
+// before a purchase. The benefit of a license key never changes.
+func (c *Customers) decideAgain(ctx context.Context, key cacheKey, value *Entitlements, requirements []Requirement) (*Entitlements, *Refusal) {
+	if _, unmet := value.Unmet(requirements...); unmet && value.known && value.license == nil {
+		value = c.cache.recheck(ctx, key, value)
+	}
+	return c.decide(value, nil, requirements)
+}
+
 // Refresh asks Polar now, however fresh the last answer is, and is Entitlements
 // otherwise: when nobody can say, an older answer is served, as its CheckedAt
-// shows. A program calls it when a customer comes back from a purchase, if it has
-// no webhook.
+// shows. What was just bought may not be in the answer yet: on the page that a customer
+// comes back to from a purchase, use Await.
 func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
 	if ctx == nil {
 		return nil, errNilContext
@@ -497,9 +514,15 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 			c.config.Logger.Warn("polargate: a customer's state could be read in part only; this is said once a minute", "error", value.unread.unreadable())
 		})
 	}
-	if err == nil || tokenRefused(err) {
+	e, ok := errors.AsType[*Error](err)
+	switch {
+	case err == nil, tokenRefused(err):
 		c.noteMisconfigured(key.kind, err)
-	} else {
+	case ok && e.unasked:
+		c.overBudget.Do(func() {
+			c.config.Logger.Warn("polargate: there are more questions than RequestsPerMinute allows; this is said once a minute", "error", err)
+		})
+	default:
 		c.config.Logger.Warn("polargate: Polar could not say what a customer may use", "error", err)
 	}
 	return value, err
@@ -584,9 +607,9 @@ type CustomersStats struct {
 	// those that waited for Polar; Unknown those from memory about customers
 	// and keys that are not known or are refused.
 	Fresh, Stale, Grace, Fetched, Unknown int64
-	// Requests are questions to Polar, retries not counted, and Failures those
-	// that nobody answered. TurnedAway were not asked, since too many were
-	// asked about that had not been seen before.
+	// Requests are questions that were sent to Polar, retries not counted, and Failures
+	// those of them that nobody answered. TurnedAway were not sent, for lack of requests
+	// in the budget: most are about customers and keys that had not been seen before.
 	Requests, Failures, TurnedAway int64
 	// Events are webhook events that were taken in; Outdated came after a
 	// younger one, Repeated were seen before, Refused had no valid signature, could

@@ -68,7 +68,8 @@
 // [Customers.LicenseMiddleware] does so for license keys in a header, and
 // [Customers.Route] has all that can be said of a route, for instance what it
 // spends of a meter. [Customers.Decide] and [Customers.Entitlements] are for what
-// does not speak HTTP.
+// does not speak HTTP. [Customers.Await] is for the page that a customer comes back to
+// from the checkout: it waits until Polar has granted what was bought.
 //
 // Answers come from a cache: at once while they are fresh, at once and with a new
 // one fetched behind while they are stale, and for days while Polar cannot be

@@ -46,6 +46,12 @@ const (
 	allLists = listOfBenefits | listOfSubscriptions | listOfMeters
 )
 
+// allowsTheSame reports whether two answers grant the same, whatever is left on meters.
+func (e *Entitlements) allowsTheSame(other *Entitlements) bool {
+	return e.known == other.known && e.refused == other.refused && e.customer == other.customer &&
+		slices.Equal(e.grants(), other.grants()) && slices.Equal(e.products, other.products)
+}
+
 // missing are the lists of which nothing is known: not even by an earlier state.
 func (e *Entitlements) missing() lists { return e.unread &^ e.borrowed }
 

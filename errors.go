@@ -136,6 +136,8 @@ type Error struct {
 	// unasked: Polar was not asked, since too many others were to be asked about. It
 	// says nothing of Polar.
 	unasked bool
+	// heldBack: Polar was not asked, since it had asked for a pause.
+	heldBack bool
 	// say replaces the phrases of the reason, where they are known better.
 	say phrases
 	// date is the time by the clock of who refused; zero if the answer does

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"time"
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
@@ -116,6 +117,38 @@ func ExampleCustomers_LicenseMiddleware() {
 	// Output:
 	// 200 data for ****-0A1B2C
 	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The license key is missing or not known. Send a valid one.","reason":"unknown_key"}
+}
+
+// The page that a customer comes back to from the checkout waits for Polar to grant
+// what was bought, for as long as a person would.
+func ExampleCustomers_Await() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	polar.AddCustomer(polartest.Customer{ExternalID: "usr_new"})
+
+	welcome := func(customer polargate.CustomerRef, patience time.Duration) {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		have, err := customers.Await(ctx, customer, polargate.Feature("export"))
+		var missing *polargate.MissingError
+		switch {
+		case err == nil:
+			fmt.Println("You have", have.Features())
+		case errors.As(err, &missing):
+			fmt.Println("Still missing:", missing.Required)
+			fmt.Println(polargate.Message(err))
+		default:
+			fmt.Println(polargate.Message(err))
+		}
+	}
+	welcome(polargate.ExternalID("usr_new"), 50*time.Millisecond)
+
+	polar.GrantBenefit("usr_new", polartest.Benefit{BenefitID: proBenefit}) // by Polar, when it has the payment
+	welcome(polargate.ExternalID("usr_new"), 15*time.Second)
+	// Output:
+	// Still missing: feature export
+	// Your purchase isn't ready yet. Reload this page in a minute, or contact support if that doesn't help.
+	// You have [export]
 }
 
 // A call is taken off a meter while the handler runs, and given back if it fails.

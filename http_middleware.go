@@ -209,7 +209,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				case hit && known.known && known.Meets(all): // the common case, in few steps
 					value = known
 				case hit:
-					value, refusal = c.decide(known, nil, route.Require)
+					value, refusal = c.decideAgain(r.Context(), customer.key, known, route.Require)
 				default:
 					value, refusal = c.Decide(r.Context(), customer, route.Require...)
 				}
@@ -488,7 +488,10 @@ func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requiremen
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized})
 	}
 	value, err := c.look(ctx, customer.key)
-	return c.decide(value, err, requirements)
+	if err != nil {
+		return c.decide(nil, err, requirements)
+	}
+	return c.decideAgain(ctx, customer.key, value, requirements)
 }
 
 // DecideLicense is Decide for a license key. The key is cleaned as by ParseKey.

@@ -155,7 +155,7 @@ func (p *pacer) start(ctx context.Context) (func(outcome), error) {
 const afterDeadline = "allows the next one only after the caller's deadline"
 
 func pausing(wait time.Duration) error {
-	return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "waiting out a pause that Polar asked for"}
+	return &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "waiting out a pause that Polar asked for", heldBack: true}
 }
 
 // startHere waits for a permit of this process.
@@ -430,6 +430,14 @@ func (m *minuteLimit) start(ctx context.Context) (func(outcome), error) {
 		return nil, err // asked for while this call was waiting
 	}
 	return func(outcome) {}, nil
+}
+
+// spare reports whether a request could go at once though so many others are about to,
+// and leaves those in the line theirs.
+func (m *minuteLimit) spare(others int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.limiter.Tokens() >= float64(int64(len(m.line))+others+1)
 }
 
 // arrive goes to the end of the line.

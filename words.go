@@ -42,6 +42,9 @@ func (l *Language) Message(err error) string {
 	if err == nil {
 		return ""
 	}
+	if _, ok := errors.AsType[*MissingError](err); ok {
+		return l.text(phraseMissing)
+	}
 	if e, ok := errors.AsType[*Error](err); ok {
 		return l.refused(l.ofError(e))
 	}
@@ -240,6 +243,7 @@ const (
 	phraseNoteRelease  Phrase = "note_release_pending"
 	phraseTryAgainIn   Phrase = "try_again_in"
 	phraseStore        Phrase = "store"
+	phraseMissing      Phrase = "missing"
 	phraseInput        Phrase = "input"
 	phraseKeyInput     Phrase = "license_key_input"
 
@@ -292,6 +296,7 @@ var english = map[Phrase]string{
 	phraseNoteUnstored: "The license could not be saved, and ends with the program: check that the folder for settings can be written, and that the disk is not full.",
 	phraseNoteRelease:  "The activation of an earlier license is to be given back when the license server can be reached.",
 	phraseTryAgainIn:   "Try again in {wait}.",
+	phraseMissing:      "Your purchase isn't ready yet. Reload this page in a minute, or contact support if that doesn't help.",
 	phraseStore:        "The license cannot be kept on this computer. Check that the folder for settings can be written, and that the disk is not full.",
 	phraseInput:        "The {field} {problem}.",
 	phraseKeyInput:     "The license key {problem}.",

@@ -9,6 +9,7 @@
 //	GET  /free            for everybody
 //	GET  /pro             for customers with the feature "pro"
 //	GET  /meter           uses one unit of a meter, if there is one
+//	GET  /return          where the checkout sends a customer back to
 //	GET  /api/data        for license keys, in the header X-License-Key
 //	POST /webhooks/polar  Polar's webhooks
 //	GET  /healthz         for a load balancer
@@ -185,6 +186,7 @@ func newServer(s settings) (http.Handler, *polargate.Customers, error) {
 		})
 		mux.Handle("GET /meter", metered(useMeter(s.meter)))
 	}
+	mux.HandleFunc("GET /return", returned(customers))
 	mux.Handle("GET /api/data", keys(http.HandlerFunc(data)))
 	mux.Handle("POST /webhooks/polar", customers.WebhookHandler(s.secrets...))
 	mux.HandleFunc("GET /healthz", healthz)
@@ -240,6 +242,35 @@ func data(w http.ResponseWriter, r *http.Request) {
 	key, _ := have.License()
 	w.Header().Set("Content-Type", "application/json")
 	fmt.Fprintf(w, "{\"data\": [1, 2, 3], \"key\": %q}\n", key.Key) // prints masked
+}
+
+// pageTime is how long a person waits for a page.
+const pageTime = 10 * time.Second
+
+// returned is the page that the checkout in Polar sends a customer back to (its success
+// URL). What was bought is granted a moment later: it waits for that.
+func returned(customers *polargate.Customers) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store")
+		if signedIn(r).IsZero() {
+			http.Error(w, "Nobody is signed in. Sign in first.", http.StatusUnauthorized)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), pageTime)
+		defer cancel()
+		_, err := customers.Await(ctx, signedIn(r), polargate.Feature("pro"))
+		var missing *polargate.MissingError
+		switch {
+		case err == nil:
+			http.Redirect(w, r, "/", http.StatusSeeOther)
+		case errors.As(err, &missing):
+			w.Header().Set("Refresh", "5") // the browser asks again
+			w.WriteHeader(http.StatusAccepted)
+			fmt.Fprintln(w, polargate.Message(err))
+		default:
+			http.Error(w, polargate.Message(err), http.StatusServiceUnavailable)
+		}
+	}
 }
 
 // healthz is about this server alone: Polar being down is no reason to take it

@@ -523,6 +523,26 @@ func (s *shop) serve() *process {
 // questions are how often Polar was asked about a customer.
 func (s *shop) questions() int { return s.polar.Count("/state") }
 
+func TestTheReturnPageWaitsForWhatWasJustBought(t *testing.T) {
+	t.Parallel()
+	s := openShop(t)
+	p := s.serve()
+	p.expect(http.StatusPaymentRequired, "/pro", guest)
+	p.expect(http.StatusUnauthorized, "/return", "")
+	shown := make(chan answer, 1)
+	go func() {
+		a, _ := p.try("GET", "/return", "X-Demo-User: "+guest)
+		shown <- a
+	}()
+	asked := s.questions()
+	require.Eventually(t, func() bool { return s.questions() > asked }, patience, time.Millisecond, "it asks")
+	s.polar.Subscribe(guest, polartest.Subscription{}, polartest.Benefit{BenefitID: s.customer.Benefits[0].BenefitID})
+	a := <-shown
+	assert.Equal(t, http.StatusSeeOther, a.status, a.body)
+	assert.Equal(t, "/", a.header.Get("Location"))
+	p.expect(http.StatusOK, "/pro", guest)
+}
+
 func TestACancellationReachesTheServerByWebhookWithinASecond(t *testing.T) {
 	t.Parallel()
 	s := openShop(t)

@@ -1,0 +1,135 @@
+package polargate
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/polargate/polargate/internal/flight"
+)
+
+// shortestWait and longestWait are how long Await waits between two questions.
+const (
+	shortestWait = time.Second
+	longestWait  = 10 * time.Second
+)
+
+// Await waits until a customer has what is required, and returns their Entitlements
+// then. It is for the page that a customer comes back to from a checkout: Polar grants
+// what was bought in the background, seconds after the payment and at times minutes.
+//
+//	ctx, cancel := context.WithTimeout(r.Context(), 15*time.Second)
+//	defer cancel()
+//	have, err := customers.Await(ctx, customer, polargate.Feature("export"))
+//
+// It returns at once if what is in memory meets the requirements, as Decide would tell.
+// Otherwise it asks Polar now, again after 1 second, and then after pauses that double up
+// to 10 seconds, within the budget of requests; all who wait for the same customer share
+// the questions. A webhook about the customer ends a pause at once. Without requirements
+// it waits for Polar to know the customer.
+//
+// When ctx ends first, the error is a *MissingError, which says what the customer still
+// lacks, and the Entitlements are the last that Polar told, or nil if it told none. Give
+// ctx a deadline: without one, Await waits for as long as it takes. A requirement
+// that nobody could ever meet and an id that cannot be asked about are an *InputError at
+// once, and ErrMisconfigured and ErrClosed are returned at once too.
+func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, error) {
+	if ctx == nil {
+		return nil, errNilContext
+	}
+	if err := customer.check(); err != nil {
+		return nil, err
+	}
+	if err := All(requirements...).Validate(); err != nil {
+		return nil, err
+	}
+	key := customer.key
+	news := make(chan struct{}, 1)
+	defer c.cache.hear(key, news)()
+
+	value, sure := c.cache.latest(key)
+	pause := shortestWait
+	var vain error // why the last question had no answer
+	for due := true; ; {
+		if sure && value.permits(requirements) {
+			return value, nil
+		}
+		wait := pause
+		if due || !c.cache.askedSince(key, c.cache.now()-int64(pause/4)) { // else somebody just has
+			var answer *Entitlements
+			answer, vain = c.cache.fetch(ctx, key, inAnyCase)
+			switch e, _ := errors.AsType[*Error](vain); {
+			case vain == nil:
+				value = answer
+			case ctx.Err() != nil:
+			case e == nil || tokenRefused(vain) || c.cache.life.Err() != nil:
+				return value, c.callError(vain)
+			default:
+				wait = max(wait, e.RetryAfter)
+				if old, err := c.cache.remembered(key, vain); err == nil && old.permits(requirements) {
+					return old, nil
+				}
+			}
+			if vain == nil && value.permits(requirements) {
+				return value, nil
+			}
+		}
+		pause = min(2*pause, longestWait)
+		told := false
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-news:
+			told, pause = true, shortestWait // the rest of what was bought may follow
+		case <-c.cache.life.Done():
+			timer.Stop()
+			return value, c.callError(flight.ErrClosed)
+		case <-ctx.Done():
+			timer.Stop()
+			return value, value.lacking(requirements, ctx.Err(), vain)
+		}
+		timer.Stop()
+		if newer, known := c.cache.latest(key); newer != nil {
+			value, sure = newer, known
+		}
+		due = told && !sure // it says that something is new, but not what
+	}
+}
+
+// permits reports whether these are entitlements of somebody known who meets them all.
+func (e *Entitlements) permits(requirements []Requirement) bool {
+	_, unmet := e.Unmet(requirements...)
+	return e.Known() && !unmet
+}
+
+// lacking is the error of a wait that has ended.
+func (e *Entitlements) lacking(requirements []Requirement, ended, vain error) error {
+	missing := &MissingError{Err: ended}
+	missing.Required, _ = e.Unmet(requirements...)
+	if failure, ok := errors.AsType[*Error](vain); ok {
+		missing.Err = errors.Join(ended, failure)
+	}
+	return missing
+}
+
+// MissingError says what a customer still lacked when Await gave up waiting.
+type MissingError struct {
+	// Required is the first requirement that was not met. It is the zero Requirement
+	// if there was none and Polar did not know the customer.
+	Required Requirement
+	// Err is why the wait ended: context.DeadlineExceeded or context.Canceled, joined
+	// with an *Error if Polar could not be asked last.
+	Err error
+}
+
+// Error says what is missing and what to do, for a developer. For a person, see Message.
+func (e *MissingError) Error() string {
+	what := "Polar does not know the customer yet"
+	if e.Required.kind != 0 {
+		what = "the customer does not have " + e.Required.String() + " yet"
+	}
+	return "polargate: await: " + what + " (" + e.Err.Error() + "). Polar grants what was bought seconds to minutes after the payment: show a page that asks again, and check that the product bought has the benefit."
+}
+
+// Unwrap gives why the wait ended, for errors.Is and errors.As.
+func (e *MissingError) Unwrap() error { return e.Err }
