@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -44,6 +45,14 @@ type Diagnosis struct {
 	// written there; empty if it can, or if only the program's own Store knows.
 	Store        string `json:"store"`
 	StoreProblem string `json:"store_problem"`
+	// StoreOwner is whose the license file is, or else its folder: "this user", "root"
+	// or "another user"; empty if that is not known. No user is named.
+	StoreOwner string `json:"store_owner"`
+	// StoreLock is how it went with the lock that copies of the program keep each other
+	// out by: "free", "busy" if somebody else has it just now, "not permitted", or "not
+	// supported" by the file system, where only the calls of one process keep each other
+	// out. Empty if it was not tried.
+	StoreLock string `json:"store_lock"`
 	// Fingerprint is what stands for this computer: "machine id", "random", or
 	// "set by the program".
 	Fingerprint string `json:"fingerprint"`
@@ -100,7 +109,7 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 	if p, ok := g.client.pace.(*pacer); ok {
 		d.PaceShared = p.shared != nil && p.shared.Usable() == nil
 	}
-	d.lookAtStore(g.config.Store)
+	d.lookAtStore(g.config.Store, g.name, g.own)
 	d.lookAtPolar(ctx, g)
 	if p, ok := g.client.pace.(*pacer); ok {
 		d.Pause = p.pausing()
@@ -108,8 +117,8 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 	if d.Problems == nil {
 		d.Problems = []string{}
 	}
-	if !status.OK() {
-		d.Problems = append(d.Problems, status.Message)
+	if message := anonymous(status.Message); !status.OK() && !slices.Contains(d.Problems, message) {
+		d.Problems = append(d.Problems, message)
 	}
 	return d
 }
@@ -117,16 +126,18 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 // wrongClock is a difference to Polar's clock that is worth telling.
 const wrongClock = 5 * time.Minute
 
-func (d *Diagnosis) lookAtStore(store Store) {
+func (d *Diagnosis) lookAtStore(store Store, name string, own []string) {
 	var problem error
 	switch s := store.(type) {
-	case FileStore:
-		path, err := filepath.Abs(string(s))
+	case interface{ folder() folder }:
+		path, err := filepath.Abs(s.folder().at)
 		if err != nil {
-			path = string(s)
+			path = s.folder().at
 		}
 		d.Store = "the folder " + anonymous(path)
-		problem = s.tryWriting()
+		found := s.folder().look(name, own...)
+		problem = found.problem
+		d.StoreOwner, d.StoreLock = string(found.whose), string(found.lock)
 	case *MemoryStore:
 		d.Store = "memory"
 	case noStore:
@@ -137,6 +148,10 @@ func (d *Diagnosis) lookAtStore(store Store) {
 	}
 	if problem != nil {
 		d.StoreProblem = anonymous(problem.Error())
+		if what, do, ok := (*Language)(nil).ofStore(&StoreError{"load", problem}); ok {
+			d.Problems = append(d.Problems, anonymous((*Language)(nil).refused(what, do)))
+			return
+		}
 		d.Problems = append(d.Problems, "The license cannot be kept on this computer ("+d.StoreProblem+"). Check that the folder can be written, and that the disk is not full.")
 	}
 }
@@ -206,6 +221,12 @@ func (d Diagnosis) String() string {
 		line("pacing", "of this process only")
 	}
 	line("store", "%s", d.Store)
+	if d.StoreOwner != "" {
+		line("owner", "%s", d.StoreOwner)
+	}
+	if d.StoreLock != "" {
+		line("lock", "%s", d.StoreLock)
+	}
 	line("fingerprint", "%s", d.Fingerprint)
 	state := string(d.State)
 	if d.Reason != "" {

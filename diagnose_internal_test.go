@@ -111,19 +111,23 @@ func TestALookAtAFolderLeavesItAsItWas(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	for _, s := range []FileStore{FileStore(folder), FileStore(filepath.Join(folder, "one")), FileStore(filepath.Join(folder, "one", "two", "three"))} {
-		require.NoError(t, s.tryWriting())
+		_, err := s.folder().tryWriting()
+		require.NoError(t, err)
 		entries, err := os.ReadDir(folder)
 		require.NoError(t, err)
 		assert.Empty(t, entries, "%s", strings.TrimPrefix(string(s), folder))
 	}
 	kept := FileStore(filepath.Join(folder, "kept"))
 	require.NoError(t, os.Mkdir(string(kept), 0o700))
-	require.NoError(t, kept.tryWriting())
+	_, err := kept.folder().tryWriting()
+	require.NoError(t, err)
 	assert.DirExists(t, string(kept), "and what was there stays")
 	file := filepath.Join(folder, "file")
 	require.NoError(t, os.WriteFile(file, []byte("x"), 0o600))
-	require.Error(t, FileStore(filepath.Join(file, "license")).tryWriting())
-	require.Error(t, FileStore(file).tryWriting())
+	for _, s := range []FileStore{FileStore(filepath.Join(file, "license")), FileStore(file)} {
+		_, err := s.folder().tryWriting()
+		require.Error(t, err)
+	}
 	text, err := os.ReadFile(file)
 	require.NoError(t, err)
 	assert.Equal(t, "x", string(text))

@@ -94,7 +94,8 @@
 // Every error that concerns a license is an [*Error], and errors.Is tells its
 // [Reason]: denials such as [ErrExpired], which Polar said, and others such as
 // [ErrUnreachable], which prove nothing. An [*InputError] is a value that cannot
-// be right, an [*StoreError] a state that cannot be read or written. Their texts
+// be right, an [*StoreError] a state that cannot be read or written; errors.Is tells
+// [ErrNoPermission] and [ErrBusy] among those. Their texts
 // say what to do next, to a developer; [Message] says it to a person.
 //
 // # Without either

@@ -1,8 +1,10 @@
 package polargate
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/http"
 	"strings"
 	"time"
@@ -79,6 +81,14 @@ const (
 	ErrOtherMachine Reason = "other_machine"
 	// ErrUnreadableState: the stored license was damaged; it was kept aside.
 	ErrUnreadableState Reason = "unreadable_state"
+	// ErrNoPermission: the stored license may not be read or written by this user, for
+	// instance since the program was run once by the superuser. Nothing is damaged. A
+	// *StoreError that has this cause is ErrNoPermission too.
+	ErrNoPermission Reason = "no_permission"
+	// ErrBusy: another copy of the program, or another call, has kept the license
+	// locked for as long as the caller waited. When that was a minute, it is a
+	// *StoreError that has this Reason.
+	ErrBusy Reason = "busy"
 	// ErrNoLicense: no license key has been activated here yet.
 	ErrNoLicense Reason = "no_license"
 	// ErrClosed: the Gate was closed.
@@ -140,6 +150,11 @@ type Error struct {
 	heldBack bool
 	// say replaces the phrases of the reason, where they are known better.
 	say phrases
+	// store is why the stored license could not be read, if that is the reason.
+	store error
+	// kept: the call was about a key that was entered while the license of another one
+	// is held, which stays as it is.
+	kept bool
 	// date is the time by the clock of who refused; zero if the answer does
 	// not tell.
 	date time.Time
@@ -184,15 +199,29 @@ func (e *Error) facts() []string {
 	default:
 		facts = append(facts, inner.Error())
 	}
+	if e.store != nil && e.store != e.Err {
+		facts = append(facts, causeOf(e.store).Error())
+	}
 	return facts
+}
+
+// causeOf is what a StoreError is about.
+func causeOf(err error) error {
+	if e, ok := errors.AsType[*StoreError](err); ok {
+		return e.Err
+	}
+	return err
 }
 
 // Unwrap gives the reason and the cause, for errors.Is and errors.As.
 func (e *Error) Unwrap() []error {
-	if e.Err == nil {
-		return []error{e.Reason}
+	errs := []error{e.Reason}
+	for _, err := range []error{e.Err, e.store} {
+		if err != nil {
+			errs = append(errs, err)
+		}
 	}
-	return []error{e.Reason, e.Err}
+	return errs
 }
 
 // cause is what kept Polar from being reached, as a phrase; "" if not known.
@@ -223,6 +252,10 @@ func (e *InputError) Error() string {
 
 // StoreError is a license state that could not be read or written. After it,
 // Activate holds no seat that it did not hold before. Check works without a disk.
+//
+// errors.Is tells two causes by their Reason, whatever the Store: ErrNoPermission
+// where fs.ErrPermission is the cause, and ErrBusy where somebody else has kept the
+// lock for too long.
 type StoreError struct {
 	// Op is "load", "save" or "lock".
 	Op string
@@ -231,11 +264,29 @@ type StoreError struct {
 }
 
 func (e *StoreError) Error() string {
-	return fmt.Sprintf("polargate: cannot %s the license state: %v. Make the folder writable for this user, set Config.Store to another place, or choose with Config.Ephemeral what to do without one.", e.Op, e.Err)
+	do := "Make the folder writable for this user, set Config.Store to another place, or choose with Config.Ephemeral what to do without one."
+	switch {
+	case e.Is(ErrBusy):
+		do = "Another process, or another call of this one, has held it all the while. Try again."
+	case e.Is(ErrNoPermission):
+		do = "Give the files and their folder to the user who runs the program, or set Config.Store to another place."
+	}
+	return fmt.Sprintf("polargate: cannot %s the license state: %v. %s", e.Op, e.Err, do)
 }
 
 // Unwrap gives the cause.
 func (e *StoreError) Unwrap() error { return e.Err }
+
+// Is reports whether target is the Reason of the cause.
+func (e *StoreError) Is(target error) bool {
+	switch target {
+	case ErrNoPermission:
+		return errors.Is(e.Err, fs.ErrPermission)
+	case ErrBusy:
+		return e.Op == opLock && errors.Is(e.Err, context.DeadlineExceeded)
+	}
+	return false
+}
 
 // cleanDetail makes a text from the network fit for an error: one line,
 // printable, short, and redacted.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"testing"
@@ -401,4 +402,16 @@ func ExampleGate_Move() {
 	// locked ****-0A1B2C This license is activated on another computer. Move it to this computer, which deactivates the other one, or activate a license key here.
 	// active <nil>
 	// This computer's activation was released. Activate the license key again to use it on this computer.
+}
+
+func ExampleStoreError() {
+	// What Activate returns where the license file belongs to somebody else.
+	err := error(&polargate.StoreError{Op: "load", Err: fs.ErrPermission})
+	switch {
+	case errors.Is(err, polargate.ErrNoPermission):
+		fmt.Println(polargate.Message(err))
+	case errors.Is(err, polargate.ErrBusy):
+		fmt.Println("try again in a moment")
+	}
+	// Output: This program isn't allowed to use its license file. Give your user account access to the file and its folder, then try again.
 }

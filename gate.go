@@ -34,6 +34,11 @@ type Gate struct {
 	begun    atomic.Bool   // by an Activate that waits for its turn
 	seatTurn chan struct{} // held while the seat is changed, across the network
 
+	// lockWaits counts those who wait for the Store's lock, and lockedOut is when one
+	// of them last gave up, in nanoseconds since 1970.
+	lockWaits atomic.Int32
+	lockedOut atomic.Int64
+
 	// life ends with Close; patience ends later, and with it requests that
 	// must not be cut short.
 	life, patience       context.Context
@@ -218,7 +223,9 @@ func (g *Gate) Check(ctx context.Context) (Status, error) {
 // Refresh asks Polar now, however fresh the last answer is, within
 // CheckTimeout. The error is nil when Polar answered and the program may run.
 // When nobody answered, the Status can be OK all the same, and then says nothing
-// of the failure while the last answer is fresh: show Message(err).
+// of the failure while the last answer is fresh: show Message(err). If the program may
+// not run, the error's Reason is that of the Status, and errors.Is finds the failure
+// beside it: Message(err) says both.
 func (g *Gate) Refresh(ctx context.Context) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err
@@ -227,10 +234,10 @@ func (g *Gate) Refresh(ctx context.Context) (Status, error) {
 	if status.State == "" {
 		status = g.Status()
 	}
-	if err == nil {
-		err = statusError(status, nil)
+	if err = g.callError("refresh", err); !status.OK() {
+		err = statusError(status, err)
 	}
-	return status, g.callError("refresh", err)
+	return status, err
 }
 
 // fly shares a check between its callers. The Status is empty if it did not end
@@ -286,6 +293,8 @@ func (g *Gate) callError(op string, err error) error {
 	case errors.As(err, &panicked):
 		g.config.Logger.Error("polargate: a panic was caught; please report it", "op", op, "panic", panicked.Value, "stack", string(panicked.Stack))
 		return &Error{Op: op, Reason: ErrUnreachable, Detail: "a fault in the program: see its log"}
+	case err == context.DeadlineExceeded && g.isLockedOut():
+		return &Error{Op: op, Reason: ErrBusy, Err: err}
 	case err == context.Canceled, err == context.DeadlineExceeded:
 		return &Error{Op: op, Reason: ErrUnreachable, Err: err, say: ended}
 	}
@@ -308,7 +317,7 @@ func statusError(s Status, cause error) error {
 	if s.State == Unlicensed && s.Reason != ErrNoLicense && cause == nil {
 		cause = ErrNoLicense // that too is the case
 	}
-	return &Error{Op: "check", Reason: s.Reason, Err: cause, say: s.phrases(vain)}
+	return &Error{Op: "check", Reason: s.Reason, Err: cause, say: s.phrases(vain), store: s.unread()}
 }
 
 // recall answers from memory, if what is there is fresh.
@@ -642,7 +651,11 @@ func (g *Gate) review(now time.Time) {
 		InDoubt:    g.inDoubt(now),
 
 		ReleasePending: h.state.waiting(),
+		store:          h.unread,
 	}}
+	if h.unread == nil {
+		next.status.store = g.unsaved
+	}
 	if h.state.Seat != nil {
 		next.status.Key = newKey(h.state.Seat.Key)
 	} else if h.elsewhere() {

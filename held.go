@@ -4,6 +4,9 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
 	"time"
 )
 
@@ -49,8 +52,11 @@ func (g *Gate) load(ctx context.Context) held {
 	known := g.holding()
 	known.unread, known.loaded, known.missing = nil, known.verdict, false
 	lost := func() held {
-		if known.state.Seat != nil {
+		switch {
+		case known.state.Seat != nil:
 			return known
+		case errors.Is(known.unread, ErrNoPermission):
+			return g.blank(ErrNoPermission)
 		}
 		return g.blank(ErrUnreadableState)
 	}
@@ -58,8 +64,9 @@ func (g *Gate) load(ctx context.Context) held {
 	// cryptography keeps it from being opened.
 	closed := func(err error) held {
 		g.complain("polargate: the license state cannot be opened", err)
+		known.unread = &StoreError{"load", err}
 		h := lost()
-		h.unread = &StoreError{"load", err}
+		h.unread = known.unread
 		return h
 	}
 	var strange *state // is under this machine's name, and not its own
@@ -77,8 +84,9 @@ func (g *Gate) load(ctx context.Context) held {
 			return known
 		case err != nil:
 			g.complain("polargate: the license state cannot be read", err)
+			known.unread = &StoreError{"load", err}
 			h := lost()
-			h.unread = &StoreError{"load", err}
+			h.unread = known.unread
 			return h
 		}
 		st, err := g.seal.openState(data)
@@ -233,30 +241,77 @@ func (g *Gate) lockSeat(ctx context.Context) (unlock func(), err error) {
 	select {
 	case g.seatTurn <- struct{}{}:
 	case <-patient.Done():
-		return nil, lockError(ctx, patient.Err())
+		return nil, lockError(ctx, errBusyHere)
 	}
+	g.lockWaits.Add(1)
+	defer g.lockWaits.Add(-1)
 	release, err := g.store.Lock(patient, g.name)
-	switch {
-	case errors.Is(err, errors.ErrUnsupported):
-		release = func() {}
-	case err != nil:
+	if errors.Is(err, errors.ErrUnsupported) {
+		release, err = g.lockHere(patient)
+	}
+	if err != nil {
+		if patient.Err() != nil {
+			g.lockedOut.Store(time.Now().UnixNano())
+		}
 		<-g.seatTurn
 		return nil, lockError(ctx, err)
 	}
 	return func() { release(); <-g.seatTurn }, nil
 }
 
+// turnsHere are the locks of this process in folders whose file system has none: path
+// and name to a chan of one place.
+var turnsHere sync.Map
+
+// lockHere keeps out the other Gates of this process that have the same folder, where
+// the file system has no locks to keep out everybody.
+func (g *Gate) lockHere(ctx context.Context) (unlock func(), err error) {
+	store, ok := g.config.Store.(interface{ folder() folder })
+	if !ok {
+		return func() {}, nil
+	}
+	path := store.folder().path(g.name)
+	if whole, err := filepath.Abs(path); err == nil {
+		path = whole
+	}
+	known, _ := turnsHere.LoadOrStore(path, make(chan struct{}, 1))
+	turn := known.(chan struct{})
+	select {
+	case turn <- struct{}{}:
+		return func() { <-turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// isLockedOut reports whether a call waits for somebody else's lock, or did a moment
+// ago: one that its caller has just given up.
+func (g *Gate) isLockedOut() bool {
+	return g.lockWaits.Load() > 0 || time.Since(time.Unix(0, g.lockedOut.Load())) < time.Second
+}
+
 // lockPatience is how long a change waits for another one that is under way on
 // this machine: one that asks Polar several times takes less.
 const lockPatience = time.Minute
 
-// lockError is why there was no lock: the caller's context, if it has ended.
+// errBusyHere is the wait for another call of the same Gate that took too long.
+var errBusyHere = fmt.Errorf("another call is still under way: %w", context.DeadlineExceeded)
+
+// lockError is why there was no lock: the caller, if they have left, or somebody else,
+// who was busy for longer than the caller waits, or than patience lasts.
 func lockError(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
+	case ctx.Err() != nil && errors.Is(err, errBusyHere):
+		return &Error{Op: opLock, Reason: ErrBusy, Err: ctx.Err(), say: phrases{busyHere, busyHereDo}}
+	case ctx.Err() != nil:
+		return &Error{Op: opLock, Reason: ErrBusy, Err: ctx.Err()}
 	}
-	return &StoreError{"lock", err}
+	return &StoreError{opLock, err}
 }
+
+const opLock = "lock"
 
 func (g *Gate) holding() held {
 	g.mu.Lock()

@@ -492,7 +492,7 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 		t.Parallel()
 		store := FileStore(t.TempDir())
 		require.NoError(t, store.Save(t.Context(), "a", []byte("before")))
-		scanner, err := os.Open(store.path("a"))
+		scanner, err := os.Open(store.folder().path("a"))
 		require.NoError(t, err)
 		time.AfterFunc(50*time.Millisecond, func() { _ = scanner.Close() })
 		require.NoError(t, store.Save(t.Context(), "a", []byte("after")), "on Windows the rename waits for it")

@@ -32,7 +32,8 @@ import (
 // held. When Polar's limit on requests is in the way, the error is ErrRateLimited,
 // unless Config.WaitForTurn says to wait.
 func (g *Gate) Activate(ctx context.Context, licenseKey string) (Status, error) {
-	return g.activateInTurn(ctx, licenseKey, &turns{left: g.config.WaitForTurn})
+	status, err := g.activateInTurn(ctx, licenseKey, &turns{left: g.config.WaitForTurn})
+	return status, g.ofEntered(licenseKey, err)
 }
 
 // activateInTurn is Activate, again whenever it was held up by the limit on requests
@@ -136,6 +137,40 @@ func (t *turns) next(err error, limit time.Duration) (wait time.Duration, ok boo
 	return wait, true
 }
 
+// ofEntered makes an error that is about a key that was just entered tell it from the
+// key of the license that is held, which stays as it is. A call that was given up may
+// change it yet.
+func (g *Gate) ofEntered(licenseKey string, err error) error {
+	s := g.holding().state.Seat
+	if err == nil || s == nil {
+		return err
+	}
+	if key, parseErr := ParseKey(licenseKey); parseErr == nil && key.Reveal() == s.Key {
+		return err
+	}
+	switch e := err.(type) {
+	case *Error:
+		if e.Reason == ErrClosed || e.say == ended {
+			return err
+		}
+		own := *e // others may have been given the same
+		own.kept = true
+		return &own
+	case *InputError:
+		if e.Field == fieldKey {
+			return &keptError{err}
+		}
+	case *StoreError:
+		return &keptError{err}
+	}
+	return err
+}
+
+// keptError is an error of Activate that is no *Error, while a license is held.
+type keptError struct{ error }
+
+func (e *keptError) Unwrap() error { return e.error }
+
 // purchaseLag is how long a key can be unknown to Polar after it was bought:
 // 30 s to 2 min are reported, since a worker makes the grant.
 const purchaseLag = 150 * time.Second
@@ -161,7 +196,7 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 		// The last try is made with a little time left for it.
 		left := time.Until(end) - 2*time.Second
 		if !errors.Is(err, ErrUnknownKey) || left < time.Second || !sleep(ctx, min(pause, left)) {
-			return status, err
+			return status, g.ofEntered(licenseKey, err)
 		}
 	}
 }
@@ -236,6 +271,7 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key, by consent) erro
 	}
 	if err != nil {
 		g.adoptRefusal(h, before)
+		g.withdraw(ctx, h, before)
 		return err
 	}
 	nothingTaken := func(why error) error {
@@ -301,6 +337,23 @@ func (g *Gate) adoptRefusal(h held, before *intent) {
 		h.state.Intent = before
 		g.adopt(h, FromNetwork)
 	}
+}
+
+// withdraw takes back an intent that is stored although storing it failed, as when the
+// disk fails after it has the file: nothing was asked for, and nothing is in doubt.
+func (g *Gate) withdraw(ctx context.Context, h held, before *intent) {
+	ctx, cancel := g.lastMoment(ctx)
+	defer cancel()
+	data, err := g.store.Load(ctx, g.name)
+	if err != nil {
+		return
+	}
+	st, err := g.seal.openState(data)
+	if err != nil || st.Intent == nil || st.Intent.AttemptID != h.state.Intent.AttemptID {
+		return
+	}
+	h.state.Intent = before
+	_ = g.save(ctx, h, FromDisk)
 }
 
 // lastMoment is time for what must be stored although the caller has gone.
@@ -633,7 +686,8 @@ func capped(seats []seat) []seat {
 // returns how many are left; Unlimited if the key has no limit. Counting cannot
 // be undone and is never repeated: when the answer was lost, the error is
 // ErrInDoubt, and the uses may have been counted. ErrUsageExceeded means that
-// nothing was counted, and leaves the license as it is.
+// nothing was counted, and leaves the license as it is. If the license is locked and
+// Polar could not be asked, the Reason is that of the Status, and errors.Is finds both.
 func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error) {
 	if err := g.enter(ctx); err != nil {
 		return 0, err
@@ -662,14 +716,27 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 			license, err = g.count(ctx, h, n)
 		}
 	}
-	return license.remaining(), inDoubt(err)
+	return license.remaining(), g.ofLocked(inDoubt(err))
+}
+
+// ofLocked makes of an error that proves nothing that of the license, if it is locked:
+// of the two facts this one decides. What may have been counted stays in doubt.
+func (g *Gate) ofLocked(err error) error {
+	e, ok := err.(*Error)
+	if s := g.Status(); ok && s.State == Locked && e.Reason.provesNothing() && e.Reason != ErrInDoubt && e.Reason != ErrClosed && e.say != ended {
+		if locked, ok := statusError(s, err).(*Error); ok && locked != e {
+			locked.Op = e.Op
+			return locked
+		}
+	}
+	return err
 }
 
 // count is Consume for the seat at hand.
 func (g *Gate) count(ctx context.Context, h held, n int64) (*LicenseKey, error) {
 	switch {
 	case h.trouble != "":
-		return nil, &Error{Op: opConsume, Reason: h.trouble}
+		return nil, &Error{Op: opConsume, Reason: h.trouble, store: h.unread}
 	case h.elsewhere():
 		return nil, &Error{Op: opConsume, Reason: ErrOtherMachine}
 	case h.state.Seat == nil:

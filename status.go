@@ -71,6 +71,15 @@ type Status struct {
 
 	cause Phrase  // why Polar could not be reached when it was asked last; "" if not known
 	say   phrases // replace those of the reason, where they are known better
+	store error   // why the Store could not be read or, if Unsaved, written
+}
+
+// unread is why there is no license: the Store could not be read.
+func (s Status) unread() error {
+	if s.Reason == ErrNoPermission || s.Reason == ErrUnreadableState {
+		return s.store
+	}
+	return nil
 }
 
 // OK reports whether the program may run: active, or in grace.

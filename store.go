@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/polargate/polargate/internal/owned"
 )
 
 // ErrNotStored is what Store.Load returns when nothing is stored by that name.
@@ -40,33 +41,73 @@ type Store interface {
 const maxState = 1 << 20
 
 // FileStore keeps the state in the folder of that path, which is made, for this
-// user alone, when something is saved. The files in it have mode 0600.
+// user alone, when something is saved. The files in it have mode 0600. What the
+// superuser makes in another user's folder belongs to that user.
+//
+// Errors of files that this user may not open are ErrNoPermission as well. A file
+// system that has no locks, as some network drives, makes Lock fail with
+// errors.ErrUnsupported. One that cannot be told to write at once is written to all
+// the same.
 type FileStore string
 
 // Load reads a file.
-func (s FileStore) Load(_ context.Context, name string) ([]byte, error) {
+func (s FileStore) Load(ctx context.Context, name string) ([]byte, error) {
+	return s.folder().Load(ctx, name)
+}
+
+// Save writes a file beside the old one, syncs it, and puts it in its place.
+func (s FileStore) Save(ctx context.Context, name string, data []byte) error {
+	return s.folder().Save(ctx, name, data)
+}
+
+// Lock takes the lock of a file of its own, name.lock, which stays in the
+// folder: removing it would let two holders in. The system releases it when
+// the process ends, however it ends.
+func (s FileStore) Lock(ctx context.Context, name string) (func(), error) {
+	return s.folder().Lock(ctx, name)
+}
+
+func (s FileStore) folder() folder { return folder{string(s), theSystem} }
+
+// folder is a FileStore, with the calls of the system that file systems refuse.
+type folder struct {
+	at  string
+	sys system
+}
+
+func (s folder) folder() folder { return s }
+
+// system is what not every file system can do.
+type system struct {
+	sync    func(*os.File) error
+	tryLock func(*flock.Flock) (bool, error)
+}
+
+var theSystem = system{(*os.File).Sync, (*flock.Flock).TryLock}
+
+func (s folder) Load(_ context.Context, name string) ([]byte, error) {
 	var f *os.File
 	err := patiently(func() (err error) { f, err = os.Open(s.path(name)); return err })
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotStored
 	}
 	if err != nil {
-		return nil, err
+		return nil, s.explain(name, err)
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
 	// One byte over the limit is enough to be recognised as nobody's state.
-	return data, err
+	return data, s.explain(name, err)
 }
 
-// Save writes a file beside the old one, syncs it, and puts it in its place.
-func (s FileStore) Save(_ context.Context, name string, data []byte) (err error) {
-	if err := os.MkdirAll(string(s), 0o700); err != nil {
+func (s folder) Save(_ context.Context, name string, data []byte) (err error) {
+	defer func() { err = s.explain(name, err) }()
+	if err := owned.MkdirAll(s.at, 0o700); err != nil {
 		return err
 	}
 	s.sweep(name)
 	// CreateTemp makes it with mode 0600.
-	temp, err := os.CreateTemp(string(s), name+".*.tmp")
+	temp, err := os.CreateTemp(s.at, name+".*.tmp")
 	if err != nil {
 		return err
 	}
@@ -76,10 +117,11 @@ func (s FileStore) Save(_ context.Context, name string, data []byte) (err error)
 			_ = os.Remove(temp.Name())
 		}
 	}()
+	owned.Keep(temp, s.path(name))
 	if _, err := temp.Write(data); err != nil {
 		return err
 	}
-	if err := temp.Sync(); err != nil {
+	if err := s.sys.sync(temp); err != nil && !isAny(err, noSync) {
 		return err
 	}
 	if err := temp.Close(); err != nil {
@@ -88,8 +130,11 @@ func (s FileStore) Save(_ context.Context, name string, data []byte) (err error)
 	if err := patiently(func() error { return os.Rename(temp.Name(), s.path(name)) }); err != nil {
 		return err
 	}
-	s.syncFolder()
-	return nil
+	return s.syncFolder()
+}
+
+func isAny(err error, of []error) bool {
+	return slices.ContainsFunc(of, func(target error) bool { return errors.Is(err, target) })
 }
 
 // patiently does what Windows may refuse for a moment, while a virus scanner or
@@ -103,23 +148,27 @@ func patiently(do func() error) error {
 	return err
 }
 
-// syncFolder makes a rename last. A failure is not reported: the new file is in
-// place, and who was told otherwise would undo what goes with it. Some systems
+// syncFolder makes a rename last. Only a disk that fails is an error: some systems
 // cannot sync folders at all, and their renames last by themselves.
-func (s FileStore) syncFolder() {
+func (s folder) syncFolder() error {
 	if runtime.GOOS == "windows" {
-		return
+		return nil
 	}
-	if folder, err := os.Open(string(s)); err == nil {
-		_ = folder.Sync()
-		_ = folder.Close()
+	f, err := os.Open(s.at)
+	if err != nil {
+		return nil
 	}
+	defer f.Close()
+	if err := s.sys.sync(f); isAny(err, diskFails) {
+		return err
+	}
+	return nil
 }
 
 // sweep removes what a crash left half-written. A file that is younger than an
 // hour may be another process's at work.
-func (s FileStore) sweep(name string) {
-	entries, _ := os.ReadDir(string(s))
+func (s folder) sweep(name string) {
+	entries, _ := os.ReadDir(s.at)
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), name+".") || !strings.HasSuffix(entry.Name(), ".tmp") {
 			continue
@@ -130,27 +179,231 @@ func (s FileStore) sweep(name string) {
 	}
 }
 
-// Lock takes the lock of a file of its own, name.lock, which stays in the
-// folder: removing it would let two holders in. The system releases it when
-// the process ends, however it ends.
-func (s FileStore) Lock(ctx context.Context, name string) (func(), error) {
-	if err := os.MkdirAll(string(s), 0o700); err != nil {
+// lockEvery is how often a lock that is held is tried again.
+const lockEvery = 20 * time.Millisecond
+
+func (s folder) Lock(ctx context.Context, name string) (func(), error) {
+	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	lock := flock.New(s.path(name+".lock"), flock.SetPermissions(0o600))
-	if _, err := lock.TryLockContext(ctx, 20*time.Millisecond); err != nil {
-		_ = lock.Close()
-		return nil, err
+	name += ".lock"
+	if err := owned.MkdirAll(s.at, 0o700); err != nil {
+		return nil, s.explain(name, err)
 	}
-	return func() { _ = lock.Close() }, nil
+	if err := owned.Touch(s.path(name), 0o600); err != nil {
+		return nil, s.explain(name, err)
+	}
+	lock := flock.New(s.path(name), flock.SetPermissions(0o600), flock.SetFlag(owned.LockFlag()))
+	for {
+		ok, err := s.lockOnce(lock)
+		switch {
+		case err != nil:
+			_ = lock.Close()
+			return nil, s.explain(name, err)
+		case ok:
+			return func() { _ = lock.Close() }, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(lockEvery):
+		}
+	}
 }
 
-// tryWriting reports why nothing can be saved; nil if it can. It leaves nothing
-// behind.
-func (s FileStore) tryWriting() error {
+// lockOnce tries to take a lock. An error of the lock itself, and not of its file,
+// is not tied to a path.
+func (s folder) lockOnce(lock *flock.Flock) (bool, error) {
+	ok, err := s.sys.tryLock(lock)
+	_, ofFile := errors.AsType[*fs.PathError](err)
+	if err != nil && !ofFile && isAny(err, forbiddenLocks) {
+		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, noPath{err})
+	}
+	return ok, unsupportedLock(err)
+}
+
+// noPath is the text of an error alone: a lock that is forbidden is no file that is.
+type noPath struct{ err error }
+
+func (e noPath) Error() string { return e.err.Error() }
+
+// unsupportedLock is an error as errors.ErrUnsupported, if it is that of a file
+// system that has no locks.
+func unsupportedLock(err error) error {
+	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Op == "open" {
+		return err // of the file, and not of its lock
+	}
+	if err == nil || errors.Is(err, errors.ErrUnsupported) || !isAny(err, noLocks) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
+}
+
+// placeError is a file of the store that cannot be used, with what is known of it.
+type placeError struct {
+	// file is what is in the way: the file itself, or the folder that it cannot be
+	// reached in.
+	file  string
+	whose owned.Whose
+	// isFolder: a folder is where a file should be.
+	isFolder bool
+	// repair is what the user would have to own; "" if that is not theirs to change.
+	repair string
+	err    error
+}
+
+func (e *placeError) Error() string {
+	switch {
+	case e.isFolder:
+		return e.err.Error() + " (a folder is where the file should be)"
+	case e.whose != owned.Unknown:
+		return e.err.Error() + " (" + e.file + " belongs to " + string(e.whose) + ")"
+	}
+	return e.err.Error()
+}
+
+func (e *placeError) Unwrap() error { return e.err }
+
+// Is: one that is not permitted is ErrNoPermission.
+func (e *placeError) Is(target error) bool {
+	return target == ErrNoPermission && !e.isFolder
+}
+
+// explain finds out why a file cannot be used, where that is of use to a person: it
+// is not theirs, or it is a folder.
+func (s folder) explain(name string, err error) error {
+	if err == nil || errors.Is(err, errors.ErrUnsupported) {
+		return err
+	}
+	path := s.path(name)
+	info, statErr := os.Lstat(path)
+	if statErr == nil && info.IsDir() {
+		return &placeError{file: path, isFolder: true, err: err}
+	}
+	if !errors.Is(err, fs.ErrPermission) {
+		return err
+	}
+	e := &placeError{file: path, err: err}
+	if failed, ok := errors.AsType[*fs.PathError](err); ok && filepath.Dir(failed.Path) == s.at && failed.Path != path {
+		e.file = s.at // no file can be made in it
+		info, statErr = os.Lstat(e.file)
+	}
+	// What lies in a folder that may not be entered cannot be seen.
+	for ; statErr != nil && e.file != filepath.Dir(e.file); info, statErr = os.Lstat(e.file) {
+		e.file = filepath.Dir(e.file)
+	}
+	if statErr == nil {
+		e.whose = owned.Of(info)
+	}
+	if e.whose != owned.Own {
+		e.repair = s.repair(e.file)
+	}
+	return e
+}
+
+// repair is what to make the user's own again: all of the store's folder, or what is
+// around it, but nothing outside their home.
+func (s folder) repair(file string) string {
+	home, err := os.UserHomeDir()
+	at, absErr := filepath.Abs(s.at)
+	file, fileErr := filepath.Abs(file)
+	if err != nil || absErr != nil || fileErr != nil {
+		return ""
+	}
+	if filepath.Dir(file) == at {
+		file = at
+	}
+	if below, err := filepath.Rel(home, file); err != nil || !filepath.IsLocal(below) || below == "." {
+		return ""
+	}
+	return file
+}
+
+// look is what a diagnosis finds out about a folder.
+type look struct {
+	whose   owned.Whose // the file, or else the folder
+	lock    lockState
+	problem error
+}
+
+// lockState is how it went with a lock.
+type lockState string
+
+const (
+	lockFree        lockState = "free"
+	lockBusy        lockState = "busy"
+	lockUnsupported lockState = "not supported"
+	lockForbidden   lockState = "not permitted"
+)
+
+// look opens the files of those names, of which the first is the one that is written,
+// tries its lock, and tries to write. It leaves everything as it was, and waits for
+// nobody.
+func (s folder) look(name string, others ...string) look {
+	var l look
+	for path, tries := s.path(name), 0; ; path, tries = filepath.Dir(path), tries+1 {
+		info, err := os.Lstat(path)
+		if err == nil {
+			l.whose = owned.Of(info)
+		}
+		if err == nil || tries > 0 && !errors.Is(err, fs.ErrPermission) || path == filepath.Dir(path) {
+			break // there it is, or there is neither file nor folder
+		}
+	}
+	var loadErr, lockErr error
+	for _, name := range append([]string{name}, others...) {
+		if _, err := s.Load(context.Background(), name); loadErr == nil && !errors.Is(err, ErrNotStored) {
+			loadErr = err
+		}
+	}
+	l.lock, lockErr = s.tryLock(name + ".lock")
+	lockOfAny, writeErr := s.tryWriting()
+	if l.lock == "" {
+		l.lock = lockOfAny // there is no file to be locked yet
+	}
+	for _, err := range []error{loadErr, lockErr, writeErr} {
+		if l.problem == nil {
+			l.problem = err
+		}
+	}
+	return l
+}
+
+// tryLock tries the lock of a file that is there.
+func (s folder) tryLock(name string) (lockState, error) {
+	path := s.path(name)
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case err == nil && info.IsDir():
+		return "", s.explain(name, &fs.PathError{Op: "lock", Path: path, Err: errors.New("is a folder")})
+	}
+	lock := flock.New(path, flock.SetFlag(owned.LockFlag()&^os.O_CREATE))
+	defer lock.Close()
+	switch ok, err := s.lockOnce(lock); {
+	case ok:
+		return lockFree, nil
+	case err == nil:
+		return lockBusy, nil
+	case errors.Is(err, errors.ErrUnsupported):
+		return lockUnsupported, nil
+	case errors.Is(err, fs.ErrNotExist):
+		return "", nil
+	case errors.Is(err, fs.ErrPermission):
+		return lockForbidden, s.explain(name, err)
+	default:
+		return "", s.explain(name, err)
+	}
+}
+
+const tryName = "try"
+
+// tryWriting reports why nothing can be saved, if so, and how locks are here. It
+// leaves nothing behind.
+func (s folder) tryWriting() (lockState, error) {
 	// What is made for it is taken away again, the innermost first.
 	var made []string
-	for folder := filepath.Clean(string(s)); ; folder = filepath.Dir(folder) {
+	for folder := filepath.Clean(s.at); ; folder = filepath.Dir(folder) {
 		if _, err := os.Stat(folder); err == nil || folder == filepath.Dir(folder) {
 			break
 		}
@@ -161,18 +414,23 @@ func (s FileStore) tryWriting() error {
 			_ = os.Remove(folder)
 		}
 	}()
-	if err := os.MkdirAll(string(s), 0o700); err != nil {
-		return err
+	if err := os.MkdirAll(s.at, 0o700); err != nil {
+		return "", s.explain(tryName, err)
 	}
-	temp, err := os.CreateTemp(string(s), "try.*.tmp")
+	temp, err := os.CreateTemp(s.at, tryName+".*.tmp")
 	if err != nil {
-		return err
+		return "", s.explain(tryName, err)
 	}
 	_, err = temp.Write(make([]byte, 4096))
-	return errors.Join(err, temp.Sync(), temp.Close(), os.Remove(temp.Name()))
+	lock, _ := s.tryLock(filepath.Base(temp.Name()))
+	syncErr := s.sys.sync(temp)
+	if isAny(syncErr, noSync) {
+		syncErr = nil
+	}
+	return lock, errors.Join(err, syncErr, temp.Close(), os.Remove(temp.Name()))
 }
 
-func (s FileStore) path(name string) string { return filepath.Join(string(s), name) }
+func (s folder) path(name string) string { return filepath.Join(s.at, name) }
 
 // MemoryStore keeps the state for the life of the process, for tests and for
 // programs that keep their state elsewhere. The zero value is empty and ready

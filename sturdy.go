@@ -12,7 +12,8 @@ import (
 // program's fault, but no reason to take it down: some of the work here is done
 // in goroutines that nobody else could recover in.
 
-// sturdyStore makes errors of the panics of a Store.
+// sturdyStore makes errors of the panics of a Store, and errors.ErrUnsupported of a
+// file system's own words for locks that it does not have.
 type sturdyStore struct {
 	of  Store
 	log *slog.Logger
@@ -48,7 +49,7 @@ func (s *sturdyStore) Lock(ctx context.Context, name string) (unlock func(), err
 	defer func() { s.caught(recover(), &err) }()
 	release, err := s.of.Lock(ctx, name)
 	if err != nil {
-		return nil, err
+		return nil, unsupportedLock(err)
 	}
 	return func() {
 		var err error

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/internal/owned"
 )
 
 // Phrase names a text that a person can meet. The word of each [Reason] is one, for
@@ -19,9 +21,9 @@ type Phrase string
 type Language struct {
 	// Phrases replace the English of [Phrases], for as many as are given. In
 	// braces stands what is filled in: {until} a time, {wait} a duration, {what}
-	// and {do} the phrases of a reason, {field} and {problem} in English what is
-	// wrong with a value. A phrase need not use them. {what} begins small in
-	// "grace", and large where it begins a sentence.
+	// and {do} the phrases of a reason, {file} a file or folder, {field} and
+	// {problem} in English what is wrong with a value. A phrase need not use them. {what} begins small in
+	// "grace" and the like, and large where it begins a sentence.
 	Phrases map[Phrase]string
 	// Time writes a time; nil writes "2 January 2006 15:04" in the zone of the
 	// computer.
@@ -33,8 +35,8 @@ type Language struct {
 func Phrases() map[Phrase]string { return maps.Clone(english) }
 
 // Message is an error of this package for a person: what is the matter and what
-// to do, in whole sentences, with no status code, address or name of a field. It
-// is empty for nil, and the plain text of any other error.
+// to do, in whole sentences, with no status code, address or name of a field;
+// a file or folder that is not the user's is named. It is empty for nil, and the plain text of any other error.
 func Message(err error) string { return (*Language)(nil).Message(err) }
 
 // Message is [Message] in this language.
@@ -45,20 +47,108 @@ func (l *Language) Message(err error) string {
 	if _, ok := errors.AsType[*MissingError](err); ok {
 		return l.text(phraseMissing)
 	}
+	_, kept := errors.AsType[*keptError](err)
 	if e, ok := errors.AsType[*Error](err); ok {
-		return l.refused(l.ofError(e))
+		text := l.refused(l.ofError(e))
+		if what, do, ok := l.behind(e); ok {
+			text += " " + l.text(phraseNoteRecheck, "{what}", what, "{do}", do)
+		}
+		return l.ofKept(text, e.kept)
 	}
 	if e, ok := errors.AsType[*InputError](err); ok {
 		phrase := phraseInput
-		if e.Field == fieldKey {
+		switch {
+		case e.Field == fieldKey && kept:
+			phrase = phraseKeyInput + entered
+		case e.Field == fieldKey:
 			phrase = phraseKeyInput
 		}
-		return l.text(phrase, "{field}", e.Field, "{problem}", e.Problem)
+		return l.ofKept(l.text(phrase, "{field}", e.Field, "{problem}", e.Problem), kept)
 	}
-	if _, ok := errors.AsType[*StoreError](err); ok {
-		return l.text(phraseStore)
+	if e, ok := errors.AsType[*StoreError](err); ok {
+		text := l.text(phraseStore)
+		if what, do, ok := l.ofStore(e); ok {
+			text = l.refused(what, do)
+		}
+		return l.ofKept(text, kept)
 	}
 	return err.Error()
+}
+
+// ofKept adds that the license that is held stays as it is, if one is.
+func (l *Language) ofKept(text string, kept bool) string {
+	if kept {
+		text += " " + l.text(phraseNoteKept)
+	}
+	return text
+}
+
+// behind is why a reason could not be looked at again, if the two are two facts.
+func (l *Language) behind(e *Error) (what, do string, ok bool) {
+	if e.StatusCode != 0 || e.Reason.provesNothing() || e.Reason == ErrGraceEnded { // which says it itself
+		return "", "", false
+	}
+	switch also := e.Err.(type) {
+	case *Error:
+		if also.Reason.provesNothing() {
+			what, do = l.ofError(also)
+			return what, do, true
+		}
+	case *StoreError:
+		return l.ofStore(also)
+	}
+	return "", "", false
+}
+
+// provesNothing reports whether r says only why there was no answer.
+func (r Reason) provesNothing() bool {
+	switch r {
+	case ErrUnreachable, ErrRateLimited, ErrMisconfigured, ErrInDoubt, ErrClosed, ErrBusy:
+		return true
+	}
+	return false
+}
+
+// ofStore is what is the matter with the Store, and what to do, where it is known.
+func (l *Language) ofStore(err error) (what, do string, ok bool) {
+	place, known := errors.AsType[*placeError](err)
+	switch {
+	case err == nil:
+		return "", "", false
+	case known && place.isFolder:
+		return l.text(storeFolder, "{file}", place.file), l.text(storeFolderDo), true
+	case errors.Is(err, errBusyHere):
+		return l.text(busyHere), l.text(busyHereDo), true
+	case errors.Is(err, ErrBusy):
+		return l.text(Phrase(ErrBusy)), l.text(Phrase(ErrBusy) + ".do"), true
+	case !errors.Is(err, ErrNoPermission):
+		return "", "", false
+	case !known:
+		return l.text(Phrase(ErrNoPermission)), l.text(Phrase(ErrNoPermission) + ".do"), true
+	}
+	of := noPermissionFile
+	switch place.whose {
+	case owned.Root:
+		of = noPermissionRoot
+	case owned.Others:
+		of = noPermissionOther
+	}
+	do = l.text(Phrase(ErrNoPermission) + ".do")
+	if place.repair != "" {
+		do = l.text(noPermissionRepairDo, "{file}", forShell(place.repair))
+	}
+	return l.text(of, "{file}", place.file), do, true
+}
+
+// forShell is a path as it can be given to a command.
+func forShell(path string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+@", r)
+	}
+	if strings.IndexFunc(path, func(r rune) bool { return !plain(r) }) < 0 {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
 // ofError is what is the matter, and what to do.
@@ -67,14 +157,36 @@ func (l *Language) ofError(e *Error) (what, do string) {
 	if e.say.what != "" {
 		p.what = e.say.what
 	}
-	if e.say.do != "" {
-		p.do = e.say.do
-	}
 	what, do = l.text(p.what), l.text(p.do)
+	if e.kept {
+		what, do = l.ofEntered(p)
+	}
+	if e.say.do != "" {
+		do = l.text(e.say.do)
+	}
+	if e.store != nil {
+		if w, d, ok := l.ofStore(e.store); ok {
+			what, do = w, d
+		} else if e.Reason == ErrUnreadableState {
+			do = l.text(unreadableDiskDo)
+		}
+	}
 	if e.RetryAfter > 0 {
 		do = l.text(phraseTryAgainIn, "{wait}", readable(e.RetryAfter).String())
 	}
 	return what, do
+}
+
+// ofEntered are the phrases of a reason as they are said of a key that was just
+// entered, while another one is held. What is no fault of the key says so.
+func (l *Language) ofEntered(p phrases) (what, do string) {
+	if _, ok := english[p.what+entered]; !ok {
+		return l.text(phraseEntered, "{what}", l.text(p.what)), l.text(p.do)
+	}
+	if _, ok := english[p.what+entered+".do"]; ok {
+		p.do = p.what + entered + ".do"
+	}
+	return l.text(p.what + entered), l.text(p.do)
 }
 
 func (l *Language) refused(what, do string) string {
@@ -96,7 +208,11 @@ func (l *Language) ofStatus(s Status, vain Reason, inMemory bool) string {
 		if inMemory {
 			note = phraseNoteUnstored
 		}
-		text += " " + l.text(note)
+		if what, do, ok := l.ofStore(s.store); ok && !inMemory {
+			text += " " + l.text(phraseNoteUnsavedFor, "{what}", what, "{do}", do)
+		} else {
+			text += " " + l.text(note)
+		}
 	}
 	return text
 }
@@ -113,7 +229,7 @@ func (l *Language) standing(s Status, vain Reason) string {
 	case s.State == Grace:
 		return l.text(phraseGrace, "{what}", l.text(p.what), "{do}", l.text(p.do), "{until}", l.time(s.GraceUntil))
 	}
-	return l.refused(l.text(p.what), l.text(p.do))
+	return l.refused(l.ofError(&Error{Reason: s.Reason, say: p, store: s.unread()}))
 }
 
 // text is a phrase with what is filled in, given as old and new in turn.
@@ -241,13 +357,32 @@ const (
 	phraseNoteUnsaved  Phrase = "note_unsaved"
 	phraseNoteUnstored Phrase = "note_unstored"
 	phraseNoteRelease  Phrase = "note_release_pending"
+	phraseNoteRecheck  Phrase = "note_recheck"
+	phraseNoteKept     Phrase = "note_kept"
 	phraseTryAgainIn   Phrase = "try_again_in"
 	phraseStore        Phrase = "store"
 	phraseMissing      Phrase = "missing"
 	phraseInput        Phrase = "input"
 	phraseKeyInput     Phrase = "license_key_input"
 
+	phraseNoteUnsavedFor Phrase = "note_unsaved.cause"
+
+	// entered makes of a phrase about a license key that about one which was just
+	// entered, while another is held. phraseEntered is for what is no fault of the key.
+	entered       Phrase = ".entered"
+	phraseEntered Phrase = "entered"
+
 	// Where a situation is known better than the reason alone tells.
+	noPermissionFile     Phrase = "no_permission.file"
+	noPermissionRoot     Phrase = "no_permission.root"
+	noPermissionOther    Phrase = "no_permission.other"
+	noPermissionRepairDo Phrase = "no_permission.repair.do"
+	busyHere             Phrase = "busy.here"
+	busyHereDo           Phrase = "busy.here.do"
+	storeFolder          Phrase = "unreadable_state.folder"
+	storeFolderDo        Phrase = "unreadable_state.folder.do"
+	unreadableDiskDo     Phrase = "unreadable_state.disk.do"
+
 	inDoubtHere         Phrase = "in_doubt.here"
 	inDoubtHereDo       Phrase = "in_doubt.here.do"
 	inDoubtUsesDo       Phrase = "in_doubt.uses.do"
@@ -341,8 +476,51 @@ var english = map[Phrase]string{
 	Phrase(ErrUnreadableState) + ".do":        "Start the program again. If that does not help, enter the license key again; a damaged file was kept aside.",
 	Phrase(ErrNoLicense):                      "no license key has been activated",
 	Phrase(ErrNoLicense) + ".do":              "Enter your license key.",
+	Phrase(ErrNoPermission):                   "this program isn't allowed to use its license file",
+	Phrase(ErrNoPermission) + ".do":           "Give your user account access to the file and its folder, then try again.",
+	Phrase(ErrBusy):                           "another copy of this program is busy with the license",
+	Phrase(ErrBusy) + ".do":                   "Wait a moment, then try again. If that doesn't help, quit the other copies of this program.",
 	Phrase(ErrClosed):                         "the gate is closed",
 	Phrase(ErrClosed) + ".do":                 "Open a new one.",
+
+	phraseNoteUnsavedFor: "The last check couldn't be saved: {what}. {do}",
+	phraseNoteRecheck:    "A check just now failed: {what}. {do}",
+	phraseNoteKept:       "Your current license stays unchanged.",
+
+	phraseEntered:            "that key couldn't be activated: {what}",
+	phraseKeyInput + entered: "That key {problem}.",
+	unknownHeld + entered:    "that key is no longer known to the license server",
+	noPermissionFile:         "this program isn't allowed to use {file}",
+	noPermissionRoot:         "this program isn't allowed to use {file}, which belongs to the administrator (root)",
+	noPermissionOther:        "this program isn't allowed to use {file}, which belongs to another user",
+	noPermissionRepairDo:     "To make it yours again, run “sudo chown -R $USER {file}” in a terminal, then start the program again.",
+	busyHere:                 "an earlier request is still under way",
+	busyHereDo:               "Wait until it's done, then try again.",
+	storeFolder:              "there's a folder where the license file should be: {file}",
+	storeFolderDo:            "Move that folder away, then start the program again.",
+	unreadableDiskDo:         "Start the program again. If that doesn't help, check the disk for errors, or contact support.",
+
+	Phrase(ErrUnknownKey) + entered:                     "the license server doesn't know that key",
+	Phrase(ErrUnknownKey) + entered + ".do":             "Check it for typing errors, capital letters included. If you've just bought it, it may not be ready yet: try again in two minutes.",
+	Phrase(ErrInactive) + entered:                       "that key is no longer active",
+	Phrase(ErrInactive) + entered + ".do":               "It was revoked or disabled. Renew its subscription, or enter another key.",
+	Phrase(ErrExpired) + entered:                        "that key has expired",
+	Phrase(ErrExpired) + entered + ".do":                "Renew it, or enter another key.",
+	Phrase(ErrSeatReleased) + entered:                   "that key's activation on this computer is gone",
+	Phrase(ErrSeatReleased) + entered + ".do":           "Activate that key again to use it here.",
+	Phrase(ErrConditionsMismatch) + entered:             "that key was activated on a different setup",
+	Phrase(ErrConditionsMismatch) + entered + ".do":     "Activate that key again, or contact support.",
+	Phrase(ErrWrongBenefit) + entered:                   "that key is for another product",
+	Phrase(ErrWrongBenefit) + entered + ".do":           "Enter a key that came with this program.",
+	Phrase(ErrWrongCustomer) + entered:                  "that key belongs to another customer",
+	Phrase(ErrWrongCustomer) + entered + ".do":          "Enter a license key of your own account.",
+	Phrase(ErrActivationLimit) + entered:                "that key is already in use on the maximum number of computers",
+	Phrase(ErrActivationLimit) + entered + ".do":        "Deactivate one of them, or do so in the vendor's customer portal, then try again.",
+	Phrase(ErrActivationsUnsupported) + entered:         "that key isn't set up for activation",
+	Phrase(ErrActivationsUnsupported) + entered + ".do": "Please contact support.",
+	Phrase(ErrDenied) + entered:                         "the license server refused that key",
+	Phrase(ErrDenied) + entered + ".do":                 "Please contact support.",
+	Phrase(ErrInDoubt) + entered:                        "we couldn't confirm the activation of that key",
 
 	inDoubtHere:         "an activation was begun on this computer, and how it ended is not known",
 	inDoubtHereDo:       "Enter the license key again. If no activation of it is left then, release the lost one in the vendor's customer portal.",

@@ -25,7 +25,7 @@ func TestEveryPhraseCanBeTranslatedAndIsUsed(t *testing.T) {
 			assert.Regexp(t, `^[A-Z].*\.$`, text, "what to do is a whole sentence")
 		}
 		for _, p := range placeholder.FindAllString(text, -1) {
-			assert.Contains(t, []string{"{until}", "{wait}", "{what}", "{do}", "{field}", "{problem}"}, p, name)
+			assert.Contains(t, []string{"{until}", "{wait}", "{file}", "{what}", "{do}", "{field}", "{problem}"}, p, name)
 		}
 	}
 	for _, reason := range []polargate.Reason{
@@ -33,7 +33,7 @@ func TestEveryPhraseCanBeTranslatedAndIsUsed(t *testing.T) {
 		polargate.ErrWrongBenefit, polargate.ErrWrongCustomer, polargate.ErrActivationLimit, polargate.ErrActivationsUnsupported,
 		polargate.ErrUsageExceeded, polargate.ErrDenied, polargate.ErrUnreachable, polargate.ErrRateLimited, polargate.ErrMisconfigured,
 		polargate.ErrInDoubt, polargate.ErrGraceEnded, polargate.ErrClockSetBack, polargate.ErrOtherMachine, polargate.ErrUnreadableState,
-		polargate.ErrNoLicense, polargate.ErrClosed,
+		polargate.ErrNoPermission, polargate.ErrBusy, polargate.ErrNoLicense, polargate.ErrClosed,
 	} {
 		what, do := polargate.Phrase(reason), polargate.Phrase(reason)+".do"
 		require.Contains(t, english, what)

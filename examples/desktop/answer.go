@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 
 	"github.com/polargate/polargate"
 )
@@ -66,6 +67,10 @@ func (c *call) tell(a answer, err error) error {
 			trouble.Warning = &p
 		} else {
 			trouble.Error = &p
+			if also := beside(err); also != nil {
+				p := problemOf(also)
+				trouble.Warning = &p
+			}
 		}
 	}
 	text, jsonErr := joinObjects(append(a.fields, trouble)...)
@@ -87,18 +92,43 @@ func problemOf(err error) problem {
 	if e, ok := errors.AsType[*tourError](err); ok {
 		return problem{"failed", e.Error()}
 	}
-	if e, ok := errors.AsType[*polargate.StoreError](err); ok {
-		return problem{"store", e.Error()} // who calls a command line can do something about a folder
-	}
 	p := problem{"failed", polargate.Message(err)}
 	if e, ok := errors.AsType[*polargate.Error](err); ok {
 		p.Reason = string(e.Reason)
+	} else if e, ok := errors.AsType[*polargate.StoreError](err); ok {
+		switch {
+		case errors.Is(e, polargate.ErrNoPermission):
+			p.Reason = string(polargate.ErrNoPermission)
+		case errors.Is(e, polargate.ErrBusy):
+			p.Reason = string(polargate.ErrBusy)
+		default:
+			// Who calls a command line can do something about a folder.
+			p = problem{"store", e.Error() + strings.TrimPrefix(p.Message, polargate.Message(e))}
+		}
 	} else if _, ok := errors.AsType[*polargate.InputError](err); ok {
 		p.Reason = "input"
 	} else if errors.Is(err, errFindings) {
 		p.Reason = "problems_found"
 	}
 	return p
+}
+
+// beside is a second fact: why it could not be found out whether the first still holds.
+// nil if there is none.
+func beside(err error) error {
+	e, ok := errors.AsType[*polargate.Error](err)
+	if !ok {
+		return nil
+	}
+	switch also := e.Err.(type) {
+	case *polargate.Error:
+		if also.Reason != e.Reason && !also.Reason.Denial() {
+			return also
+		}
+	case *polargate.StoreError:
+		return also
+	}
+	return nil
 }
 
 // joinObjects makes one JSON object of several. A map would do, but forget the order of

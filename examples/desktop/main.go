@@ -31,7 +31,9 @@
 // The exit code is of the command: 0 when licensed or done, 2 when locked or
 // refused, 3 when there is no license, 4 when it could not be decided or done
 // now, and 64 when called wrongly. A refused key does not take away the license
-// that is held: status then still is 0.
+// that is held: status then still is 0. Of two facts the one about the license decides,
+// and both are said: one that is locked is 2, and none is 3, also when the license server
+// could not be asked anew.
 //
 // With --json, which all commands but serve take, standard output is one JSON
 // object, whatever happens. Its fields are those of polargate.Status, as the
@@ -40,7 +42,8 @@
 //
 //	left     after use: how many uses are left; null if there is no limit
 //	error    {"reason": "…", "message": "…"}, exactly when the exit code is not 0
-//	warning  the same, when a refresh failed and the license goes on
+//	warning  the same, when a refresh failed and the license goes on; and beside an
+//	         error, why it could not be found out whether that still holds
 //
 // A reason is one of polargate's, or usage, input, store, problems_found,
 // interrupted or failed. A call that goes wrong before the license is looked at has
@@ -197,7 +200,7 @@ func exitCode(err error) int {
 		return exitNotNow // for instance a folder that cannot be written
 	}
 	switch r := failed.Reason; {
-	case errors.Is(err, polargate.ErrNoLicense), r == polargate.ErrUnreadableState:
+	case errors.Is(err, polargate.ErrNoLicense), r == polargate.ErrUnreadableState, r == polargate.ErrNoPermission:
 		return exitUnlicensed
 	case r.Denial(), r == polargate.ErrUsageExceeded, r == polargate.ErrGraceEnded, r == polargate.ErrClockSetBack, r == polargate.ErrOtherMachine:
 		return exitLocked

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"io/fs"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -223,6 +225,70 @@ func TestARefusedKeyLocksAndComesBack(t *testing.T) {
 	i.polar.SetOffline(false)
 	i.polar.Grant(i.key.ID)
 	i.expect(exitOK, "status", "--refresh")
+}
+
+func TestARefusedLicenseStaysLockedWithoutANetworkAndBothAreSaid(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(3)})
+	i.expect(exitOK, "activate", i.key.Key)
+	i.polar.Revoke(i.key.ID)
+	i.expect(exitLocked, "status", "--refresh")
+	i.polar.SetOffline(true)
+	r := i.expect(exitLocked, "status", "--refresh")
+	assert.Contains(t, r.stderr, "This license key is no longer active")
+	assert.Contains(t, r.stderr, "A check just now failed: the license server could not be reached")
+	assert.NotContains(t, r.stdout, "no longer active", "it is said once")
+	o := i.object(exitLocked, "status", "--refresh", "--json")
+	assert.Equal(t, "locked", o["state"])
+	assert.Equal(t, "inactive", o["reason"])
+	assert.Equal(t, "inactive", reason(o, "error"))
+	assert.Equal(t, "unreachable", reason(o, "warning"))
+	i.polar.SetOffline(false)
+	o = i.object(exitLocked, "status", "--refresh", "--json")
+	assert.NotContains(t, o, "warning", "it was asked")
+
+	// Without a license that is the fact, whatever else goes wrong.
+	i.polar.SetOffline(true)
+	i.expect(exitNotNow, "deactivate")
+	o = i.object(exitUnlicensed, "status", "--refresh", "--json")
+	assert.Equal(t, "no_license", reason(o, "error"))
+	assert.Equal(t, "unreachable", reason(o, "warning"))
+}
+
+func TestAKeyThatIsEnteredBesideALicenseIsToldFromIt(t *testing.T) {
+	t.Parallel()
+	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(3)})
+	i.expect(exitOK, "activate", i.key.Key)
+	for key, says := range map[string]string{
+		"ACME-NO-SUCH-KEY": "doesn't know that key",
+		i.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)}).Key: "That key is for another product",
+	} {
+		r := i.expect(exitLocked, "activate", key)
+		assert.Contains(t, r.stderr, says)
+		assert.Contains(t, r.stderr, "Your current license stays unchanged.")
+	}
+	assert.Contains(t, i.expect(exitUsage, "activate", "").stderr, "Your current license stays unchanged.")
+	i.polar.SetOffline(true)
+	o := i.object(exitNotNow, "activate", "ACME-OTHER-KEY", "--json")
+	assert.Equal(t, "active", o["state"])
+	assert.Equal(t, "unreachable", reason(o, "error"))
+	i.expect(exitOK, "status")
+}
+
+func TestALicenseThatAnotherProgramKeepsLockedIsBusy(t *testing.T) {
+	t.Parallel()
+	busy := &polargate.StoreError{Op: "lock", Err: context.DeadlineExceeded}
+	assert.Equal(t, exitNotNow, exitCode(busy))
+	assert.Equal(t, "busy", problemOf(busy).Reason)
+	assert.Contains(t, problemOf(busy).Message, "Another copy of this program is busy")
+	denied := &polargate.StoreError{Op: "load", Err: fs.ErrPermission}
+	assert.Equal(t, exitNotNow, exitCode(denied))
+	assert.Equal(t, "no_permission", problemOf(denied).Reason)
+	unread := &polargate.Error{Op: "check", Reason: polargate.ErrNoPermission}
+	assert.Equal(t, exitUnlicensed, exitCode(unread), "as its state says")
+	_, headline, next := describeState(polargate.Status{State: polargate.Unlicensed, Reason: polargate.ErrNoPermission})
+	assert.Equal(t, "Your license can't be opened", headline)
+	assert.Equal(t, "check", next, "a key that is entered would not help")
 }
 
 func TestKeysThatCannotBeActivatedSayWhy(t *testing.T) {

@@ -188,6 +188,8 @@ func (s *site) check(r *http.Request) notice {
 	switch {
 	case err != nil && status.OK():
 		return failed(err) // the license goes on all the same
+	case beside(err) != nil:
+		return failed(beside(err)) // the status does not say that it was not asked anew
 	case err != nil:
 		return notice{} // the status says it
 	}
@@ -317,6 +319,9 @@ func describeState(s polargate.Status) (tone, headline, next string) {
 	case polargate.Unlicensed:
 		if s.Reason == polargate.ErrInDoubt {
 			return "warn", "An activation is in doubt", "enter"
+		}
+		if s.Reason == polargate.ErrNoPermission {
+			return "bad", "Your license can't be opened", "check"
 		}
 		return "plain", "No license yet", "enter"
 	}

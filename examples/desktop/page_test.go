@@ -114,6 +114,20 @@ func width(b *chromium.Browser, pixels int) {
 	b.Do("Emulation.setDeviceMetricsOverride", map[string]any{"width": pixels, "height": 900, "deviceScaleFactor": 1, "mobile": false})
 }
 
+func TestACheckOfTheLockedLicenseSaysThatItCouldNotBeMade(t *testing.T) {
+	t.Parallel()
+	away := &polargate.Error{Op: "refresh", Reason: polargate.ErrUnreachable}
+	p := &pretended{
+		status: polargate.Status{State: polargate.Locked, Reason: polargate.ErrInactive, Message: "locked"},
+		err:    &polargate.Error{Op: "check", Reason: polargate.ErrInactive, Err: away},
+	}
+	s := newSite(p)
+	n := s.check(httptest.NewRequest(http.MethodPost, "/check", nil))
+	assert.Equal(t, notice{Bad: true, Text: polargate.Message(away)}, n)
+	p.err = &polargate.Error{Op: "check", Reason: polargate.ErrInactive}
+	assert.Equal(t, notice{}, s.check(httptest.NewRequest(http.MethodPost, "/check", nil)), "the status says it")
+}
+
 func TestEveryStateThatAPersonMeetsHasAPageOfItsOwn(t *testing.T) {
 	t.Parallel()
 	key, err := polargate.ParseKey("INKWELL-0000-1111-0A1B2C")
@@ -154,6 +168,7 @@ func TestEveryStateThatAPersonMeetsHasAPageOfItsOwn(t *testing.T) {
 		{"grace", grace, "Working offline", []string{"could not be reached since", "Everything works until"}, "check"},
 		{"in-doubt", unlicensed(polargate.ErrInDoubt), "An activation is in doubt", []string{"release the lost one"}, "activate"},
 		{"unreadable", unlicensed(polargate.ErrUnreadableState), "No license yet", []string{"could not be read"}, "activate"},
+		{"no-permission", unlicensed(polargate.ErrNoPermission), "Your license can't be opened", []string{"isn't allowed to use its license file", "Give your user account access"}, "check"},
 		{"release-pending", pending, "No license yet", []string{"to be given back"}, "release"},
 		{"clock-wrong", locked(polargate.ErrClockSetBack), "This computer's clock is wrong", []string{"Set the clock right", "Clock of this computer"}, "check"},
 		{"expired", locked(polargate.ErrExpired), "Your license has expired", []string{"Renew the license"}, "check"},

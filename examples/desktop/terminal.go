@@ -274,8 +274,10 @@ func (c *call) describe(s polargate.Status, err error) string {
 	line("This computer", hostname())
 
 	message := s.Message
-	if err != nil {
-		message = strings.TrimSpace(strings.TrimPrefix(message, problemOf(err).Message))
+	if e, ok := errors.AsType[*polargate.Error](err); ok {
+		said := *e
+		said.Err = nil // a second fact is not in the status
+		message = strings.TrimSpace(strings.TrimPrefix(message, polargate.Message(&said)))
 	}
 	if message != "" {
 		b.WriteString("\n" + message + "\n")

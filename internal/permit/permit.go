@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/polargate/polargate/internal/owned"
 )
 
 // Folder is where a number of permits are shared. It holds nothing open.
@@ -134,10 +135,10 @@ func (f Folder) try(i int) (done func(rest time.Duration), ready time.Duration, 
 
 // tryLock locks a permit; nil if somebody else holds it.
 func (f Folder) tryLock(i int) (*flock.Flock, error) {
-	if err := os.MkdirAll(f.Path, 0o700); err != nil {
+	lock, err := f.openLock(f.lockPath(i))
+	if err != nil {
 		return nil, err
 	}
-	lock := flock.New(f.lockPath(i), flock.SetPermissions(0o600))
 	ok, err := lock.TryLock()
 	if err != nil {
 		_ = lock.Close()
@@ -153,6 +154,18 @@ func (f Folder) tryLock(i int) (*flock.Flock, error) {
 	}
 	_ = lock.Close()
 	return nil, nil
+}
+
+// openLock is a lock file that belongs to the owner of the folder, as the folder does
+// to the owner of what is around it.
+func (f Folder) openLock(path string) (*flock.Flock, error) {
+	if err := owned.MkdirAll(f.Path, 0o700); err != nil {
+		return nil, err
+	}
+	if err := owned.Touch(path, 0o600); err != nil {
+		return nil, err
+	}
+	return flock.New(path, flock.SetPermissions(0o600), flock.SetFlag(owned.LockFlag())), nil
 }
 
 // suspicion is what a waiter has seen of a permit that is held for too long.
@@ -186,7 +199,7 @@ func (f Folder) Paused() time.Duration {
 // Pause keeps all from taking a permit for d. It does not cut a longer pause
 // short.
 func (f Folder) Pause(d time.Duration) {
-	if f.Paused() >= d || os.MkdirAll(f.Path, 0o700) != nil {
+	if f.Paused() >= d || owned.MkdirAll(f.Path, 0o700) != nil {
 		return
 	}
 	_ = writeRecord(f.pausePath(), record{false, time.Now().Add(d)})
@@ -201,15 +214,38 @@ func within(wait, limit time.Duration) time.Duration {
 	return wait
 }
 
-// Usable reports why permits cannot be shared here; nil if they can.
+// Usable reports why permits cannot be shared here; nil if they can. It takes no
+// permit.
 func (f Folder) Usable() error {
-	if err := os.MkdirAll(f.Path, 0o700); err != nil {
+	lock, err := f.openLock(filepath.Join(f.Path, "try.lock"))
+	if err != nil {
 		return err
 	}
-	lock := flock.New(filepath.Join(f.Path, "try.lock"), flock.SetPermissions(0o600))
-	_, err := lock.TryLock()
+	_, err = lock.TryLock()
 	_ = lock.Close()
-	return err
+	if err != nil {
+		return err
+	}
+	// Each file may be another user's: that of a program that the superuser ran.
+	for i := range f.Permits {
+		for _, path := range []string{f.lockPath(i), f.recordPath(i)} {
+			if err := usable(path); err != nil {
+				return err
+			}
+		}
+	}
+	return usable(f.pausePath())
+}
+
+func usable(path string) error {
+	file, err := owned.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return file.Close()
 }
 
 // Sweep removes those of the folders in parent whose names begin with prefix and
@@ -292,7 +328,7 @@ func writeRecord(path string, r record) error {
 	if r.inUse {
 		word = "inuse"
 	}
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
+	file, err := owned.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
 	if err != nil {
 		return err
 	}
