@@ -36,8 +36,8 @@
 //     no longer than Config.CheckTimeout. In between it answers from memory or
 //     from disk, in the next run of the program as well.
 //   - When Polar cannot be reached, the last granted answer counts for
-//     Config.GracePeriod, but never past the key's own expiry, and not on a
-//     clock that was set back.
+//     Config.GracePeriod, but never past the key's own expiry, and a clock that
+//     is set back buys no time.
 //   - Only an answer in Polar's own shape is a verdict. The login page of a
 //     Wi-Fi, a proxy's error page, a broken or empty answer, a rate limit: none
 //     of them unlocks or locks anything.

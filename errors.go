@@ -74,7 +74,9 @@ const (
 	ErrInDoubt Reason = "in_doubt"
 	// ErrGraceEnded: Polar has not been reached for longer than the grace period.
 	ErrGraceEnded Reason = "grace_ended"
-	// ErrClockSetBack: the clock is more than an hour behind a time already seen.
+	// ErrClockSetBack: the clock is more than a day behind a time already seen, or
+	// more than an hour behind that of Polar's last answer. It was ahead then, or has
+	// been set back since; Polar's next answer settles it.
 	ErrClockSetBack Reason = "clock_set_back"
 	// ErrOtherMachine: the stored license was activated on another machine, or is
 	// still being moved here. Gate.Move and Gate.Activate move it; nothing else does.

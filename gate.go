@@ -485,11 +485,16 @@ func (g *Gate) moveMark(ctx context.Context, h held, now time.Time) {
 	_ = g.change(ctx, func(h *held) bool { return h.mark(now) })
 }
 
-// keepMark moves the mark whenever the clock was looked at, here at once and on
+// keepMark has the verdict follow the clock, and moves the mark, whenever the clock was looked at, here at once and on
 // disk behind the caller's back. g.mu is held.
 func (g *Gate) keepMark(now time.Time) {
 	v := g.held.verdict
-	if v == nil || v.Refused != "" || now.Sub(v.Mark) < clockSlack {
+	if v == nil || v.Refused != "" {
+		return
+	}
+	if moved := v.follow(now); moved != v {
+		g.held.verdict = moved
+	} else if now.Sub(v.Mark) < clockSlack {
 		return
 	}
 	g.held.mark(now)

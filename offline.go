@@ -118,7 +118,7 @@ type lastVerdict struct {
 	BenefitID string    `json:"benefit_id,omitempty"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
 	// Skew is how far Polar's clock was ahead of ours, when that was more than
-	// maxSkew; negative if behind. The way of an answer counts as lag, so that a
+	// maxSkew, and how far ours was found behind since; negative if Polar's was behind. The way of an answer counts as lag, so that a
 	// slow one can put off the expiry, by a timeout at most.
 	Skew time.Duration `json:"skew,omitempty"`
 	// Usage and LimitUsage count uses; LimitUsage is nil for no limit.
@@ -126,7 +126,8 @@ type lastVerdict struct {
 	LimitUsage *int64 `json:"limit_usage,omitempty"`
 	// Seats: the key has activations, and is to be used with one.
 	Seats bool `json:"seats,omitempty"`
-	// Mark is the latest time ever seen here. A clock behind it was set back.
+	// Mark is the latest time seen here since. A clock behind it was ahead then, or
+	// has been set back; see follow.
 	Mark time.Time `json:"mark"`
 	// Vain is why Polar gave no answer when it was asked after CheckedAt, if it
 	// was, and RetryAt when to ask again.
@@ -138,14 +139,25 @@ type lastVerdict struct {
 
 // replaced reports whether v is another answer than w was.
 func (v *lastVerdict) replaced(w *lastVerdict) bool {
-	return v != nil && (w == nil || !v.CheckedAt.Equal(w.CheckedAt) || v.Refused != w.Refused)
+	return v != nil && (w == nil || !v.answered().Equal(w.answered()) || v.Refused != w.Refused)
 }
 
 // since reports whether v is what came of a question that was asked after w was
 // stored.
 func (v *lastVerdict) since(w *lastVerdict) bool {
-	return v != nil && (v.replaced(w) || !v.RetryAt.Equal(w.RetryAt))
+	return v != nil && (v.replaced(w) || !v.retry().Equal(w.retry()))
 }
+
+// retry is RetryAt by Polar's clock; zero if that is.
+func (v *lastVerdict) retry() time.Time {
+	if v.RetryAt.IsZero() {
+		return v.RetryAt
+	}
+	return v.RetryAt.Add(v.Skew)
+}
+
+// answered is when the verdict came by Polar's clock, as far as that was told.
+func (v *lastVerdict) answered() time.Time { return v.CheckedAt.Add(v.Skew) }
 
 // newer reports whether v is at least as recent as w.
 func (v *lastVerdict) newer(w *lastVerdict) bool {
@@ -155,7 +167,39 @@ func (v *lastVerdict) newer(w *lastVerdict) bool {
 	if v.Serial != w.Serial {
 		return v.Serial > w.Serial
 	}
-	return v.CheckedAt.After(w.CheckedAt) || v.CheckedAt.Equal(w.CheckedAt) && !v.Mark.Before(w.Mark)
+	a, b := v.answered(), w.answered()
+	return a.After(b) || a.Equal(b) && v.latest().Sub(v.CheckedAt) >= w.latest().Sub(w.CheckedAt)
+}
+
+// follow is the verdict by a clock that shows a time before the mark. Either it was
+// ahead when it was looked at last, or it has been set back since, which cannot be
+// told apart. So all times move along with the clock, and what has passed since the
+// verdict has passed: the clock buys no time, and costs none. That is for a day, as
+// a wrong date or a second system with another idea of the time zone makes it, or for
+// as much as Polar said that the clock was ahead. Further back, or before Polar's own
+// time of the verdict, the clock is not believed, and the verdict stays as it is.
+func (v *lastVerdict) follow(now time.Time) *lastVerdict {
+	back := v.latest().Sub(now)
+	known := clockSlack - v.Skew // what of it Polar's clock explains
+	switch {
+	case v.Refused != "", back <= clockSlack, back > max(clockJump, known),
+		now.Before(v.answered().Add(-clockSlack)), v.Skew > v.Skew+back:
+		return v
+	}
+	moved := *v
+	moved.CheckedAt, moved.Mark, moved.Skew = v.CheckedAt.Add(-back), now, v.Skew+back
+	if !v.RetryAt.IsZero() {
+		moved.RetryAt = v.RetryAt.Add(-back)
+	}
+	return &moved
+}
+
+// latest is the mark, which is never before the verdict.
+func (v *lastVerdict) latest() time.Time {
+	if v.Mark.Before(v.CheckedAt) {
+		return v.CheckedAt
+	}
+	return v.Mark
 }
 
 // resting reports whether Polar was asked in vain a moment ago, by a clock that
@@ -168,6 +212,9 @@ const (
 	// clockSlack is how far a clock may be behind the mark without alarm: a
 	// correction over the network or a time zone set by hand.
 	clockSlack = time.Hour
+	// clockJump is how far a clock may be behind the mark, or have been ahead, and
+	// still be followed: a day, and what summer time and the slack add.
+	clockJump = 26 * time.Hour
 	// maxSkew is a difference to Polar's clock that is of no interest.
 	maxSkew = 2 * time.Second
 	// refusalFresh is how long a denial is believed without asking again: no
@@ -198,10 +245,7 @@ type standing struct {
 // periods decide. It does no I/O. grace counts from the last granted verdict;
 // negative is none.
 func stand(v *lastVerdict, now time.Time, fresh, grace time.Duration) standing {
-	mark := v.Mark
-	if mark.Before(v.CheckedAt) {
-		mark = v.CheckedAt
-	}
+	mark := v.latest()
 	// A clock that is set back must not buy time.
 	if mark.Sub(now) > clockSlack {
 		return standing{state: Locked, reason: ErrClockSetBack, changes: mark.Add(-clockSlack)}

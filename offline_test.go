@@ -362,6 +362,117 @@ func TestAClockSetBackNeverAllowsMoreThanTheTrueTime(t *testing.T) {
 	assert.Greater(t, allowed, 1000, "the property was not tried on licenses that run")
 }
 
+func TestAVerdictFollowsAClockThatWasADayAheadAndNoFurther(t *testing.T) {
+	t.Parallel()
+	granted := lastVerdict{Serial: 3, CheckedAt: noon, Mark: noon, ExpiresAt: noon.Add(20 * days)}
+	with := func(change func(*lastVerdict)) lastVerdict { v := granted; change(&v); return v }
+	marked := func(d time.Duration) lastVerdict { return with(func(v *lastVerdict) { v.Mark = noon.Add(d) }) }
+	for name, c := range map[string]struct {
+		v     lastVerdict
+		now   time.Duration
+		moved time.Duration // 0: it is left as it was
+	}{
+		"at the mark":                            {marked(2 * days), 2 * days, 0},
+		"after it":                               {marked(2 * days), 3 * days, 0},
+		"an hour behind, which is no alarm":      {marked(2 * days), 2*days - hour, 0},
+		"more than an hour behind":               {marked(2 * days), 2*days - hour - ns, hour + ns},
+		"a day behind":                           {marked(2 * days), days, days},
+		"a day behind, at Polar's own time":      {marked(days), 0, days},
+		"a day and two hours behind":             {marked(5 * days), 4*days - 2*hour, 26 * hour},
+		"more than that behind":                  {marked(5 * days), 4*days - 2*hour - ns, 0},
+		"an hour before Polar's own time":        {marked(hour), -hour, 2 * hour},
+		"further before Polar's own time":        {marked(hour), -hour - ns, 0},
+		"refused":                                {with(func(v *lastVerdict) { v.Refused, v.Mark = ErrInactive, noon.Add(days) }), 0, 0},
+		"ten days ahead, as Polar's clock told":  {with(func(v *lastVerdict) { v.Skew = -10 * days }), -10 * days, 10 * days},
+		"ten days ahead, and then used a while":  {with(func(v *lastVerdict) { v.Skew, v.Mark = -10*days, noon.Add(3*days) }), -7 * days, 10 * days},
+		"ten days ahead, and put back too far":   {with(func(v *lastVerdict) { v.Skew = -10 * days }), -10*days - hour - ns, 0},
+		"ten days behind, as Polar's clock told": {with(func(v *lastVerdict) { v.Skew = 10 * days }), -2 * hour, 0},
+		"a skew as negative as can be":           {with(func(v *lastVerdict) { v.Skew = math.MinInt64 }), -30 * days, 0},
+		"a skew as great as can be":              {with(func(v *lastVerdict) { v.Skew, v.Mark = math.MaxInt64, noon.Add(days) }), 0, 0},
+		"without a mark":                         {with(func(v *lastVerdict) { v.Mark, v.Skew = time.Time{}, -days }), -2 * hour, 2 * hour},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			v := c.v
+			got := v.follow(noon.Add(c.now))
+			assert.Equal(t, c.v, v, "what others hold does not change")
+			if c.moved == 0 {
+				assert.Same(t, &v, got)
+				return
+			}
+			assert.Equal(t, v.CheckedAt.Add(-c.moved), got.CheckedAt)
+			assert.Equal(t, noon.Add(c.now), got.Mark)
+			assert.True(t, got.answered().Equal(v.answered()), "by Polar's clock it stays where it was")
+			assert.False(t, got.replaced(&v), "it is the same answer")
+			assert.False(t, got.since(&v))
+			assert.True(t, v.newer(got) && got.newer(&v))
+			assert.Same(t, got, got.follow(noon.Add(c.now)))
+		})
+	}
+	paused := with(func(v *lastVerdict) { v.Mark, v.RetryAt = noon.Add(days), noon.Add(days+time.Minute) })
+	moved := paused.follow(noon.Add(hour))
+	assert.Equal(t, noon.Add(hour+time.Minute), moved.RetryAt, "a pause lasts as long as it did")
+	assert.False(t, moved.since(&paused))
+}
+
+// However its user sets the clock, and however often, a program runs offline for no
+// longer than the grace period and, for each time that it is set, the hour by which it
+// may be wrong without alarm and the hour in which the mark is not stored; nor past the
+// key's expiry.
+func TestNoSequenceOfSetClocksRunsLongerThanGrace(t *testing.T) {
+	t.Parallel()
+	const grace, step = 5 * days, 20 * time.Minute
+	r := rand.New(rand.NewPCG(7, 8))
+	followed, ended := 0, 0
+	for range 400 {
+		v := &lastVerdict{CheckedAt: noon, Mark: noon}
+		limit := grace
+		if r.IntN(2) == 0 {
+			limit = time.Duration(1+r.IntN(100)) * hour
+			v.ExpiresAt = noon.Add(limit)
+		}
+		if r.IntN(2) == 0 { // Polar's clock and this one differ
+			v.Skew = time.Duration(r.IntN(20)-10) * days
+			v.ExpiresAt = v.ExpiresAt.Add(v.Skew)
+			if limit == grace {
+				v.ExpiresAt = time.Time{}
+			}
+		}
+		h := held{verdict: v}
+		now, ran := noon, time.Duration(0)
+		often := 1 + r.IntN(70)
+		greedy := r.IntN(2) == 0 // to where it began, again and again
+		for i := range 2000 {
+			if i%often == often-1 {
+				set := time.Duration(r.IntN(60)-30) * hour
+				if greedy {
+					set = -time.Duration(often) * step
+				}
+				now = now.Add(set)
+				limit += 2 * hour
+			}
+			now = now.Add(step)
+			if moved := h.verdict.follow(now); moved != h.verdict {
+				h.verdict = moved
+				followed++
+			}
+			if now.Sub(h.verdict.Mark) >= clockSlack {
+				h.mark(now)
+			}
+			if s := stand(h.verdict, now, days, grace); rank(s) > 0 {
+				ran += step
+			} else if s.reason != ErrClockSetBack {
+				ended++
+			}
+		}
+		if ran > limit+hour {
+			t.Fatalf("ran for %v, and may for %v", ran, limit)
+		}
+	}
+	assert.Greater(t, followed, 1000)
+	assert.Greater(t, ended, 1000)
+}
+
 func TestAsTimePassesALicenseOnlyLosesAccess(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(3, 4))

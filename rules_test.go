@@ -56,7 +56,8 @@ func TestNoSequenceOfEventsLetsTheUnlicensedInOrKeepsTheLicensedOut(t *testing.T
 const (
 	rulesFresh = 24 * time.Hour
 	rulesGrace = 14 * 24 * time.Hour
-	rulesSlack = time.Hour // how far a clock may be behind without alarm, and how late its marks may be
+	rulesSlack = time.Hour      // how far a clock may be behind without alarm, and how late its marks may be
+	rulesDay   = 26 * time.Hour // how far a clock may be behind and be followed
 	rulesSkew  = 5 * time.Minute
 	rulesPause = 15 * time.Minute
 	rulesWay   = 10 * time.Second // how long an answer may be under way
@@ -76,9 +77,39 @@ type belief struct {
 	ends  time.Time     // the key's expiry, by Polar's clock; zero is never
 	ahead time.Duration // how far the computer's clock was ahead of Polar's then
 
-	// The mark, the highest time seen since the verdict came, lies between them:
-	// not every look at the clock is stored.
+	// times are the ways in which the program may have followed its clock since; the
+	// first is that it did not.
+	times []timing
+}
+
+// timing is how a program may count the time since a verdict.
+type timing struct {
+	// least and most are how far it moved the verdict back with the clock.
+	least, most time.Duration
+	// The mark, the highest time seen since the verdict came, or since the clock was
+	// followed, lies between them: not every look at the clock is stored.
 	low, high time.Time
+}
+
+// like reports whether two of them need no telling apart.
+func (w timing) like(o timing) bool {
+	return (w.least-o.least).Abs() <= 2*rulesSlack && (w.most-o.most).Abs() <= 2*rulesSlack &&
+		w.low.Sub(o.low).Abs() <= 2*rulesSlack && w.high.Sub(o.high).Abs() <= 2*rulesSlack
+}
+
+// withTiming is a list, which is not changed, and one more if it is not there.
+func withTiming(all []timing, w timing) []timing {
+	for i, o := range all {
+		if o == w {
+			return all
+		}
+		if i > 0 && o.like(w) {
+			all = slices.Clone(all)
+			all[i] = timing{min(o.least, w.least), max(o.most, w.most), earlier(o.low, w.low), later(o.high, w.high)}
+			return all
+		}
+	}
+	return append(slices.Clip(all), w)
 }
 
 // expiry is when the key expires by the computer's clock. Below rulesSkew
@@ -99,29 +130,60 @@ func (b belief) expiry() (least, most time.Time) {
 	return b.ends, corrected.Add(rulesWay)
 }
 
-func (b belief) counts(machine string, now, mark, expiry time.Time) bool {
+func (b belief) counts(machine string, now, mark, expiry time.Time, moved time.Duration) bool {
 	if !b.granted || b.machine != machine || rulesFeatures[b.benefit] == nil || mark.Sub(now) > rulesSlack {
 		return false
 	}
 	if now.Before(mark) {
 		now = mark
 	}
-	return now.Before(b.since.Add(rulesGrace)) && now.Before(expiry)
+	return now.Before(b.since.Add(rulesGrace-moved)) && now.Before(expiry.Add(-moved))
 }
 
 // may and must say whether the program may be let in, and whether it has to be.
 func (b belief) may(machine string, now time.Time) bool {
 	_, most := b.expiry()
-	return b.counts(machine, now, b.low, most)
+	return slices.ContainsFunc(b.times, func(w timing) bool { return b.counts(machine, now, w.low, most, w.least) })
 }
 
 func (b belief) must(machine string, now time.Time) bool {
 	least, _ := b.expiry()
-	return b.counts(machine, now, b.high, least)
+	return len(b.times) > 0 && !slices.ContainsFunc(b.times, func(w timing) bool { return !b.counts(machine, now, w.high, least, w.most) })
 }
 
 func (b *belief) see(now time.Time) {
-	b.low, b.high = later(b.low, now.Add(-rulesSlack)), later(b.high, now)
+	var moved []timing
+	times := slices.Clone(b.times)
+	for i, w := range times {
+		least, most := w.low.Sub(now), w.high.Sub(now)
+		// By Polar's clock the verdict is from since less ahead, give or take.
+		honest := !now.Before(b.since.Add(-b.ahead - rulesSlack - rulesWay - rulesSkew))
+		explained := max(rulesDay, rulesSlack+b.ahead-w.least+rulesWay+rulesSkew)
+		if honest && most > rulesSlack && least <= explained {
+			moved = append(moved, timing{w.least + max(least, rulesSlack), w.most + most, now, now})
+		}
+		times[i].low, times[i].high = later(w.low, now.Add(-rulesSlack)), later(w.high, now)
+	}
+	for _, w := range moved {
+		times = withTiming(times, w)
+	}
+	b.times = times
+}
+
+// raise has the marks be at least as late as another's that counts alike.
+func (b *belief) raise(o belief, high bool) {
+	b.times = slices.Clone(b.times)
+	for i := range b.times {
+		w := &b.times[i]
+		for _, other := range o.times {
+			if other.least == w.least && other.most == w.most {
+				w.low = later(w.low, other.low)
+				if high {
+					w.high = later(w.high, other.high)
+				}
+			}
+		}
+	}
 }
 
 // learn makes of what a program believes and of what it reads in its file what
@@ -134,8 +196,10 @@ func learn(own, read []belief, natural bool) []belief {
 			i := slices.IndexFunc(all, func(o belief) bool { return o.order == b.order && o.granted == b.granted })
 			if i < 0 {
 				all = append(all, b)
-			} else if all[i].low.After(b.low) {
-				all[i].low = b.low
+			} else {
+				for _, w := range b.times {
+					all[i].times = withTiming(all[i].times, w)
+				}
 			}
 		}
 		return all
@@ -145,7 +209,12 @@ func learn(own, read []belief, natural bool) []belief {
 	case a.order > b.order:
 		return []belief{a}
 	case a.order == b.order:
-		b.low, b.high = later(a.low, b.low), later(a.high, b.high)
+		c := b
+		b.raise(a, true)
+		a.raise(c, true)
+		for _, w := range a.times[min(1, len(a.times)):] {
+			b.times = withTiming(b.times, w)
+		}
 	}
 	return []belief{b}
 }
@@ -377,7 +446,7 @@ func (p *program) hear(path string, asked []byte, status int, answer []byte, pau
 		if rulesFeatures[l.BenefitID] == nil && !slices.ContainsFunc(p.beliefs, about) {
 			return // a refusal, but not of the license that is held
 		}
-		b := belief{order: p.w.order, granted: true, benefit: l.BenefitID, key: q.Key, seat: seat, machine: p.machine, since: now, low: now, high: now}
+		b := belief{order: p.w.order, granted: true, benefit: l.BenefitID, key: q.Key, seat: seat, machine: p.machine, since: now, times: []timing{{low: now, high: now}}}
 		if l.ExpiresAt != nil {
 			b.ends = *l.ExpiresAt
 		}
@@ -494,7 +563,11 @@ func (p *program) askedInVain() {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	for i := range p.beliefs {
-		p.beliefs[i].low = later(p.beliefs[i].low, p.vain)
+		times := slices.Clone(p.beliefs[i].times)
+		for j := range times {
+			times[j].low = later(times[j].low, p.vain)
+		}
+		p.beliefs[i].times = times
 	}
 }
 
@@ -511,7 +584,7 @@ func (p *program) stored(order int) {
 	case own.order > order:
 		in[0] = own
 	case own.order == in[0].order && own.machine == p.machine:
-		in[0].low = later(in[0].low, own.low)
+		in[0].raise(own, false)
 	}
 }
 
@@ -804,9 +877,13 @@ func (c *computer) edges() []time.Time {
 	var edges []time.Time
 	for _, b := range all {
 		if b.granted {
-			edges = append(edges, b.since.Add(rulesFresh), b.since.Add(rulesFresh/2), b.since.Add(rulesGrace), b.high.Add(-rulesSlack), b.since.Add(-rulesSlack))
-			if least, _ := b.expiry(); !b.ends.IsZero() {
-				edges = append(edges, least)
+			edges = append(edges, b.since.Add(-rulesSlack), b.since.Add(-b.ahead-rulesSlack))
+			for _, w := range b.times {
+				since := b.since.Add(-w.most)
+				edges = append(edges, since.Add(rulesFresh), since.Add(rulesFresh/2), since.Add(rulesGrace), w.high.Add(-rulesSlack), w.high.Add(-rulesDay))
+				if least, _ := b.expiry(); !b.ends.IsZero() {
+					edges = append(edges, least.Add(-w.most))
+				}
 			}
 		}
 	}

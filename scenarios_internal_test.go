@@ -251,15 +251,22 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 	for name, ahead := range map[string]time.Duration{"two hours": 2 * time.Hour, "fifteen days": 15 * aDay, "twelve years": 12 * 365 * aDay, "two centuries": 200 * 365 * aDay} {
 		staged(t, "an answer kept from a future of "+name, func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 			gate, p := licensed(t, polar, key, ahead)
+			// Polar's answer told how far ahead the clock was: put right, it is believed.
 			p.clock.set(0)
-			locked(t, ErrClockSetBack, gate, p.open())
-			assert.Contains(t, gate.Status().Message, "clock")
-			backOnline(t, p, gate)
+			for _, g := range []*Gate{gate, p.open()} {
+				_, err := g.Check(t.Context())
+				require.NoError(t, err)
+				assert.True(t, g.Has("export"))
+			}
 			p.clock.set(13 * aDay)
 			_, err := p.open().Check(t.Context())
 			assert.NoError(t, err)
 			p.clock.set(15 * aDay)
 			locked(t, ErrGraceEnded, gate, p.open())
+			p.clock.set(-2 * time.Hour)
+			locked(t, ErrClockSetBack, gate, p.open())
+			assert.Contains(t, gate.Status().Message, "clock")
+			backOnline(t, p, gate)
 		})
 	}
 	staged(t, "a clock that is set back when grace is over", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
@@ -269,7 +276,7 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 			_, err := gate.Check(t.Context())
 			require.NoError(t, err)
 		}
-		for _, back := range []time.Duration{11 * aDay, aDay, 0, -1000 * aDay} {
+		for _, back := range []time.Duration{10 * aDay, aDay, 0, -1000 * aDay} {
 			p.clock.set(back)
 			locked(t, ErrClockSetBack, gate, p.open())
 		}
@@ -343,6 +350,101 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 			locked(t, ErrGraceEnded, gate, p.open())
 		})
 	}
+}
+
+// A second system with another idea of the time zone, or a wrong date for one start,
+// locked out for as long a user who had paid and whose clock was right.
+func TestAClockThatWasADayAheadForOneStartLocksOutNobody(t *testing.T) {
+	t.Parallel()
+	const aDay = 24 * time.Hour
+	for name, ahead := range map[string]time.Duration{"a day": aDay, "a time zone": 9 * time.Hour, "summer time and more": 2 * time.Hour, "a day and summer time": 25 * time.Hour} {
+		for when, running := range map[string]bool{"at one start": false, "while the program runs": true} {
+			staged(t, name+", "+when, func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+				clock, store := &setClock{}, &MemoryStore{}
+				open := func() *Gate {
+					return openGate(t, polar, func(c *Config) {
+						c.Store, c.clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
+					})
+				}
+				allowed := func(gate *Gate, want State) {
+					t.Helper()
+					assert.Equal(t, want, gate.Status().State, "%s", gate.Status().Message)
+					status, err := gate.Check(t.Context())
+					require.NoError(t, err)
+					assert.True(t, gate.Has("export"))
+					assert.Equal(t, want, status.State)
+				}
+				gate := open()
+				_, err := gate.Activate(t.Context(), key.Key)
+				require.NoError(t, err)
+				polar.SetOffline(true)
+				clock.set(3 * aDay) // three days go by
+				if !running {
+					require.NoError(t, gate.Close())
+					gate = open()
+				}
+				clock.set(3*aDay + ahead)
+				_, err = gate.Check(t.Context())
+				require.NoError(t, err)
+				clock.set(3 * aDay)
+				if running {
+					time.Sleep(2 * time.Minute)
+				} else {
+					require.NoError(t, gate.Close())
+					gate = open()
+				}
+				allowed(gate, Grace)
+				assert.WithinDuration(t, time.Now().Add(14*aDay-ahead), gate.Status().GraceUntil, 3*time.Minute, "what the clock was ahead is not given back")
+				require.NoError(t, gate.Close())
+				gate = open()
+				allowed(gate, Grace)
+				clock.set(14*aDay - ahead - time.Hour)
+				allowed(open(), Grace)
+				clock.set(14*aDay - ahead + time.Hour)
+				_, err = open().Check(t.Context())
+				require.ErrorIs(t, err, ErrGraceEnded)
+
+				polar.SetOffline(false)
+				clock.set(4 * aDay)
+				status, err := gate.Check(t.Context())
+				require.NoError(t, err)
+				assert.Equal(t, Active, status.State, "and Polar's answer settles it at once")
+				assert.Equal(t, clock.now().Add(14*aDay), status.GraceUntil)
+			})
+		}
+	}
+	staged(t, "further ahead than that: locked offline, with the truth, and at once let in online", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
+		clock, store := &setClock{}, &MemoryStore{}
+		open := func() *Gate {
+			return openGate(t, polar, func(c *Config) {
+				c.Store, c.clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
+			})
+		}
+		_, err := open().Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		polar.SetOffline(true)
+		clock.set(12 * time.Hour)
+		first := open()
+		clock.set(10 * aDay)
+		_, err = first.Check(t.Context())
+		require.NoError(t, err)
+		require.NoError(t, first.Close())
+		clock.set(12 * time.Hour)
+		gate := open()
+		status, err := gate.Check(t.Context())
+		require.ErrorIs(t, err, ErrClockSetBack)
+		for _, words := range []string{"clock", "ahead", "set back", "Connect to the internet"} {
+			assert.Contains(t, status.Message, words)
+		}
+		assert.Contains(t, gate.Diagnose(t.Context()).String(), "clock is behind")
+		polar.SetOffline(false)
+		time.Sleep(time.Minute)
+		for _, g := range []*Gate{gate, open()} { // the answer to one is there for the other
+			status, err = g.Check(t.Context())
+			require.NoError(t, err, "a verdict that is fresh by this clock is not enough of an answer")
+			assert.Equal(t, Active, status.State)
+		}
+	})
 }
 
 // A program that only ever asked Has, for days, let its user turn the clock back

@@ -66,7 +66,7 @@ func TestAGateGoesOnWithAStateThatAnEarlierVersionWrote(t *testing.T) {
 		reason Reason
 	}{
 		"granted":     {Active, ""},
-		"vain":        {Locked, ErrClockSetBack}, // the mark of that state is a day ahead
+		"vain":        {Grace, ErrRateLimited}, // the mark of that state is a day ahead
 		"refused":     {Locked, ErrInactive},
 		"in-doubt":    {Unlicensed, ErrInDoubt},
 		"replacing":   {Active, ""},
