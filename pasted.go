@@ -38,7 +38,7 @@ func cleanKey(pasted string) (text string, problem string) {
 		if i := firstInvalid(text); i >= 0 {
 			return "", noKeyHas("bytes that are no text", text[:i])
 		}
-		text = plainLines(text)
+		text = plainLines(softHyphens(text))
 		for layer := ""; layer != text; {
 			layer = text
 			text = unwrap(trimKey(text))
@@ -161,6 +161,23 @@ func trimKey(s string) string {
 // invisible reports whether a character shows nothing, wherever it is.
 func invisible(r rune) bool {
 	return r >= 0x80 && unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) && !unicode.Is(unicode.Prepended_Concatenation_Mark, r)
+}
+
+// softHyphens makes dashes of soft hyphens where that makes a key of Polar's form: some
+// programs write the one for the other. Everywhere else they are not seen.
+func softHyphens(s string) string {
+	const soft = "\u00ad"
+	if !strings.Contains(s, soft) {
+		return s
+	}
+	if start, _ := findUUID(foldForms(s), 0); start >= 0 {
+		return s
+	}
+	hard := strings.ReplaceAll(s, soft, "-")
+	if start, _ := findUUID(foldForms(hard), 0); start >= 0 {
+		return hard
+	}
+	return s
 }
 
 // plainLines makes all line ends alike, and takes off lines what mail programs put
@@ -594,7 +611,8 @@ func foldRune(r rune) rune {
 	case r < 0x80:
 	case r >= 0xff01 && r <= 0xff5e: // full width, of an Asian keyboard
 		return r - 0xff01 + '!'
-	case r >= 0x2010 && r <= 0x2015, r == 0x2043, r == 0x2212, r == 0x02d7, r == 0x2796, r == 0xfe58, r == 0xfe63:
+	case r >= 0x2010 && r <= 0x2015, r == 0x2043, r == 0x2212, r == 0x02d7, r == 0x2796, r == 0xfe58, r == 0xfe63,
+		r == 0x30fc, r == 0xff70, r == 0x2500: // the last three by keyboards for Japanese, and in tables
 		return '-'
 	case unicode.IsSpace(r) && !unicode.IsControl(r) && r != '\u2028' && r != '\u2029':
 		return ' '

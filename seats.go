@@ -93,7 +93,7 @@ func (g *Gate) waitInLine(ctx context.Context, wait time.Duration, why error) er
 		return nil
 	case <-waiting.Done():
 	}
-	if ctx.Err() == nil {
+	if g.life.Err() != nil {
 		return &Error{Op: opActivate, Reason: ErrClosed}
 	}
 	of, ok := errors.AsType[*Error](why)
