@@ -98,7 +98,7 @@ type Config struct {
 	WaitForTurn time.Duration
 	// ReleaseTimeout bounds how long Close may take to give back the activation of an
 	// Ephemeral Gate while Polar's limit on requests is in the way. Other troubles,
-	// such as a network that is away, have 5 seconds of that. 0 means 2 minutes, or
+	// such as a network that is away, have 5 seconds of that. 0 means 5 minutes, or
 	// WaitForTurn if that is longer; it must not be negative. A system that kills a
 	// program soon after asking it to end, as containers do after 10 seconds, needs
 	// less.
@@ -133,9 +133,9 @@ const (
 	defaultFreshFor     = 24 * time.Hour
 	defaultGracePeriod  = 14 * 24 * time.Hour
 	defaultCheckTimeout = 5 * time.Second
-	// defaultReleaseTimeout outlasts Polar's block of a minute, and what a second
-	// one of a small fleet needs.
-	defaultReleaseTimeout = 2 * time.Minute
+	// defaultReleaseTimeout outlasts several of Polar's blocks of a minute: a small
+	// fleet that ends together may run into a second one.
+	defaultReleaseTimeout = 5 * time.Minute
 )
 
 // withDefaults is a copy in which zero values are replaced, and which later
@@ -237,7 +237,7 @@ func (c Config) validate() error {
 		return &InputError{"WaitForTurn", "is negative: give a duration, or 0 for no wait"}
 	}
 	if c.ReleaseTimeout < 0 {
-		return &InputError{"ReleaseTimeout", "is negative: give a duration, or 0 for 2 minutes"}
+		return &InputError{"ReleaseTimeout", "is negative: give a duration, or 0 for 5 minutes"}
 	}
 	if c.Fingerprint != "" {
 		if err := checkMap("Fingerprint", map[string]any{"Fingerprint": c.Fingerprint}); err != nil {

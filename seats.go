@@ -111,9 +111,10 @@ type turns struct {
 	vain int
 }
 
-// firstSpread is over how long those are spread who wait for the end of the same
-// pause, and lastSpread what it doubles up to: as many as are there at once would
-// be shut out again, all but three.
+// firstSpread is over how long those are spread who begin together. Who waits for the
+// end of the same pause is spread over a quarter of it, and after each try in vain
+// over twice as long, up to lastSpread: as many as are there at once would be shut
+// out again, all but three.
 const (
 	firstSpread = 5 * time.Second
 	lastSpread  = 40 * time.Second
@@ -127,10 +128,11 @@ func (t *turns) next(err error, limit time.Duration) (wait time.Duration, ok boo
 	if e == nil || e.Reason != ErrRateLimited || e.RetryAfter <= 0 || e.RetryAfter > limit {
 		return 0, false
 	}
-	spread := min(firstSpread<<min(t.vain, 10), lastSpread)
-	if t.vain == 0 {
-		spread = min(spread, max(e.RetryAfter/2, time.Second)) // a short pause is not made a long one
+	spread := max(e.RetryAfter/4, time.Second) // a short pause is not made a long one
+	if t.vain > 0 {
+		spread = max(spread, firstSpread<<min(t.vain, 10))
 	}
+	spread = min(spread, lastSpread)
 	t.vain++
 	wait = min(e.RetryAfter+rand.N(spread), limit)
 	t.left -= wait
