@@ -22,6 +22,9 @@
 //
 //	go gate.Run(ctx)
 //
+// A license of another computer, as on a disk that moved or in a copy of an image,
+// is [ErrOtherMachine]. [Gate.Move] takes it here; nothing moves by itself.
+//
 // [Gate.Import] goes on with an activation that an earlier version of the program
 // made by other means, Config.Ephemeral is for build jobs and containers (with
 // Config.WaitForTurn where many are behind one address), and
@@ -31,7 +34,7 @@
 //
 //   - It takes one seat for an installation, however often Activate is called
 //     and from however many goroutines or processes. What it is about to do is
-//     stored before it is done.
+//     stored before it is done. Nothing that runs unasked takes or releases one.
 //   - It asks Polar when the last answer is older than Config.FreshFor, and for
 //     no longer than Config.CheckTimeout. In between it answers from memory or
 //     from disk, in the next run of the program as well.

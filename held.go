@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -107,6 +108,20 @@ func (g *Gate) load(ctx context.Context) held {
 				strange = st
 			}
 			continue
+		}
+		if s := known.state.Seat; i == 0 && st.Seat == nil && !st.Left && known.stored && s != nil && !s.Moving {
+			// Nobody removed it: it was lost, and another process has begun anew.
+			known.missing = true
+			known.state.Outbox = slices.Clone(known.state.Outbox)
+			for _, o := range st.Outbox {
+				if !slices.ContainsFunc(known.state.Outbox, func(k seat) bool { return k.ActivationID == o.ActivationID }) {
+					known.state.Outbox = append(known.state.Outbox, o)
+				}
+			}
+			if st.Intent != nil {
+				known.state.Intent = st.Intent
+			}
+			return known
 		}
 		h := held{state: *st, verdict: verdict, stored: i == 0}
 		if st.Seat != nil && st.Seat.Moving && (verdict == nil || verdict.Refused == "") {

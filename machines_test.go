@@ -321,6 +321,21 @@ func TestWhatIsWrittenAgainIsWhatWasKnownLastAndNotOnlyAGoodLicense(t *testing.T
 			assert.Zero(t, w.seats())
 		})
 	})
+	t.Run("a license beside which another process has begun anew", func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, limit(1))
+			gate, _ := deleted(t, w, func(*polargate.Gate) {})
+			_, err := w.open().Activate(t.Context(), w.key.Key)
+			require.ErrorIs(t, err, polargate.ErrActivationLimit, "by the activation that was lost with the state")
+			time.Sleep(time.Minute)
+			_, err = gate.Check(t.Context())
+			require.NoError(t, err)
+			assert.True(t, gate.Has("export"))
+			assert.True(t, w.open().Has("export"))
+			assert.Equal(t, 1, w.seats())
+		})
+	})
 	t.Run("but not a license that another process removed on purpose", func(t *testing.T) {
 		t.Parallel()
 		synctest.Test(t, func(t *testing.T) {

@@ -26,7 +26,8 @@ func init() { processes["shows-its-machine"] = processShowsItsMachine }
 // processShowsItsMachine activates, and prints the fingerprint that Polar is
 // shown, then what is left on its standard input. args are the state folder, a
 // host name to take, and a file to put in the place of the machine's id; the
-// last two may be empty, and else need a namespace of one's own.
+// last two may be empty, and else need a namespace of one's own. Of two files with
+// a colon between them, the second one is dbus'.
 func processShowsItsMachine(args []string) error {
 	if err := setStage(args[1], args[2]); err != nil {
 		fmt.Print(forbidden, err)
@@ -70,18 +71,22 @@ func setStage(host, idFile string) error {
 	if err := syscall.Mount("none", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return err
 	}
+	systemd, dbus, two := strings.Cut(idFile, ":")
+	if !two {
+		dbus = systemd
+	}
 	there := 0
-	for _, place := range []string{"/etc/machine-id", "/var/lib/dbus/machine-id"} {
-		if _, err := os.Stat(place); err != nil {
-			continue
+	for place, file := range map[string]string{"/etc/machine-id": systemd, "/var/lib/dbus/machine-id": dbus} {
+		if info, err := os.Lstat(place); err != nil || two && !info.Mode().IsRegular() {
+			continue // or both places are one file
 		}
 		there++
-		if err := syscall.Mount(idFile, place, "", syscall.MS_BIND, ""); err != nil {
+		if err := syscall.Mount(file, place, "", syscall.MS_BIND, ""); err != nil {
 			return err
 		}
 	}
-	if there == 0 {
-		return errors.New("this machine has no file for its id")
+	if there == 0 || two && there < 2 {
+		return errors.New("this machine has no file for its id, or not two")
 	}
 	return nil
 }
@@ -135,6 +140,23 @@ func TestAMachineIsKnownByItsIDAndNotByItsNamesOrAddresses(t *testing.T) {
 		assert.NotEqual(t, first, shown(t, t.TempDir(), "at-home", idFile(t, another+"\n")), "and another machine has another")
 		assert.NotContains(t, first, id[:8])
 		assert.Equal(t, fingerprintOf("machine", id, testOrganization, "inkwell"), first, "there is nothing else in it")
+	})
+	for name, text := range map[string]string{
+		"that is empty":                 "",
+		"that only a first boot has":    "uninitialized\n",
+		"that was cut":                  another[:30] + "\n",
+		"that is left of another image": another + "\n",
+	} {
+		t.Run("a second file with an id "+name+" does not hide the good one", func(t *testing.T) {
+			t.Parallel()
+			good := idFile(t, id+"\n")
+			assert.Equal(t, shown(t, t.TempDir(), "here", good), shown(t, t.TempDir(), "here", good+":"+idFile(t, text)))
+		})
+	}
+	t.Run("and a first file without one does not hide the second", func(t *testing.T) {
+		t.Parallel()
+		good := idFile(t, id+"\n")
+		assert.Equal(t, shown(t, t.TempDir(), "here", good), shown(t, t.TempDir(), "here", idFile(t, "uninitialized\n")+":"+good))
 	})
 	for name, text := range map[string]string{
 		"that is empty":                "",
