@@ -12,18 +12,23 @@ import (
 	"github.com/polargate/polargate/polartest"
 )
 
+const (
+	benefitPro = "850cc3a4-3ed7-4be6-b198-127ec8d33bb9"
+	meterCalls = "aaf2bfea-ac4f-40eb-99ad-de858ccdfd97"
+)
+
 // demoCustomers is a server's view of a Polar with one customer in it, who has pro
 // and a hundred calls.
 func demoCustomers() (*polartest.Polar, *polargate.Customers) {
 	polar := polartest.New(polartest.Config{})
 	polar.AddCustomer(polartest.Customer{
 		ExternalID: "usr_1337",
-		Benefits:   []polartest.Benefit{{BenefitID: proBenefit}},
-		Meters:     []polartest.Meter{{MeterID: callsMeter, CreditedUnits: 100}},
+		Benefits:   []polartest.Benefit{{BenefitID: benefitPro}},
+		Meters:     []polartest.Meter{{MeterID: meterCalls, CreditedUnits: 100}},
 	})
 	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
 		AccessToken: polar.AddToken(polartest.Token{}), // from the environment, in a server
-		Features:    map[string][]string{proBenefit: {"export"}},
+		Features:    map[string][]string{benefitPro: {"export"}},
 		UpgradeURL:  "https://example.com/pricing",
 		BaseURL:     polar.URL(), // a server leaves these two out
 		HTTPClient:  polar.Client(),
@@ -103,7 +108,7 @@ func ExampleCustomers_Middleware_routers() {
 func ExampleCustomers_LicenseMiddleware() {
 	polar, customers := demoCustomers()
 	defer customers.Close()
-	polar.AddKey(polartest.LicenseKey{Key: "API-0000-1111-0A1B2C", BenefitID: proBenefit})
+	polar.AddKey(polartest.LicenseKey{Key: "API-0000-1111-0A1B2C", BenefitID: benefitPro})
 
 	keys := customers.LicenseMiddleware("X-License-Key")
 	api := keys(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -143,7 +148,7 @@ func ExampleCustomers_Await() {
 	}
 	welcome(polargate.ExternalID("usr_new"), 50*time.Millisecond)
 
-	polar.GrantBenefit("usr_new", polartest.Benefit{BenefitID: proBenefit}) // by Polar, when it has the payment
+	polar.GrantBenefit("usr_new", polartest.Benefit{BenefitID: benefitPro}) // by Polar, when it has the payment
 	welcome(polargate.ExternalID("usr_new"), 15*time.Second)
 	// Output:
 	// Still missing: feature export
@@ -159,7 +164,7 @@ func ExampleCustomers_Route() {
 	defer customers.Close()
 	metered := customers.Route(polargate.Route{
 		Customer: signedIn,
-		Spend:    polargate.Cost{MeterID: callsMeter, Units: 60},
+		Spend:    polargate.Cost{MeterID: meterCalls, Units: 60},
 		FailOpen: true,
 		Refuse: func(w http.ResponseWriter, _ *http.Request, refusal polargate.Refusal) {
 			http.Error(w, "no calls are left: "+refusal.UpgradeURL, refusal.Status)
@@ -167,7 +172,7 @@ func ExampleCustomers_Route() {
 	})
 	handler := metered(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		have, _ := polargate.FromContext(r.Context())
-		calls, _ := have.Meter(callsMeter)
+		calls, _ := have.Meter(meterCalls)
 		fmt.Fprintln(w, calls.Balance, "left")
 	}))
 
@@ -227,7 +232,7 @@ func ExampleCustomers_WebhookHandler() {
 	have, _ := customers.Entitlements(ctx, polargate.ExternalID("usr_1337"))
 	fmt.Println("before:", have.Has("export"))
 
-	polar.RevokeBenefit("usr_1337", proBenefit)
+	polar.RevokeBenefit("usr_1337", benefitPro)
 	_ = polar.WaitForDeliveries(ctx)
 	have, _ = customers.Entitlements(ctx, polargate.ExternalID("usr_1337"))
 	fmt.Println("after:", have.Has("export"))
@@ -248,7 +253,7 @@ func ExampleCustomers_Decide() {
 	_, customers := demoCustomers()
 	defer customers.Close()
 	_, refusal := customers.Decide(context.Background(), polargate.ExternalID("usr_1337"),
-		polargate.Feature("export"), polargate.Any(polargate.Feature("sync"), polargate.Meter(callsMeter, 500)))
+		polargate.Feature("export"), polargate.Any(polargate.Feature("sync"), polargate.Meter(meterCalls, 500)))
 	fmt.Println(refusal.Status, refusal.Required)
 	// Output:
 	// 402 one of feature sync, meter aaf2bfea-ac4f-40eb-99ad-de858ccdfd97 of at least 500
@@ -274,7 +279,7 @@ func ExampleEntitlements() {
 	}
 	fmt.Println(have.Subscribed(subscription.ProductID), len(have.Products()))
 
-	wanted := polargate.All(polargate.Product(subscription.ProductID), polargate.Meter(callsMeter, 500))
+	wanted := polargate.All(polargate.Product(subscription.ProductID), polargate.Meter(meterCalls, 500))
 	unmet, _ := have.Unmet(wanted)
 	fmt.Println(have.Meets(wanted), unmet)
 	// Output:
@@ -290,13 +295,13 @@ func ExampleEntitlements() {
 func ExampleCustomers_DecideLicense() {
 	polar, customers := demoCustomers()
 	defer customers.Close()
-	key := polar.AddKey(polartest.LicenseKey{BenefitID: proBenefit})
+	key := polar.AddKey(polartest.LicenseKey{BenefitID: benefitPro})
 	ctx := context.Background()
 
 	have, refusal := customers.DecideLicense(ctx, key.Key, polargate.Feature("export"))
 	fmt.Println(refusal == nil, have.Refused() == "")
 
-	expired := polar.AddKey(polartest.LicenseKey{BenefitID: proBenefit, ExpiresAt: polar.Now().Add(-1)})
+	expired := polar.AddKey(polartest.LicenseKey{BenefitID: benefitPro, ExpiresAt: polar.Now().Add(-1)})
 	_, refusal = customers.DecideLicense(ctx, expired.Key)
 	fmt.Println(refusal.Status, refusal.Reason == polargate.ErrExpired, refusal.Entitlements.Refused())
 	// Output:

@@ -12,6 +12,7 @@ import (
 	"go/token"
 	"go/types"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path"
@@ -38,14 +39,18 @@ func check(ctx context.Context) error {
 			wrong = append(wrong, fmt.Errorf("%s: %w", m.name, err))
 		}
 	}
-	exists, err := declared(root)
+	folders, err := declared(root)
 	if err != nil {
 		return err
 	}
 	for _, m := range all() {
 		for test := range strings.SplitSeq(m.tests, "|") {
-			if !exists[m.testPkg()+" "+test] {
-				wrong = append(wrong, fmt.Errorf("%s: there is no %s in %s", m.name, test, m.testPkg()))
+			switch in := folders[test]; len(in) {
+			case 1:
+			case 0:
+				wrong = append(wrong, fmt.Errorf("%s: there is no %s", m.name, test))
+			default:
+				wrong = append(wrong, fmt.Errorf("%s: %s is in %s: give each a name of its own", m.name, test, strings.Join(in, " and ")))
 			}
 		}
 	}
@@ -92,30 +97,48 @@ func listsAll(root string) error {
 	return nil
 }
 
-// declared are the tests that exist, as "folder name".
-func declared(root string) (map[string]bool, error) {
+// places are the folders of tests, below the root of the module, by the tests' names.
+type places map[string][]string
+
+// declared finds all tests of the module: a mutant names tests, wherever they live.
+func declared(root string) (places, error) {
 	declaration := regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\) {$`)
-	exists := map[string]bool{}
-	for _, m := range all() {
-		if exists[m.testPkg()] {
-			continue
+	found := places{}
+	return found, filepath.WalkDir(root, func(at string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && at != root:
+			if _, err := os.Stat(filepath.Join(at, "go.mod")); err == nil || strings.HasPrefix(entry.Name(), ".") {
+				return fs.SkipDir // a module of its own, or no package at all
+			}
 		}
-		exists[m.testPkg()] = true
-		files, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(m.testPkg()), "*_test.go"))
+		if !strings.HasSuffix(at, "_test.go") {
+			return nil
+		}
+		source, err := os.ReadFile(at)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		for _, file := range files {
-			source, err := os.ReadFile(file)
-			if err != nil {
-				return nil, err
-			}
-			for _, found := range declaration.FindAllSubmatch(source, -1) {
-				exists[m.testPkg()+" "+string(found[1])] = true
-			}
+		folder, err := filepath.Rel(root, filepath.Dir(at))
+		if err != nil {
+			return err
 		}
+		for _, test := range declaration.FindAllSubmatch(source, -1) {
+			found[string(test[1])] = append(found[string(test[1])], "./"+filepath.ToSlash(folder))
+		}
+		return nil
+	})
+}
+
+// of are the folders of tests joined by "|", each once.
+func (p places) of(tests string) []string {
+	var all []string
+	for test := range strings.SplitSeq(tests, "|") {
+		all = append(all, p[test]...)
 	}
-	return exists, nil
+	slices.Sort(all)
+	return slices.Compact(all)
 }
 
 // pkg is a package of the module, parsed, with what it imports.

@@ -40,8 +40,7 @@ type mutant struct {
 	rule     string // what the design says
 	file     string // below the root of the module, with slashes
 	old, new string // old occurs in the file exactly once
-	tests    string // joined by "|": those that are to notice
-	in       string // their folder, below the root of the module; "" is the file's
+	tests    string // joined by "|": those that are to notice, in any folder
 }
 
 // chapter is a part of the design.
@@ -82,14 +81,6 @@ func (m mutant) pattern() string { return "^(" + m.tests + ")$" }
 // pkg is the package of the file, as the go command takes it.
 func (m mutant) pkg() string { return "./" + path.Dir(m.file) }
 
-// testPkg is the package of the tests.
-func (m mutant) testPkg() string {
-	if m.in != "" {
-		return "./" + m.in
-	}
-	return m.pkg()
-}
-
 // outcome is what came of a mutant.
 type outcome struct {
 	mutant
@@ -102,7 +93,7 @@ func main() {
 	only := flag.String("run", "", "only mutants whose name, rule or file matches this `expression`")
 	write := flag.Bool("write", false, "write docs/mutants.md")
 	jobs := flag.Int("j", max(1, runtime.NumCPU()/2), "how many run side by side")
-	wide := flag.Bool("wide", false, "run all tests of the package and not only those that are expected to notice")
+	wide := flag.Bool("wide", false, "run all tests of their packages and not only those that are expected to notice")
 	fits := flag.Bool("check", false, "run nothing: check that each mutant fits the code, compiles and names tests that exist")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -144,7 +135,11 @@ func run(ctx context.Context, only string, write, wide bool, jobs int) (ok bool,
 		return false, err
 	}
 	defer os.RemoveAll(temp)
-	if err := sound(ctx, root, chosen); err != nil {
+	folders, err := declared(root)
+	if err != nil {
+		return false, err
+	}
+	if err := sound(ctx, root, folders, chosen); err != nil {
 		return false, err
 	}
 
@@ -156,7 +151,7 @@ func run(ctx context.Context, only string, write, wide bool, jobs int) (ok bool,
 		turns <- struct{}{}
 		group.Go(func() {
 			defer func() { <-turns }()
-			o := try(ctx, root, filepath.Join(temp, fmt.Sprint(i)), m, wide)
+			o := try(ctx, root, filepath.Join(temp, fmt.Sprint(i)), folders.of(m.tests), m, wide)
 			mu.Lock()
 			defer mu.Unlock()
 			outcomes[i] = o
@@ -212,26 +207,22 @@ func moduleRoot(ctx context.Context) (string, error) {
 
 // sound runs the tests that are to notice without any mutant: one that fails anyway
 // notices nothing.
-func sound(ctx context.Context, root string, chosen []mutant) error {
-	tests := map[string][]string{}
+func sound(ctx context.Context, root string, folders places, chosen []mutant) error {
+	var names []string
 	for _, m := range chosen {
-		tests[m.testPkg()] = append(tests[m.testPkg()], strings.Split(m.tests, "|")...)
+		names = append(names, strings.Split(m.tests, "|")...)
 	}
-	for pkg, names := range tests {
-		slices.Sort(names)
-		seen, err := test(ctx, root, pkg, "^("+strings.Join(slices.Compact(names), "|")+")$")
-		switch {
-		case err != nil:
-			return err
-		case seen.unbuilt || len(seen.failed) > 0:
-			return fmt.Errorf("the tests of %s fail without a mutant: %s", pkg, strings.Join(seen.failed, ", "))
-		}
+	slices.Sort(names)
+	all := strings.Join(slices.Compact(names), "|")
+	seen, err := test(ctx, root, folders.of(all), "^("+all+")$")
+	if err == nil && (seen.unbuilt || len(seen.failed) > 0) {
+		err = fmt.Errorf("tests fail without a mutant: %s", strings.Join(seen.failed, ", "))
 	}
-	return nil
+	return err
 }
 
 // try lays the changed file over the real one and runs the tests.
-func try(ctx context.Context, root, temp string, m mutant, wide bool) outcome {
+func try(ctx context.Context, root, temp string, packages []string, m mutant, wide bool) outcome {
 	start := time.Now()
 	o := outcome{mutant: m}
 	defer func() { o.took = time.Since(start) }()
@@ -251,7 +242,7 @@ func try(ctx context.Context, root, temp string, m mutant, wide bool) outcome {
 	if wide {
 		pattern = "."
 	}
-	seen, err := test(ctx, root, m.testPkg(), pattern, "-overlay", temp+".json")
+	seen, err := test(ctx, root, packages, pattern, "-overlay", temp+".json")
 	switch o.by = seen.failed; {
 	case err != nil:
 		o.problem = err.Error()
@@ -277,10 +268,10 @@ type seen struct {
 
 // test runs tests. They fail without an error here; an error is one of go test
 // itself, or that there was nothing to run.
-func test(ctx context.Context, root, pkg, pattern string, flags ...string) (seen, error) {
+func test(ctx context.Context, root string, packages []string, pattern string, flags ...string) (seen, error) {
 	// Building is most of the work, and sooner done without optimizing.
 	args := append([]string{"test", "-json", "-count=1", "-vet=off", "-gcflags=-N -l", "-timeout=2m", "-run", pattern}, flags...)
-	cmd := exec.CommandContext(ctx, "go", append(args, pkg)...)
+	cmd := exec.CommandContext(ctx, "go", append(args, packages...)...)
 	cmd.Dir = root
 	var said, complained bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &said, &complained

@@ -1,0 +1,10 @@
+package gate
+
+import (
+	"os"
+	"testing"
+
+	"github.com/polargate/polargate/tests/internal/kit"
+)
+
+func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }

@@ -1,0 +1,1690 @@
+package servers
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httptrace"
+	"net/textproto"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/tests/internal/kit"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+func get(h http.Handler, path string, headers ...string) *httptest.ResponseRecorder {
+	return send(h, http.MethodGet, path, headers...)
+}
+
+func send(h http.Handler, method, path string, headers ...string) *httptest.ResponseRecorder {
+	r := httptest.NewRequest(method, path, nil)
+	for i := 0; i+1 < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w
+}
+
+// always is a program in which one customer is signed in, whoever asks.
+func always(external string) func(*http.Request) polargate.CustomerRef {
+	return func(*http.Request) polargate.CustomerRef { return polargate.ExternalID(external) }
+}
+
+// byHeader is a program that trusts a header, as only tests may.
+func byHeader(r *http.Request) polargate.CustomerRef {
+	return polargate.ExternalID(r.Header.Get("X-User"))
+}
+
+// whoever tells whose Entitlements came with a request.
+var whoever = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	e, ok := polargate.FromContext(r.Context())
+	if !ok {
+		fmt.Fprint(w, "nobody")
+		return
+	}
+	fmt.Fprint(w, e.ExternalID())
+})
+
+// problemIn is a refusal's report, without the sentence for people, which must be
+// there.
+func problemIn(t *testing.T, w *httptest.ResponseRecorder) map[string]any {
+	t.Helper()
+	assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+	assert.Equal(t, "no-store", w.Header().Get("Cache-Control"))
+	assert.Contains(t, w.Header().Values("Vary"), "Accept")
+	var problem map[string]any
+	require.NoError(t, json.Unmarshal(w.Body.Bytes(), &problem))
+	detail, _ := problem["detail"].(string)
+	assert.NotEmpty(t, detail)
+	delete(problem, "detail")
+	return problem
+}
+
+func TestARefusalIsAProblemReportOfExactlyTheseFields(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Polar.Inject(polartest.Fault{Path: "/usr_unlucky/state", Effect: polartest.ServerError(500)})
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.UpgradeURL = "https://example.com/pricing" })
+		for name, c := range map[string]struct {
+			ref  polargate.CustomerRef
+			need []polargate.Requirement
+			want map[string]any
+		}{
+			"nobody":                       {polargate.CustomerRef{}, nil, map[string]any{"title": "Unauthorized", "status": 401.}},
+			"an empty id":                  {polargate.ExternalID(""), nil, map[string]any{"title": "Unauthorized", "status": 401.}},
+			"an id that cannot be":         {polargate.ExternalID(".."), nil, map[string]any{"title": "Bad Request", "status": 400.}},
+			"no UUID":                      {polargate.CustomerID("7"), nil, map[string]any{"title": "Bad Request", "status": 400.}},
+			"not known, nothing required":  {polargate.ExternalID("usr_none"), nil, map[string]any{"title": "Payment Required", "status": 402., "upgrade_url": "https://example.com/pricing"}},
+			"not known, a feature":         {polargate.ExternalID("usr_none"), []polargate.Requirement{polargate.Feature("pro")}, map[string]any{"title": "Payment Required", "status": 402., "required": "feature pro", "upgrade_url": "https://example.com/pricing"}},
+			"known, without the feature":   {polargate.ExternalID(kit.Paying), []polargate.Requirement{polargate.Feature("gold")}, map[string]any{"title": "Payment Required", "status": 402., "required": "feature gold", "upgrade_url": "https://example.com/pricing"}},
+			"known, asked for nothing met": {polargate.ExternalID(kit.Paying), []polargate.Requirement{{}}, map[string]any{"title": "Payment Required", "status": 402., "upgrade_url": "https://example.com/pricing"}},
+			"nobody can say":               {polargate.ExternalID("usr_unlucky"), nil, map[string]any{"title": "Service Unavailable", "status": 503., "reason": "unreachable"}},
+		} {
+			handler := customers.Middleware(func(*http.Request) polargate.CustomerRef { return c.ref }, c.need...)(http.NotFoundHandler())
+			w := get(handler, "/")
+			c.want["type"] = "about:blank"
+			assert.Equal(t, c.want, problemIn(t, w), name)
+			assert.EqualValues(t, c.want["status"], w.Code, name)
+			assert.Equal(t, "nosniff", w.Header().Get("X-Content-Type-Options"), name)
+			if w.Code == 503 {
+				seconds, err := strconv.Atoi(w.Header().Get("Retry-After"))
+				require.NoError(t, err, name)
+				assert.GreaterOrEqual(t, seconds, 1, name)
+			} else {
+				assert.Empty(t, w.Header().Values("Retry-After"), name)
+			}
+			time.Sleep(2 * time.Second) // past what one failure says of others
+		}
+	})
+}
+
+func TestRetryAfterIsWhatPolarSaidAndNeverLessThanASecond(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		for given, want := range map[time.Duration]string{1: "1", time.Second: "1", time.Second + 1: "2", 90 * time.Second: "90", 0: ""} {
+			w := httptest.NewRecorder()
+			polargate.WriteRefusal(w, httptest.NewRequest("GET", "/", nil), polargate.Refusal{Status: 503, RetryAfter: given})
+			assert.Equal(t, want, w.Header().Get("Retry-After"), "%s", given)
+		}
+		s := kit.NewShop(t)
+		s.Polar.Inject(polartest.Fault{Effect: polartest.RateLimited("30")})
+		handler := s.Open().Middleware(always(kit.Paying))(whoever)
+		w := get(handler, "/")
+		assert.Equal(t, "30", w.Header().Get("Retry-After"))
+		assert.Equal(t, "rate_limited", problemIn(t, w)["reason"])
+		time.Sleep(29*time.Second + 500*time.Millisecond)
+		assert.Equal(t, "1", get(handler, "/").Header().Get("Retry-After"), "half a second is rounded up")
+	})
+}
+
+func TestTheFirstRequirementThatIsNotMetIsNamed(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Warmed()
+		pro, gold, tea := polargate.Feature("pro"), polargate.Feature("gold"), polargate.Benefit(kit.TeaBenefit)
+		for name, c := range map[string]struct {
+			need []polargate.Requirement
+			want string
+		}{
+			"the second of two":          {[]polargate.Requirement{pro, gold, tea}, "feature gold"},
+			"the first of two":           {[]polargate.Requirement{tea, gold}, "benefit " + kit.TeaBenefit},
+			"inside All":                 {[]polargate.Requirement{polargate.All(pro, gold)}, "feature gold"},
+			"inside All inside All":      {[]polargate.Requirement{pro, polargate.All(pro, polargate.All(pro, tea), gold)}, "benefit " + kit.TeaBenefit},
+			"all of Any":                 {[]polargate.Requirement{polargate.Any(gold, tea)}, "one of feature gold, benefit " + kit.TeaBenefit},
+			"Any inside All":             {[]polargate.Requirement{polargate.All(pro, polargate.Any(gold, tea))}, "one of feature gold, benefit " + kit.TeaBenefit},
+			"Any of All":                 {[]polargate.Requirement{polargate.Any(polargate.All(pro, gold))}, "one of feature pro and feature gold"},
+			"a meter":                    {[]polargate.Requirement{polargate.Meter(kit.CallsMeter, 100.5)}, "meter " + kit.CallsMeter + " of at least 100.5"},
+			"a meter that nobody has":    {[]polargate.Requirement{polargate.Meter(kit.TeaBenefit, 0)}, "meter " + kit.TeaBenefit + " of at least 0"},
+			"a product, in capitals":     {[]polargate.Requirement{polargate.Product(strings.ToUpper(kit.TeaBenefit))}, "product " + kit.TeaBenefit},
+			"a name that JSON must hide": {[]polargate.Requirement{polargate.Feature("\"<a>\n\xff")}, "feature \"<a>\n\ufffd"},
+			"what never can be":          {[]polargate.Requirement{polargate.Any()}, "nothing that can be met"},
+		} {
+			w := get(customers.Middleware(always(kit.Paying), c.need...)(whoever), "/")
+			assert.Equal(t, 402, w.Code, name)
+			assert.Equal(t, c.want, problemIn(t, w)["required"], name)
+		}
+		for name, need := range map[string][]polargate.Requirement{
+			"nothing": nil, "All of nothing": {polargate.All()}, "one of two": {polargate.Any(gold, pro)}, "exactly what is left": {polargate.Meter(kit.CallsMeter, 100)},
+		} {
+			assert.Equal(t, kit.Paying, get(customers.Middleware(always(kit.Paying), need...)(whoever), "/").Body.String(), name)
+		}
+	})
+}
+
+func TestABrowserThatReadsAPageIsSentToTheUpgradePageAndNobodyElseIs(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Warmed()
+		const browser = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+		for name, c := range map[string]struct {
+			method, accept, upgrade string
+			ref                     polargate.CustomerRef
+			want                    int
+		}{
+			"a browser":                        {"GET", browser, "/pricing", polargate.ExternalID(kit.Paying), 303},
+			"a browser that asks for the head": {"HEAD", browser, "/pricing", polargate.ExternalID(kit.Paying), 303},
+			"in capitals":                      {"GET", "TEXT/HTML", "https://example.com/", polargate.ExternalID(kit.Paying), 303},
+			"a page rather than JSON":          {"GET", "text/html, application/json", "/pricing", polargate.ExternalID(kit.Paying), 303},
+			"without an upgrade page":          {"GET", browser, "", polargate.ExternalID(kit.Paying), 402},
+			"a form":                           {"POST", browser, "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"a change":                         {"DELETE", browser, "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"JSON":                             {"GET", "application/json", "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"JSON rather than a page":          {"GET", "application/json, text/html;q=0.5", "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"JSON rather, by weight":           {"GET", "text/html;q=0.1, application/json;q=0.2", "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"no page at all":                   {"GET", "text/html;q=0, application/json", "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"a page alone, but none":           {"GET", "text/html;q=0", "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"a page rather, by weight":         {"GET", "application/json;q=0.1, text/html ; charset=utf-8 ; Q=0.9", "/pricing", polargate.ExternalID(kit.Paying), 303},
+			"a weight that is none":            {"GET", "text/html;q=NaN, application/json;q=x", "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"nonsense beside a page":           {"GET", ";,/,text/html;=,a/b;c, text/html", "/pricing", polargate.ExternalID(kit.Paying), 303},
+			"a problem report":                 {"GET", "application/problem+json", "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"anything":                         {"GET", "*/*", "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"nothing said":                     {"GET", "", "/pricing", polargate.ExternalID(kit.Paying), 402},
+			"nobody signed in":                 {"GET", browser, "/pricing", polargate.CustomerRef{}, 401},
+			"an id that cannot be":             {"GET", browser, "/pricing", polargate.ExternalID("/"), 400},
+		} {
+			handler := customers.Route(polargate.Route{
+				Customer:   func(*http.Request) polargate.CustomerRef { return c.ref },
+				Require:    []polargate.Requirement{polargate.Feature("gold")},
+				UpgradeURL: c.upgrade,
+			})(whoever)
+			w := send(handler, c.method, "/export?x=1", "Accept", c.accept)
+			assert.Equal(t, c.want, w.Code, name)
+			assert.Equal(t, "no-store", w.Header().Get("Cache-Control"), name)
+			assert.Contains(t, w.Header().Values("Vary"), "Accept", name)
+			if c.want == 303 {
+				assert.Equal(t, c.upgrade, w.Header().Get("Location"), name)
+			} else {
+				assert.Empty(t, w.Header().Get("Location"), name)
+			}
+			if c.method == "HEAD" {
+				assert.Zero(t, w.Body.Len(), name)
+			}
+			if c.want == 401 || c.want == 400 {
+				assert.NotContains(t, w.Body.String(), "pricing", name)
+			}
+		}
+		s.Polar.SetOffline(true)
+		handler := customers.Route(polargate.Route{Customer: always("usr_new"), UpgradeURL: "/pricing"})(whoever)
+		assert.Equal(t, 503, get(handler, "/", "Accept", browser).Code, "who may have paid is not told to pay")
+	})
+}
+
+func TestARefusedHeadHasNoBody(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		handler := kit.NewShop(t).Open().Middleware(byHeader, polargate.Feature("gold"))(whoever)
+		for user, want := range map[string]int{"": 401, "..": 400, kit.Paying: 402} {
+			w := send(handler, http.MethodHead, "/", "X-User", user)
+			assert.Equal(t, want, w.Code)
+			assert.Zero(t, w.Body.Len())
+			assert.Equal(t, "application/problem+json", w.Header().Get("Content-Type"))
+		}
+	})
+}
+
+func TestWhatWasSaidOfCachingBeforeARefusalIsKeptOrMadeStricter(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		gate := kit.NewShop(t).Open().Middleware(byHeader)(whoever)
+		outer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Vary", "Origin")
+			w.Header().Set("Cache-Control", "public, max-age=600")
+			gate.ServeHTTP(w, r)
+		})
+		w := get(outer, "/")
+		assert.Equal(t, []string{"Origin", "Accept"}, w.Header().Values("Vary"))
+		assert.Equal(t, []string{"no-store"}, w.Header().Values("Cache-Control"))
+		w = get(outer, "/", "X-User", kit.Paying)
+		assert.Equal(t, []string{"public, max-age=600"}, w.Header().Values("Cache-Control"), "who is let in gets the handler's answer, untouched")
+	})
+}
+
+func TestAProgramsOwnRefusalReplacesOursPerRouteAndForAll(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		var told polargate.Refusal
+		own := func(code int) func(http.ResponseWriter, *http.Request, polargate.Refusal) {
+			return func(w http.ResponseWriter, _ *http.Request, refusal polargate.Refusal) {
+				told = refusal
+				w.WriteHeader(code)
+			}
+		}
+		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.Refuse, c.UpgradeURL = own(418), "/all" })
+		gold := []polargate.Requirement{polargate.Feature("gold")}
+		assert.Equal(t, 418, get(customers.Middleware(always(kit.Paying), gold...)(whoever), "/").Code)
+		assert.Equal(t, "/all", told.UpgradeURL)
+		assert.Equal(t, 402, told.Status)
+		assert.Equal(t, "feature gold", told.Required.String())
+		assert.Equal(t, kit.Paying, told.Entitlements.ExternalID())
+		handler := customers.Route(polargate.Route{Customer: always(kit.Paying), Require: gold, Refuse: own(419), UpgradeURL: "/one"})(whoever)
+		assert.Equal(t, 419, get(handler, "/").Code)
+		assert.Equal(t, "/one", told.UpgradeURL)
+		handler = customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 101}})(whoever)
+		assert.Equal(t, 418, get(handler, "/").Code)
+		assert.Equal(t, "meter "+kit.CallsMeter+" of at least 101", told.Required.String())
+		assert.Equal(t, "/all", told.UpgradeURL, "also where units are missing")
+		s.Polar.SetOffline(true)
+		assert.Equal(t, 418, get(customers.Middleware(always("usr_new"))(whoever), "/").Code)
+		require.ErrorIs(t, told.Err, polargate.ErrUnreachable)
+		assert.Equal(t, polargate.ErrUnreachable, told.Reason)
+		assert.Nil(t, told.Entitlements)
+		assert.GreaterOrEqual(t, told.RetryAfter, time.Second)
+	})
+}
+
+func TestDecideSaysWhatTheMiddlewareWouldDo(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.UpgradeURL = "/pricing" })
+		e, refusal := customers.Decide(t.Context(), polargate.ExternalID(kit.Paying), polargate.Feature("pro"))
+		require.Nil(t, refusal)
+		assert.Equal(t, kit.Paying, e.ExternalID())
+		for _, c := range []struct {
+			user string
+			want int
+		}{{"", 401}, {"..", 400}, {kit.Paying, 402}, {"usr_none", 402}} {
+			e, refusal := customers.Decide(t.Context(), polargate.ExternalID(c.user), polargate.Feature("gold"))
+			require.NotNil(t, refusal)
+			assert.Nil(t, e)
+			assert.Equal(t, c.want, refusal.Status)
+			assert.Equal(t, "/pricing", refusal.UpgradeURL, "as the configuration says for refusals")
+			w := httptest.NewRecorder()
+			polargate.WriteRefusal(w, httptest.NewRequest("GET", "/", nil), *refusal)
+			through := get(customers.Middleware(byHeader, polargate.Feature("gold"))(whoever), "/", "X-User", c.user)
+			assert.Equal(t, through.Code, w.Code)
+			assert.Equal(t, through.Body.String(), w.Body.String())
+		}
+	})
+}
+
+func TestOnlyARouteThatChoseItFailsOpenAndOnlyWhenNobodyCanSay(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Warmed()
+		open := customers.Route(polargate.Route{Customer: byHeader, Require: []polargate.Requirement{polargate.Feature("gold")}, FailOpen: true})(whoever)
+		shut := customers.Route(polargate.Route{Customer: byHeader})(whoever)
+		assert.Equal(t, 402, get(open, "/", "X-User", kit.Paying).Code, "Polar said no")
+		assert.Equal(t, 402, get(open, "/", "X-User", "usr_none").Code)
+		s.Polar.SetOffline(true)
+		assert.Equal(t, 402, get(open, "/", "X-User", kit.Paying).Code, "what is cached still counts")
+		assert.Equal(t, 401, get(open, "/").Code, "nobody stays nobody")
+		assert.Equal(t, 400, get(open, "/", "X-User", "..").Code)
+		w := get(open, "/", "X-User", "usr_new")
+		assert.Equal(t, 200, w.Code)
+		assert.Equal(t, "nobody", w.Body.String(), "without Entitlements")
+		assert.Equal(t, 503, get(shut, "/", "X-User", "usr_new").Code)
+		spending := customers.Route(polargate.Route{Customer: byHeader, FailOpen: true, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}})(whoever)
+		assert.Equal(t, "nobody", get(spending, "/", "X-User", "usr_new").Body.String())
+		assert.Equal(t, kit.Paying, get(spending, "/", "X-User", kit.Paying).Body.String())
+		assert.Equal(t, 401, get(customers.Route(polargate.Route{LicenseKey: func(*http.Request) string { return " " }, FailOpen: true})(whoever), "/").Code)
+	})
+}
+
+// balanceOf is what is left of the paying customer's calls.
+func balanceOf(t *testing.T, customers *polargate.Customers) float64 {
+	t.Helper()
+	e, err := customers.Entitlements(t.Context(), polargate.ExternalID(kit.Paying))
+	require.NoError(t, err)
+	m, ok := e.Meter(kit.CallsMeter)
+	require.True(t, ok)
+	return m.Balance
+}
+
+func TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+		code := func(codes ...int) http.HandlerFunc {
+			return func(w http.ResponseWriter, _ *http.Request) {
+				for _, c := range codes {
+					w.WriteHeader(c)
+				}
+			}
+		}
+		for name, c := range map[string]struct {
+			handler http.HandlerFunc
+			taken   float64
+		}{
+			"200":           {code(200), 10},
+			"nothing":       {func(http.ResponseWriter, *http.Request) {}, 10},
+			"text":          {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "hello") }, 10},
+			"204":           {code(204), 10},
+			"301":           {code(301), 10},
+			"400":           {code(400), 10},
+			"404":           {code(404), 10},
+			"499":           {code(499), 10},
+			"500":           {code(500), 0},
+			"503":           {code(503), 0},
+			"599":           {code(599), 0},
+			"hints and 200": {code(103, 103, 200), 10},
+			"hints and 500": {code(103, 500), 0},
+			"500 and 200":   {code(500, 200), 0},
+			"200 and 500":   {code(200, 500), 10},
+			"a 5xx after the answer has begun, which is not sent any more": {func(w http.ResponseWriter, _ *http.Request) {
+				fmt.Fprint(w, "all that was paid for")
+				w.WriteHeader(500)
+			}, 10},
+			"a 5xx after an empty flush": {func(w http.ResponseWriter, _ *http.Request) {
+				w.(http.Flusher).Flush()
+				w.WriteHeader(502)
+			}, 10},
+			"a 5xx after a flush by the controller": {func(w http.ResponseWriter, _ *http.Request) {
+				_ = http.NewResponseController(w).Flush()
+				w.WriteHeader(502)
+			}, 10},
+			"a 5xx after a copy": {func(w http.ResponseWriter, _ *http.Request) {
+				_, _ = io.Copy(w, struct{ io.Reader }{strings.NewReader("a file")})
+				w.WriteHeader(500)
+			}, 10},
+			"http.Error":         {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", 500) }, 0},
+			"a panic":            {func(http.ResponseWriter, *http.Request) { panic("on fire") }, 0},
+			"a panic after text": {func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "half"); panic("on fire") }, 0},
+			"an abort":           {func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }, 0},
+		} {
+			before := balanceOf(t, customers)
+			handler := customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: strings.ToUpper(kit.CallsMeter), Units: 10}})(
+				http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					e, _ := polargate.FromContext(r.Context())
+					m, _ := e.Meter(kit.CallsMeter)
+					assert.InDelta(t, before-10, m.Balance, 0, "%s: what the handler sees is after the cost", name)
+					c.handler(w, r)
+				}))
+			func() {
+				defer func() {
+					caught := recover()
+					assert.Equal(t, strings.Contains(name, "panic") || name == "an abort", caught != nil, "%s: a panic goes on its way", name)
+				}()
+				get(handler, "/")
+			}()
+			assert.InDelta(t, before-c.taken, balanceOf(t, customers), 0, name)
+			// The next one begins with a full meter.
+			_, err := customers.Refresh(t.Context(), polargate.ExternalID(kit.Paying))
+			require.NoError(t, err)
+		}
+	})
+}
+
+func TestAHandlerThatEndsItsGoroutineGivesTheUnitsBack(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		customers := kit.NewShop(t).Warmed()
+		handler := customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 10}})(
+			http.HandlerFunc(func(http.ResponseWriter, *http.Request) { runtime.Goexit() }))
+		var group sync.WaitGroup
+		group.Go(func() { get(handler, "/") })
+		group.Wait()
+		assert.InDelta(t, 100, balanceOf(t, customers), 0)
+	})
+}
+
+// A handler that has not ended may not have told Polar yet.
+func TestWhatARequestUnderWaySpendsStaysTakenOffWhateverPolarSaysMeanwhile(t *testing.T) {
+	for name, news := range map[string]func(t *testing.T, s *kit.Shop, customers *polargate.Customers){
+		"an answer": func(t *testing.T, _ *kit.Shop, customers *polargate.Customers) {
+			_, err := customers.Refresh(t.Context(), polargate.ExternalID(kit.Paying))
+			require.NoError(t, err)
+		},
+		"an event": func(t *testing.T, s *kit.Shop, customers *polargate.Customers) {
+			before := customers.Stats().Events
+			s.Polar.UpdateCustomer(kit.Paying, func(c *polartest.Customer) { c.Name = time.Now().String() })
+			require.NoError(t, s.Polar.WaitForDeliveries(t.Context()))
+			require.Greater(t, customers.Stats().Events, before)
+		},
+	} {
+		for _, status := range []int{200, 500} {
+			t.Run(fmt.Sprintf("%s, then %d", name, status), func(t *testing.T) {
+				kit.Bubbled(t, func(t *testing.T) {
+					s := kit.NewShop(t)
+					customers := s.Warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+					received(t, s, customers)
+					goOn := make(chan bool)
+					slow := customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 60}})(
+						http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+							<-goOn
+							w.WriteHeader(status)
+						}))
+					var group sync.WaitGroup
+					group.Go(func() { assert.Equal(t, status, get(slow, "/").Code) })
+					synctest.Wait()
+					for range 3 {
+						time.Sleep(10 * time.Second)
+						news(t, s, customers)
+						assert.InDelta(t, 40, balanceOf(t, customers), 0)
+						assert.Equal(t, 402, get(slow, "/").Code, "not twice")
+					}
+					close(goOn)
+					group.Wait()
+					left := map[int]float64{200: 40, 500: 100}[status]
+					assert.InDelta(t, left, balanceOf(t, customers), 0, "until Polar can know of it")
+					time.Sleep(10 * time.Second)
+					news(t, s, customers)
+					assert.InDelta(t, 100, balanceOf(t, customers), 0, "Polar was told of none")
+				})
+			})
+		}
+	}
+}
+
+func TestARouteThatSpendsLetsInExactlyAsManyAsAreLeft(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		customers := kit.NewShop(t).Open()
+		handler := customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 7}})(whoever)
+		var in, out atomic.Int64
+		var group sync.WaitGroup
+		for range 100 {
+			group.Go(func() {
+				switch w := get(handler, "/"); w.Code {
+				case 200:
+					in.Add(1)
+				case 402:
+					out.Add(1)
+				default:
+					t.Errorf("status %d", w.Code)
+				}
+			})
+		}
+		group.Wait()
+		assert.EqualValues(t, 14, in.Load())
+		assert.EqualValues(t, 86, out.Load())
+		assert.InDelta(t, 2, balanceOf(t, customers), 0)
+		rest := customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 2}})(whoever)
+		assert.Equal(t, 200, get(rest, "/").Code, "the very last units can be spent")
+		assert.Equal(t, 402, get(rest, "/").Code)
+	})
+}
+
+func TestAHandlerBehindASpendCanStream(t *testing.T) {
+	t.Parallel()
+	s := kit.NewShop(t)
+	customers := s.Open(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
+	spend := customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}})
+	goOn := make(chan struct{})
+	mux := http.NewServeMux()
+	mux.Handle("GET /flusher", spend(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "first")
+		w.(http.Flusher).Flush()
+		<-goOn
+		fmt.Fprintln(w, "second")
+	})))
+	mux.Handle("GET /controller", spend(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		control := http.NewResponseController(w)
+		assert.NoError(t, control.SetReadDeadline(time.Time{}))
+		assert.NoError(t, control.SetWriteDeadline(time.Time{}))
+		assert.NoError(t, control.EnableFullDuplex())
+		fmt.Fprintln(w, "first")
+		assert.NoError(t, control.Flush())
+		<-goOn
+		fmt.Fprintln(w, "second")
+	})))
+	mux.Handle("GET /hints", spend(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Link", "</style.css>; rel=preload")
+		w.WriteHeader(http.StatusEarlyHints)
+		w.WriteHeader(http.StatusAccepted)
+	})))
+	mux.Handle("GET /hijack", spend(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		conn, buffer, err := http.NewResponseController(w).Hijack()
+		if assert.NoError(t, err) {
+			_, _ = buffer.WriteString("HTTP/1.1 299 Mine\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi")
+			_ = buffer.Flush()
+			_ = conn.Close()
+		}
+	})))
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+
+	for _, path := range []string{"/flusher", "/controller"} {
+		response, err := server.Client().Get(server.URL + path)
+		require.NoError(t, err)
+		lines := bufio.NewReader(response.Body)
+		first, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		assert.Equal(t, "first\n", first, "it is here while the handler still waits")
+		goOn <- struct{}{}
+		rest, err := io.ReadAll(lines)
+		require.NoError(t, err)
+		assert.Equal(t, "second\n", string(rest))
+		_ = response.Body.Close()
+	}
+
+	var hints []int
+	r, err := http.NewRequest(http.MethodGet, server.URL+"/hints", http.NoBody)
+	require.NoError(t, err)
+	r = r.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+		Got1xxResponse: func(code int, _ textproto.MIMEHeader) error { hints = append(hints, code); return nil },
+	}))
+	response, err := server.Client().Do(r)
+	require.NoError(t, err)
+	_ = response.Body.Close()
+	assert.Equal(t, []int{103}, hints)
+	assert.Equal(t, 202, response.StatusCode)
+
+	response, err = server.Client().Get(server.URL + "/hijack")
+	require.NoError(t, err)
+	_ = response.Body.Close()
+	assert.Equal(t, 299, response.StatusCode)
+	assert.InDelta(t, 96, balanceOf(t, customers), 0, "each of the four was an answer")
+}
+
+func TestACustomerIsOnlyChargedIfTheMeterIsWhatLetThemIn(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		const unlimited, out, both, limited, missing = "usr_unlimited", "usr_out", "usr_both", "usr_limited", "usr_without_meters"
+		free, pro := polartest.Benefit{BenefitID: kit.TeaBenefit}, polartest.Benefit{BenefitID: kit.ProBenefit}
+		for user, c := range map[string]polartest.Customer{
+			unlimited: {Benefits: []polartest.Benefit{free}, Meters: []polartest.Meter{{MeterID: kit.CallsMeter, CreditedUnits: 0}}},
+			both:      {Benefits: []polartest.Benefit{free, pro}, Meters: []polartest.Meter{{MeterID: kit.CallsMeter, CreditedUnits: 10}}},
+			limited:   {Benefits: []polartest.Benefit{pro}, Meters: []polartest.Meter{{MeterID: kit.CallsMeter, CreditedUnits: 10}}},
+			out:       {Benefits: []polartest.Benefit{pro}, Meters: []polartest.Meter{{MeterID: kit.CallsMeter, CreditedUnits: 0}}},
+			missing:   {Benefits: []polartest.Benefit{free}},
+		} {
+			c.ExternalID = user
+			s.Polar.AddCustomer(c)
+		}
+		customers := s.Open(func(c *polargate.CustomersConfig) {
+			c.FreshFor = time.Hour
+			c.Features = map[string][]string{kit.TeaBenefit: {"unlimited"}, kit.ProBenefit: {"pro"}}
+		})
+		unlimitedPlan, feature, calls := polargate.Feature("unlimited"), polargate.Feature("pro"), polargate.Meter(kit.CallsMeter, 1)
+		otherMeter := polargate.Meter(kit.TeaBenefit, -1)
+		const charged, let, refused = "charged", "let in for nothing", "refused"
+		for name, c := range map[string]struct {
+			need []polargate.Requirement
+			want map[string]string
+		}{
+			"a plan without a limit, or units": {[]polargate.Requirement{polargate.Any(unlimitedPlan, calls)},
+				map[string]string{unlimited: let, both: let, limited: charged, out: refused, missing: let}},
+			"the other way around": {[]polargate.Requirement{polargate.Any(polargate.Meter(strings.ToUpper(kit.CallsMeter), 1), polargate.Benefit(kit.TeaBenefit))},
+				map[string]string{unlimited: let, both: let, limited: charged, out: refused, missing: let}},
+			"a plan, and one of these": {[]polargate.Requirement{feature, polargate.Any(unlimitedPlan, calls)},
+				map[string]string{unlimited: refused, both: let, limited: charged, out: refused, missing: refused}},
+			"deep inside": {[]polargate.Requirement{polargate.All(polargate.Any(polargate.All(feature, polargate.Any(calls)), polargate.All(unlimitedPlan)))},
+				map[string]string{unlimited: let, both: let, limited: charged, out: refused, missing: let}},
+			"units in each branch": {[]polargate.Requirement{polargate.Any(polargate.All(unlimitedPlan, calls), polargate.All(feature, calls))},
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+			"units beside a plan": {[]polargate.Requirement{polargate.Any(unlimitedPlan, calls), calls},
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+			"a meter that may be empty": {[]polargate.Requirement{polargate.Any(unlimitedPlan, polargate.Meter(kit.CallsMeter, 0))},
+				map[string]string{unlimited: let, both: let, limited: charged, out: refused, missing: let}},
+			"no word of the meter": {[]polargate.Requirement{polargate.Any(unlimitedPlan, feature)},
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+			"another meter": {[]polargate.Requirement{polargate.Any(unlimitedPlan, feature, otherMeter)},
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+			"nothing": {nil,
+				map[string]string{unlimited: refused, both: charged, limited: charged, out: refused, missing: refused}},
+		} {
+			handler := customers.Route(polargate.Route{Customer: byHeader, Require: c.need, Spend: polargate.Cost{MeterID: strings.ToUpper(kit.CallsMeter), Units: 1}})(
+				http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					e, ok := polargate.FromContext(r.Context())
+					assert.True(t, ok)
+					m, _ := e.Meter(kit.CallsMeter)
+					fmt.Fprint(w, m.Balance)
+				}))
+			for user, want := range c.want {
+				for range 2 { // cold or changed, then from memory
+					before, err := customers.Refresh(t.Context(), polargate.ExternalID(user))
+					require.NoError(t, err)
+					had, _ := before.Meter(kit.CallsMeter)
+					w := get(handler, "/", "X-User", user)
+					after, err := customers.Entitlements(t.Context(), polargate.ExternalID(user))
+					require.NoError(t, err)
+					has, _ := after.Meter(kit.CallsMeter)
+					got := refused
+					switch {
+					case w.Code == 200 && has.Balance == had.Balance-1:
+						got = charged
+					case w.Code == 200 && has.Balance == had.Balance:
+						got = let
+					}
+					assert.Equal(t, want, got, "%s: %s", name, user)
+					if w.Code == 200 {
+						assert.Equal(t, fmt.Sprint(has.Balance), w.Body.String(), "%s: %s: what the handler sees", name, user)
+					} else {
+						assert.Equal(t, 402, w.Code)
+					}
+				}
+			}
+		}
+	})
+}
+
+// wrapped is the writer of a middleware further out that has all it knows behind
+// Unwrap, as net/http recommends.
+type wrapped struct{ inner http.ResponseWriter }
+
+func (w wrapped) Header() http.Header         { return w.inner.Header() }
+func (w wrapped) Write(p []byte) (int, error) { return w.inner.Write(p) }
+func (w wrapped) WriteHeader(code int)        { w.inner.WriteHeader(code) }
+func (w wrapped) Unwrap() http.ResponseWriter { return w.inner }
+
+// sink is net/http's writer, as far as it can take a file from the system, and
+// tells when it did.
+type sink struct {
+	*httptest.ResponseRecorder
+	taken int64
+}
+
+func (s *sink) ReadFrom(src io.Reader) (int64, error) {
+	n, err := io.Copy(s.ResponseRecorder, src)
+	s.taken += n
+	return n, err
+}
+
+// deaf is a writer that cannot be flushed, as http.TimeoutHandler's.
+type deaf struct{ http.ResponseWriter }
+
+func TestWhatTheWriterFurtherOutCanDoIsNotLostBehindASpend(t *testing.T) {
+	t.Parallel()
+	customers := kit.NewShop(t).Open()
+	serve := func(w http.ResponseWriter, handler http.HandlerFunc) {
+		customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}})(handler).
+			ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil))
+	}
+	t.Run("a flush goes through a writer that only unwraps", func(t *testing.T) {
+		t.Parallel()
+		for _, flush := range []func(http.ResponseWriter){
+			func(w http.ResponseWriter) { assert.NoError(t, http.NewResponseController(w).Flush()) },
+			func(w http.ResponseWriter) { w.(http.Flusher).Flush() },
+		} {
+			recorder := httptest.NewRecorder()
+			serve(wrapped{recorder}, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "x"); flush(w) })
+			assert.True(t, recorder.Flushed)
+		}
+	})
+	t.Run("a writer that cannot flush says so", func(t *testing.T) {
+		t.Parallel()
+		serve(struct{ http.ResponseWriter }{deaf{httptest.NewRecorder()}}, func(w http.ResponseWriter, _ *http.Request) {
+			require.ErrorIs(t, http.NewResponseController(w).Flush(), errors.ErrUnsupported)
+			assert.NotPanics(t, func() { w.(http.Flusher).Flush() })
+		})
+	})
+	t.Run("a file can be sent by the system", func(t *testing.T) {
+		t.Parallel()
+		w := &sink{ResponseRecorder: httptest.NewRecorder()}
+		serve(w, func(w http.ResponseWriter, _ *http.Request) {
+			n, err := io.Copy(w, struct{ io.Reader }{strings.NewReader("a large file")})
+			assert.NoError(t, err)
+			assert.EqualValues(t, 12, n)
+		})
+		assert.EqualValues(t, 12, w.taken)
+		assert.Equal(t, "a large file", w.Body.String())
+	})
+	t.Run("units come back when the file cannot be read and the handler says so", func(t *testing.T) {
+		t.Parallel()
+		customers := kit.NewShop(t).Warmed()
+		server := httptest.NewServer(customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}})(
+			http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				if _, err := io.Copy(w, struct{ io.Reader }{iotest.ErrReader(io.ErrUnexpectedEOF)}); err != nil {
+					http.Error(w, "the disk is gone", http.StatusBadGateway)
+				}
+			})))
+		defer server.Close()
+		resp, err := http.Get(server.URL)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		require.Equal(t, 502, resp.StatusCode)
+		assert.InDelta(t, 100, balanceOf(t, customers), 0)
+	})
+	t.Run("a writer that takes no file gets its bytes", func(t *testing.T) {
+		t.Parallel()
+		recorder := httptest.NewRecorder()
+		serve(wrapped{recorder}, func(w http.ResponseWriter, _ *http.Request) {
+			_, err := io.Copy(w, struct{ io.Reader }{strings.NewReader("a large file")})
+			assert.NoError(t, err)
+		})
+		assert.Equal(t, "a large file", recorder.Body.String())
+	})
+	t.Run("a handler of the old kind can take the connection over", func(t *testing.T) {
+		t.Parallel()
+		server := httptest.NewServer(customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}})(
+			http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				conn, _, err := w.(http.Hijacker).Hijack()
+				if assert.NoError(t, err) {
+					fmt.Fprint(conn, "HTTP/1.1 418 I'm a teapot\r\nConnection: close\r\n\r\n")
+					assert.NoError(t, conn.Close())
+				}
+			})))
+		defer server.Close()
+		resp, err := http.Get(server.URL)
+		require.NoError(t, err)
+		require.NoError(t, resp.Body.Close())
+		assert.Equal(t, 418, resp.StatusCode)
+	})
+	t.Run("a connection that cannot be taken over says so", func(t *testing.T) {
+		t.Parallel()
+		serve(httptest.NewRecorder(), func(w http.ResponseWriter, _ *http.Request) {
+			_, _, err := w.(http.Hijacker).Hijack()
+			require.ErrorIs(t, err, errors.ErrUnsupported)
+		})
+	})
+	t.Run("a route that does not spend passes the writer on as it is", func(t *testing.T) {
+		t.Parallel()
+		recorder := httptest.NewRecorder()
+		customers.Middleware(always(kit.Paying))(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			assert.Same(t, recorder, w)
+		})).ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/", nil))
+	})
+}
+
+// router is how gorilla/mux takes middleware, and chained how chi and alice do.
+type (
+	middleware func(http.Handler) http.Handler
+	router     struct{ uses []middleware }
+	chained    []func(http.Handler) http.Handler
+)
+
+func (r *router) Use(of ...middleware) { r.uses = append(r.uses, of...) }
+
+func (r *router) Handler(h http.Handler) http.Handler {
+	for _, m := range slices.Backward(r.uses) {
+		h = m(h)
+	}
+	return h
+}
+
+func (c chained) Then(h http.Handler) http.Handler {
+	for _, m := range slices.Backward(c) {
+		h = m(h)
+	}
+	return h
+}
+
+func TestMiddlewareFitsRoutersThatAreNotImportedHere(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Add("usr_other")
+		customers := s.Open()
+		type user struct{}
+		signIn := func(next http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), user{}, r.Header.Get("X-User"))))
+			})
+		}
+		signedIn := func(r *http.Request) polargate.CustomerRef {
+			id, _ := r.Context().Value(user{}).(string)
+			return polargate.ExternalID(id)
+		}
+		pro := customers.Middleware(signedIn, polargate.Feature("pro"))
+		export := customers.Middleware(signedIn, polargate.Feature("export"))
+		gold := customers.Middleware(signedIn, polargate.Feature("gold"))
+		var gorilla router
+		gorilla.Use(signIn, pro)
+		gorilla.Use(export)
+		for name, handler := range map[string]http.Handler{
+			"a router that is told to use it": gorilla.Handler(whoever),
+			"a chain":                         chained{signIn, pro, export}.Then(whoever),
+			"by hand":                         signIn(pro(export(whoever))),
+		} {
+			assert.Equal(t, kit.Paying, get(handler, "/", "X-User", kit.Paying).Body.String(), name)
+			assert.Equal(t, "usr_other", get(handler, "/", "X-User", "usr_other").Body.String(), name)
+			assert.Equal(t, 401, get(handler, "/").Code, name)
+		}
+		assert.Equal(t, 402, get(chained{signIn, pro, gold}.Then(whoever), "/", "X-User", kit.Paying).Code, "all of the chain must let pass")
+		assert.Equal(t, 401, get(chained{pro, signIn}.Then(whoever), "/", "X-User", kit.Paying).Code, "in the wrong order nobody is signed in yet")
+	})
+}
+
+func TestMiddlewareKeepsThePatternsOfAMux(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Open()
+		byPath := customers.Middleware(func(r *http.Request) polargate.CustomerRef { return polargate.ExternalID(r.PathValue("user")) }, polargate.Feature("pro"))
+		mux := http.NewServeMux()
+		mux.Handle("GET /users/{user}/files/{rest...}", byPath(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, r.Pattern, " ", r.PathValue("rest"))
+		})))
+		mux.Handle("/static/", http.StripPrefix("/static", customers.Middleware(always(kit.Paying))(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			fmt.Fprint(w, r.URL.Path)
+		}))))
+		assert.Equal(t, "GET /users/{user}/files/{rest...} a/b", get(mux, "/users/"+kit.Paying+"/files/a/b").Body.String())
+		assert.Equal(t, 402, get(mux, "/users/usr_none/files/a").Code)
+		assert.Equal(t, 405, send(mux, http.MethodPost, "/users/"+kit.Paying+"/files/a").Code)
+		assert.Equal(t, "/a.css", get(mux, "/static/a.css").Body.String())
+		// The whole mux behind one.
+		assert.Equal(t, 401, get(customers.Middleware(byHeader)(mux), "/static/a.css").Code)
+	})
+}
+
+func TestEntitlementsAreInTheContextOfTheRequestAlone(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		customers := kit.NewShop(t).Open()
+		_, ok := polargate.FromContext(t.Context())
+		assert.False(t, ok)
+		outer := httptest.NewRequest(http.MethodGet, "/", nil)
+		customers.Middleware(always(kit.Paying))(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			e, ok := polargate.FromContext(ctx)
+			assert.True(t, ok)
+			assert.True(t, e.Has("export"))
+		})).ServeHTTP(httptest.NewRecorder(), outer)
+		_, ok = polargate.FromContext(outer.Context())
+		assert.False(t, ok, "the request that came in is left as it was")
+	})
+}
+
+func TestARouteThatCannotWorkPanicsWhenItIsMade(t *testing.T) {
+	t.Parallel()
+	customers := kit.NewShop(t).Open()
+	key := func(*http.Request) string { return "" }
+	for name, make := range map[string]func(){
+		"neither":         func() { customers.Route(polargate.Route{}) },
+		"both":            func() { customers.Route(polargate.Route{Customer: byHeader, LicenseKey: key}) },
+		"nobody resolves": func() { customers.Middleware(nil) },
+		"no header":       func() { customers.LicenseMiddleware("") },
+		"a key that spends": func() {
+			customers.Route(polargate.Route{LicenseKey: key, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}})
+		},
+		"no units": func() {
+			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: kit.CallsMeter}})
+		},
+		"units below nothing": func() {
+			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: -1}})
+		},
+		"a meter that cannot be": func() {
+			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: "calls", Units: 1}})
+		},
+		"a feature without a name": func() { customers.Middleware(byHeader, polargate.Feature("")) },
+		"a benefit's name":         func() { customers.Middleware(byHeader, polargate.Benefit("Pro plan")) },
+		"a product's id cut short": func() { customers.LicenseMiddleware("X-License-Key", polargate.Product(kit.ProBenefit[:35])) },
+		"a mistake deep inside": func() {
+			customers.Middleware(byHeader, polargate.Any(polargate.Feature("pro"), polargate.All(polargate.Meter("", 1))))
+		},
+		"an amount that is none": func() { customers.Middleware(byHeader, polargate.Meter(kit.CallsMeter, math.NaN())) },
+		"a page that is nowhere": func() { customers.Route(polargate.Route{Customer: byHeader, UpgradeURL: "example.com/plans"}) },
+	} {
+		assert.Panics(t, make, name)
+	}
+	for _, need := range []polargate.Requirement{{}, polargate.Any(), polargate.All(), polargate.Benefit(strings.ToUpper(kit.ProBenefit)), polargate.Meter(kit.CallsMeter, 0)} {
+		assert.NoError(t, need.Validate())
+		assert.NotPanics(t, func() { customers.Middleware(byHeader, need) })
+	}
+}
+
+func TestARouteKeepsItsOwnRequirements(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		customers := kit.NewShop(t).Open()
+		needs := []polargate.Requirement{polargate.Feature("gold")}
+		gold := customers.Route(polargate.Route{Customer: byHeader, Require: needs})(whoever)
+		needs[0] = polargate.Feature("pro") // for the next route, in a program that saves on slices
+		pro := customers.Middleware(byHeader, needs...)(whoever)
+		for range 2 { // cold, then from memory
+			assert.Equal(t, 402, get(gold, "/", "X-User", kit.Paying).Code)
+			assert.Equal(t, 200, get(pro, "/", "X-User", kit.Paying).Code)
+		}
+		assert.Equal(t, "feature gold", problemIn(t, get(gold, "/", "X-User", kit.Paying))["required"])
+	})
+}
+
+func TestAFeatureThatNothingUnlocksIsSaidInTheLog(t *testing.T) {
+	t.Parallel()
+	s := kit.NewShop(t)
+	customers := s.Open()
+	customers.Middleware(byHeader, polargate.Feature("pro"), polargate.Benefit(kit.TeaBenefit))
+	assert.Empty(t, s.Log.String())
+	customers.Middleware(byHeader, polargate.All(polargate.Feature("export"), polargate.Any(polargate.Feature("exprot"))))
+	assert.Equal(t, 1, strings.Count(s.Log.String(), "\n"), s.Log)
+	assert.Contains(t, s.Log.String(), "exprot")
+}
+
+func TestARouteThatFailsOpenShowsNoEntitlementsOfARouteAroundIt(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Warmed()
+		s.Polar.SetOffline(true)
+		outer := customers.Middleware(always(kit.Paying))
+		inner := customers.Route(polargate.Route{Customer: always("usr_new"), FailOpen: true})
+		w := get(outer(inner(whoever)), "/")
+		assert.Equal(t, 200, w.Code)
+		assert.Equal(t, "nobody", w.Body.String())
+	})
+}
+
+func TestStatsCountWhoIsNotLetInByAnyRoute(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Warmed()
+		pro := customers.Middleware(byHeader, polargate.Feature("pro"))(whoever)
+		gold := customers.Middleware(byHeader, polargate.Feature("gold"))(whoever)
+		dear := customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1000}})(whoever)
+		open := customers.Route(polargate.Route{Customer: byHeader, FailOpen: true})(whoever)
+		get(pro, "/", "X-User", kit.Paying)
+		get(pro, "/")
+		get(pro, "/", "X-User", "..")
+		get(gold, "/", "X-User", kit.Paying)
+		get(dear, "/", "X-User", kit.Paying)
+		get(gold, "/", "X-User", "usr_none")
+		s.Polar.SetOffline(true)
+		for range 4 {
+			get(pro, "/", "X-User", "usr_new")
+		}
+		for range 5 {
+			get(open, "/", "X-User", "usr_new")
+		}
+		stats := customers.Stats()
+		assert.Equal(t, []int64{2, 3, 4, 5}, []int64{stats.Unidentified, stats.Unpaid, stats.Undecided, stats.FailedOpen})
+	})
+}
+
+func TestARequestWithAnIdThatCannotBeOneIsLoggedAtMostOnceAMinute(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		gate := s.Open().Middleware(byHeader)(whoever)
+		for range 59 {
+			assert.Equal(t, 400, get(gate, "/", "X-User", "ada/lovelace").Code)
+			time.Sleep(time.Second)
+		}
+		assert.Equal(t, 1, strings.Count(s.Log.String(), "\n"), s.Log)
+		time.Sleep(time.Second)
+		get(gate, "/", "X-User", "ada/lovelace")
+		assert.Equal(t, 2, strings.Count(s.Log.String(), "\n"), s.Log)
+		assert.Contains(t, s.Log.String(), "slash")
+		assert.NotContains(t, s.Log.String(), "lovelace")
+	})
+}
+
+func TestARefusalSaysInALogWhatWasRequiredIfAnything(t *testing.T) {
+	t.Parallel()
+	assert.Contains(t, polargate.Refusal{Status: 402, Required: polargate.Feature("pro")}.LogValue().String(), "feature pro")
+	assert.NotContains(t, polargate.Refusal{Status: 503}.LogValue().String(), "nothing")
+}
+
+func TestAResolverThatPanicsTakesNothingAndStopsNobodyElse(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		customers := kit.NewShop(t).Warmed()
+		handler := customers.Route(polargate.Route{Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}, Customer: func(r *http.Request) polargate.CustomerRef {
+			if r.Header.Get("X-User") == "boom" {
+				panic("no session")
+			}
+			return byHeader(r)
+		}})(whoever)
+		assert.PanicsWithValue(t, "no session", func() { get(handler, "/", "X-User", "boom") }, "it is the program's own, for its server to catch")
+		assert.InDelta(t, 100, balanceOf(t, customers), 0)
+		assert.Equal(t, kit.Paying, get(handler, "/", "X-User", kit.Paying).Body.String())
+	})
+}
+
+func TestANilHandlerTakesNothing(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		customers := kit.NewShop(t).Warmed()
+		assert.Panics(t, func() {
+			get(customers.Route(polargate.Route{Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}})(nil), "/")
+		})
+		assert.InDelta(t, 100, balanceOf(t, customers), 0)
+	})
+}
+
+func TestARequestThatIsGivenUpHurtsNobodyElse(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Polar.Inject(polartest.Fault{Times: 1, Effect: polartest.Delay(3 * time.Second)})
+		customers := s.Open()
+		var told polargate.Refusal
+		impatient := customers.Route(polargate.Route{Customer: always(kit.Paying), Refuse: func(_ http.ResponseWriter, _ *http.Request, r polargate.Refusal) { told = r }})(whoever)
+		patient := customers.Middleware(always(kit.Paying))(whoever)
+		at := time.Now()
+		var group sync.WaitGroup
+		group.Go(func() {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			impatient.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil).WithContext(ctx))
+			assert.Equal(t, time.Second, time.Since(at))
+			assert.Equal(t, 503, told.Status)
+			require.ErrorIs(t, told.Err, context.DeadlineExceeded)
+		})
+		group.Go(func() { assert.Equal(t, kit.Paying, get(patient, "/").Body.String()) })
+		group.Wait()
+		assert.Equal(t, 1, s.Asked())
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		w := httptest.NewRecorder()
+		impatient.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/", nil).WithContext(gone))
+		assert.Equal(t, kit.Paying, w.Body.String(), "what is cached needs no time")
+	})
+}
+
+func TestAPanicOnTheWayToPolarIsA503(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Open(func(c *polargate.CustomersConfig) {
+			c.HTTPClient = &http.Client{Transport: kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
+				body, _ := io.ReadAll(r.Body)
+				panic("on fire at " + r.URL.String() + " with " + string(body))
+			})}
+		})
+		for range 3 {
+			assert.Equal(t, 503, get(customers.Middleware(always(kit.Paying))(whoever), "/").Code)
+			assert.Equal(t, 503, get(customers.LicenseMiddleware("X-License-Key")(whoever), "/", "X-License-Key", secretKey).Code)
+			time.Sleep(10 * time.Second)
+		}
+		for _, secret := range []string{secretKey, kit.Paying, s.Config.AccessToken} {
+			assert.NotContains(t, s.Log.String(), secret)
+		}
+	})
+}
+
+const secretKey = "INKWELL-7F3A9C21-SECRET-0D4E"
+
+// sold is a shop that sold a key of pro.
+func sold(t *testing.T, change ...func(*polartest.LicenseKey)) (*kit.Shop, polartest.LicenseKey) {
+	t.Helper()
+	s := kit.NewShop(t)
+	key := polartest.LicenseKey{Key: secretKey, BenefitID: kit.ProBenefit, LimitUsage: polartest.Limit(5), LimitActivations: polartest.Limit(2)}
+	for _, c := range change {
+		c(&key)
+	}
+	return s, s.Polar.AddKey(key)
+}
+
+// keyed is a route for license keys and what it answers to one.
+func keyed(customers *polargate.Customers, key string, need ...polargate.Requirement) *httptest.ResponseRecorder {
+	return get(customers.LicenseMiddleware("X-License-Key", need...)(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e, _ := polargate.FromContext(r.Context())
+		license, ok := e.License()
+		fmt.Fprint(w, ok, " ", license.ID, " ", e.Features())
+	})), "/", "X-License-Key", key)
+}
+
+func TestALicenseKeyThatIsGrantedIsLetInWithItsEntitlements(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, key := sold(t)
+		customers := s.Open()
+		want := "true " + key.ID + " [export pro]"
+		assert.Equal(t, want, keyed(customers, secretKey).Body.String())
+		assert.Equal(t, want, keyed(customers, `  "`+secretKey+`" `, polargate.Feature("pro"), polargate.Benefit(kit.ProBenefit)).Body.String(), "cleaned as by ParseKey")
+		assert.Equal(t, 402, keyed(customers, secretKey, polargate.Feature("gold")).Code)
+		e, refusal := customers.DecideLicense(t.Context(), secretKey+"\n", polargate.Feature("pro"))
+		require.Nil(t, refusal)
+		assert.Equal(t, key.CustomerID, e.CustomerID())
+		assert.Empty(t, e.Refused())
+		after, _ := s.Polar.LicenseKey(secretKey)
+		assert.Zero(t, after.Usage, "it counts for no use")
+		assert.Zero(t, s.Polar.Seats(secretKey), "and takes no seat")
+		assert.EqualValues(t, 1, after.Validations, "and one validation, however often it came")
+	})
+}
+
+func TestAKeyMayComeAsABearerToken(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.Open()
+		gate := customers.LicenseMiddleware("authorization")(whoever)
+		for _, sent := range []string{"Bearer " + secretKey, "bearer   " + secretKey, secretKey} {
+			assert.Equal(t, 200, get(gate, "/", "Authorization", sent).Code, "%.10s", sent)
+		}
+		for _, sent := range []string{"", "Bearer", "Bearer ", "Basic " + secretKey, "Bearer" + secretKey, "Bearer Basic " + secretKey} {
+			w := get(gate, "/", "Authorization", sent)
+			assert.Equal(t, 401, w.Code, "%.10s", sent)
+			assert.Equal(t, "Bearer", w.Header().Get("WWW-Authenticate"), "as RFC 9110 wants it of a 401")
+		}
+		gold := customers.LicenseMiddleware("Authorization", polargate.Feature("gold"))(whoever)
+		w := get(gold, "/", "Authorization", "Bearer "+secretKey)
+		assert.Equal(t, 402, w.Code)
+		assert.Empty(t, w.Header().Values("WWW-Authenticate"))
+		assert.Equal(t, 401, keyed(customers, "Bearer "+secretKey).Code, "in a header of the program's own, all of it is the key")
+	})
+}
+
+func TestAnswersSayThatTheyDependOnTheHeaderOfTheKey(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.Open()
+		for key, status := range map[string]int{secretKey: 200, "": 401} {
+			w := keyed(customers, key)
+			assert.Equal(t, status, w.Code)
+			assert.Contains(t, w.Header().Values("Vary"), "X-License-Key")
+		}
+	})
+}
+
+func TestLicenseKeysAreRefusedForWhatIsWrongWithThem(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		change func(*polartest.LicenseKey)
+		status int
+		reason polargate.Reason
+	}{
+		"revoked":              {func(k *polartest.LicenseKey) { k.Status = "revoked" }, 402, polargate.ErrInactive},
+		"disabled":             {func(k *polartest.LicenseKey) { k.Status = "disabled" }, 402, polargate.ErrInactive},
+		"expired":              {func(k *polartest.LicenseKey) { k.ExpiresAt = time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC) }, 402, polargate.ErrExpired},
+		"of another benefit":   {func(k *polartest.LicenseKey) { k.BenefitID = kit.TeaBenefit }, 402, polargate.ErrWrongBenefit},
+		"of another shop":      {func(k *polartest.LicenseKey) { k.OrganizationID = "549c44b7-2e67-4e0e-8a20-17e76c895830" }, 401, polargate.ErrUnknownKey},
+		"deleted":              {func(k *polartest.LicenseKey) { k.Deleted = true }, 401, polargate.ErrUnknownKey},
+		"in other capitals":    {func(k *polartest.LicenseKey) { k.Key = strings.ToLower(secretKey) }, 401, polargate.ErrUnknownKey},
+		"longer by one letter": {func(k *polartest.LicenseKey) { k.Key = secretKey + "X" }, 401, polargate.ErrUnknownKey},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kit.Bubbled(t, func(t *testing.T) {
+				s, _ := sold(t, c.change)
+				customers := s.Open()
+				for range 5 {
+					w := keyed(customers, secretKey, polargate.Feature("pro"))
+					assert.Equal(t, c.status, w.Code)
+					assert.Equal(t, string(c.reason), problemIn(t, w)["reason"])
+					assert.NotContains(t, w.Body.String(), "SECRET")
+				}
+				e, refusal := customers.DecideLicense(t.Context(), secretKey)
+				require.NotNil(t, refusal)
+				assert.Nil(t, e)
+				assert.Equal(t, c.status, refusal.Status)
+				assert.Equal(t, c.reason, refusal.Reason)
+				assert.Equal(t, 1, s.Asked(), "it is asked about once")
+			})
+		})
+	}
+}
+
+func TestWhatCannotBeAKeyIsRefusedWithoutAskingPolar(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.OrganizationID = "" })
+		for _, key := range []string{"", " ", `""`, "\t", strings.Repeat("K", 513), strings.Repeat("K", 1<<21), "A\x00B", "A\x1bB", "A\nB", "\xff\xfe", "A\x7fB"} {
+			w := keyed(customers, key)
+			assert.Equal(t, 401, w.Code, "%.10q", key)
+			assert.Equal(t, "unknown_key", problemIn(t, w)["reason"])
+			_, refusal := customers.DecideLicense(t.Context(), key)
+			require.NotNil(t, refusal)
+			assert.Equal(t, 401, refusal.Status)
+		}
+		assert.Equal(t, 401, get(customers.LicenseMiddleware("X-License-Key")(whoever), "/").Code, "no header at all")
+		assert.Zero(t, s.Asked())
+	})
+}
+
+func TestAKeyIsInNoRefusalAndNoLog(t *testing.T) {
+	t.Parallel()
+	for name, effect := range map[string]polartest.Effect{
+		"an echo in a 422": polartest.Body(422, "application/json", `{"error":"RequestValidationError","detail":[{"loc":["body","key"],"msg":"bad `+secretKey+`","type":"x","input":{"key":"`+secretKey+`"}}]}`),
+		"an echo in a 404": polartest.Body(404, "application/json", `{"error":"ResourceNotFound","detail":"no `+secretKey+`"}`),
+		"an echo in a 400": polartest.Body(400, "application/json", `{"error":"BadRequest","detail":"what is `+secretKey+`"}`),
+		"an echo in a 401": polartest.Body(401, "application/json", `{"error":"invalid_token","error_description":"no `+secretKey+`"}`),
+		"an echo in a 500": polartest.Body(500, "text/plain", secretKey),
+		"an echo in a 200": polartest.Body(200, "application/json", `{"key":"`+secretKey+`"}`),
+		"a redirect":       polartest.LoginPage(307),
+		"a reset":          polartest.Reset(),
+		"a hang":           polartest.Hang(),
+		"a cut answer":     polartest.Truncated(),
+		"the true answer":  polartest.Delay(time.Second),
+		"another key": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte("-0D4E"), []byte("-0D4F"))
+		}),
+		"another shop's": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte(`"organization_id":"`), []byte(`"organization_id":"9`))
+		}),
+		"revoked in a 200": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte(`"granted"`), []byte(`"revoked"`))
+		}),
+		"a word not known": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte(`"granted"`), []byte(`"paused"`))
+		}),
+		"an expiry not known": polartest.Rewrite(func(code int, _ http.Header, b []byte) (int, []byte) {
+			return code, bytes.ReplaceAll(b, []byte(`"expires_at":null`), []byte(`"expires_at":"soon"`))
+		}),
+	} {
+		t.Run(name, func(t *testing.T) {
+			kit.Bubbled(t, func(t *testing.T) {
+				s, _ := sold(t)
+				s.Polar.Inject(polartest.Fault{Effect: effect})
+				customers := s.Open()
+				_, refusal := customers.DecideLicense(t.Context(), secretKey, polargate.Feature("gold"))
+				require.NotNil(t, refusal)
+				w := keyed(customers, secretKey, polargate.Feature("gold"))
+				assert.Contains(t, []int{401, 402, 503}, w.Code)
+				var logged bytes.Buffer
+				slog.New(slog.NewJSONHandler(&logged, nil)).Info("refused", "refusal", *refusal, "error", refusal.Err, "who", refusal.Entitlements)
+				slog.New(slog.NewTextHandler(&logged, nil)).Info("refused", "refusal", *refusal, "error", refusal.Err, "who", refusal.Entitlements)
+				texts := []string{w.Body.String(), fmt.Sprint(w.Header()), s.Log.String(), logged.String(), fmt.Sprintf("%+v", customers.Stats()), fmt.Sprintf("%v", *refusal), fmt.Sprintf("%+v", *refusal), fmt.Sprintf("%#v", *refusal)}
+				for err := refusal.Err; err != nil; err = errors.Unwrap(err) {
+					texts = append(texts, err.Error(), fmt.Sprintf("%+v", err), polargate.Message(err))
+				}
+				for _, text := range texts {
+					assert.NotContains(t, text, "7F3A9C21")
+					assert.NotContains(t, text, s.Config.AccessToken)
+				}
+				for _, r := range s.Polar.Requests() {
+					assert.NotContains(t, r.Path+r.RawQuery, "7F3A9C21", "nor is it in an address")
+				}
+			})
+		})
+	}
+}
+
+func TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		s.Add("usr_new")
+		customers := s.Warmed(func(c *polargate.CustomersConfig) {
+			c.RequestsPerMinute, c.FreshFor, c.StaleFor = 120, 10*time.Second, -1
+		})
+		require.Equal(t, 200, keyed(customers, secretKey).Code)
+		strangers := 0
+		for range 30 {
+			for range 200 {
+				strangers++
+				code := keyed(customers, fmt.Sprint("STRANGER-KEY-", strangers)).Code
+				assert.Contains(t, []int{401, 503}, code)
+			}
+			time.Sleep(11 * time.Second)
+			at := time.Now()
+			s.Has(customers, kit.Paying, true)
+			assert.Equal(t, 200, keyed(customers, secretKey).Code)
+			assert.Less(t, time.Since(at), 3*time.Second)
+		}
+		for i := range 200 {
+			keyed(customers, fmt.Sprint("LAST-STRANGER-", i))
+		}
+		s.Has(customers, "usr_new", true) // customers have a budget of their own
+		assert.NotZero(t, customers.Stats().TurnedAway)
+		assert.LessOrEqual(t, customers.Stats().CachedUnknown, 2500)
+		s.Polar.Revoke(secretKey)
+		time.Sleep(11 * time.Second)
+		assert.Equal(t, 402, keyed(customers, secretKey).Code, "what is known is asked about in spite of them")
+	})
+}
+
+// Whoever sends made-up keys fast enough is turned away unasked, and must not be
+// let in for it.
+func TestAFloodOfMadeUpKeysDoesNotOpenARouteThatFailsOpen(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.RequestsPerMinute = 60 })
+		handler := customers.Route(polargate.Route{LicenseKey: func(r *http.Request) string { return r.Header.Get("X-License-Key") }, FailOpen: true})(whoever)
+		in := 0
+		for i := range 200 {
+			if get(handler, "/", "X-License-Key", fmt.Sprint("MADE-UP-", i)).Code == 200 {
+				in++
+			}
+		}
+		assert.Zero(t, in)
+	})
+}
+
+// A caller who hangs up while Polar is asked must not have the handler run for it.
+func TestARequestThatIsGivenUpDoesNotPassARouteThatFailsOpen(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		s.Polar.Inject(polartest.Fault{Effect: polartest.Hang()})
+		customers := s.Open()
+		for name, route := range map[string]polargate.Route{
+			"a made-up key":         {FailOpen: true, LicenseKey: func(*http.Request) string { return "MADE-UP" }},
+			"a customer not cached": {FailOpen: true, Customer: always(kit.Paying), Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1000}},
+		} {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			w := httptest.NewRecorder()
+			customers.Route(route)(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error(name, "is served") })).
+				ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/", nil).WithContext(ctx))
+			cancel()
+			assert.Equal(t, 503, w.Code, name)
+		}
+	})
+}
+
+func TestAKeyThatAFirewallDoesNotLikeDoesNotOpenARouteThatFailsOpen(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.Open()
+		handler := customers.Route(polargate.Route{LicenseKey: func(r *http.Request) string { return r.Header.Get("X-License-Key") }, FailOpen: true})(whoever)
+		require.Equal(t, 200, get(handler, "/", "X-License-Key", secretKey).Code)
+		s.Polar.Inject(polartest.Fault{Times: 1, Effect: polartest.ProxyPage(403)})
+		assert.Equal(t, 503, get(handler, "/", "X-License-Key", "UNION-SELECT-1").Code, "made up, and Polar is there for all others")
+		s.Polar.SetOffline(true)
+		assert.Equal(t, 200, get(handler, "/", "X-License-Key", "NEVER-SEEN-KEY-1").Code, "nobody can say")
+	})
+}
+
+// failsOpen is a route of license keys that fails open.
+func failsOpen(customers *polargate.Customers) http.Handler {
+	return customers.Route(polargate.Route{LicenseKey: func(r *http.Request) string { return r.Header.Get("X-License-Key") }, FailOpen: true})(whoever)
+}
+
+func TestAServerThatIsBusyDoesNotOpenARouteThatFailsOpen(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.FreshFor = time.Minute })
+		const crowd = 230 // whom to know takes nearly all of 240 a minute
+		for i := range crowd {
+			s.Add(fmt.Sprint("usr_", i))
+		}
+		stop := make(chan struct{})
+		var visitors sync.WaitGroup
+		visitors.Go(func() {
+			for i := 0; ; i++ {
+				select {
+				case <-stop:
+					return
+				case <-time.After(time.Second / crowd):
+					_, _ = customers.Entitlements(t.Context(), polargate.ExternalID(fmt.Sprint("usr_", i%crowd)))
+				}
+			}
+		})
+		time.Sleep(5 * time.Minute)
+		var opened atomic.Int64
+		var made sync.WaitGroup
+		for i := range 3000 {
+			made.Go(func() {
+				if get(failsOpen(customers), "/", "X-License-Key", fmt.Sprint("MADE-UP-", i)).Code == 200 {
+					opened.Add(1)
+				}
+			})
+			time.Sleep(50 * time.Millisecond)
+		}
+		made.Wait()
+		close(stop)
+		visitors.Wait()
+		assert.Zero(t, opened.Load(), "Polar was there all the time")
+	})
+}
+
+func TestASmallerAllowanceOfTheSameTokenBoundsNewcomersToo(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.Warmed()
+		_, err := polargate.NewClient(polargate.ClientConfig{
+			OrganizationID: s.Polar.OrganizationID(), AccessToken: s.Config.AccessToken, BaseURL: s.Polar.URL(), HTTPClient: s.Polar.Client(), RequestsPerMinute: 60,
+		})
+		require.NoError(t, err)
+		var group sync.WaitGroup
+		for i := range 1200 {
+			group.Go(func() {
+				assert.NotEqual(t, 200, get(failsOpen(customers), "/", "X-License-Key", fmt.Sprint("MADE-UP-", i)).Code)
+			})
+			if i%100 == 99 {
+				e, err := customers.Refresh(t.Context(), polargate.ExternalID(kit.Paying))
+				require.NoError(t, err)
+				assert.Less(t, time.Since(e.CheckedAt()), 10*time.Second, "half is left for those who are known")
+			}
+			time.Sleep(50 * time.Millisecond)
+		}
+		group.Wait()
+	})
+}
+
+func TestAnOutageOpensARouteThatFailsOpenToEverybody(t *testing.T) {
+	for _, perMinute := range []int{20, 100, 300} {
+		t.Run(fmt.Sprint(perMinute, " a minute"), func(t *testing.T) {
+			kit.Bubbled(t, func(t *testing.T) {
+				s, _ := sold(t)
+				customers := s.Open(func(c *polargate.CustomersConfig) { c.RequestsPerMinute = perMinute })
+				s.Polar.SetOffline(true)
+				for i := range 600 {
+					require.Equal(t, 200, get(failsOpen(customers), "/", "X-License-Key", fmt.Sprint("NEW-", i)).Code, i)
+					time.Sleep(100 * time.Millisecond)
+				}
+				s.Polar.SetOffline(false)
+				time.Sleep(time.Minute)
+				assert.Equal(t, 401, get(failsOpen(customers), "/", "X-License-Key", "MADE-UP-1").Code)
+			})
+		})
+	}
+}
+
+// Who sends a key can have a firewall answer it with a page, so pages open nothing.
+func TestWhichFailuresOpenARouteOfKeys(t *testing.T) {
+	for name, c := range map[string]struct {
+		effect polartest.Effect
+		want   int
+	}{
+		"silence": {polartest.Hang(), 200}, "a server error": {polartest.ServerError(500), 200}, "an answer that is lost": {polartest.AnswerLost(), 200},
+		"an answer that breaks off": {polartest.Truncated(), 200}, "a line that drips": {polartest.SlowDrip(time.Second), 200},
+		"a page": {polartest.LoginPage(200), 503}, "a redirect": {polartest.LoginPage(302), 503}, "a block": {polartest.ProxyPage(403), 503},
+		"no path": {polartest.RouterNotFound(), 503}, "nonsense": {polartest.Garbage(), 503},
+	} {
+		t.Run(name, func(t *testing.T) {
+			kit.Bubbled(t, func(t *testing.T) {
+				s, _ := sold(t)
+				customers := s.Open()
+				s.Polar.Inject(polartest.Fault{Effect: c.effect})
+				assert.Equal(t, c.want, get(failsOpen(customers), "/", "X-License-Key", secretKey).Code)
+			})
+		})
+	}
+}
+
+func TestOfAKeyThatIsRefusedNoRequirementIsNamed(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, key := sold(t)
+		s.Polar.Revoke(key.ID)
+		customers := s.Open()
+		_, refusal := customers.DecideLicense(t.Context(), secretKey, polargate.Feature("pro"))
+		require.NotNil(t, refusal)
+		assert.Equal(t, polargate.ErrInactive, refusal.Reason)
+		assert.Equal(t, polargate.Requirement{}, refusal.Required)
+		assert.NotContains(t, problemIn(t, keyed(customers, secretKey, polargate.Feature("pro"))), "required")
+	})
+}
+
+func TestAKeyKeepsWorkingInGraceButNeverPastItsExpiry(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		end := time.Now().Add(10 * time.Hour)
+		s, _ := sold(t, func(k *polartest.LicenseKey) { k.ExpiresAt = end })
+		customers := s.Open()
+		require.Equal(t, 200, keyed(customers, secretKey).Code)
+		s.Polar.SetOffline(true)
+		time.Sleep(9*time.Hour + 59*time.Minute)
+		assert.Equal(t, 200, keyed(customers, secretKey).Code)
+		time.Sleep(2 * time.Minute)
+		w := keyed(customers, secretKey)
+		assert.Equal(t, 402, w.Code)
+		assert.Equal(t, "expired", problemIn(t, w)["reason"])
+		s.Polar.SetOffline(false)
+		s.Polar.Update(secretKey, func(k *polartest.LicenseKey) { k.ExpiresAt = time.Time{} })
+		time.Sleep(time.Minute)
+		assert.Equal(t, 200, keyed(customers, secretKey).Code, "a renewed key works again")
+	})
+}
+
+func TestAKeyThatExpiresInManyYearsSurvivesAnOutage(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t, func(k *polartest.LicenseKey) { k.ExpiresAt = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC) })
+		customers := s.Open()
+		time.Sleep(time.Second)
+		require.Equal(t, 200, keyed(customers, secretKey).Code)
+		time.Sleep(2 * time.Hour)
+		s.Polar.SetOffline(true)
+		assert.Equal(t, 200, keyed(customers, secretKey).Code)
+	})
+}
+
+func TestAKeyThatIsRevokedOrGrantedAgainIsNoticedInTime(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, key := sold(t)
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.StaleFor = -1 })
+		require.Equal(t, 200, keyed(customers, secretKey).Code)
+		s.Polar.Revoke(key.ID)
+		time.Sleep(5 * time.Minute)
+		assert.Equal(t, 402, keyed(customers, secretKey).Code)
+		s.Polar.SetOffline(true)
+		time.Sleep(29 * time.Second)
+		assert.Equal(t, 402, keyed(customers, secretKey).Code)
+		time.Sleep(time.Minute)
+		assert.NotEqual(t, 200, keyed(customers, secretKey).Code, "cutting the network off brings no refused key back")
+		s.Polar.SetOffline(false)
+		s.Polar.Grant(key.ID)
+		time.Sleep(time.Minute)
+		assert.Equal(t, 200, keyed(customers, secretKey).Code)
+		soon := s.Polar.AddKey(polartest.LicenseKey{Key: "BOUGHT-A-MOMENT-AGO", BenefitID: kit.ProBenefit, VisibleFrom: time.Now().Add(20 * time.Second)})
+		assert.Equal(t, 401, keyed(customers, soon.Key).Code)
+		time.Sleep(31 * time.Second)
+		assert.Equal(t, 200, keyed(customers, soon.Key).Code)
+	})
+}
+
+func TestTheOrganizationOfKeysIsFoundOutOnce(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.OrganizationID, c.RequestsPerMinute = "", 6000 })
+		var group sync.WaitGroup
+		for i := range 20 {
+			group.Go(func() { keyed(customers, fmt.Sprint("KEY-", i)) })
+		}
+		for range 200 {
+			group.Go(func() { assert.Equal(t, 200, keyed(customers, secretKey).Code) })
+		}
+		group.Wait()
+		assert.Equal(t, 21, s.Polar.Count("/validate"), "one key is asked about once")
+		assert.Equal(t, 22, s.Asked())
+	})
+}
+
+func TestKeysAndCustomersOfTheSameNameNeverMix(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t, func(k *polartest.LicenseKey) { k.Key = kit.Paying })
+		s.Polar.AddKey(polartest.LicenseKey{Key: "usr_poor", BenefitID: kit.ProBenefit})
+		s.Polar.AddCustomer(polartest.Customer{ExternalID: "usr_poor"})
+		customers := s.Warmed()
+		require.Equal(t, 200, keyed(customers, "usr_poor").Code)
+		s.Has(customers, "usr_poor", false)
+		s.Polar.Revoke(kit.Paying)
+		assert.Equal(t, 402, keyed(customers, kit.Paying).Code)
+		s.Has(customers, kit.Paying, true)
+	})
+}
+
+func TestSpendingEventsAndRefreshesAtOnceLeaveEverybodyWithAnAnswer(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, _ := sold(t)
+		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.CacheSize = 64 })
+		received(t, s, customers)
+		spend := customers.Route(polargate.Route{
+			Customer: byHeader, Require: []polargate.Requirement{polargate.Meter(kit.CallsMeter, 0)}, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 0.5},
+		})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			e, ok := polargate.FromContext(r.Context())
+			m, has := e.Meter(kit.CallsMeter)
+			assert.True(t, ok && has && m.Balance >= 0)
+			_, _, _ = fmt.Sprint(e), e.Benefits(), e.Meters()
+			if r.Header.Get("X-Fail") != "" {
+				w.WriteHeader(500)
+			}
+		}))
+		var group sync.WaitGroup
+		for i := range 40 {
+			group.Go(func() {
+				for j := range 25 {
+					fail := []string{"", "yes"}[(i+j)%2]
+					assert.Contains(t, []int{200, 402, 500}, get(spend, "/", "X-User", kit.Paying, "X-Fail", fail).Code)
+				}
+			})
+		}
+		for range 4 {
+			group.Go(func() {
+				for range 20 {
+					s.Polar.DebitMeter(kit.Paying, kit.CallsMeter, 1)
+					time.Sleep(time.Second)
+				}
+			})
+			group.Go(func() {
+				for range 20 {
+					_, err := customers.Refresh(t.Context(), polargate.ExternalID(kit.Paying))
+					assert.NoError(t, err)
+					giveBack, _, err := customers.Spend(t.Context(), polargate.ExternalID(kit.Paying), kit.CallsMeter, 0.5)
+					assert.NoError(t, err)
+					giveBack()
+					assert.Equal(t, 200, keyed(customers, secretKey).Code)
+					_ = customers.Stats()
+					time.Sleep(700 * time.Millisecond)
+				}
+			})
+		}
+		group.Wait()
+		require.NoError(t, s.Polar.WaitForDeliveries(t.Context()))
+		assert.InDelta(t, 20, balanceOf(t, customers), 0, "what Polar said last counts")
+		assert.Zero(t, customers.Stats().Panics)
+	})
+}
+
+// What a route has decided on cannot be pushed out of the cache between that and
+// the cost: a customer who paid is not told to pay.
+func TestACustomerPushedOutOfTheCacheIsNotToldToPay(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		const many = 40
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.CacheSize, c.RequestsPerMinute = 4, 1_000_000 })
+		for i := range many {
+			s.Add(fmt.Sprint("usr_", i))
+		}
+		spend := customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}})(whoever)
+		var group sync.WaitGroup
+		for i := range many {
+			group.Go(func() {
+				for range 5 {
+					assert.Equal(t, 200, get(spend, "/", "X-User", fmt.Sprint("usr_", i)).Code)
+					_, ok, err := customers.Spend(t.Context(), polargate.ExternalID(fmt.Sprint("usr_", i)), kit.CallsMeter, 1)
+					assert.NoError(t, err)
+					assert.True(t, ok)
+				}
+			})
+		}
+		group.Wait()
+	})
+}
+
+func TestARefusalMadeByHandIsWrittenWhateverIsInIt(t *testing.T) {
+	t.Parallel()
+	for name, refusal := range map[string]polargate.Refusal{
+		"nothing":             {},
+		"a word not known":    {Status: 402, Reason: "tomorrow"},
+		"everything":          {Status: 402, Reason: polargate.ErrExpired, Required: polargate.All(polargate.Any(), polargate.Feature("x")), UpgradeURL: "%zz", RetryAfter: 1 << 62},
+		"no time at all":      {Status: 503, RetryAfter: -1},
+		"an error with words": {Status: 503, Err: errors.New("secret words")},
+	} {
+		w := httptest.NewRecorder()
+		require.NotPanics(t, func() { polargate.WriteRefusal(w, httptest.NewRequest("GET", "/", nil), refusal) }, name)
+		problemIn(t, w)
+		assert.GreaterOrEqual(t, w.Code, 400, name)
+		assert.NotContains(t, w.Body.String(), "secret words", name)
+	}
+}
+
+func TestCustomersThatAreClosedSayWhatTheyKnowAndElse503(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		customers := kit.NewShop(t).Warmed()
+		require.NoError(t, customers.Close())
+		handler := customers.Middleware(byHeader)(whoever)
+		assert.Equal(t, kit.Paying, get(handler, "/", "X-User", kit.Paying).Body.String())
+		w := get(handler, "/", "X-User", "usr_new")
+		assert.Equal(t, 503, w.Code)
+		assert.Equal(t, "closed", problemIn(t, w)["reason"])
+	})
+}
+
+func TestTheContextThatTheHandlerGetsIsStillTheRequests(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		type key struct{}
+		customers := kit.NewShop(t).Warmed()
+		ctx, cancel := context.WithCancelCause(context.WithValue(t.Context(), key{}, "from outside"))
+		reason := errors.New("the client has gone")
+		handler := customers.Middleware(byHeader)(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			inner, stop := context.WithCancel(r.Context())
+			defer stop()
+			assert.Equal(t, "from outside", inner.Value(key{}))
+			assert.Nil(t, inner.Value(struct{ other int }{}))
+			e, ok := polargate.FromContext(inner)
+			assert.True(t, ok)
+			assert.Equal(t, kit.Paying, e.ExternalID())
+			assert.NotContains(t, fmt.Sprint(inner), kit.Paying, "who it is does not get into a log with it")
+			cancel(reason)
+			<-inner.Done()
+			assert.Equal(t, reason, context.Cause(inner))
+		}))
+		r := httptest.NewRequestWithContext(ctx, http.MethodGet, "/", nil)
+		r.Header.Set("X-User", kit.Paying)
+		handler.ServeHTTP(httptest.NewRecorder(), r)
+		require.ErrorIs(t, ctx.Err(), context.Canceled, "the handler has run")
+	})
+}
