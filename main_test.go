@@ -21,6 +21,7 @@ var processes = map[string]func(args []string) error{
 	"count-with-lock": processCountsUnderLock,
 	"save-for-ever":   processSavesForEver,
 	"works-by-policy": processWorksByPolicy,
+	"asks-by-proxy":   processAsksByProxy,
 }
 
 func TestMain(m *testing.M) {

@@ -145,15 +145,7 @@ func (v *lastVerdict) replaced(w *lastVerdict) bool {
 // since reports whether v is what came of a question that was asked after w was
 // stored.
 func (v *lastVerdict) since(w *lastVerdict) bool {
-	return v != nil && (v.replaced(w) || !v.retry().Equal(w.retry()))
-}
-
-// retry is RetryAt by Polar's clock; zero if that is.
-func (v *lastVerdict) retry() time.Time {
-	if v.RetryAt.IsZero() {
-		return v.RetryAt
-	}
-	return v.RetryAt.Add(v.Skew)
+	return v != nil && (v.replaced(w) || !v.RetryAt.IsZero() && !v.RetryAt.Equal(w.RetryAt))
 }
 
 // answered is when the verdict came by Polar's clock, as far as that was told.
@@ -188,9 +180,7 @@ func (v *lastVerdict) follow(now time.Time) *lastVerdict {
 	}
 	moved := *v
 	moved.CheckedAt, moved.Mark, moved.Skew = v.CheckedAt.Add(-back), now, v.Skew+back
-	if !v.RetryAt.IsZero() {
-		moved.RetryAt = v.RetryAt.Add(-back)
-	}
+	moved.RetryAt = time.Time{} // how long ago that was is not known
 	return &moved
 }
 

@@ -270,6 +270,7 @@ type computer struct {
 	natural  bool              // the file is as a program left it that nobody had tampered with
 	copies   [][]byte
 	locks    MemoryStore
+	rests    time.Time // when a question got no verdict last, by its clock
 	programs [2]*program
 }
 
@@ -453,7 +454,7 @@ func (p *program) hear(path string, asked []byte, status int, answer []byte, pau
 		b.ahead = time.Duration(p.wrong.Load())
 		p.beliefs, p.sure = []belief{b}, true
 	case strings.HasSuffix(path, "/validate") && !refused:
-		p.vain = now
+		p.vain, p.rests = now, now
 	case activate && !refused:
 		for i := range p.beliefs {
 			p.beliefs[i].inDoubt = true
@@ -706,6 +707,9 @@ func (p *program) call(name, key string) {
 	w.mu.Unlock()
 	switch name {
 	case "Check":
+		// To a clock that was set to that very moment it is a moment ago.
+		rests := p.now().Sub(p.rests)
+		live = live && (rests < 0 || rests >= vainFresh)
 		live = live && held && b.machine == p.machine
 		status, err = p.gate.Check(context.Background())
 		if status.OK() != (err == nil) {

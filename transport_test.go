@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -335,6 +336,43 @@ func TestAProxyVariableWithWhiteSpaceOrQuotesStillNamesItsProxy(t *testing.T) {
 			assert.Equal(t, test.want, proxy.String())
 		})
 	}
+}
+
+func TestAProgramGoesThroughAProxyWhoseVariableHasWhiteSpace(t *testing.T) {
+	t.Parallel()
+	asked := make(chan string, 1)
+	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case asked <- r.URL.String():
+		default:
+		}
+		w.WriteHeader(http.StatusProxyAuthRequired)
+	}))
+	defer proxy.Close()
+	cmd := process(t, "asks-by-proxy")
+	cmd.Env = append(cmd.Env, "HTTP_PROXY= "+strings.Replace(proxy.URL, "http://", "http://me:s3cret@", 1)+" ", "http_proxy=", "NO_PROXY=", "no_proxy=", "REQUEST_METHOD=")
+	said, err := cmd.Output()
+	require.NoError(t, err)
+	select {
+	case address := <-asked:
+		assert.Contains(t, address, "http://polar.invalid/")
+	default:
+		t.Errorf("the proxy was not asked: %s", said)
+	}
+	assert.Contains(t, string(said), "proxy")
+	assert.NotContains(t, string(said), "s3cret")
+}
+
+func processAsksByProxy([]string) error {
+	client, err := NewClient(ClientConfig{OrganizationID: testOrganization, BaseURL: "http://polar.invalid"})
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err = client.Validate(ctx, ValidateRequest{Key: newKey("A-KEY-THAT-IS-NONE")})
+	fmt.Println(err, Message(err))
+	return nil
 }
 
 func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
