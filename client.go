@@ -22,6 +22,8 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode/utf8"
+
+	"github.com/polargate/polargate/internal/redact"
 )
 
 // Server names one of Polar's two servers by its base URL.
@@ -492,7 +494,7 @@ func (c *Client) tidy(err error, x exchange) error {
 		err = u.Err
 	}
 	text := err.Error()
-	clean := redact(text, x.key.Reveal(), c.token.Reveal(), x.secret)
+	clean := redact.Text(text, x.key.Reveal(), c.token.Reveal(), x.secret)
 	switch {
 	case clean == text:
 		return err

@@ -12,6 +12,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/polargate/polargate/internal/machine"
 )
 
 // Config configures a Gate. Only OrganizationID is required.
@@ -117,7 +119,8 @@ type Config struct {
 	// told.
 	OnChange func(before, after Status)
 
-	clock func() time.Time // for tests of a clock that is set; nil means wallClock
+	clock   func() time.Time       // for tests of a clock that is set; nil means wallClock
+	machine func() machine.Machine // for tests of other computers; nil means machine.This
 }
 
 // Format prints a configuration without its secrets, whatever the verb.
@@ -159,6 +162,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.clock == nil {
 		c.clock = wallClock
+	}
+	if c.machine == nil {
+		c.machine = machine.This
 	}
 	c.Logger = sturdyLogger(c.Logger)
 	if c.Label == "" {

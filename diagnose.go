@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/internal/redact"
 )
 
 // Diagnosis is what a user can paste into a mail to the vendor's support. There
@@ -103,7 +105,7 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 	switch {
 	case g.config.Fingerprint != "":
 		d.Fingerprint = "set by the program"
-	case machineID() != "":
+	case g.config.machine().ID() != "":
 		d.Fingerprint = "machine id"
 	}
 	if p, ok := g.client.pace.(*pacer); ok {
@@ -273,14 +275,14 @@ func anonymous(text string) string {
 	if host, err := os.Hostname(); err == nil {
 		text = redactName(text, host)
 	}
-	return redact(text)
+	return redact.Text(text)
 }
 
 func redactName(text, name string) string {
 	if len(name) < 2 {
 		return text
 	}
-	return redact(text, name)
+	return redact.Text(text, name)
 }
 
 // proxy is what stands between here and the server, by host and port alone: its

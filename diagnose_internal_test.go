@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/polargate/polargate/internal/machine"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -86,14 +87,15 @@ func TestADiagnosisTellsAWrongClock(t *testing.T) {
 	}
 }
 
-// Not parallel: it changes what the system says.
 func TestADiagnosisTellsWhatStandsForTheComputer(t *testing.T) {
-	real := machine
-	defer func() { machine = real }()
+	t.Parallel()
 	for want, id := range map[string]string{"machine id": "3d1219c7c4c5404aaa1f6d2a48adfda4", "random": ""} {
-		machine = func() knownMachine { return wellFormed("linux", oneID(id)) }
+		m := machine.Machine{}
+		if id != "" {
+			m.IDs = []string{id}
+		}
 		polar := polartest.New(polartest.Config{})
-		gate := openGate(t, polar, nil)
+		gate := openGate(t, polar, func(c *Config) { c.machine = func() machine.Machine { return m } })
 		d := gate.Diagnose(t.Context())
 		assert.Equal(t, want, d.Fingerprint)
 		assert.Contains(t, d.String(), "fingerprint  "+want)

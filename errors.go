@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/internal/redact"
 )
 
 // Reason says why a license is not plainly active, or why a call failed. Its
@@ -293,5 +295,5 @@ func (e *StoreError) Is(target error) bool {
 // cleanDetail makes a text from the network fit for an error: one line,
 // printable, short, and redacted.
 func cleanDetail(s string, secrets ...string) string {
-	return shorten(cleanText(redact(s, secrets...)), 200)
+	return shorten(cleanText(redact.Text(s, secrets...)), 200)
 }

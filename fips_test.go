@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/polargate/polargate/internal/machine"
+	"github.com/polargate/polargate/internal/seal"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -106,7 +108,7 @@ func processWorksByPolicy(args []string) error {
 		}
 		_ = again.Close()
 	}
-	if again := fingerprintOf("installation", "i", "o", "a"); len(again) != 32 {
+	if again := machine.Fingerprint("installation", "i", "o", "a"); len(again) != 32 {
 		return errors.New("no fingerprint of a short id")
 	}
 	return servesByPolicy(ctx)
@@ -199,7 +201,7 @@ func TestAKeyCompletedByHandSignsTheSame(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int{0, 1, 13, 14, 32, 63, 64, 65, 200} {
 		key := []byte(strings.Repeat("k", n))
-		assert.Equal(t, signature(key, "id", "1", "body"), signature(hmacKey(key), "id", "1", "body"))
+		assert.Equal(t, signature(key, "id", "1", "body"), signature(seal.MACKey(key), "id", "1", "body"))
 		assert.Len(t, key, n, "the caller's is left as it was")
 	}
 }

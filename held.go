@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/polargate/polargate/internal/seal"
 )
 
 // held is the stored state, opened.
@@ -91,7 +93,7 @@ func (g *Gate) load(ctx context.Context) held {
 			return h
 		}
 		st, err := g.seal.openState(data)
-		if err != nil && !errors.Is(err, errSealBroken) {
+		if err != nil && !errors.Is(err, seal.ErrBroken) {
 			return closed(err)
 		}
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/seal"
 )
 
 // A Store can be shared by several machines, as a roaming profile or a home on the
@@ -51,7 +52,7 @@ func machineTag(fingerprint string) string {
 // tags are those of this machine's states, the one to write first. There are more
 // than one where the system has more than one id.
 func (g *Gate) tags() []string {
-	if g.config.Fingerprint == "" && machineID() == "" {
+	if g.config.Fingerprint == "" && g.config.machine().ID() == "" {
 		return []string{noMachineTag}
 	}
 	var tags []string
@@ -67,7 +68,7 @@ func (g *Gate) fingerprints(st *state) []string {
 	if g.config.Fingerprint != "" {
 		return []string{g.config.Fingerprint}
 	}
-	return fingerprints(g.client.organizationID, g.config.App, st.InstallationID, st.Owner == "")
+	return g.config.machine().Fingerprints(g.client.organizationID, g.config.App, st.InstallationID, st.Owner == "")
 }
 
 // fingerprint is the one to go by.
@@ -82,7 +83,7 @@ func (g *Gate) claim(st *state) (verdict *lastVerdict, ours bool, err error) {
 		var v *lastVerdict
 		if st.Seat != nil {
 			v, err = g.seal.openVerdict(st.Verdict, st.Seat, f)
-			if err != nil && !errors.Is(err, errSealBroken) {
+			if err != nil && !errors.Is(err, seal.ErrBroken) {
 				return nil, false, err
 			}
 		}

@@ -3,13 +3,13 @@ package polargate
 import (
 	"context"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/polargate/polargate/internal/machine"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -19,71 +19,6 @@ const (
 	systemdID = "3d1219c7c4c5404aaa1f6d2a48adfda4"
 	dbusID    = "10112233445566778899aabbccddeeff"
 )
-
-func TestAMachineIDThatIsEmptyOrBrokenHidesNoGoodOne(t *testing.T) {
-	t.Parallel()
-	const absent = "-"
-	for name, c := range map[string]struct {
-		systemd, dbus string
-		ids           []string
-		hidden        bool
-	}{
-		"both are the same":                     {systemdID + "\n", systemdID + "\n", []string{systemdID}, false},
-		"the other one is empty":                {systemdID + "\n", "", []string{systemdID}, true},
-		"the other one has only a line break":   {systemdID + "\n", "\n", []string{systemdID}, true},
-		"the other one is of a first boot":      {systemdID + "\n", "uninitialized\n", []string{systemdID}, true},
-		"the other one is all zero":             {systemdID + "\n", strings.Repeat("0", 32), []string{systemdID}, true},
-		"the other one is cut":                  {systemdID + "\n", dbusID[:20], []string{systemdID}, true},
-		"the other one is text":                 {systemdID + "\n", "see /etc/machine-id\n", []string{systemdID}, true},
-		"the other one is not there":            {systemdID + "\n", absent, []string{systemdID}, false},
-		"the other one is left from an image":   {systemdID + "\n", dbusID + "\n", []string{systemdID, dbusID}, false},
-		"the first is empty":                    {"", dbusID + "\n", []string{dbusID}, false},
-		"the first is of a first boot":          {"uninitialized\n", dbusID, []string{dbusID}, false},
-		"the first is not there":                {absent, dbusID, []string{dbusID}, false},
-		"in capitals they are the same, too":    {strings.ToUpper(systemdID), systemdID, []string{systemdID}, false},
-		"neither is good":                       {"uninitialized", "\n", nil, false},
-		"neither is there":                      {absent, absent, nil, false},
-		"the first is a UUID, which is no form": {"6ba7b810-9dad-11d1-80b4-00c04fd430c8", dbusID, []string{dbusID}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			root := t.TempDir()
-			put := func(text string, path ...string) {
-				file := filepath.Join(append([]string{root}, path...)...)
-				require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
-				if text != absent {
-					require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
-				}
-			}
-			put(c.systemd, "etc", "machine-id")
-			put(c.dbus, "var", "lib", "dbus", "machine-id")
-			m := wellFormed("linux", linuxMachineIDs(root))
-			assert.Equal(t, c.ids, m.ids)
-			assert.Equal(t, c.hidden, m.hidden)
-		})
-	}
-	t.Run("a folder in the place of a file is no id", func(t *testing.T) {
-		t.Parallel()
-		root := t.TempDir()
-		require.NoError(t, os.MkdirAll(filepath.Join(root, "var", "lib", "dbus", "machine-id"), 0o755))
-		require.NoError(t, os.MkdirAll(filepath.Join(root, "etc"), 0o755))
-		require.NoError(t, os.WriteFile(filepath.Join(root, "etc", "machine-id"), []byte(systemdID), 0o644))
-		assert.Equal(t, []string{systemdID}, wellFormed("linux", linuxMachineIDs(root)).ids)
-	})
-	t.Run("on the BSDs there is one file", func(t *testing.T) {
-		t.Parallel()
-		for text, want := range map[string][]string{otherID + "\n": {otherID}, "\n": nil, absent: nil, "00000000-0000-0000-0000-000000000000": nil} {
-			root := t.TempDir()
-			require.NoError(t, os.MkdirAll(filepath.Join(root, "etc"), 0o755))
-			if text != absent {
-				require.NoError(t, os.WriteFile(filepath.Join(root, "etc", "hostid"), []byte(text), 0o644))
-			}
-			m := wellFormed("freebsd", bsdMachineIDs(root))
-			assert.Equal(t, want, m.ids)
-			assert.False(t, m.hidden)
-		}
-	})
-}
 
 // putEarlier stores what a Gate holds in the place and the form of earlier builds.
 func putEarlier(t *testing.T, from *Gate, store Store, change func(*state)) {
@@ -211,69 +146,57 @@ func inBubble(play func(*testing.T)) func(*testing.T) {
 	return func(t *testing.T) { synctest.Test(t, play) }
 }
 
-// as runs play on a machine with these ids. Not for parallel tests: it is the
-// machine of the whole process.
-func as(t *testing.T, m knownMachine, play func()) {
-	t.Helper()
-	real := machine
-	defer func() { machine = real }()
-	machine = func() knownMachine { return m }
-	play()
-}
-
 func TestAStateOpensUnderEitherIDOfItsMachine(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
-		was, is knownMachine
+		was, is machine.Machine
 		earlier bool // the state is in the form of earlier builds
 		want    bool
 	}{
-		"an earlier build went by the other file":             {knownMachine{ids: []string{dbusID}}, knownMachine{ids: []string{systemdID, dbusID}}, true, true},
-		"the first file was empty then":                       {knownMachine{ids: []string{dbusID}}, knownMachine{ids: []string{systemdID, dbusID}}, false, true},
-		"the other file is gone now":                          {knownMachine{ids: []string{systemdID, dbusID}}, knownMachine{ids: []string{systemdID}}, false, true},
-		"an earlier build found none behind an empty file":    {knownMachine{}, knownMachine{ids: []string{systemdID}, hidden: true}, true, true},
-		"another machine":                                     {knownMachine{ids: []string{systemdID}}, knownMachine{ids: []string{dbusID}}, false, false},
-		"another machine, and an earlier build":               {knownMachine{ids: []string{systemdID}}, knownMachine{ids: []string{dbusID}}, true, false},
-		"an image without an id, of which a copy has one":     {knownMachine{}, knownMachine{ids: []string{systemdID}}, false, false},
-		"the same, and an earlier build":                      {knownMachine{}, knownMachine{ids: []string{systemdID}}, true, false},
-		"the id could not be read this time":                  {knownMachine{ids: []string{systemdID}}, knownMachine{}, false, false},
-		"a machine without an id, which has none either way":  {knownMachine{}, knownMachine{}, false, true},
-		"a machine without an id, and a state of before that": {knownMachine{}, knownMachine{}, true, true},
+		"an earlier build went by the other file":             {machine.Machine{IDs: []string{dbusID}}, machine.Machine{IDs: []string{systemdID, dbusID}}, true, true},
+		"the first file was empty then":                       {machine.Machine{IDs: []string{dbusID}}, machine.Machine{IDs: []string{systemdID, dbusID}}, false, true},
+		"the other file is gone now":                          {machine.Machine{IDs: []string{systemdID, dbusID}}, machine.Machine{IDs: []string{systemdID}}, false, true},
+		"an earlier build found none behind an empty file":    {machine.Machine{}, machine.Machine{IDs: []string{systemdID}, Hidden: true}, true, true},
+		"another machine":                                     {machine.Machine{IDs: []string{systemdID}}, machine.Machine{IDs: []string{dbusID}}, false, false},
+		"another machine, and an earlier build":               {machine.Machine{IDs: []string{systemdID}}, machine.Machine{IDs: []string{dbusID}}, true, false},
+		"an image without an id, of which a copy has one":     {machine.Machine{}, machine.Machine{IDs: []string{systemdID}}, false, false},
+		"the same, and an earlier build":                      {machine.Machine{}, machine.Machine{IDs: []string{systemdID}}, true, false},
+		"the id could not be read this time":                  {machine.Machine{IDs: []string{systemdID}}, machine.Machine{}, false, false},
+		"a machine without an id, which has none either way":  {machine.Machine{}, machine.Machine{}, false, true},
+		"a machine without an id, and a state of before that": {machine.Machine{}, machine.Machine{}, true, true},
 	} {
 		t.Run(name, inBubble(func(t *testing.T) {
 			polar := polartest.New(polartest.Config{Unlimited: true})
 			key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(3)})
-			open := func(store Store) *Gate {
-				return openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+			open := func(on machine.Machine, store Store) *Gate {
+				return openGate(t, polar, func(c *Config) {
+					c.Features, c.Store, c.machine = withExport(key), store, func() machine.Machine { return on }
+				})
 			}
 			store := &MemoryStore{}
-			as(t, test.was, func() {
-				gate := open(store)
-				_, err := gate.Activate(t.Context(), key.Key)
-				require.NoError(t, err)
-				if test.earlier {
-					store = &MemoryStore{}
-					putEarlier(t, gate, store, func(*state) {})
-				}
-			})
+			gate := open(test.was, store)
+			_, err := gate.Activate(t.Context(), key.Key)
+			require.NoError(t, err)
+			if test.earlier {
+				store = &MemoryStore{}
+				putEarlier(t, gate, store, func(*state) {})
+			}
 			changes := changesOfSeats(polar)
-			as(t, test.is, func() {
-				gate := open(store)
-				assert.Equal(t, test.want, gate.Has("export"))
-				_, err := gate.Refresh(t.Context())
-				if test.want {
-					require.NoError(t, err)
-					require.NoError(t, gate.Close())
-					_, err := store.Load(t.Context(), gate.name)
-					require.NoError(t, err, "it is carried over")
-				} else {
-					require.ErrorIs(t, err, ErrOtherMachine)
-				}
-				assert.Equal(t, changes, changesOfSeats(polar), "nothing moves by itself")
-			})
-			if len(test.is.ids) > 0 && test.want {
-				as(t, knownMachine{ids: test.is.ids[:1]}, func() {
-					assert.True(t, open(store).Has("export"), "under the id to go by")
-				})
+			gate = open(test.is, store)
+			assert.Equal(t, test.want, gate.Has("export"))
+			_, err = gate.Refresh(t.Context())
+			if test.want {
+				require.NoError(t, err)
+				require.NoError(t, gate.Close())
+				_, err := store.Load(t.Context(), gate.name)
+				require.NoError(t, err, "it is carried over")
+			} else {
+				require.ErrorIs(t, err, ErrOtherMachine)
+			}
+			assert.Equal(t, changes, changesOfSeats(polar), "nothing moves by itself")
+			if len(test.is.IDs) > 0 && test.want {
+				on := machine.Machine{IDs: test.is.IDs[:1]}
+				assert.True(t, open(on, store).Has("export"), "under the id to go by")
 			}
 		}))
 	}

@@ -1,15 +1,13 @@
 package polargate
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
-	"crypto/hkdf"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/internal/seal"
 )
 
 // state is what a Gate keeps in its Store: who holds which seat, and, sealed
@@ -328,10 +326,10 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// The sealed form: four bytes that name format and version, a random nonce, and
-// AES-256-GCM over JSON. The key comes by HKDF from the organization, the app
-// and the program's Secret. It keeps the file from being read and edited by
-// hand; it is no protection from who takes the program apart.
+// What is stored is JSON, sealed by package seal: a state with a key that comes from the
+// organization, the app and the program's Secret, and the verdict in it with one that
+// needs the machine, too. It keeps the file from being read and edited by hand; it is no
+// protection from a person who takes the program apart.
 const (
 	stateMagic   = "PGS1"
 	verdictMagic = "PGV1"
@@ -341,8 +339,6 @@ const (
 	maxPlain = maxState - 1024
 )
 
-var errSealBroken = errors.New("damaged, of another program, or of a newer version")
-
 // sealer holds the key of the outer seal, or why there is none.
 type sealer struct {
 	key []byte
@@ -350,13 +346,8 @@ type sealer struct {
 }
 
 func newSealer(organizationID, app, secret string) sealer {
-	key, err := derive([]byte(organizationID+"\x00"+app+"\x00"+secret), "polargate state v1")
+	key, err := seal.Key([]byte(organizationID+"\x00"+app+"\x00"+secret), "polargate state v1")
 	return sealer{key, err}
-}
-
-// derive fails where the host's policy for cryptography forbids it.
-func derive(secret []byte, info string) ([]byte, error) {
-	return hkdf.Key(sha256.New, secret, nil, info, 32)
 }
 
 func (s sealer) sealState(st *state) ([]byte, error) {
@@ -375,7 +366,7 @@ func (s sealer) openState(data []byte) (*state, error) {
 		return nil, err
 	}
 	if st.InstallationID == "" || st.Seat != nil && st.Seat.Key == "" {
-		return nil, errSealBroken
+		return nil, seal.ErrBroken
 	}
 	return &st, nil
 }
@@ -392,7 +383,7 @@ func (s sealer) openIndex(data []byte) ([]string, error) {
 	}
 	for _, tag := range tags {
 		if !isTag(tag) {
-			return nil, errSealBroken
+			return nil, seal.ErrBroken
 		}
 	}
 	return tags, nil
@@ -429,17 +420,7 @@ func (s sealer) verdictKey(fingerprint string) ([]byte, error) {
 	if s.err != nil {
 		return nil, s.err
 	}
-	return derive(append(append([]byte{}, s.key...), fingerprint...), "polargate verdict v1")
-}
-
-// gcm puts a random nonce of its own before what it seals. The same with a nonce of
-// the caller's is forbidden under FIPS 140.
-func gcm(key []byte) (cipher.AEAD, error) {
-	block, err := aes.NewCipher(key)
-	if err != nil {
-		return nil, err
-	}
-	return cipher.NewGCMWithRandomNonce(block)
+	return seal.Key(append(append([]byte{}, s.key...), fingerprint...), "polargate verdict v1")
 }
 
 func sealJSON(key []byte, magic, bound string, v any) ([]byte, error) {
@@ -450,29 +431,20 @@ func sealJSON(key []byte, magic, bound string, v any) ([]byte, error) {
 	if len(plain) > maxPlain {
 		return nil, errors.New("the state has grown too long")
 	}
-	aead, err := gcm(key)
-	if err != nil {
-		return nil, err
-	}
-	out := append(make([]byte, 0, len(magic)+len(plain)+aead.Overhead()), magic...)
-	return aead.Seal(out, nil, plain, []byte(magic+bound)), nil
+	return seal.Seal(key, magic, bound, plain)
 }
 
-// openJSON fails with errSealBroken for what no seal of this program is.
+// openJSON fails with seal.ErrBroken for everything that this program has not sealed.
 func openJSON(key []byte, magic, bound string, data []byte, v any) error {
-	aead, err := gcm(key)
+	if len(data) > maxState {
+		return seal.ErrBroken
+	}
+	plain, err := seal.Open(key, magic, bound, data)
 	if err != nil {
 		return err
 	}
-	if len(data) > maxState || len(data) < len(magic) || string(data[:len(magic)]) != magic {
-		return errSealBroken
-	}
-	plain, err := aead.Open(nil, nil, data[len(magic):], []byte(magic+bound))
-	if err != nil {
-		return errSealBroken
-	}
-	if err := json.Unmarshal(plain, v); err != nil {
-		return errSealBroken
+	if json.Unmarshal(plain, v) != nil {
+		return seal.ErrBroken
 	}
 	return nil
 }

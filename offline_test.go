@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/polargate/polargate/internal/seal"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -686,7 +687,7 @@ func TestASealThatWasTouchedDoesNotOpen(t *testing.T) {
 				if err == nil || opened != nil {
 					t.Fatalf("%s opened as %+v", how, opened)
 				}
-				require.ErrorIs(t, err, errSealBroken, how)
+				require.ErrorIs(t, err, seal.ErrBroken, how)
 			}
 			for i := range c.sealed {
 				for bit := range 8 {
@@ -734,14 +735,14 @@ func TestASealOfAnotherProgramDoesNotOpen(t *testing.T) {
 		"the verdict's key for the state": {key: mustVerdictKey(t, s)},
 	} {
 		_, err := other.openState(sealed)
-		require.ErrorIs(t, err, errSealBroken, name)
+		require.ErrorIs(t, err, seal.ErrBroken, name)
 		_, err = other.openVerdict(verdict, &testSeat, "here")
-		require.ErrorIs(t, err, errSealBroken, name)
+		require.ErrorIs(t, err, seal.ErrBroken, name)
 	}
 	_, err = s.openState(verdict)
-	require.ErrorIs(t, err, errSealBroken, "a verdict is no state")
+	require.ErrorIs(t, err, seal.ErrBroken, "a verdict is no state")
 	_, err = s.openVerdict(sealed, &testSeat, "here")
-	require.ErrorIs(t, err, errSealBroken, "a state is no verdict")
+	require.ErrorIs(t, err, seal.ErrBroken, "a state is no verdict")
 }
 
 func TestAVerdictOpensOnItsMachineAndForItsSeatOnly(t *testing.T) {
@@ -762,7 +763,7 @@ func TestAVerdictOpensOnItsMachineAndForItsSeatOnly(t *testing.T) {
 		"key and activation turned": {seat{Key: testSeat.ActivationID, ActivationID: testSeat.Key}, "here"},
 	} {
 		v, err := s.openVerdict(sealed, &c.of, c.fingerprint)
-		require.ErrorIs(t, err, errSealBroken, name)
+		require.ErrorIs(t, err, seal.ErrBroken, name)
 		require.Nil(t, v, name)
 	}
 	// The outer seal opens wherever the file ends up, so that the seat can be
@@ -823,7 +824,7 @@ func TestASealedStateWithoutWhatItNeedsDoesNotOpen(t *testing.T) {
 	} {
 		sealed := sealPlain(s, plain)
 		st, err := s.openState(sealed)
-		require.ErrorIs(t, err, errSealBroken, name)
+		require.ErrorIs(t, err, seal.ErrBroken, name)
 		require.Nil(t, st, name)
 	}
 	st, err := s.openState(sealPlain(s, `{"installation_id":"i","from_a_newer_version":{"a":1}}`))

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+	"github.com/polargate/polargate/internal/disk"
 	"github.com/polargate/polargate/internal/owned"
 )
 
@@ -121,7 +122,7 @@ func (s folder) Save(_ context.Context, name string, data []byte) (err error) {
 	if _, err := temp.Write(data); err != nil {
 		return err
 	}
-	if err := s.sys.sync(temp); err != nil && !isAny(err, noSync) {
+	if err := s.sys.sync(temp); err != nil && !isAny(err, disk.NoSync) {
 		return err
 	}
 	if err := temp.Close(); err != nil {
@@ -159,7 +160,7 @@ func (s folder) syncFolder() error {
 		return nil
 	}
 	defer f.Close()
-	if err := s.sys.sync(f); isAny(err, diskFails) {
+	if err := s.sys.sync(f); isAny(err, disk.Failures) {
 		return err
 	}
 	return nil
@@ -216,7 +217,7 @@ func (s folder) Lock(ctx context.Context, name string) (func(), error) {
 func (s folder) lockOnce(lock *flock.Flock) (bool, error) {
 	ok, err := s.sys.tryLock(lock)
 	_, ofFile := errors.AsType[*fs.PathError](err)
-	if err != nil && !ofFile && isAny(err, forbiddenLocks) {
+	if err != nil && !ofFile && isAny(err, disk.ForbiddenLocks) {
 		err = fmt.Errorf("%w: %w", errors.ErrUnsupported, noPath{err})
 	}
 	return ok, unsupportedLock(err)
@@ -233,7 +234,7 @@ func unsupportedLock(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Op == "open" {
 		return err // of the file, and not of its lock
 	}
-	if err == nil || errors.Is(err, errors.ErrUnsupported) || !isAny(err, noLocks) {
+	if err == nil || errors.Is(err, errors.ErrUnsupported) || !isAny(err, disk.NoLocks) {
 		return err
 	}
 	return fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
@@ -424,7 +425,7 @@ func (s folder) tryWriting() (lockState, error) {
 	_, err = temp.Write(make([]byte, 4096))
 	lock, _ := s.tryLock(filepath.Base(temp.Name()))
 	syncErr := s.sys.sync(temp)
-	if isAny(syncErr, noSync) {
+	if isAny(syncErr, disk.NoSync) {
 		syncErr = nil
 	}
 	return lock, errors.Join(err, syncErr, temp.Close(), os.Remove(temp.Name()))

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/polargate/polargate/internal/seal"
 )
 
 // Polar signs webhooks by the Standard Webhooks specification, version v1.
@@ -199,7 +200,7 @@ func signedWith(keys [][]byte, id, timestamp, signatures string, body []byte) bo
 	}
 	fits := false
 	for _, key := range keys {
-		mac := hmac.New(sha256.New, hmacKey(key))
+		mac := hmac.New(sha256.New, seal.MACKey(key))
 		_, _ = io.WriteString(mac, id+"."+timestamp+".")
 		_, _ = mac.Write(body)
 		want := mac.Sum(nil)
@@ -210,14 +211,4 @@ func signedWith(keys [][]byte, id, timestamp, signatures string, body []byte) bo
 		}
 	}
 	return fits
-}
-
-// hmacKey is a key as HMAC itself completes it, with zeros up to a block: the codes
-// are the same. Under GODEBUG=fips140=only hmac.New panics at one that comes shorter
-// than 14 bytes, and how long a secret is, is for the vendor to choose.
-func hmacKey(key []byte) []byte {
-	if len(key) >= sha256.BlockSize {
-		return key
-	}
-	return append(make([]byte, 0, sha256.BlockSize), key...)[:sha256.BlockSize]
 }

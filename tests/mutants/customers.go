@@ -129,10 +129,11 @@ var customers = []mutant{
 	{
 		name:  "an id is quoted in an error",
 		rule:  "keys, tokens and addresses never reach an error",
-		file:  "redact.go",
+		file:  "internal/redact/redact.go",
 		old:   `quoted[1 : len(quoted)-1]}`,
 		new:   `quoted}`,
 		tests: "TestAnIdIsInNoErrorThatQuotesIt",
+		in:    ".",
 	},
 
 	// Who is not known.

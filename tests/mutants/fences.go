@@ -4,7 +4,7 @@ var fences = []mutant{
 	{
 		name:  "an id of zeros is trusted",
 		rule:  "a machine id is not all zero",
-		file:  "fingerprint.go",
+		file:  "internal/machine/machine.go",
 		old:   `	if len(digits) != 32 || strings.Trim(digits, digits[:1]) == "" {`,
 		new:   `	if len(digits) != 32 {`,
 		tests: "TestOnlyAWellFormedMachineIDIsTrusted",
@@ -12,7 +12,7 @@ var fences = []mutant{
 	{
 		name:  "any text is trusted as a machine id",
 		rule:  "only well-formed machine ids are accepted",
-		file:  "fingerprint.go",
+		file:  "internal/machine/machine.go",
 		old:   `	if zeros != form {`,
 		new:   `	if len(zeros) != len(form) {`,
 		tests: "TestOnlyAWellFormedMachineIDIsTrusted",
@@ -20,15 +20,15 @@ var fences = []mutant{
 	{
 		name:  "machines without an id are one machine",
 		rule:  "without a machine id: a random installation id",
-		file:  "fingerprint.go",
-		old:   `	return fingerprintOf("installation", installationID, organizationID, app)`,
-		new:   `	return fingerprintOf("installation", "", organizationID, app)`,
+		file:  "internal/machine/machine.go",
+		old:   `Fingerprint("installation", installationID, organizationID, app)`,
+		new:   `Fingerprint("installation", "", organizationID, app)`,
 		tests: "TestWithoutAMachineIDTheInstallationStandsIn",
 	},
 	{
 		name:  "two vendors have the same fingerprint",
 		rule:  "HMAC, so that vendors cannot correlate",
-		file:  "fingerprint.go",
+		file:  "internal/machine/machine.go",
 		old:   `kind, organizationID, app} {`,
 		new:   `kind, app} {`,
 		tests: "TestAFingerprintIsTheSameForTheSameAndDiffersForAllElse",
@@ -36,9 +36,9 @@ var fences = []mutant{
 	{
 		name:  "a tool for the machine id that hangs holds up the start",
 		rule:  "the machine id is computed with a timeout",
-		file:  "fingerprint.go",
-		old:   `	timeout := time.NewTimer(machineIDTimeout)`,
-		new:   `	timeout := time.NewTimer(1 << 20 * machineIDTimeout)`,
+		file:  "internal/machine/machine.go",
+		old:   `	timer := time.NewTimer(timeout)`,
+		new:   `	timer := time.NewTimer(1 << 20 * timeout)`,
 		tests: "TestALookForTheMachineIDHoldsUpNobodyForLong",
 	},
 
@@ -47,8 +47,8 @@ var fences = []mutant{
 		name:  "a verdict opens on any machine",
 		rule:  "the verdict opens only with the fingerprint",
 		file:  "offline.go",
-		old:   `	return derive(append(append([]byte{}, s.key...), fingerprint...), "polargate verdict v1")`,
-		new:   `	return derive(append([]byte{}, s.key...), "polargate verdict v1")`,
+		old:   `	return seal.Key(append(append([]byte{}, s.key...), fingerprint...), "polargate verdict v1")`,
+		new:   `	return seal.Key(append([]byte{}, s.key...), "polargate verdict v1")`,
 		tests: "TestAVerdictOpensOnItsMachineAndForItsSeatOnly",
 	},
 	{
@@ -59,14 +59,22 @@ var fences = []mutant{
 }
 
 func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVerdict, error) {
+	key, err := s.verdictKey(fingerprint)
+	if err != nil {
+		return nil, err
+	}
 	var v lastVerdict
-	if err := openJSON(s.verdictKey(fingerprint), verdictMagic, of.Key+"\x00"+of.ActivationID, data, &v); err != nil {`,
+	if err := openJSON(key, verdictMagic, of.Key+"\x00"+of.ActivationID, data, &v); err != nil {`,
 		new: `"", v)
 }
 
 func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVerdict, error) {
+	key, err := s.verdictKey(fingerprint)
+	if err != nil {
+		return nil, err
+	}
 	var v lastVerdict
-	if err := openJSON(s.verdictKey(fingerprint), verdictMagic, "", data, &v); err != nil {`,
+	if err := openJSON(key, verdictMagic, "", data, &v); err != nil {`,
 		tests: "TestAVerdictPastedBesideAnotherSeatDoesNotCount|TestAVerdictOpensOnItsMachineAndForItsSeatOnly",
 	},
 	{
@@ -81,8 +89,8 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVer
 		name:  "a damaged state is thrown away",
 		rule:  "what cannot be read is kept aside as .corrupt",
 		file:  "held.go",
-		old:   `		if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {`,
-		new:   `		if err := ctx.Err(); err != nil {`,
+		old:   `	if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {`,
+		new:   `	if err := ctx.Err(); err != nil {`,
 		tests: "TestADamagedStateIsKeptAsideAndReported",
 	},
 	{
@@ -92,8 +100,8 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVer
 		old: `	if h.unread != nil {
 		return h.unread
 	}
-	if !f(&h) {`,
-		new:   `	if !f(&h) {`,
+	if !f(&h) && !h.missing {`,
+		new:   `	if !f(&h) && !h.missing {`,
 		tests: "TestAnAnswerIsNotStoredOverAStateThatCannotBeRead",
 	},
 	{

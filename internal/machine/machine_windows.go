@@ -1,11 +1,11 @@
-package polargate
+package machine
 
 import "github.com/denisbrodbeck/machineid"
 
-// readMachineIDs asks the registry for the id of the operating system's
+// readIDs asks the registry for the id of the operating system's
 // installation. It can be read by every user, so that an administrator and a user of
 // one machine get the same.
-func readMachineIDs() foundIDs {
+func readIDs() foundIDs {
 	id, err := machineid.ID()
 	if err != nil {
 		return foundIDs{}

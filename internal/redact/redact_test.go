@@ -1,4 +1,4 @@
-package polargate
+package redact
 
 import (
 	"net/url"
@@ -15,7 +15,7 @@ var (
 	addressPattern = regexp.MustCompile(`[^\s@"'<>(),;:/]+(@|%40)[^\s@"'<>(),;:/]+`)
 )
 
-// redactByPatterns says in patterns what redact does by hand.
+// redactByPatterns says in patterns what Text does by hand.
 func redactByPatterns(s, secret string) string {
 	if secret != "" {
 		for _, form := range []string{secret, url.QueryEscape(secret), url.PathEscape(secret)} {
@@ -48,13 +48,13 @@ func TestWhatTextsEchoIsTakenOut(t *testing.T) {
 	t.Parallel()
 	const secret = "Inkwell-Secret-1"
 	for text, want := range redactions {
-		assert.Equal(t, redactByPatterns(text, secret), redact(text, secret), "%q: by patterns", text)
-		assert.Equal(t, want, redact(text, secret), "%q", text)
+		assert.Equal(t, redactByPatterns(text, secret), Text(text, secret), "%q: by patterns", text)
+		assert.Equal(t, want, Text(text, secret), "%q", text)
 	}
-	assert.Equal(t, "**** ****", redact("A B/Ç+D a+b%2f%c3%a7%2BD", "A B/ç+d"), "in any case and escaping")
+	assert.Equal(t, "**** ****", Text("A B/Ç+D a+b%2f%c3%a7%2BD", "A B/ç+d"), "in any case and escaping")
 }
 
-// FuzzRedact compares what redact does with patterns.
+// FuzzRedact compares what Text does with patterns.
 func FuzzRedact(f *testing.F) {
 	for text := range redactions {
 		f.Add(text, "Inkwell-Secret-1")
@@ -66,6 +66,6 @@ func FuzzRedact(f *testing.F) {
 			return // no key and no token is that
 		}
 		text = string([]rune(text)) // what is no letter is replaced by what stands for that
-		require.Equal(t, redactByPatterns(text, secret), redact(text, secret))
+		require.Equal(t, redactByPatterns(text, secret), Text(text, secret))
 	})
 }

@@ -1,4 +1,7 @@
-package polargate
+// Package redact takes secrets, e-mail addresses and what URLs say of their users out of
+// a text that came from elsewhere. It finds a secret that it is told, in whatever case
+// and usual escaping; it does not guess what else might be one.
+package redact
 
 import (
 	"net/url"
@@ -7,12 +10,12 @@ import (
 	"unicode"
 )
 
-// redact takes out of a text from the network what it may echo: the secrets, in
+// Text takes out of a text from the network what it may echo: the secrets, in
 // whatever case and escaping, and anything that looks like an e-mail address.
 //
 // It is written by hand, since package regexp would be a tenth of a megabyte in
 // every program, and be compiled at every start; its tests compare the two.
-func redact(s string, secrets ...string) string {
+func Text(s string, secrets ...string) string {
 	for _, secret := range secrets {
 		if secret == "" {
 			continue
@@ -25,7 +28,7 @@ func redact(s string, secrets ...string) string {
 	return withoutAddresses(withoutUsers(s))
 }
 
-const redacted = "****"
+const mask = "****"
 
 // withoutSecret leaves out a secret in whatever case. It reads the text once (by
 // Knuth, Morris and Pratt), since who sends it can make it long and repetitive.
@@ -56,7 +59,7 @@ func withoutSecret(s, secret string) string {
 			known++
 		}
 		if known == len(want) {
-			b.WriteString(string(text[written:i+1-known]) + redacted)
+			b.WriteString(string(text[written:i+1-known]) + mask)
 			written, known = i+1, 0
 		}
 	}
@@ -87,7 +90,7 @@ func withoutUsers(s string) string {
 		part := s[:end]
 		if last := strings.LastIndexByte(part, '@'); last >= 0 {
 			if user := userBegins(part[:last]); user >= 0 {
-				b.WriteString(part[:user] + redacted)
+				b.WriteString(part[:user] + mask)
 				part = part[last:]
 			}
 		}
@@ -142,10 +145,10 @@ func withoutAddresses(s string) string {
 		}
 		switch host := s[word:]; {
 		case len(host) > 1 && host[0] == '@' && nextWord(host[1:]) > 0:
-			b.WriteString(redacted)
+			b.WriteString(mask)
 			s = host[1+nextWord(host[1:]):]
 		case holdsEscapedAt(s[:word]):
-			b.WriteString(redacted)
+			b.WriteString(mask)
 			s = host
 		default:
 			b.WriteString(s[:word])

@@ -1,8 +1,14 @@
-package polargate
+package machine
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,6 +21,8 @@ import (
 const (
 	linuxID = "3d1219c7c4c5404aaa1f6d2a48adfda4"
 	otherID = "6ba7b810-9dad-11d1-80b4-00c04fd430c8"
+
+	testOrganization = "34f57e13-8bcb-4481-85b2-a4b55c4ba0b9"
 )
 
 func TestOnlyAWellFormedMachineIDIsTrusted(t *testing.T) {
@@ -52,7 +60,7 @@ func TestOnlyAWellFormedMachineIDIsTrusted(t *testing.T) {
 		for name, c := range table {
 			t.Run(system+": "+name, func(t *testing.T) {
 				t.Parallel()
-				assert.Equal(t, c.want, wellFormedMachineID(system, c.id))
+				assert.Equal(t, c.want, wellFormedID(system, c.id))
 			})
 		}
 	}
@@ -108,7 +116,7 @@ func TestALookForTheMachineIDHoldsUpNobodyForLong(t *testing.T) {
 				if c.want != "" {
 					want = []string{c.want}
 				}
-				assert.Equal(t, want, askMachine(func() foundIDs { return oneID(c.read()) }).ids)
+				assert.Equal(t, want, ask(func() foundIDs { return oneID(c.read()) }).IDs)
 				assert.Equal(t, c.took, time.Since(began))
 				time.Sleep(time.Hour) // until the one that hangs has ended
 			})
@@ -119,7 +127,7 @@ func TestALookForTheMachineIDHoldsUpNobodyForLong(t *testing.T) {
 func TestAFingerprintIsTheSameForTheSameAndDiffersForAllElse(t *testing.T) {
 	t.Parallel()
 	base := []string{"machine", linuxID, testOrganization, "inkwell"}
-	of := func(p []string) string { return fingerprintOf(p[0], p[1], p[2], p[3]) }
+	of := func(p []string) string { return Fingerprint(p[0], p[1], p[2], p[3]) }
 	first := of(base)
 	assert.Equal(t, first, of(base))
 	assert.Regexp(t, fingerprintForm, first)
@@ -154,33 +162,31 @@ func TestAFingerprintIsTheSameForTheSameAndDiffersForAllElse(t *testing.T) {
 	}
 }
 
-// Not parallel: it puts another machine under the process.
 func TestWithoutAMachineIDTheInstallationStandsIn(t *testing.T) {
-	real := machine
-	defer func() { machine = real }()
+	t.Parallel()
+	var m Machine
 	of := func(installation string) string {
-		return fingerprints(testOrganization, "inkwell", installation, false)[0]
+		return m.Fingerprints(testOrganization, "inkwell", installation, false)[0]
 	}
 
-	machine = func() knownMachine { return knownMachine{} }
 	a := of("INSTALLATION-A")
-	assert.Equal(t, fingerprintOf("installation", "INSTALLATION-A", testOrganization, "inkwell"), a)
+	assert.Equal(t, Fingerprint("installation", "INSTALLATION-A", testOrganization, "inkwell"), a)
 	assert.NotEqual(t, a, of("INSTALLATION-B"))
 	assert.NotContains(t, a, "INSTALLATION")
 
-	machine = func() knownMachine { return knownMachine{ids: []string{linuxID}} }
+	m = Machine{IDs: []string{linuxID}}
 	b := of("INSTALLATION-A")
-	assert.Equal(t, fingerprintOf("machine", linuxID, testOrganization, "inkwell"), b)
+	assert.Equal(t, Fingerprint("machine", linuxID, testOrganization, "inkwell"), b)
 	assert.Equal(t, b, of("INSTALLATION-B"), "a new state folder is no new machine")
 	assert.NotEqual(t, a, b)
 }
 
 func TestTheMachineOfTheseTestsHasOneIDOrNone(t *testing.T) {
 	t.Parallel()
-	id := machineID()
-	assert.Equal(t, id, machineID())
-	assert.Equal(t, id, wellFormedMachineID(runtime.GOOS, id))
-	of := func(app string) string { return fingerprints(testOrganization, app, "INSTALLATION-A", false)[0] }
+	id := This().ID()
+	assert.Equal(t, id, This().ID())
+	assert.Equal(t, id, wellFormedID(runtime.GOOS, id))
+	of := func(app string) string { return This().Fingerprints(testOrganization, app, "INSTALLATION-A", false)[0] }
 	got := of("inkwell")
 	require.Regexp(t, fingerprintForm, got)
 	assert.Equal(t, got, of("inkwell"))
@@ -188,4 +194,121 @@ func TestTheMachineOfTheseTestsHasOneIDOrNone(t *testing.T) {
 	if id != "" {
 		assert.NotContains(t, got, id)
 	}
+}
+
+const (
+	systemdID = "3d1219c7c4c5404aaa1f6d2a48adfda4"
+	dbusID    = "10112233445566778899aabbccddeeff"
+)
+
+func TestAMachineIDThatIsEmptyOrBrokenHidesNoGoodOne(t *testing.T) {
+	t.Parallel()
+	const absent = "-"
+	for name, c := range map[string]struct {
+		systemd, dbus string
+		ids           []string
+		hidden        bool
+	}{
+		"both are the same":                     {systemdID + "\n", systemdID + "\n", []string{systemdID}, false},
+		"the other one is empty":                {systemdID + "\n", "", []string{systemdID}, true},
+		"the other one has only a line break":   {systemdID + "\n", "\n", []string{systemdID}, true},
+		"the other one is of a first boot":      {systemdID + "\n", "uninitialized\n", []string{systemdID}, true},
+		"the other one is all zero":             {systemdID + "\n", strings.Repeat("0", 32), []string{systemdID}, true},
+		"the other one is cut":                  {systemdID + "\n", dbusID[:20], []string{systemdID}, true},
+		"the other one is text":                 {systemdID + "\n", "see /etc/machine-id\n", []string{systemdID}, true},
+		"the other one is not there":            {systemdID + "\n", absent, []string{systemdID}, false},
+		"the other one is left from an image":   {systemdID + "\n", dbusID + "\n", []string{systemdID, dbusID}, false},
+		"the first is empty":                    {"", dbusID + "\n", []string{dbusID}, false},
+		"the first is of a first boot":          {"uninitialized\n", dbusID, []string{dbusID}, false},
+		"the first is not there":                {absent, dbusID, []string{dbusID}, false},
+		"in capitals they are the same, too":    {strings.ToUpper(systemdID), systemdID, []string{systemdID}, false},
+		"neither is good":                       {"uninitialized", "\n", nil, false},
+		"neither is there":                      {absent, absent, nil, false},
+		"the first is a UUID, which is no form": {"6ba7b810-9dad-11d1-80b4-00c04fd430c8", dbusID, []string{dbusID}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			root := t.TempDir()
+			put := func(text string, path ...string) {
+				file := filepath.Join(append([]string{root}, path...)...)
+				require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+				if text != absent {
+					require.NoError(t, os.WriteFile(file, []byte(text), 0o644))
+				}
+			}
+			put(c.systemd, "etc", "machine-id")
+			put(c.dbus, "var", "lib", "dbus", "machine-id")
+			m := wellFormed("linux", linuxIDs(root))
+			assert.Equal(t, c.ids, m.IDs)
+			assert.Equal(t, c.hidden, m.Hidden)
+		})
+	}
+	t.Run("a folder in the place of a file is no id", func(t *testing.T) {
+		t.Parallel()
+		root := t.TempDir()
+		require.NoError(t, os.MkdirAll(filepath.Join(root, "var", "lib", "dbus", "machine-id"), 0o755))
+		require.NoError(t, os.MkdirAll(filepath.Join(root, "etc"), 0o755))
+		require.NoError(t, os.WriteFile(filepath.Join(root, "etc", "machine-id"), []byte(systemdID), 0o644))
+		assert.Equal(t, []string{systemdID}, wellFormed("linux", linuxIDs(root)).IDs)
+	})
+	t.Run("on the BSDs there is one file", func(t *testing.T) {
+		t.Parallel()
+		for text, want := range map[string][]string{otherID + "\n": {otherID}, "\n": nil, absent: nil, "00000000-0000-0000-0000-000000000000": nil} {
+			root := t.TempDir()
+			require.NoError(t, os.MkdirAll(filepath.Join(root, "etc"), 0o755))
+			if text != absent {
+				require.NoError(t, os.WriteFile(filepath.Join(root, "etc", "hostid"), []byte(text), 0o644))
+			}
+			m := wellFormed("freebsd", bsdIDs(root))
+			assert.Equal(t, want, m.IDs)
+			assert.False(t, m.Hidden)
+		}
+	})
+}
+
+// On other systems than Linux tools are asked, which can only be read here: they are
+// named by their full path, get no input, and end by a context.
+func TestNoToolOfAnySystemIsLookedUpInPATH(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	asked := 0
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), name, nil, 0)
+		require.NoError(t, err)
+		ast.Inspect(file, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.SelectorExpr:
+				if of, ok := n.X.(*ast.Ident); ok && of.Name == "exec" {
+					assert.Equal(t, "CommandContext", n.Sel.Name, name)
+				}
+				assert.NotEqual(t, "Stdin", n.Sel.Name, name)
+			case *ast.CallExpr:
+				if f, ok := n.Fun.(*ast.SelectorExpr); !ok || f.Sel.Name != "CommandContext" {
+					break
+				}
+				asked++
+				tool, ok := n.Args[1].(*ast.BasicLit)
+				require.True(t, ok, "%s: a tool that is not named outright", name)
+				path, err := strconv.Unquote(tool.Value)
+				require.NoError(t, err)
+				assert.True(t, filepath.IsAbs(path), "%s: %s is looked up in PATH", name, path)
+				limit, ok := n.Args[0].(*ast.Ident)
+				require.True(t, ok)
+				assert.NotEqual(t, "context", limit.Name)
+			}
+			return true
+		})
+		source, err := os.ReadFile(name)
+		require.NoError(t, err)
+		if strings.Contains(string(source), "exec.CommandContext") {
+			assert.Contains(t, string(source), "context.WithTimeout(context.Background(), timeout)", name)
+		}
+	}
+	assert.Equal(t, 1, asked, "one tool on one system; look at the rest if there are more")
+	assert.Positive(t, timeout)
+	assert.LessOrEqual(t, timeout.Seconds(), 2.0)
 }
