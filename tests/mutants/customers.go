@@ -133,7 +133,6 @@ var customers = []mutant{
 		old:   `quoted[1 : len(quoted)-1]}`,
 		new:   `quoted}`,
 		tests: "TestAnIdIsInNoErrorThatQuotesIt",
-		in:    ".",
 	},
 
 	// Who is not known.
