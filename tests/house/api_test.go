@@ -1,4 +1,4 @@
-package polargate
+package house
 
 import (
 	"go/ast"
@@ -23,7 +23,7 @@ func TestEverythingExportedIsDocumentedAndEachFunctionIsShownInAnExample(t *test
 	t.Parallel()
 	for _, folder := range []string{".", "polartest"} {
 		fset := token.NewFileSet()
-		paths, err := filepath.Glob(filepath.Join(folder, "*.go"))
+		paths, err := filepath.Glob(filepath.Join(root, folder, "*.go"))
 		require.NoError(t, err)
 		var files []*ast.File
 		for _, path := range paths {

@@ -1,0 +1,204 @@
+// Package house checks how the project is laid out: which file may use which, where
+// tests live, and that the pages which name files name files that exist.
+package house
+
+import (
+	"bytes"
+	"encoding/json"
+	"go/ast"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const root = "../.."
+
+// floors are the files of the root, from the ground up. A file uses its own floor and
+// those below it: arrows go down. The compiler sees one package and would not notice. A
+// file that only some systems have belongs to the file it is named after.
+var floors = [][]string{
+	{"errors.go", "secret.go", "pasted.go", "words.go", "redact.go", "seldom.go"},
+	{"wire.go"},
+	{"client.go", "license.go", "activation.go", "transport.go", "ratelimit.go"},
+	{"store.go", "sturdy.go", "unsupported.go", "status.go", "fingerprint.go", "config.go"},
+	{"offline.go", "entitlements.go"},
+	{"cache.go", "customer_keys.go"},
+	{"gate.go", "held.go", "seats.go", "machines.go", "ephemeral.go", "run.go", "import.go", "diagnose.go"},
+	{"customers.go", "events.go", "webhook.go", "await.go"},
+	{"refusal_page.go", "http_middleware.go"},
+	{"doc.go"},
+}
+
+// knots are the arrows that go up all the same. The list may only get shorter: put what
+// both files need on the lower floor.
+var knots = []string{
+	"cache.go uses customers.go",
+	"client.go uses sturdy.go",
+	"config.go uses customers.go",
+	"config.go uses ephemeral.go",
+	"customer_keys.go uses customers.go",
+	"customers.go uses http_middleware.go",
+	"entitlements.go uses customer_keys.go",
+	"entitlements.go uses customers.go",
+	"errors.go uses held.go",
+	"errors.go uses wire.go",
+	"words.go uses await.go",
+	"words.go uses held.go",
+	"words.go uses seats.go",
+	"words.go uses status.go",
+	"words.go uses store.go",
+}
+
+// strays are tests of the root that are beside no file of their name. The list may only
+// get shorter.
+var strays = []string{
+	"customers_bench_test.go",
+	"diagnose_internal_test.go",
+	"disk_unix_test.go",
+	"fips_test.go",
+	"fuzz_test.go",
+	"gate_bench_test.go",
+	"kill_kit_test.go",
+	"kill_test.go",
+	"machines_internal_test.go",
+	"main_test.go",
+	"permission_unix_test.go",
+	"ratelimit_process_test.go",
+	"rules_test.go",
+	"run_internal_test.go",
+	"scenarios_internal_test.go",
+	"scenarios_linux_test.go",
+	"soak_test.go",
+	"states_test.go",
+	"vectors_test.go",
+}
+
+// mostFiles is how many product files the root has at most. It may only get smaller: what
+// no user meets belongs in internal/.
+const mostFiles = 37
+
+// use is a reference from one file of the root to what another declares.
+type use struct{ from, to, name string }
+
+func TestNoFileUsesOneAboveIt(t *testing.T) {
+	t.Parallel()
+	floor := map[string]int{}
+	for i, files := range floors {
+		for _, name := range files {
+			floor[name] = i
+		}
+	}
+	files, uses := references(t)
+	for _, name := range files {
+		_, placed := floor[whole(name)]
+		assert.True(t, placed, "%s has no floor: give it one in floors", name)
+	}
+	up := map[string][]string{}
+	for _, u := range uses {
+		if floor[whole(u.to)] > floor[whole(u.from)] {
+			knot := whole(u.from) + " uses " + whole(u.to)
+			up[knot] = append(up[knot], u.name)
+		}
+	}
+	for knot, names := range up {
+		slices.Sort(names)
+		assert.True(t, slices.Contains(knots, knot), "%s, for %s: arrows go down", knot, strings.Join(slices.Compact(names), ", "))
+	}
+	for _, knot := range knots {
+		assert.NotEmpty(t, up[knot], "the knot %q is untied: take it off the list", knot)
+	}
+}
+
+// system is the end of the name of a file that only some systems have.
+var system = regexp.MustCompile(`_(bsd|darwin|linux|other|unix|windows)\.go$`)
+
+// whole is the file that a file of some systems belongs to.
+func whole(name string) string { return system.ReplaceAllString(name, ".go") }
+
+// references are the files of the root package and what they use of each other.
+func references(t *testing.T) (names []string, uses []use) {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-deps", "-export", "-json=ImportPath,Export,GoFiles,DepOnly", ".")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	compiled := map[string]string{}
+	set := token.NewFileSet()
+	var files []*ast.File
+	var path string
+	for listed := json.NewDecoder(bytes.NewReader(out)); ; {
+		var one struct {
+			ImportPath, Export string
+			GoFiles            []string
+			DepOnly            bool
+		}
+		if err := listed.Decode(&one); err == io.EOF {
+			break
+		} else {
+			require.NoError(t, err)
+		}
+		compiled[one.ImportPath] = one.Export
+		if one.DepOnly {
+			continue
+		}
+		path, names = one.ImportPath, one.GoFiles
+		for _, name := range names {
+			file, err := parser.ParseFile(set, filepath.Join(root, name), nil, parser.SkipObjectResolution)
+			require.NoError(t, err)
+			files = append(files, file)
+		}
+	}
+	info := &types.Info{Uses: map[*ast.Ident]types.Object{}}
+	config := types.Config{Importer: importer.ForCompiler(set, "gc", func(path string) (io.ReadCloser, error) { return os.Open(compiled[path]) })}
+	pkg, err := config.Check(path, set, files, info)
+	require.NoError(t, err)
+	for at, object := range info.Uses {
+		if object.Pkg() != pkg || !object.Pos().IsValid() {
+			continue
+		}
+		from := filepath.Base(set.Position(at.Pos()).Filename)
+		to := filepath.Base(set.Position(object.Pos()).Filename)
+		if from != to {
+			uses = append(uses, use{from, to, object.Name()})
+		}
+	}
+	return names, uses
+}
+
+func TestFilesOfTheRootAreFew(t *testing.T) {
+	t.Parallel()
+	entries, err := os.ReadDir(root)
+	require.NoError(t, err)
+	product, whatever := map[string]bool{}, map[string]bool{}
+	var tests []string
+	for _, entry := range entries {
+		name := entry.Name()
+		switch {
+		case strings.HasSuffix(name, "_test.go"):
+			if !strings.HasPrefix(name, "example_") {
+				tests = append(tests, name)
+			}
+		case strings.HasSuffix(name, ".go"):
+			product[name], whatever[whole(name)] = true, true
+		}
+	}
+	assert.LessOrEqual(t, len(whatever), mostFiles, "put what no user meets in internal/")
+	for _, name := range strays {
+		assert.True(t, slices.Contains(tests, name), "%s has found its place: take it off the list", name)
+	}
+	for _, name := range tests {
+		assert.True(t, slices.Contains(strays, name) || product[strings.TrimSuffix(name, "_test.go")+".go"], "%s is beside no file of its name: suites of the public API live in tests/", name)
+	}
+}
