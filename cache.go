@@ -14,6 +14,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/pace"
 )
 
 // entitlementCache keeps what Polar said of customers and license keys. Who is
@@ -25,9 +26,9 @@ type entitlementCache struct {
 	// ask asks Polar. An *Error that is a denial of a key, or an unknown
 	// customer, comes as Entitlements; an error means that nobody could say.
 	ask func(context.Context, cacheKey) (*Entitlements, error)
-	// newcomers bound how many who were never seen may be asked about, so that
+	// unseen bounds the requests about customers and keys who were never seen, so that
 	// they leave requests for those who were.
-	newcomers [keyKinds]newcomerLimit
+	unseen [keyKinds]pace.Unseen
 	// spare reports whether a question may be asked now that so many others are about
 	// to be asked beside, and keeps nobody waiting.
 	spare    func(others int64) bool
@@ -138,7 +139,7 @@ const (
 type counters struct {
 	served                         [cacheSources]atomic.Int64
 	negative, upstream, failures   atomic.Int64
-	newcomersTurnedAway, panics    atomic.Int64
+	unseenTurnedAway, panics       atomic.Int64
 	events, eventsOld, eventsTwice atomic.Int64
 	eventsRefused, eventsUnknown   atomic.Int64
 	unidentified, unpaid           atomic.Int64
@@ -464,7 +465,7 @@ func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, e
 		return c.withKeysLookedUp(key, value, 0), nil
 	}
 	if !c.known[key.kind].Contains(key.id) {
-		end, ok := c.newcomers[key.kind].begin()
+		end, ok := c.unseen[key.kind].Begin()
 		if !ok {
 			return nil, c.turnAway(key.kind)
 		}
@@ -493,7 +494,7 @@ func (c *entitlementCache) count(err error) {
 	e, ok := errors.AsType[*Error](err)
 	switch {
 	case ok && e.unasked:
-		c.counts.newcomersTurnedAway.Add(1)
+		c.counts.unseenTurnedAway.Add(1)
 		return
 	case ok && e.heldBack, err != nil && c.life.Err() != nil:
 		return
@@ -505,7 +506,7 @@ func (c *entitlementCache) count(err error) {
 
 // turnAway is the answer to who was never seen and is not asked about.
 func (c *entitlementCache) turnAway(kind keyKind) error {
-	c.counts.newcomersTurnedAway.Add(1)
+	c.counts.unseenTurnedAway.Add(1)
 	if o := c.outages[kind].Load(); o != nil && c.now() < o.until+int64(outageLasts) {
 		return o.err // nobody got an answer since
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -23,6 +22,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/redact"
 )
 
@@ -89,17 +89,9 @@ type Client struct {
 	userAgent      string
 	http           *http.Client
 	own            *lines // closed by Close; nil if the caller brought a transport
-	pace           pacing
+	pace           pace.Pacer
 	log            *slog.Logger
 	now            func() time.Time
-}
-
-// pacing keeps requests within a limit. start waits for leave to send and
-// returns the function that must be called once with the outcome.
-type pacing interface {
-	start(ctx context.Context) (done func(outcome), err error)
-	// pauseFor keeps everybody from asking for d.
-	pauseFor(d time.Duration)
 }
 
 // NewClient makes a Client. A configuration that cannot work is an *InputError.
@@ -137,11 +129,11 @@ func newClient(config ClientConfig) (*Client, error) {
 		now:            wallClock,
 	}
 	if config.AccessToken == "" {
-		c.pace = publicPacer(base)
+		c.pace = pace.ForAddress(base, attemptTimeout)
 	} else {
 		c.prefix = "/v1/license-keys/"
 		c.token = mask(config.AccessToken, "****")
-		c.pace = tokenLimit(base, config.AccessToken, config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
+		c.pace = pace.ForToken(base, config.AccessToken, config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
 	}
 	c.http, c.own = httpClient(config.HTTPClient)
 	return c, nil
@@ -370,7 +362,7 @@ func (c *Client) tries(ctx context.Context, x exchange, accept func(body []byte,
 		if !again || !x.repeatable || attempt == attempts {
 			return err
 		}
-		if !sleep(ctx, jitter(backoff)) {
+		if !pace.Sleep(ctx, pace.Jitter(backoff)) {
 			return err
 		}
 		backoff *= 4
@@ -382,38 +374,15 @@ type worthAnotherTry struct{ error }
 
 func (w *worthAnotherTry) Unwrap() error { return w.error }
 
-// sleep waits for d and reports whether it did: not when ctx ends before.
-func sleep(ctx context.Context, d time.Duration) bool {
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
-		return false
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
-}
-
-// jitter spreads d by a half to either side.
-func jitter(d time.Duration) time.Duration {
-	return d/2 + rand.N(d)
-}
-
 func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept func(body []byte, at time.Time) error) (err error) {
 	if err := ctx.Err(); err != nil {
 		return &Error{Op: x.op, Reason: ErrUnreachable, say: ended, Err: err}
 	}
-	done, err := c.pace.start(ctx)
+	done, err := c.pace.Wait(ctx)
 	if err != nil {
-		if e, ok := err.(*Error); ok {
-			e.Op = x.op
-		}
-		return err
+		return c.notItsTurn(x.op, err)
 	}
-	outcome := outcomeLost
+	outcome := pace.Lost
 	defer func() { done(outcome) }()
 	defer func() {
 		if p := recover(); p != nil {
@@ -423,7 +392,7 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	}()
 
 	if err := ctx.Err(); err != nil {
-		outcome = outcomeUnsent
+		outcome = pace.Unsent
 		return &Error{Op: x.op, Reason: ErrUnreachable, say: ended, Err: err}
 	}
 	if x.hard != nil {
@@ -447,9 +416,9 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 		sent := !neverSent(err) && !wire.never()
 		switch {
 		case !sent:
-			outcome = outcomeUnsent
+			outcome = pace.Unsent
 		case !timedOut(err):
-			outcome = outcomeAnswered // broken off: on its way no longer
+			outcome = pace.Answered // broken off: on its way no longer
 		}
 		if !sent {
 			// Without a network the answer is at hand: a start must not wait
@@ -463,12 +432,32 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	if err != nil {
 		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, say: trouble(err), sent: true}
 	}
-	outcome = outcomeAnswered
+	outcome = pace.Answered
 	err = c.classify(x, resp, answer, accept)
 	if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrRateLimited {
-		c.pace.pauseFor(e.RetryAfter)
+		c.pace.PauseFor(e.RetryAfter)
 	}
 	return err
+}
+
+// notItsTurn is the error of a request that may not be sent yet, for what pace says. Our
+// own pace is never reported as an outage of Polar.
+func (c *Client) notItsTurn(op string, err error) *Error {
+	e := &Error{Op: op, Reason: ErrRateLimited, Detail: err.Error()}
+	switch err := err.(type) {
+	case *pace.PausedError:
+		e.RetryAfter, e.heldBack = err.For, true
+		return e
+	case *pace.LateError:
+		e.RetryAfter, e.Err = err.For, context.DeadlineExceeded
+	case *pace.StoppedError:
+		e.Err, e.say = err.Err, ended
+		if !c.token.IsZero() {
+			e.RetryAfter = err.For // a server tells its caller
+		}
+	}
+	e.unasked = !c.token.IsZero()
+	return e
 }
 
 func (c *Client) request(ctx context.Context, x exchange, body []byte) (*http.Request, error) {
@@ -670,7 +659,7 @@ const (
 	defaultPause = time.Minute
 	// maxPause caps a Retry-After: a mistaken header must not silence a
 	// program for days.
-	maxPause = 15 * time.Minute
+	maxPause = pace.MaxPause
 )
 
 // serverTime is the time by the clock of who answered, and another if the answer

@@ -5,21 +5,30 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+	"weak"
 
+	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+	"golang.org/x/time/rate"
 )
 
 func jsonBody(t *testing.T, v any) io.Reader {
@@ -508,9 +517,9 @@ func TestARetryThatOurOwnPaceForbidsDoesNotHideWhyTheFirstTryFailed(t *testing.T
 		s := &seen{answer: func(int, *http.Request) (*http.Response, error) { return response(503, ""), nil }}
 		client := seenClient(t, s, ClientConfig{})
 		for range permits - 1 {
-			done, err := client.pace.start(t.Context())
+			done, err := client.pace.Wait(t.Context())
 			require.NoError(t, err)
-			done(outcomeAnswered)
+			done(pace.Answered)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 900*time.Millisecond)
 		defer cancel()
@@ -519,4 +528,501 @@ func TestARetryThatOurOwnPaceForbidsDoesNotHideWhyTheFirstTryFailed(t *testing.T
 		require.NotErrorIs(t, err, ErrRateLimited)
 		assert.Equal(t, 1, s.count(), "the next permit would come too late")
 	})
+}
+
+// What decision 004 promises of Polar's public endpoints: three permits, and how long each
+// rests after an answer, and after none.
+const (
+	permits  = 3
+	rest     = 1050 * time.Millisecond
+	lostRest = 5 * time.Second
+)
+
+// jitterTransport delays each request on its way there and back by up to max.
+type jitterTransport struct {
+	to  http.RoundTripper
+	max time.Duration
+	mu  *sync.Mutex
+	rng *rand.Rand
+}
+
+func withJitter(to http.RoundTripper, longest time.Duration, seed uint64) jitterTransport {
+	return jitterTransport{to, longest, &sync.Mutex{}, rand.New(rand.NewPCG(seed, seed))}
+}
+
+func (j jitterTransport) delay() time.Duration {
+	if j.max == 0 {
+		return 0
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return time.Duration(j.rng.Int64N(int64(j.max)))
+}
+
+func (j jitterTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	time.Sleep(j.delay())
+	resp, err := j.to.RoundTrip(r)
+	time.Sleep(j.delay())
+	return resp, err
+}
+
+func testClient(t *testing.T, polar *polartest.Polar, transport http.RoundTripper) *Client {
+	t.Helper()
+	client, err := NewClient(ClientConfig{
+		OrganizationID: polar.OrganizationID(),
+		BaseURL:        polar.URL(),
+		HTTPClient:     &http.Client{Transport: transport},
+	})
+	require.NoError(t, err)
+	return client
+}
+
+func countStatus(polar *polartest.Polar, status int) int {
+	n := 0
+	for _, r := range polar.Requests() {
+		if r.Status == status {
+			n++
+		}
+	}
+	return n
+}
+
+func TestPacedRequestsAreNeverRefusedWhateverTheNetworkDelays(t *testing.T) {
+	t.Parallel()
+	for name, longest := range map[string]time.Duration{
+		"no delay":       0,
+		"a fast network": 50 * time.Millisecond,
+		"a slow one":     800 * time.Millisecond,
+		"a wild one":     4 * time.Second,
+	} {
+		for seed := range uint64(5) {
+			synctest.Test(t, func(t *testing.T) {
+				polar := polartest.New(polartest.Config{})
+				key := polar.AddKey(polartest.LicenseKey{})
+				k, err := ParseKey(key.Key)
+				require.NoError(t, err)
+				// Two clients: the limit counts the address, not the client.
+				clients := []*Client{
+					testClient(t, polar, withJitter(polar.Transport(), longest, seed)),
+					testClient(t, polar, withJitter(polar.Transport(), longest, seed+100)),
+				}
+				const calls = 60
+				began := time.Now()
+				var group sync.WaitGroup
+				for i := range calls {
+					group.Go(func() {
+						_, err := clients[i%2].Validate(context.Background(), ValidateRequest{Key: k})
+						assert.NoError(t, err, name)
+					})
+				}
+				group.Wait()
+				assert.Equal(t, calls, countStatus(polar, 200), name)
+				assert.Zero(t, countStatus(polar, 429), name)
+				if longest == 0 {
+					// 60 calls by three permits in turn: 19 rests, and no more.
+					assert.Equal(t, 19*rest, time.Since(began))
+				}
+			})
+		}
+	}
+}
+
+// bucketTransport paces with a token bucket, the obvious way.
+type bucketTransport struct {
+	to      http.RoundTripper
+	limiter *rate.Limiter
+}
+
+func (b bucketTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	if err := b.limiter.Wait(r.Context()); err != nil {
+		return nil, err
+	}
+	return b.to.RoundTrip(r)
+}
+
+func TestATokenBucketOfThreeWouldBeBlockedWithinASecond(t *testing.T) {
+	t.Parallel()
+	for name, limiter := range map[string]*rate.Limiter{
+		"rate 3 burst 3": rate.NewLimiter(3, 3),
+		"rate 3 burst 1": rate.NewLimiter(3, 1),
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			polar := polartest.New(polartest.Config{})
+			key := polar.AddKey(polartest.LicenseKey{})
+			// Plain HTTP, since our own pace is what this is compared with.
+			client := &http.Client{Transport: bucketTransport{withJitter(polar.Transport(), 200*time.Millisecond, 1), limiter}}
+			began := time.Now()
+			refused := atomic.Int64{}
+			refused.Store(-1)
+			var group sync.WaitGroup
+			for range 12 {
+				group.Go(func() {
+					resp, err := client.Post(polar.URL()+"/v1/customer-portal/license-keys/validate", "application/json",
+						jsonBody(t, map[string]any{"key": key.Key, "organization_id": polar.OrganizationID()}))
+					if assert.NoError(t, err) {
+						resp.Body.Close()
+						if resp.StatusCode == 429 {
+							refused.CompareAndSwap(-1, int64(time.Since(began)))
+						}
+					}
+				})
+			}
+			group.Wait()
+			assert.NotZero(t, countStatus(polar, 429), name)
+			if name == "rate 3 burst 3" {
+				assert.Less(t, time.Duration(refused.Load()), time.Second, name)
+			}
+		})
+	}
+}
+
+func TestAfterA429NobodyAsksBeforeThePauseIsOver(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{})
+		k, err := ParseKey(key.Key)
+		require.NoError(t, err)
+		client, other := testClient(t, polar, polar.Transport()), testClient(t, polar, polar.Transport())
+		polar.Inject(polartest.Fault{Times: 1, Effect: polartest.RateLimited("42")})
+
+		_, err = client.Validate(context.Background(), ValidateRequest{Key: k})
+		var failed *Error
+		require.ErrorAs(t, err, &failed)
+		assert.Equal(t, ErrRateLimited, failed.Reason)
+		assert.Equal(t, 42*time.Second, failed.RetryAfter)
+		assert.Contains(t, err.Error(), "Try again in 42s")
+		assert.Equal(t, 1, polar.Count("/validate"), "a 429 is not retried")
+
+		time.Sleep(41 * time.Second)
+		before := time.Now()
+		_, err = other.Validate(context.Background(), ValidateRequest{Key: k})
+		require.ErrorAs(t, err, &failed)
+		assert.Equal(t, ErrRateLimited, failed.Reason)
+		assert.Equal(t, time.Second, failed.RetryAfter)
+		assert.Equal(t, before, time.Now(), "the pause is reported, not slept through")
+		assert.Equal(t, 1, polar.Count("/validate"))
+
+		time.Sleep(time.Second)
+		_, err = other.Validate(context.Background(), ValidateRequest{Key: k})
+		require.NoError(t, err)
+	})
+}
+
+func TestRetryAfterIsReadInBothFormsAndCapped(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	for header, want := range map[string]time.Duration{
+		"":                              time.Minute,
+		"3":                             3 * time.Second,
+		" 60 ":                          time.Minute,
+		"0":                             time.Second,
+		"-5":                            defaultPause,
+		"soon":                          defaultPause,
+		"999999999":                     maxPause,
+		"99999999999999999999":          defaultPause,
+		"Sun, 22 Nov 2026 12:01:30 GMT": 90 * time.Second,
+		"Sun, 22 Nov 2020 12:01:30 GMT": time.Second,
+		"Sun, 22 Nov 2099 12:01:30 GMT": maxPause,
+	} {
+		assert.Equal(t, want, retryAfter(header, now), "%q", header)
+	}
+}
+
+func TestAPermitWhoseRequestTimedOutRestsLonger(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{})
+		k, err := ParseKey(key.Key)
+		require.NoError(t, err)
+		client := testClient(t, polar, polar.Transport())
+		polar.Inject(polartest.Fault{Effect: polartest.Hang()})
+		for range permits {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+			_, err := client.Validate(ctx, ValidateRequest{Key: k})
+			require.ErrorIs(t, err, ErrUnreachable)
+			require.ErrorIs(t, err, context.DeadlineExceeded)
+			cancel()
+		}
+		polar.ClearFaults()
+		// The first of the three was lost two seconds ago.
+		began := time.Now()
+		_, err = client.Validate(context.Background(), ValidateRequest{Key: k})
+		require.NoError(t, err)
+		assert.Equal(t, lostRest-2*time.Second, time.Since(began))
+	})
+}
+
+func TestACallThatWasCancelledBeforeTakesNothingOfTheBudget(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		client, err := NewClient(tokenConfig())
+		require.NoError(t, err)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		for range 20 {
+			_, err := client.customerState(ctx, ExternalID("usr_1"), testOrganization, nil, nil)
+			require.ErrorIs(t, err, context.Canceled)
+		}
+		assert.Equal(t, 60, atOnce(t, client.pace), "the whole burst of 300 a minute")
+	})
+}
+
+// atOnce takes all requests that may go now, and counts them.
+func atOnce(t *testing.T, pacer pace.Pacer) (n int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+	defer cancel()
+	for {
+		if _, err := pacer.Wait(ctx); err != nil {
+			return n
+		}
+		n++
+	}
+}
+
+func TestOurOwnPaceIsNeverReportedAsAnOutage(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		token  string
+		err    error
+		wait   time.Duration
+		detail string
+		cause  error
+	}{
+		"a permit after the deadline":    {"", &pace.LateError{Limit: "the limit", For: time.Second}, time.Second, "the limit allows the next one only after the caller's deadline", context.DeadlineExceeded},
+		"a call that ends before it":     {"", &pace.StoppedError{Limit: "the limit", For: time.Second, Err: context.Canceled}, 0, "while waiting for the limit", context.Canceled},
+		"a pause":                        {"", &pace.PausedError{For: time.Minute}, time.Minute, "waiting out a pause that Polar asked for", nil},
+		"a budget after the deadline":    {"polar_oat_x", &pace.LateError{Limit: "the limit", For: time.Second}, time.Second, "the limit allows the next one only after the caller's deadline", context.DeadlineExceeded},
+		"a call that ends before that":   {"polar_oat_x", &pace.StoppedError{Limit: "the limit", For: time.Second, Err: context.Canceled}, time.Second, "while waiting for the limit", context.Canceled},
+		"a pause that a token was asked": {"polar_oat_x", &pace.PausedError{For: time.Minute}, time.Minute, "waiting out a pause that Polar asked for", nil},
+	} {
+		config := tokenConfig()
+		config.AccessToken = c.token
+		client, err := NewClient(config)
+		require.NoError(t, err)
+		failed := client.notItsTurn(opValidate, c.err)
+		require.ErrorIs(t, failed, ErrRateLimited, name)
+		require.NotErrorIs(t, failed, ErrUnreachable, name)
+		assert.Equal(t, opValidate, failed.Op, name)
+		assert.Equal(t, c.wait, failed.RetryAfter, name)
+		assert.Equal(t, c.detail, failed.Detail, name)
+		assert.Equal(t, c.cause, failed.Err, name)
+		assert.Equal(t, c.token != "" && c.cause != nil, failed.unasked, name)
+		assert.Equal(t, c.cause == nil, failed.heldBack, name)
+	}
+}
+
+func TestTheSandboxIsAskedLessOften(t *testing.T) {
+	t.Parallel()
+	assert.Equal(t, 100, defaultPerMinute(Sandbox, ""))
+	assert.Equal(t, 300, defaultPerMinute(Production, ""))
+	assert.Equal(t, 300, defaultPerMinute("", ""))
+	assert.Equal(t, 300, defaultPerMinute(Sandbox, "https://polar.example.com"), "a server of one's own")
+}
+
+func TestAClosedClientKeepsNothingOfItsTokensBudget(t *testing.T) {
+	t.Parallel()
+	var budgets []weak.Pointer[pace.Budget]
+	synctest.Test(t, func(t *testing.T) {
+		for i := range 100 {
+			client, err := NewClient(tokenConfig())
+			require.NoError(t, err)
+			budgets = append(budgets, weak.Make(client.pace.(*pace.Budget)))
+			if i%2 == 0 { // has asked
+				_, err := client.pace.Wait(t.Context())
+				require.NoError(t, err)
+			}
+			client.Close()
+		}
+		time.Sleep(time.Minute) // and as good as new again
+	})
+	assert.Eventually(t, func() bool {
+		runtime.GC()
+		return !slices.ContainsFunc(budgets, func(b weak.Pointer[pace.Budget]) bool { return b.Value() != nil })
+	}, time.Minute, time.Millisecond)
+}
+
+// tokenConfig is a client with a token that no other test has.
+func tokenConfig() ClientConfig {
+	return ClientConfig{OrganizationID: testOrganization, AccessToken: fmt.Sprintf("polar_oat_%d", rand.Uint64()), BaseURL: "http://polar.test"}
+}
+
+func TestALimitIsKeptWhileAnotherClientHasItsToken(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		config := tokenConfig()
+		open := func() *Client {
+			client, err := NewClient(config)
+			require.NoError(t, err)
+			return client
+		}
+		one, other := open(), open()
+		one.pace.PauseFor(10 * time.Minute)
+		one.Close()
+		runtime.GC()
+		assert.Same(t, one.pace, other.pace)
+		_, err := open().pace.Wait(t.Context())
+		var paused *pace.PausedError
+		require.ErrorAs(t, err, &paused, "the pause is everybody's")
+		other.Close()
+	})
+}
+
+func TestWhoClosesAClientAndMakesAnotherGetsNoSecondAllowance(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		spend   func(t *testing.T, client *Client)
+		refusal any
+	}{
+		"of requests": {func(t *testing.T, client *Client) {
+			assert.Equal(t, 60, atOnce(t, client.pace))
+		}, new(*pace.LateError)},
+		"during a pause": {func(_ *testing.T, client *Client) { client.pace.PauseFor(2 * time.Minute) }, new(*pace.PausedError)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				config := tokenConfig()
+				client, err := NewClient(config)
+				require.NoError(t, err)
+				c.spend(t, client)
+				client.Close()
+				client = nil
+				for range 3 {
+					runtime.GC()
+				}
+				client, err = NewClient(config)
+				require.NoError(t, err)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+				defer cancel()
+				_, err = client.pace.Wait(ctx)
+				require.ErrorAs(t, err, c.refusal)
+			})
+		})
+	}
+}
+
+func init() {
+	processes["activate"] = processActivates
+	processes["refresh"] = processRefreshes
+}
+
+// aProgram is a Gate as a process of its own has it: args are the server, the
+// organization and the state folder.
+func aProgram(args []string) (*Gate, error) {
+	return Open(Config{
+		OrganizationID: args[1], App: "inkwell", BaseURL: args[0], Store: FileStore(args[2]),
+		Fingerprint: args[2], CheckTimeout: 30 * time.Second,
+	})
+}
+
+func processActivates(args []string) error {
+	gate, err := aProgram(args)
+	if err != nil {
+		return err
+	}
+	defer gate.Close()
+	_, err = gate.Activate(context.Background(), args[3])
+	return err
+}
+
+// processRefreshes says how it went on standard output.
+func processRefreshes(args []string) error {
+	gate, err := aProgram(args)
+	if err != nil {
+		return err
+	}
+	defer gate.Close()
+	_, err = gate.Refresh(context.Background())
+	var e *Error
+	if errors.As(err, &e) {
+		fmt.Print(string(e.Reason), " ", e.RetryAfter.Round(time.Second))
+		return nil
+	}
+	return err
+}
+
+// realPolar is a Polar behind a loopback address, with its limits, and a key of
+// many seats.
+func realPolar(t *testing.T) (*polartest.Polar, *polartest.Server, polartest.LicenseKey) {
+	t.Helper()
+	polar := polartest.New(polartest.Config{OnBreach: func(r polartest.Request, what string) {
+		t.Errorf("%s %s: %s", r.Method, r.Path, what)
+	}})
+	server, err := polar.Start()
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = server.Close() })
+	return polar, server, polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(100)})
+}
+
+// withCache gives a process a folder of its own for what programs share.
+func withCache(cmd *exec.Cmd, folder string) *exec.Cmd {
+	for _, name := range cacheVariables {
+		cmd.Env = append(cmd.Env, name+"="+folder)
+	}
+	return cmd
+}
+
+func TestTwentyProgramsStartedAtOnceKeepToPolarsLimitAndNoneIsRefused(t *testing.T) {
+	t.Parallel()
+	polar, server, key := realPolar(t)
+	cache := t.TempDir()
+	var group sync.WaitGroup
+	for range 20 {
+		// Each has a state folder of its own, as different programs do.
+		cmd := withCache(process(t, "activate", server.URL, polar.OrganizationID(), t.TempDir(), key.Key), cache)
+		group.Go(func() { assert.NoError(t, cmd.Run()) })
+	}
+	group.Wait()
+	assert.Equal(t, 20, polar.Seats(key.ID))
+
+	requests := polar.Requests()
+	most := 0
+	for i, first := range requests {
+		inSecond := 0
+		for _, r := range requests[i:] {
+			if r.At.Sub(first.At) < time.Second {
+				inSecond++
+			}
+		}
+		most = max(most, inSecond)
+		assert.NotEqual(t, 429, first.Status)
+	}
+	t.Logf("%d requests in %s, at most %d within a second", len(requests), requests[len(requests)-1].At.Sub(requests[0].At).Round(time.Millisecond), most)
+	assert.LessOrEqual(t, most, 3)
+}
+
+func TestAPauseThatOneProgramLearntIsKeptByAll(t *testing.T) {
+	t.Parallel()
+	polar, server, key := realPolar(t)
+	cache, first, second := t.TempDir(), t.TempDir(), t.TempDir()
+	for _, state := range []string{first, second} {
+		require.NoError(t, withCache(process(t, "activate", server.URL, polar.OrganizationID(), state, key.Key), cache).Run())
+	}
+	polar.Inject(polartest.Fault{Path: "/validate", Times: 1, Effect: polartest.RateLimited("40")})
+	refresh := func(state string) string {
+		cmd := withCache(process(t, "refresh", server.URL, polar.OrganizationID(), state), cache)
+		out, err := cmd.Output()
+		require.NoError(t, err)
+		return string(out)
+	}
+	assert.Equal(t, "rate_limited 40s", refresh(first))
+	asked := polar.Count("")
+	said := refresh(second)
+	assert.True(t, strings.HasPrefix(said, "rate_limited "), said)
+	assert.Equal(t, asked, polar.Count(""), "the other program did not ask")
+	assert.Equal(t, "rate_limited", strings.Fields(refresh(first))[0])
+	assert.Equal(t, asked, polar.Count(""), "nor did a new start of the first")
+}
+
+func TestWithoutACacheFolderAProgramPacesItselfAlone(t *testing.T) {
+	t.Parallel()
+	polar, server, key := realPolar(t)
+	file := t.TempDir() + "/file"
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	cmd := withCache(process(t, "activate", server.URL, polar.OrganizationID(), t.TempDir(), key.Key), file)
+	require.NoError(t, cmd.Run())
+	assert.Equal(t, 1, polar.Seats(key.ID))
 }

@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/pace"
 	"golang.org/x/time/rate"
 )
 
@@ -279,10 +280,10 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	if err := c.bindKeys(); err != nil {
 		return nil, err
 	}
-	limit := client.pace.(*minuteLimit) // there is a token
-	c.cache.spare = limit.spare
-	customers, keys := newcomerLimit{limit.newCustomers, limit}, newcomerLimit{limit.newKeys, nil}
-	c.cache.newcomers = [keyKinds]newcomerLimit{customers, customers, keys}
+	budget := client.pace.(*pace.Budget) // there is a token
+	c.cache.spare = budget.Spare
+	customers, keys := budget.UnseenCustomers(), budget.UnseenKeys()
+	c.cache.unseen = [keyKinds]pace.Unseen{customers, customers, keys}
 	return c, nil
 }
 
@@ -640,7 +641,7 @@ func (c *Customers) Stats() CustomersStats {
 	s := CustomersStats{
 		Fresh: n.served[cacheHit].Load(), Stale: n.served[cacheStale].Load(), Grace: n.served[cacheGrace].Load(),
 		Fetched: n.served[cacheMiss].Load(), Unknown: n.negative.Load(),
-		Requests: n.upstream.Load(), Failures: n.failures.Load(), TurnedAway: n.newcomersTurnedAway.Load(),
+		Requests: n.upstream.Load(), Failures: n.failures.Load(), TurnedAway: n.unseenTurnedAway.Load(),
 		Events: n.events.Load(), Outdated: n.eventsOld.Load(), Repeated: n.eventsTwice.Load(),
 		Refused: n.eventsRefused.Load(), Ignored: n.eventsUnknown.Load(),
 		Unidentified: n.unidentified.Load(), Unpaid: n.unpaid.Load(), Undecided: n.undecided.Load(), FailedOpen: n.failedOpen.Load(),
@@ -652,9 +653,7 @@ func (c *Customers) Stats() CustomersStats {
 	c.misconfigured.Lock()
 	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys, c.misconfigured.scope)
 	c.misconfigured.Unlock()
-	if m, ok := c.client.pace.(*minuteLimit); ok {
-		s.Pause = m.pauseLeft()
-	}
+	s.Pause = c.client.pace.PauseLeft()
 	return s
 }
 

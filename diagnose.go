@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/redact"
 )
 
@@ -108,14 +109,12 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 	case g.config.machine().ID() != "":
 		d.Fingerprint = "machine id"
 	}
-	if p, ok := g.client.pace.(*pacer); ok {
-		d.PaceShared = p.shared != nil && p.shared.Usable() == nil
+	if p, ok := g.client.pace.(*pace.Permits); ok {
+		d.PaceShared = p.Shared()
 	}
 	d.lookAtStore(g.config.Store, g.name, g.own)
 	d.lookAtPolar(ctx, g)
-	if p, ok := g.client.pace.(*pacer); ok {
-		d.Pause = p.pausing()
-	}
+	d.Pause = g.client.pace.PauseLeft()
 	if d.Problems == nil {
 		d.Problems = []string{}
 	}

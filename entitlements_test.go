@@ -15,9 +15,9 @@ import (
 	"time"
 	"unique"
 
+	"github.com/polargate/polargate/internal/pace"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
-	"golang.org/x/time/rate"
 )
 
 const (
@@ -534,8 +534,9 @@ func TestWhoLookedJustBeforeAnAnswerCameDoesNotAskAgain(t *testing.T) {
 	cache, err := newEntitlementCache(4)
 	require.NoError(t, err)
 	cache.fresh, cache.negative, cache.timeout = time.Hour, time.Hour, time.Minute
-	for kind := range cache.newcomers {
-		cache.newcomers[kind].share = rate.NewLimiter(10, 10)
+	keys := pace.ForToken("http://polar.test", "polar_oat_unseen", 300, 300).UnseenKeys()
+	for kind := range cache.unseen {
+		cache.unseen[kind] = keys
 	}
 	asked := 0
 	for _, known := range []bool{true, false} {

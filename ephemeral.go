@@ -258,6 +258,9 @@ func (g *Gate) release(s *seat, left *release) error {
 	}
 }
 
+// nextLook is how soon to try again when it is not known when our turn comes.
+const nextLook = 100 * time.Millisecond
+
 // tryRelease is one try. What it waits for its turn is no loss of patience.
 func (g *Gate) tryRelease(s *seat, left *release) error {
 	began := time.Now()
@@ -273,6 +276,6 @@ func (g *Gate) tryRelease(s *seat, left *release) error {
 	}
 	// It was not its turn in this time: others of this computer are ahead.
 	next := *e
-	next.RetryAfter = max(e.RetryAfter, lookAgain)
+	next.RetryAfter = max(e.RetryAfter, nextLook)
 	return &next
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/polargate/polargate/internal/pace"
 	"github.com/stretchr/testify/require"
 )
 
@@ -30,7 +31,7 @@ func FuzzRetryAfter(f *testing.F) {
 		d := retryAfter(header, time.Unix(0, nanos).UTC())
 		require.GreaterOrEqual(t, d, time.Second, "a pause that is none would be asked in at once")
 		require.LessOrEqual(t, d, maxPause, "nobody is silenced for days")
-		require.Equal(t, d, within(d, maxPause), "the pacer believes it")
+		require.Equal(t, d, pace.Within(d, maxPause), "the pause is believed")
 	})
 }
 
@@ -62,9 +63,13 @@ func FuzzDate(f *testing.F) {
 // unpaced lets every request go at once.
 type unpaced struct{}
 
-func (unpaced) start(context.Context) (func(outcome), error) { return func(outcome) {}, nil }
+func (unpaced) Wait(context.Context) (func(pace.Outcome), error) {
+	return func(pace.Outcome) {}, nil
+}
 
-func (unpaced) pauseFor(time.Duration) {}
+func (unpaced) PauseFor(time.Duration) {}
+
+func (unpaced) PauseLeft() time.Duration { return 0 }
 
 // oneAnswer is a transport that needs no network.
 type oneAnswer func() *http.Response

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/pace"
 )
 
 // Gate is one installation's license: it knows the key and the seat, asks Polar
@@ -460,7 +461,7 @@ func (g *Gate) checkStore(ctx context.Context, when occasion) (h held, enough bo
 	g.mu.Unlock()
 	switch {
 	case h.state.Seat == nil:
-		return h, !h.state.waiting() || when < retry && within(h.state.OutboxRetry.Sub(now), outboxPause) > 0
+		return h, !h.state.waiting() || when < retry && pace.Within(h.state.OutboxRetry.Sub(now), outboxPause) > 0
 	case when >= retry || h.verdict == nil:
 		return h, false
 	case when == renewal:

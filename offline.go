@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/seal"
 )
 
@@ -193,7 +194,7 @@ func (v *lastVerdict) latest() time.Time {
 // resting reports whether Polar was asked in vain a moment ago, by a clock that
 // was not set back since.
 func (v *lastVerdict) resting(now time.Time) bool {
-	return !now.Before(v.Mark) && within(v.RetryAt.Sub(now), maxPause) > 0
+	return !now.Before(v.Mark) && pace.Within(v.RetryAt.Sub(now), maxPause) > 0
 }
 
 const (

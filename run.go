@@ -5,6 +5,8 @@ import (
 	"errors"
 	"math/rand/v2"
 	"time"
+
+	"github.com/polargate/polargate/internal/pace"
 )
 
 // How Run spaces its questions. Each wait is spread by half to either side, so
@@ -117,7 +119,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	case isDenial(err), err == nil && s.reason.Denial():
 		// Refused, or granted and of no use here, by this question or by that of
 		// another process.
-		r.pause = jitter(min(firstAppeal<<r.refusals, lastAppeal))
+		r.pause = pace.Jitter(min(firstAppeal<<r.refusals, lastAppeal))
 		r.failures, r.refusals, r.failing = 0, min(r.refusals+1, 10), time.Time{}
 	default:
 		r.pause = r.afterFailure(err, now)
@@ -132,9 +134,9 @@ func (r *runner) afterFailure(err error, now time.Time) time.Duration {
 		r.failing = now
 	}
 	if failed && e.Reason == ErrUnreachable && !e.sent && e.StatusCode == 0 && now.Sub(r.failing) < firstMinute {
-		return jitter(firstRetry)
+		return pace.Jitter(firstRetry)
 	}
-	pause := jitter(min(firstRetry<<r.failures, lastRetry))
+	pause := pace.Jitter(min(firstRetry<<r.failures, lastRetry))
 	r.failures = min(r.failures+1, 10)
 	if failed {
 		pause = max(pause, e.RetryAfter)
@@ -157,7 +159,7 @@ func (r *runner) drain(ctx context.Context, h held) {
 		r.drains = 0
 		return
 	}
-	r.drained, r.drainPause = r.g.now(), jitter(min(firstAppeal<<r.drains, lastRetry))
+	r.drained, r.drainPause = r.g.now(), pace.Jitter(min(firstAppeal<<r.drains, lastRetry))
 	r.drains = min(r.drains+1, 10)
 }
 

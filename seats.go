@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/pace"
 )
 
 // Activate takes a seat of a license key for this installation, or goes on with
@@ -197,7 +198,7 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 		status, err := g.activateInTurn(ctx, licenseKey, turn)
 		// The last try is made with a little time left for it.
 		left := time.Until(end) - 2*time.Second
-		if !errors.Is(err, ErrUnknownKey) || left < time.Second || !sleep(ctx, min(pause, left)) {
+		if !errors.Is(err, ErrUnknownKey) || left < time.Second || !pace.Sleep(ctx, min(pause, left)) {
 			return status, g.ofEntered(licenseKey, err)
 		}
 	}

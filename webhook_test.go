@@ -21,6 +21,7 @@ import (
 	"time"
 	"unsafe"
 
+	"github.com/polargate/polargate/internal/pace"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -36,7 +37,7 @@ const (
 func offlineCustomers(t *testing.T, change ...func(*CustomersConfig)) *Customers {
 	t.Helper()
 	config := CustomersConfig{
-		AccessToken: "polar_oat_test_" + strconv.FormatInt(time.Now().UnixNano(), 36), BaseURL: "http://polar.test",
+		AccessToken: "polar_oat_test_" + strconv.FormatUint(rand.Uint64(), 36), BaseURL: "http://polar.test",
 		OrganizationID: testOrganization, Features: map[string][]string{proID: {"pro"}},
 		HTTPClient: &http.Client{Transport: oneAnswer(func() *http.Response {
 			return &http.Response{StatusCode: 503, Body: http.NoBody, Header: http.Header{}}
@@ -501,7 +502,6 @@ func stating(t *testing.T, says func(external string) *http.Response, change ...
 	t.Helper()
 	return offlineCustomers(t, append([]func(*CustomersConfig){func(c *CustomersConfig) {
 		c.Timeout = 5 * time.Second
-		c.AccessToken += strconv.FormatUint(rand.Uint64(), 36) // clocks of bubbles are alike
 		c.HTTPClient = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
 			return says(strings.Split(r.URL.Path, "/")[4]), nil
 		})}
@@ -611,14 +611,12 @@ func TestOurOwnLimitIsNotTakenForAnOutage(t *testing.T) {
 		_, err := customers.Entitlements(t.Context(), ExternalID("usr_1"))
 		require.NoError(t, err)
 		time.Sleep(2 * time.Hour)
-		limit := customers.client.pace.(*minuteLimit).limiter
-		for limit.Allow() {
-		}
-		usual := limit.Limit()
-		limit.SetLimit(0.1)
+		budget := customers.client.pace.(*pace.Budget)
+		atOnce(t, budget)
+		budget.SetPerMinute(6)
 		_, err = customers.Entitlements(t.Context(), ExternalID("usr_2"))
 		require.ErrorIs(t, err, ErrRateLimited)
-		limit.SetLimit(100 * usual)
+		budget.SetPerMinute(30_000)
 		time.Sleep(100 * time.Millisecond)
 		e, err := customers.Entitlements(t.Context(), ExternalID("usr_1"))
 		require.NoError(t, err)

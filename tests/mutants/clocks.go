@@ -63,8 +63,8 @@ var clocks = []mutant{
 		name:  "an outage of before the clock was set back is believed",
 		rule:  "a clock that is wrong never locks out someone online",
 		file:  "offline.go",
-		old:   `	return !now.Before(v.Mark) && within(`,
-		new:   `	return within(`,
+		old:   `	return !now.Before(v.Mark) && pace.Within(`,
+		new:   `	return pace.Within(`,
 		tests: "TestAnOutageOfBeforeTheClockWasSetBackIsNotBelieved",
 	},
 

@@ -4,59 +4,71 @@ var limits = []mutant{
 	{
 		name: "four requests leave within a second",
 		rule: "three permits",
-		file: "ratelimit.go",
+		file: "internal/pace/permits.go",
 		old: `	permits = 3
 `,
 		new:   "\tpermits = 4\n",
-		tests: "TestThePacerIsNeverRefusedWhateverTheNetworkDelays",
+		tests: "TestPacedRequestsAreNeverRefusedWhateverTheNetworkDelays",
 	},
 	{
 		name:  "a permit is used again within Polar's second",
 		rule:  "a permit rests 1.05 s",
-		file:  "ratelimit.go",
+		file:  "internal/pace/permits.go",
 		old:   `	rest = 1050 * time.Millisecond`,
 		new:   `	rest = 950 * time.Millisecond`,
-		tests: "TestThePacerIsNeverRefusedWhateverTheNetworkDelays|TestAPermitRestsByHowItsRequestEnded",
+		tests: "TestPacedRequestsAreNeverRefusedWhateverTheNetworkDelays",
 	},
 	{
 		name: "a permit rests from its request on",
 		rule: "a permit rests after its own answer",
-		file: "ratelimit.go",
-		old: `					p.own[i].inUse = true
-					return func(o outcome) { p.finish(i, o) }, nil`,
-		new: `					p.own[i].ready = now.Add(rest)
-					return func(outcome) {}, nil`,
-		tests: "TestThePacerIsNeverRefusedWhateverTheNetworkDelays|TestAPermitRestsByHowItsRequestEnded",
+		file: "internal/pace/permits.go",
+		old: `		next.inUse = true
+		mine = next
+		return 0
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(o Outcome) { p.finish(mine, o) }, nil`,
+		new: `		next.ready = time.Now().Add(rest)
+		mine = next
+		return 0
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func(Outcome) { _ = mine }, nil`,
+		tests: "TestAPermitRestsByHowItsRequestEnded",
 	},
 	{
 		name:  "a request that may be on its way still rests like one that was answered",
 		rule:  "a permit whose request timed out rests longer",
-		file:  "ratelimit.go",
+		file:  "internal/pace/permits.go",
 		old:   `	lostRest = 5 * time.Second`,
 		new:   `	lostRest = rest`,
-		tests: "TestRequestsInTheOutageOfATimeoutRestLonger|TestAPermitRestsByHowItsRequestEnded",
+		tests: "TestAPermitWhoseRequestTimedOutRestsLonger",
 	},
 	{
-		name:  "who came last is served first",
+		name:  "the caller that came last goes first",
 		rule:  "requests go in the order of arrival",
-		file:  "ratelimit.go",
-		old:   `	p.queue = append(p.queue, me)`,
-		new:   `	p.queue = append([]chan struct{}{me}, p.queue...)`,
-		tests: "TestWhoWaitsIsServedInTheOrderOfArrival",
+		file:  "internal/pace/pace.go",
+		old:   `	l.waiting = append(l.waiting, me)`,
+		new:   `	l.waiting = append([]chan struct{}{me}, l.waiting...)`,
+		tests: "TestPermitsAreGivenInTheOrderOfArrival|TestCallersGetRequestsOfABudgetInTheOrderOfArrival",
 	},
 	{
 		name: "each gate paces itself alone",
 		rule: "the limit is shared by all gates in the process",
-		file: "ratelimit.go",
-		old: `	p, _ := pacers.LoadOrStore(server, &pacer{shared: sharedPermits(server)})
-	return p.(*pacer)`,
-		new:   `	return &pacer{shared: sharedPermits(server)}`,
-		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot",
+		file: "internal/pace/permits.go",
+		old: `	p, _ := addresses.LoadOrStore(server, newPermits(sharedDir(server, longest)))
+	return p.(*Permits)`,
+		new:   `	return newPermits(sharedDir(server, longest))`,
+		tests: "TestClientsOfOneServerShareItsLimitsAndOthersDoNot",
 	},
 	{
 		name:  "each program paces itself alone",
 		rule:  "the limit is shared by every program of this user",
-		file:  "ratelimit.go",
+		file:  "internal/pace/permits.go",
 		old:   `	if err != nil || strings.HasSuffix(host, ".test") {`,
 		new:   `	if err != nil || strings.Contains(host, ".") {`,
 		tests: "TestTwentyProgramsStartedAtOnceKeepToPolarsLimitAndNoneIsRefused|TestAPauseThatOneProgramLearntIsKeptByAll",
@@ -64,9 +76,9 @@ var limits = []mutant{
 	{
 		name: "without a shared folder nobody may ask",
 		rule: "where the folder cannot be written, in process only",
-		file: "ratelimit.go",
-		old: `		// Files cannot be shared here: this process keeps to the limit alone.
-		return done, nil
+		file: "internal/pace/permits.go",
+		old: `		// Files can't be shared here: this process keeps to the limit alone.
+		return finish, nil
 `,
 		new:   ``,
 		tests: "TestWithoutACacheFolderAProgramPacesItselfAlone",
@@ -74,15 +86,23 @@ var limits = []mutant{
 	{
 		name:  "a killed program's permit is free at once",
 		rule:  "what a killed program sent may be on its way still",
-		file:  "internal/permit/permit.go",
-		old:   `		last = record{false, now.Add(f.LongestRest)}`,
+		file:  "internal/pace/shared.go",
+		old:   `		last = record{false, now.Add(dir.LongestRest)}`,
 		new:   `		last = record{false, now}`,
 		tests: "TestAKilledProgramLeavesNoStuckPermit",
 	},
 	{
+		name:  "on Windows a suspended program holds its permit for ever",
+		rule:  "a permit that a suspended program holds is made anew",
+		file:  "internal/pace/shared.go",
+		old:   `os.OpenFile(dir.lockPath(i, lock+1),`,
+		new:   `os.OpenFile(dir.lockPath(i, lock),`,
+		tests: "TestASuspendedProgramHoldsNobodyUpForEver",
+	},
+	{
 		name: "a clock that was far ahead silences all programs for ever",
 		rule: "a wait that cannot have been meant is none",
-		file: "internal/permit/permit.go",
+		file: "internal/pace/pace.go",
 		old: `	if wait > limit {
 		return 0
 	}`,
@@ -97,8 +117,8 @@ var limits = []mutant{
 		name:  "a Retry-After is forgotten",
 		rule:  "Retry-After is obeyed by everybody in the process",
 		file:  "client.go",
-		old:   `		c.pace.pauseFor(e.RetryAfter)`,
-		new:   `		c.pace.pauseFor(0)`,
+		old:   `		c.pace.PauseFor(e.RetryAfter)`,
+		new:   `		c.pace.PauseFor(0)`,
 		tests: "TestAfterA429NobodyAsksBeforeThePauseIsOver|TestAPauseIsKeptByEverybodyAndThenOver",
 	},
 	{
@@ -120,7 +140,7 @@ var limits = []mutant{
 	{
 		name:  "a pause is kept by the process alone that was told",
 		rule:  "Retry-After is remembered for every program of this user",
-		file:  "ratelimit.go",
+		file:  "internal/pace/permits.go",
 		old:   `		p.shared.Pause(d)`,
 		new:   `		p.shared.Pause(0)`,
 		tests: "TestAPauseThatOneProgramLearntIsKeptByAll",
@@ -128,78 +148,86 @@ var limits = []mutant{
 	{
 		name:  "a pause does not reach those who wait",
 		rule:  "nobody asks before Retry-After is over",
-		file:  "ratelimit.go",
-		old:   `		if wait := within(p.paused.Sub(now), maxPause); wait > 0 {`,
-		new:   `		if wait := within(p.paused.Sub(now), maxPause); wait > 0 && len(p.queue) == 1 {`,
+		file:  "internal/pace/pace.go",
+		old:   `		if left := l.pauseLeft(); left > 0 {`,
+		new:   `		if left := l.pauseLeft(); left > 0 && len(l.waiting) == 1 {`,
 		tests: "TestAPauseReachesAllWhoWaitForAPermitAtOnce",
 	},
 	{
-		name: "a client with a token sleeps through a Retry-After before it says so",
+		name: "a client with a token asks during a Retry-After",
 		rule: "Retry-After is obeyed",
-		file: "ratelimit.go",
-		old: `	if err := m.pausing(); err != nil {
-		return nil, err
-	}
-	turn`,
-		new:   `	turn`,
-		tests: "TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
+		file: "internal/pace/budget.go",
+		old: `	b.line.pauseFor(d)
+	b.keep()`,
+		new:   `	b.keep()`,
+		tests: "TestAWaitForABudgetThatTheDeadlineForbidsFailsAtOnce|TestAPauseReachesThoseWhoWaitForABudgetAtOnce",
 	},
 
 	// Deadlines.
 	{
-		name:  "a wait that the deadline forbids is begun all the same",
-		rule:  "a wait that is too long for the deadline fails at once",
-		file:  "ratelimit.go",
-		old:   `ok && deadline.Sub(now) < wait {`,
-		new:   `ok && deadline.Sub(now) < 0 {`,
-		tests: "TestAWaitThatTheDeadlineForbidsFailsAtOnceAndIsNoOutage",
+		name: "a wait that the deadline forbids is begun all the same",
+		rule: "a wait that is too long for the deadline fails at once",
+		file: "internal/pace/pace.go",
+		old: `time.Until(deadline) <= wait {
+			return &LateError`,
+		new: `time.Until(deadline) <= 0 {
+			return &LateError`,
+		tests: "TestAWaitForAPermitThatTheDeadlineForbidsFailsAtOnce|TestAWaitForABudgetThatTheDeadlineForbidsFailsAtOnce",
 	},
 	{
 		name:  "our own pace is reported as Polar being down",
 		rule:  "a limiter's own delay is never reported as Polar being down",
-		file:  "ratelimit.go",
-		old:   `return nil, &Error{Reason: ErrRateLimited, RetryAfter: wait, Detail: "Polar's limit`,
-		new:   `return nil, &Error{Reason: ErrUnreachable, RetryAfter: wait, Detail: "Polar's limit`,
-		tests: "TestAWaitThatTheDeadlineForbidsFailsAtOnceAndIsNoOutage",
+		file:  "client.go",
+		old:   `	e := &Error{Op: op, Reason: ErrRateLimited, Detail: err.Error()}`,
+		new:   `	e := &Error{Op: op, Reason: ErrUnreachable, Detail: err.Error()}`,
+		tests: "TestOurOwnPaceIsNeverReportedAsAnOutage",
 	},
 
 	// With a token.
 	{
 		name:  "a minute sees more than a token's allowance",
 		rule:  "300 a minute",
-		file:  "ratelimit.go",
+		file:  "internal/pace/budget.go",
 		old:   `	refill := max(1, perMinute-burst)`,
 		new:   `	refill := perMinute`,
-		tests: "TestAMinuteOfATokenNeverSeesMoreThanItsAllowance",
+		tests: "TestNoMinuteSeesMoreRequestsThanItsBudget",
 	},
 	{
 		name: "each client of a token has an allowance of its own",
 		rule: "Polar counts by organization",
-		file: "ratelimit.go",
-		old: `	shared, _ := tokenLimits.LoadOrStore(name, newMinuteLimit(cmp.Or(perMinute, byDefault)))
-	m := shared.(*minuteLimit)`,
-		new: `	tokenLimits.LoadOrStore(name, nil)
-	m := newMinuteLimit(cmp.Or(perMinute, byDefault))`,
-		tests: "TestClientsOfOneServerShareAPacerAndOthersDoNot|TestAMinuteOfATokenNeverSeesMoreThanItsAllowance|TestATokensLimitFailsAtOnceWhenTheDeadlineIsNearer",
+		file: "internal/pace/budget.go",
+		old: `	b := tokens.inUse[name].Value()
+	if b == nil {`,
+		new: `	b := tokens.inUse[name].Value()
+	if b != nil || perMinute != 0 {`,
+		tests: "TestClientsOfOneServerShareItsLimitsAndOthersDoNot",
 	},
 	{
 		name:  "the first allowance of a token counts",
 		rule:  "of several allowances the last that was set counts",
-		file:  "ratelimit.go",
-		old:   `	if perMinute != 0 && perMinute != m.perMinute {`,
-		new:   `	if perMinute < 0 {`,
-		tests: "TestOfSeveralAllowancesOfATokenTheLastThatWasSetCounts",
+		file:  "internal/pace/budget.go",
+		old:   `	if perMinute == b.perMinute {`,
+		new:   `	if b.perMinute != 0 {`,
+		tests: "TestOfSeveralBudgetsForATokenTheLastThatWasSetCounts|TestALargerBudgetCountsForThoseWhoWaitAlready",
 	},
 	{
 		name: "who has given up takes a request off the limit",
 		rule: "who gives up leaves no debt",
-		file: "client.go",
+		file: "internal/pace/pace.go",
 		old: `	if err := ctx.Err(); err != nil {
-		return &Error{Op: x.op, Reason: ErrUnreachable, say: ended, Err: err}
+		return &StoppedError{Limit: l.limit, Err: err}
 	}
-	done`,
-		new:   `	done`,
-		tests: "TestWhoHasGivenUpAlreadyTakesNothingOfALimit",
+	me`,
+		new:   `	me`,
+		tests: "TestACallThatWasCancelledBeforeTakesNoTurn",
+	},
+	{
+		name:  "the turn of a caller who leaves is lost",
+		rule:  "who gives up leaves no debt",
+		file:  "internal/pace/pace.go",
+		old:   `	if i == 0 {`,
+		new:   `	if i < 0 {`,
+		tests: "TestACallerDoesNotWaitForThoseWhoHaveLeftTheLine|TestACallerThatGivesUpWaitingLeavesItsPlaceToTheNext",
 	},
 	{
 		name:  "strangers may use up all requests",
@@ -213,16 +241,16 @@ var limits = []mutant{
 		name:  "made-up keys use up what new customers may ask",
 		rule:  "keys and customers never seen before have shares of their own",
 		file:  "customers.go",
-		old:   `newcomerLimit{limit.newKeys, nil}`,
-		new:   `newcomerLimit{limit.newCustomers, limit}`,
+		old:   `customers, keys := budget.UnseenCustomers(), budget.UnseenKeys()`,
+		new:   `customers, keys := budget.UnseenCustomers(), budget.UnseenCustomers()`,
 		tests: "TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys|TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown",
 	},
 	{
 		name:  "what nobody else wants is kept from newcomers",
 		rule:  "what is kept for the known ones may be used while they have no use for it",
-		file:  "ratelimit.go",
-		old:   `	if all.Tokens()-float64(others) >= float64(all.Burst())/2 || n.share.Allow() {`,
-		new:   `	if others < 0 && all != nil || n.share.Allow() {`,
+		file:  "internal/pace/budget.go",
+		old:   `	if all.Tokens()-float64(others) >= float64(all.Burst())/2 || u.share.Allow() {`,
+		new:   `	if others < 0 && all != nil || u.share.Allow() {`,
 		tests: "TestNewcomersHaveTheRequestsThatNobodyElseWants",
 	},
 }

@@ -1,6 +1,6 @@
 //go:build unix
 
-package permit_test
+package pace
 
 import (
 	"io/fs"

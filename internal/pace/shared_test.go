@@ -1,8 +1,9 @@
-package permit_test
+package pace
 
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -17,15 +18,14 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/polargate/polargate/internal/permit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-const rest = 200 * time.Millisecond
+const shortRest = 200 * time.Millisecond
 
-func folder(path string) permit.Folder {
-	return permit.Folder{
+func folder(path string) SharedDir {
+	return SharedDir{
 		Path: path, Permits: 3,
 		LongestRest: time.Second, LongestPause: time.Minute, LongestUse: 10 * time.Second,
 	}
@@ -33,7 +33,7 @@ func folder(path string) permit.Folder {
 
 // helperVariable, when set, makes the test binary a program that takes permits
 // in the folder of that path until it is killed, and says so line by line.
-const helperVariable = "PERMIT_TEST_FOLDER"
+const helperVariable = "PACE_TEST_FOLDER"
 
 func TestMain(m *testing.M) {
 	path, isProcess := os.LookupEnv(helperVariable)
@@ -52,7 +52,7 @@ func TestMain(m *testing.M) {
 			continue // for ever
 		}
 		time.Sleep(rand.N(20 * time.Millisecond))
-		done(rest)
+		done(shortRest)
 	}
 	if hold {
 		select {}
@@ -72,7 +72,10 @@ func program(t *testing.T, path, what string) (*exec.Cmd, *bufio.Scanner) {
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
 	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait() // Windows removes no file that it has open
+	})
 	return cmd, bufio.NewScanner(out)
 }
 
@@ -99,7 +102,7 @@ func TestProgramsTogetherKeepToThePermits(t *testing.T) {
 	require.Len(t, taken, 24)
 	slices.Sort(taken)
 	for i := range len(taken) - 3 {
-		assert.GreaterOrEqual(t, time.Duration(taken[i+3]-taken[i]), rest-10*time.Millisecond, "the fourth of any four waits for the rest of the first")
+		assert.GreaterOrEqual(t, time.Duration(taken[i+3]-taken[i]), shortRest-10*time.Millisecond, "the fourth of any four waits for the rest of the first")
 	}
 }
 
@@ -125,20 +128,43 @@ func TestAKilledProgramLeavesNoStuckPermit(t *testing.T) {
 	done(0)
 }
 
-func TestAProgramThatWasStoppedHoldsNobodyUpForEver(t *testing.T) {
+func TestASuspendedProgramHoldsNobodyUpForEver(t *testing.T) {
 	t.Parallel()
-	if runtime.GOOS == "windows" {
-		t.Skip("an open file cannot be replaced on Windows")
+	for name, remove := range map[string]func(string) error{
+		"where open files can be removed": nil, // on Windows they can't
+		"where open files stay":           func(string) error { return errors.New("the file is in use") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f := folder(t.TempDir())
+			f.LongestUse, f.remove = 50*time.Millisecond, remove
+			_, lines := program(t, f.Path, "hold")
+			for range 3 {
+				require.True(t, lines.Scan())
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			defer cancel()
+			done, err := f.Take(ctx)
+			require.NoError(t, err)
+			assert.Equal(t, 2, free(t, f), "all three were made anew, and one of them is held again")
+			done(0)
+			assert.Equal(t, 3, free(t, f))
+		})
 	}
-	f := folder(t.TempDir())
-	f.LongestUse = 50 * time.Millisecond
-	_, lines := program(t, f.Path, "hold")
-	for range 3 {
-		require.True(t, lines.Scan())
+}
+
+// free is how many permits nobody holds.
+func free(t *testing.T, dir SharedDir) (n int) {
+	t.Helper()
+	for i := range dir.Permits {
+		lock, err := dir.tryLock(i)
+		require.NoError(t, err)
+		if lock != nil {
+			n++
+			require.NoError(t, lock.Close())
+		}
 	}
-	done, err := f.Take(t.Context())
-	require.NoError(t, err)
-	done(0)
+	return n
 }
 
 func TestAPermitRestsForAsLongAsItsHolderSays(t *testing.T) {
@@ -175,7 +201,7 @@ func TestAWaitThatTheDeadlineForbidsFailsAtOnce(t *testing.T) {
 		defer cancel()
 		start := time.Now()
 		_, err := f.Take(ctx)
-		var late *permit.LateError
+		var late *LateError
 		require.ErrorAs(t, err, &late)
 		assert.Equal(t, 500*time.Millisecond, late.For)
 		assert.Zero(t, time.Since(start))
@@ -195,7 +221,7 @@ func TestAPauseIsForEverybodyAndNotCutShort(t *testing.T) {
 		folder(path).Pause(10 * time.Second)
 		assert.Equal(t, 30*time.Second, folder(path).Paused())
 		_, err := folder(path).Take(t.Context())
-		var paused *permit.PausedError
+		var paused *PausedError
 		require.ErrorAs(t, err, &paused)
 		assert.Equal(t, 30*time.Second, paused.For)
 		time.Sleep(30 * time.Second)
@@ -217,7 +243,7 @@ func TestAPauseReachesThoseWhoWait(t *testing.T) {
 		}
 		time.AfterFunc(100*time.Millisecond, func() { f.Pause(20 * time.Second) })
 		_, err := f.Take(t.Context())
-		var paused *permit.PausedError
+		var paused *PausedError
 		require.ErrorAs(t, err, &paused)
 	})
 }
@@ -285,7 +311,7 @@ func TestOldFoldersAreSwept(t *testing.T) {
 	}
 	require.NoError(t, os.Mkdir(filepath.Join(parent, "local-empty"), 0o700))
 	require.NoError(t, os.Chtimes(filepath.Join(parent, "local-empty"), old, old))
-	permit.Sweep(parent, "local-", 24*time.Hour)
+	sweep(parent, "local-", 24*time.Hour)
 	var left []string
 	entries, err := os.ReadDir(parent)
 	require.NoError(t, err)
@@ -293,7 +319,7 @@ func TestOldFoldersAreSwept(t *testing.T) {
 		left = append(left, entry.Name())
 	}
 	assert.Equal(t, []string{"local-used", "other-old"}, left)
-	permit.Sweep(filepath.Join(parent, "missing"), "", 0)
+	sweep(filepath.Join(parent, "missing"), "", 0)
 }
 
 func FuzzRecord(f *testing.F) {
