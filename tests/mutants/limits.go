@@ -95,8 +95,8 @@ var limits = []mutant{
 		name:  "on Windows a suspended program holds its permit for ever",
 		rule:  "a permit that a suspended program holds is made anew",
 		file:  "internal/pace/shared.go",
-		old:   `os.OpenFile(dir.lockPath(i, lock+1),`,
-		new:   `os.OpenFile(dir.lockPath(i, lock),`,
+		old:   `owned.Touch(dir.lockPath(i, lock+1),`,
+		new:   `owned.Touch(dir.lockPath(i, lock),`,
 		tests: "TestASuspendedProgramHoldsNobodyUpForEver",
 	},
 	{
