@@ -163,9 +163,12 @@ func (c *Client) Close() {
 	}
 }
 
-// wallClock is the time as a calendar has it. The monotonic part is dropped: it
-// stands still while a laptop sleeps, and cannot be stored.
-func wallClock() time.Time { return time.Now().UTC().Round(0) }
+// wallClock is the time by the computer's clock.
+func wallClock() time.Time { return calendar(time.Now()) }
+
+// calendar is a time as a calendar has it. The monotonic part is dropped: it stands
+// still while a laptop sleeps, and cannot be stored.
+func calendar(t time.Time) time.Time { return t.UTC().Round(0) }
 
 func baseURL(config ClientConfig) (string, error) {
 	if config.BaseURL == "" {

@@ -119,7 +119,11 @@ type Config struct {
 	// told.
 	OnChange func(before, after Status)
 
-	clock   func() time.Time       // for tests of a clock that is set; nil means wallClock
+	// Clock tells the time, for tests of what happens as time passes or a clock is set.
+	// Licenses are judged by it; pauses and timeouts are not. nil means the computer's
+	// clock.
+	Clock func() time.Time
+
 	machine func() machine.Machine // for tests of other computers; nil means machine.This
 }
 
@@ -160,8 +164,10 @@ func (c Config) withDefaults() Config {
 	if c.ReleaseTimeout == 0 {
 		c.ReleaseTimeout = max(defaultReleaseTimeout, c.WaitForTurn)
 	}
-	if c.clock == nil {
-		c.clock = wallClock
+	if clock := c.Clock; clock != nil {
+		c.Clock = func() time.Time { return calendar(clock()) }
+	} else {
+		c.Clock = wallClock
 	}
 	if c.machine == nil {
 		c.machine = machine.This

@@ -52,7 +52,7 @@ func processWorksByPolicy(args []string) error {
 	defer cancel()
 	// A state that an earlier version wrote without such a policy.
 	old, err := Open(Config{OrganizationID: vectorOrganization, App: vectorApp, Secret: vectorSecret, Fingerprint: vectorMachine, Store: FileStore(folder), BaseURL: "http://127.0.0.1:1",
-		clock: func() time.Time { return time.Date(2026, 11, 20, 9, 31, 0, 0, time.UTC) }})
+		Clock: func() time.Time { return time.Date(2026, 11, 20, 9, 31, 0, 0, time.UTC) }})
 	if err != nil {
 		return err
 	}

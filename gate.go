@@ -101,11 +101,11 @@ func Open(config Config) (*Gate, error) {
 		store:    &sturdyStore{of: config.Store, log: config.Logger},
 		names:    config.stateNames(client.organizationID),
 		seal:     newSealer(client.organizationID, config.App, config.Secret),
-		now:      config.clock,
+		now:      config.Clock,
 		seatTurn: make(chan struct{}, 1),
 		ended:    make(chan struct{}),
 	}
-	client.now = config.clock
+	client.now = config.Clock
 	for _, tag := range g.tags() {
 		g.own = append(g.own, g.names.of(tag))
 	}

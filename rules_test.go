@@ -540,7 +540,7 @@ func (c *computer) open(i int) {
 	gate, err := Open(Config{
 		OrganizationID: c.w.polar.OrganizationID(), App: "inkwell", Label: "a computer",
 		Features: rulesFeatures, Fingerprint: c.machine, Store: p, Logger: c.w.logger,
-		BaseURL: c.w.polar.URL(), HTTPClient: &http.Client{Transport: p}, clock: p.clock,
+		BaseURL: c.w.polar.URL(), HTTPClient: &http.Client{Transport: p}, Clock: p.clock,
 	})
 	if err != nil {
 		c.w.failf("Open: %v", err)

@@ -46,7 +46,7 @@ func newLaptop(t *testing.T) *laptop {
 
 func (c *laptop) open(change func(*Config)) *Gate {
 	return openGate(c.t, c.polar, func(config *Config) {
-		config.Store, config.clock, config.Fingerprint = c.store, c.watch.now, "the computer"
+		config.Store, config.Clock, config.Fingerprint = c.store, c.watch.now, "the computer"
 		config.Features = map[string][]string{c.key.BenefitID: {"export"}}
 		if change != nil {
 			change(config)
@@ -297,7 +297,7 @@ func processRenewsAndPanics([]string) error {
 	var panics atomic.Bool
 	watch := &wristwatch{}
 	gate, err := Open(Config{
-		OrganizationID: polar.OrganizationID(), App: "inkwell", BaseURL: polar.URL(), Store: &MemoryStore{}, Fingerprint: "the computer", clock: watch.now,
+		OrganizationID: polar.OrganizationID(), App: "inkwell", BaseURL: polar.URL(), Store: &MemoryStore{}, Fingerprint: "the computer", Clock: watch.now,
 		HTTPClient: &http.Client{Transport: tripper(func(r *http.Request) (*http.Response, error) {
 			if panics.Load() {
 				panic("transport")

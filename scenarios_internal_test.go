@@ -218,7 +218,7 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 		clock.set(ahead)
 		p := program{clock, polar, func() *Gate {
 			return openGate(t, polar, func(c *Config) {
-				c.Store, c.clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
+				c.Store, c.Clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
 			})
 		}}
 		gate := p.open()
@@ -363,7 +363,7 @@ func TestAClockThatWasADayAheadForOneStartLocksOutNobody(t *testing.T) {
 				clock, store := &setClock{}, &MemoryStore{}
 				open := func() *Gate {
 					return openGate(t, polar, func(c *Config) {
-						c.Store, c.clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
+						c.Store, c.Clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
 					})
 				}
 				allowed := func(gate *Gate, want State) {
@@ -417,7 +417,7 @@ func TestAClockThatWasADayAheadForOneStartLocksOutNobody(t *testing.T) {
 		clock, store := &setClock{}, &MemoryStore{}
 		open := func() *Gate {
 			return openGate(t, polar, func(c *Config) {
-				c.Store, c.clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
+				c.Store, c.Clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
 			})
 		}
 		_, err := open().Activate(t.Context(), key.Key)
@@ -626,7 +626,7 @@ func TestALidThatWasClosedIsNoticedWithinAMinute(t *testing.T) {
 	licensed := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, change func(*Config)) (gate *Gate, asleep func(time.Duration)) {
 		clock := &setClock{}
 		gate = openGate(t, polar, func(c *Config) {
-			c.clock, c.Features = clock.now, withExport(key)
+			c.Clock, c.Features = clock.now, withExport(key)
 			if change != nil {
 				change(c)
 			}
@@ -735,7 +735,7 @@ func newMinefield() *minefield {
 		Store:    m,
 		Logger:   slog.New(m),
 		OnChange: func(_, _ Status) { m.step("OnChange") },
-		clock:    m.clock.now,
+		Clock:    m.clock.now,
 	}
 	return m
 }

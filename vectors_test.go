@@ -82,7 +82,7 @@ func TestAGateGoesOnWithAStateThatAnEarlierVersionWrote(t *testing.T) {
 			require.NoError(t, err)
 			config := Config{
 				OrganizationID: vectorOrganization, App: vectorApp, Secret: vectorSecret, Fingerprint: vectorMachine,
-				Store: FileStore(t.TempDir()), clock: func() time.Time { return written.Add(time.Minute) },
+				Store: FileStore(t.TempDir()), Clock: func() time.Time { return written.Add(time.Minute) },
 			}
 			require.NoError(t, config.Store.Save(t.Context(), vectorName, sealed))
 			gate, err := Open(config)
