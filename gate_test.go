@@ -2,6 +2,11 @@ package polargate
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -27,6 +32,23 @@ func openGate(t *testing.T, polar *polartest.Polar, change func(*Config)) *Gate 
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = gate.Close() })
 	return gate
+}
+
+// staged is a subtest in a bubble, with a Polar and a key for three activations in it.
+func staged(t *testing.T, name string, play func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey)) {
+	t.Helper()
+	t.Run(name, func(t *testing.T) {
+		t.Parallel()
+		synctest.Test(t, func(t *testing.T) {
+			polar := polartest.New(polartest.Config{})
+			play(t, polar, polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(3)}))
+		})
+	})
+}
+
+// withExport makes a Gate's one feature come with a key.
+func withExport(key polartest.LicenseKey) map[string][]string {
+	return map[string][]string{key.BenefitID: {"export"}}
 }
 
 func TestAKeyThatWasJustBoughtIsWaitedFor(t *testing.T) {
@@ -159,4 +181,148 @@ func TestAnAnswerThatWasLostToACountSaysThatItMayHaveCounted(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, int64(5), left)
 	})
+}
+
+// helperVariable, when set, makes the test binary one of the processes that a
+// test is about, instead of the tests.
+const helperVariable = "POLARGATE_TEST_PROCESS"
+
+// processes are the programs that the test binary can be. Each ends with an
+// error or without; its arguments are those that it was started with.
+var processes = map[string]func(args []string) error{
+	"hold-lock":       processHoldsLock,
+	"count-with-lock": processCountsUnderLock,
+	"save-for-ever":   processSavesForEver,
+	"works-by-policy": processWorksByPolicy,
+	"asks-by-proxy":   processAsksByProxy,
+}
+
+func TestMain(m *testing.M) {
+	name, isProcess := os.LookupEnv(helperVariable)
+	if !isProcess {
+		os.Exit(runTests(m))
+	}
+	run, ok := processes[name]
+	if !ok {
+		fmt.Fprintln(os.Stderr, "no such process:", name)
+		os.Exit(64)
+	}
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+// runTests keeps what programs of a user share away from those that the user of
+// the tests has.
+func runTests(m *testing.M) int {
+	cache, err := os.MkdirTemp("", "polargate-cache-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(cache)
+	for _, name := range cacheVariables {
+		_ = os.Setenv(name, cache)
+	}
+	return m.Run()
+}
+
+// cacheVariables are those by which os.UserCacheDir finds the folder, on the
+// systems where only that hangs on them. On the others it is the user's own.
+var cacheVariables = []string{"XDG_CACHE_HOME", "LocalAppData"}
+
+// process makes the command that runs one of processes. What it says on
+// standard error goes to that of the tests.
+func process(t *testing.T, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	switch runtime.GOOS {
+	case "js", "wasip1", "ios":
+		t.Skip("programs cannot start programs here")
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), helperVariable+"="+name)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+func benchGate(b *testing.B, store Store) (*Gate, Config) {
+	b.Helper()
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	config := Config{
+		OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client(),
+		Store: store, Features: map[string][]string{key.BenefitID: {"export", "sync", "share"}},
+	}
+	gate, err := Open(config)
+	if err != nil {
+		b.Fatal(err)
+	}
+	if _, err := gate.Activate(context.Background(), key.Key); err != nil {
+		b.Fatal(err)
+	}
+	return gate, config
+}
+
+// BenchmarkHas is the hot path, beside the least that it could be: a load of a
+// pointer and a look into a map. The two are to be read from one run.
+func BenchmarkHas(b *testing.B) {
+	gate, _ := benchGate(b, &MemoryStore{})
+	defer gate.Close()
+	b.Run("gate", func(b *testing.B) {
+		b.ReportAllocs()
+		for b.Loop() {
+			if !gate.Has("export") {
+				b.Fatal("locked")
+			}
+		}
+	})
+	b.Run("bare pointer and map", func(b *testing.B) {
+		type held struct{ features map[string]struct{} }
+		var pointer atomic.Pointer[held]
+		pointer.Store(&held{map[string]struct{}{"export": {}, "sync": {}, "share": {}}})
+		b.ReportAllocs()
+		for b.Loop() {
+			if _, ok := pointer.Load().features["export"]; !ok {
+				b.Fatal("locked")
+			}
+		}
+	})
+}
+
+func BenchmarkCheckFromMemory(b *testing.B) {
+	gate, _ := benchGate(b, &MemoryStore{})
+	defer gate.Close()
+	ctx := context.Background()
+	_, _ = gate.Check(ctx)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := gate.Check(ctx); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// BenchmarkColdStart is from nothing to a decision, with a license on disk.
+func BenchmarkColdStart(b *testing.B) {
+	first, config := benchGate(b, FileStore(b.TempDir()))
+	if err := first.Close(); err != nil {
+		b.Fatal(err)
+	}
+	ctx := context.Background()
+	b.ReportAllocs()
+	for b.Loop() {
+		gate, err := Open(config)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := gate.Check(ctx); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		_ = gate.Close()
+		b.StartTimer()
+	}
 }

@@ -7,4 +7,4 @@ import (
 	"github.com/polargate/polargate/tests/internal/kit"
 )
 
-func TestMain(m *testing.M) { os.Exit(kit.Main(m)) }
+func TestMain(m *testing.M) { os.Exit(kit.Main(m, nil)) }

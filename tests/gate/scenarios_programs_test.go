@@ -1,4 +1,4 @@
-package polargate
+package gate
 
 import (
 	"context"
@@ -18,7 +18,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -27,9 +29,9 @@ import (
 // what lies between a request and its answer. The others are tested from outside.
 
 func init() {
-	processes["dies-with-the-seat"] = processDiesWithTheSeat
-	processes["starts-anywhere"] = processStartsAnywhere
-	processes["panics-behind-the-back"] = processPanicsBehindTheBack
+	programs["dies-with-the-seat"] = programDiesWithTheSeat
+	programs["starts-anywhere"] = programStartsAnywhere
+	programs["panics-behind-the-back"] = programPanicsBehindTheBack
 }
 
 // staged is a subtest in a bubble with a Polar and a key of three seats in it.
@@ -44,11 +46,6 @@ func staged(t *testing.T, name string, play func(t *testing.T, polar *polartest.
 	})
 }
 
-// through is a function as an http.RoundTripper.
-type through func(*http.Request) (*http.Response, error)
-
-func (f through) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
 // withExport makes a Gate's one feature come with a key.
 func withExport(key polartest.LicenseKey) map[string][]string {
 	return map[string][]string{key.BenefitID: {"export"}}
@@ -61,7 +58,7 @@ func TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat(t *testing.T) {
 	for name, leaves := range map[string]bool{"a double click": false, "a click, an impatient cancel, and a click": true} {
 		staged(t, name, func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 			polar.Inject(polartest.Fault{Path: "/activate", Effect: polartest.Delay(2 * time.Second)})
-			gate := openGate(t, polar, func(c *Config) { c.Features = withExport(key) })
+			gate := openGate(t, polar, func(c *polargate.Config) { c.Features = withExport(key) })
 			first, cancel := context.WithCancel(t.Context())
 			var clicks sync.WaitGroup
 			clicks.Go(func() {
@@ -90,7 +87,7 @@ func TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat(t *testing.T) {
 		state := t.TempDir()
 		var programs sync.WaitGroup
 		for range 2 {
-			cmd := process(t, "activate", server.URL, polar.OrganizationID(), state, key.Key)
+			cmd := kit.Program(t, "activate", server.URL, polar.OrganizationID(), state, key.Key)
 			programs.Go(func() { assert.NoError(t, cmd.Run(), "both have a license") })
 		}
 		programs.Wait()
@@ -99,12 +96,12 @@ func TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat(t *testing.T) {
 	})
 }
 
-// processDiesWithTheSeat activates, and is killed when Polar's answer is there and
-// nobody has looked at it. Its arguments are those of processActivates.
-func processDiesWithTheSeat(args []string) error {
-	gate, err := Open(Config{
-		OrganizationID: args[1], App: "inkwell", BaseURL: args[0], Store: FileStore(args[2]), Fingerprint: args[2],
-		HTTPClient: &http.Client{Transport: through(func(r *http.Request) (*http.Response, error) {
+// programDiesWithTheSeat activates, and is killed when Polar's answer is there and
+// nobody has looked at it. Its arguments are those of programActivates.
+func programDiesWithTheSeat(args []string) error {
+	gate, err := polargate.Open(polargate.Config{
+		OrganizationID: args[1], App: "inkwell", BaseURL: args[0], Store: polargate.FileStore(args[2]), Fingerprint: args[2],
+		HTTPClient: &http.Client{Transport: kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
 			_, _ = http.DefaultTransport.RoundTrip(r)
 			self, err := os.FindProcess(os.Getpid())
 			if err == nil {
@@ -126,8 +123,8 @@ func TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt(t *testing.T) {
 	t.Parallel()
 	staged(t, "a caller who leaves has the seat", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		polar.Inject(polartest.Fault{Path: "/activate", Effect: polartest.Delay(3 * time.Second)})
-		store := &MemoryStore{}
-		gate := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+		store := &polargate.MemoryStore{}
+		gate := openGate(t, polar, func(c *polargate.Config) { c.Features, c.Store = withExport(key), store })
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := gate.Activate(ctx, key.Key)
@@ -135,18 +132,18 @@ func TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt(t *testing.T) {
 		time.Sleep(3 * time.Second)
 		assert.True(t, gate.Has("export"))
 		assert.Equal(t, 1, polar.Seats(key.ID))
-		next := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+		next := openGate(t, polar, func(c *polargate.Config) { c.Features, c.Store = withExport(key), store })
 		assert.True(t, next.Has("export"), "and has stored it")
 		assert.False(t, next.Status().InDoubt)
 	})
 	staged(t, "a program that is closed has it, too", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		polar.Inject(polartest.Fault{Path: "/activate", Effect: polartest.Delay(3 * time.Second)})
-		store := &MemoryStore{}
-		gate := openGate(t, polar, func(c *Config) { c.Store = store })
+		store := &polargate.MemoryStore{}
+		gate := openGate(t, polar, func(c *polargate.Config) { c.Store = store })
 		go func() { _, _ = gate.Activate(t.Context(), key.Key) }()
 		time.Sleep(time.Second)
 		require.NoError(t, gate.Close())
-		next := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+		next := openGate(t, polar, func(c *polargate.Config) { c.Features, c.Store = withExport(key), store })
 		assert.True(t, next.Has("export"))
 		assert.Equal(t, 1, polar.Seats(key.ID))
 	})
@@ -155,7 +152,7 @@ func TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt(t *testing.T) {
 		polar, server, key := realPolar(t)
 		polar.Update(key.ID, func(k *polartest.LicenseKey) { k.LimitActivations = polartest.Limit(1) })
 		state := t.TempDir()
-		cmd := process(t, "dies-with-the-seat", server.URL, polar.OrganizationID(), state, key.Key)
+		cmd := kit.Program(t, "dies-with-the-seat", server.URL, polar.OrganizationID(), state, key.Key)
 		require.Error(t, cmd.Run())
 		require.Equal(t, 1, polar.Seats(key.ID), "Polar has given it")
 		lost := polar.Requests()[0]
@@ -164,11 +161,11 @@ func TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt(t *testing.T) {
 		require.NoError(t, err)
 		t.Cleanup(func() { _ = gate.Close() })
 		assert.True(t, gate.Status().InDoubt)
-		assert.Equal(t, ErrInDoubt, gate.Status().Reason)
+		assert.Equal(t, polargate.ErrInDoubt, gate.Status().Reason)
 		assert.Contains(t, gate.Status().Message, "customer portal")
 		_, err = gate.Activate(t.Context(), key.Key)
-		require.ErrorIs(t, err, ErrActivationLimit)
-		assert.Contains(t, Message(err), "earlier attempt from this computer", "the user learns who holds the last seat")
+		require.ErrorIs(t, err, polargate.ErrActivationLimit)
+		assert.Contains(t, polargate.Message(err), "earlier attempt from this computer", "the user learns who holds the last seat")
 		seat, ok := polar.LicenseKey(key.ID)
 		require.True(t, ok)
 		assert.NotEmpty(t, seat.Activations[0].Meta["installation"], "and the vendor which installation it was")
@@ -183,22 +180,6 @@ func TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt(t *testing.T) {
 	})
 }
 
-// setClock is a clock that a test can set; it goes on from there.
-type setClock struct {
-	ahead atomic.Int64
-	zone  atomic.Pointer[time.Location]
-}
-
-func (c *setClock) now() time.Time {
-	now := wallClock().Add(time.Duration(c.ahead.Load()))
-	if zone := c.zone.Load(); zone != nil {
-		return now.In(zone)
-	}
-	return now
-}
-
-func (c *setClock) set(ahead time.Duration) { c.ahead.Store(int64(ahead)) }
-
 // A check that was written down in 2038, by a clock with an empty battery, was
 // "younger than two weeks" for the next twelve years; with unsigned numbers its
 // age was enormous instead. And a clock that was put right by two seconds made
@@ -207,17 +188,17 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 	t.Parallel()
 	const aDay = 24 * time.Hour
 	type program struct {
-		clock *setClock
+		clock *wristwatch
 		polar *polartest.Polar
-		open  func() *Gate
+		open  func() *polargate.Gate
 	}
 	// licensed is a program that was activated by a clock that was so far ahead,
 	// and from then on is offline.
-	licensed := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, ahead time.Duration) (*Gate, program) {
-		clock, store := &setClock{}, &MemoryStore{}
+	licensed := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, ahead time.Duration) (*polargate.Gate, program) {
+		clock, store := &wristwatch{}, &polargate.MemoryStore{}
 		clock.set(ahead)
-		p := program{clock, polar, func() *Gate {
-			return openGate(t, polar, func(c *Config) {
+		p := program{clock, polar, func() *polargate.Gate {
+			return openGate(t, polar, func(c *polargate.Config) {
 				c.Store, c.Clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
 			})
 		}}
@@ -228,23 +209,23 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 		polar.SetOffline(true)
 		return gate, p
 	}
-	locked := func(t *testing.T, want Reason, gates ...*Gate) {
+	locked := func(t *testing.T, want polargate.Reason, gates ...*polargate.Gate) {
 		t.Helper()
 		for _, gate := range gates {
 			_, err := gate.Check(t.Context())
 			assert.ErrorIs(t, err, want)
 			assert.False(t, gate.Has("export"))
-			assert.Equal(t, Locked, gate.Status().State)
+			assert.Equal(t, polargate.Locked, gate.Status().State)
 		}
 	}
 	// backOnline is what mends all of it.
-	backOnline := func(t *testing.T, p program, gate *Gate) {
+	backOnline := func(t *testing.T, p program, gate *polargate.Gate) {
 		t.Helper()
 		p.polar.SetOffline(false)
 		time.Sleep(time.Minute)
 		status, err := gate.Check(t.Context())
 		require.NoError(t, err, "a clock that is wrong locks out nobody who is online")
-		assert.Equal(t, Active, status.State)
+		assert.Equal(t, polargate.Active, status.State)
 		p.polar.SetOffline(true)
 		assert.True(t, p.open().Has("export"))
 	}
@@ -253,7 +234,7 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 			gate, p := licensed(t, polar, key, ahead)
 			// Polar's answer told how far ahead the clock was: put right, it is believed.
 			p.clock.set(0)
-			for _, g := range []*Gate{gate, p.open()} {
+			for _, g := range []*polargate.Gate{gate, p.open()} {
 				_, err := g.Check(t.Context())
 				require.NoError(t, err)
 				assert.True(t, g.Has("export"))
@@ -262,9 +243,9 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 			_, err := p.open().Check(t.Context())
 			assert.NoError(t, err)
 			p.clock.set(15 * aDay)
-			locked(t, ErrGraceEnded, gate, p.open())
+			locked(t, polargate.ErrGraceEnded, gate, p.open())
 			p.clock.set(-2 * time.Hour)
-			locked(t, ErrClockSetBack, gate, p.open())
+			locked(t, polargate.ErrClockSetBack, gate, p.open())
 			assert.Contains(t, gate.Status().Message, "clock")
 			backOnline(t, p, gate)
 		})
@@ -278,15 +259,15 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 		}
 		for _, back := range []time.Duration{10 * aDay, aDay, 0, -1000 * aDay} {
 			p.clock.set(back)
-			locked(t, ErrClockSetBack, gate, p.open())
+			locked(t, polargate.ErrClockSetBack, gate, p.open())
 		}
 		p.clock.set(12*aDay + time.Hour)
 		_, err := p.open().Check(t.Context())
 		assert.NoError(t, err, "back at its place, what was left is left")
 		p.clock.set(15 * aDay)
-		locked(t, ErrGraceEnded, gate, p.open())
+		locked(t, polargate.ErrGraceEnded, gate, p.open())
 		p.clock.set(2 * aDay)
-		locked(t, ErrClockSetBack, gate, p.open())
+		locked(t, polargate.ErrClockSetBack, gate, p.open())
 		backOnline(t, p, gate)
 	})
 	epoch := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // where a bubble's time begins
@@ -302,9 +283,9 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 			gate, p := licensed(t, polar, key, 0)
 			require.True(t, epoch.Equal(time.Now()))
 			p.clock.set(at.Sub(epoch))
-			want := ErrClockSetBack
+			want := polargate.ErrClockSetBack
 			if at.After(epoch) {
-				want = ErrGraceEnded
+				want = polargate.ErrGraceEnded
 			}
 			locked(t, want, gate, p.open())
 			p.clock.set(0)
@@ -316,18 +297,18 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 			_, err := p.open().Check(t.Context())
 			assert.NoError(t, err)
 			p.clock.set(at.Sub(epoch) + 15*aDay)
-			locked(t, ErrGraceEnded, gate, p.open())
+			locked(t, polargate.ErrGraceEnded, gate, p.open())
 		})
 	}
-	for name, correct := range map[string]func(*setClock){
-		"two seconds back":     func(c *setClock) { c.set(-2 * time.Second) },
-		"ten minutes back":     func(c *setClock) { c.set(-10 * time.Minute) },
-		"59 minutes back":      func(c *setClock) { c.set(-59 * time.Minute) },
-		"ten minutes on":       func(c *setClock) { c.set(10 * time.Minute) },
-		"on and back":          func(c *setClock) { c.set(50 * time.Minute); c.set(0) },
-		"a flight to the west": func(c *setClock) { c.zone.Store(time.FixedZone("west", -11*3600)) },
-		"a flight to the east": func(c *setClock) { c.zone.Store(time.FixedZone("east", 14*3600)) },
-		"the end of summer, by a zone": func(c *setClock) {
+	for name, correct := range map[string]func(*wristwatch){
+		"two seconds back":     func(c *wristwatch) { c.set(-2 * time.Second) },
+		"ten minutes back":     func(c *wristwatch) { c.set(-10 * time.Minute) },
+		"59 minutes back":      func(c *wristwatch) { c.set(-59 * time.Minute) },
+		"ten minutes on":       func(c *wristwatch) { c.set(10 * time.Minute) },
+		"on and back":          func(c *wristwatch) { c.set(50 * time.Minute); c.set(0) },
+		"a flight to the west": func(c *wristwatch) { c.zone.Store(time.FixedZone("west", -11*3600)) },
+		"a flight to the east": func(c *wristwatch) { c.zone.Store(time.FixedZone("east", 14*3600)) },
+		"the end of summer, by a zone": func(c *wristwatch) {
 			c.zone.Store(time.FixedZone("CEST", 7200))
 			c.zone.Store(time.FixedZone("CET", 3600))
 		},
@@ -335,10 +316,10 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 		staged(t, name+" is no alarm", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 			gate, p := licensed(t, polar, key, 0)
 			correct(p.clock)
-			for _, g := range []*Gate{gate, p.open()} {
+			for _, g := range []*polargate.Gate{gate, p.open()} {
 				status, err := g.Check(t.Context())
 				require.NoError(t, err)
-				assert.Equal(t, Active, status.State)
+				assert.Equal(t, polargate.Active, status.State)
 				assert.True(t, g.Has("export"))
 			}
 			p.clock.set(13 * aDay)
@@ -347,7 +328,7 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 			correct(p.clock)
 			p.clock.ahead.Add(int64(14 * aDay))
 			p.clock.ahead.Add(int64(time.Hour))
-			locked(t, ErrGraceEnded, gate, p.open())
+			locked(t, polargate.ErrGraceEnded, gate, p.open())
 		})
 	}
 }
@@ -360,13 +341,13 @@ func TestAClockThatWasADayAheadForOneStartLocksOutNobody(t *testing.T) {
 	for name, ahead := range map[string]time.Duration{"a day": aDay, "a time zone": 9 * time.Hour, "summer time and more": 2 * time.Hour, "a day and summer time": 25 * time.Hour} {
 		for when, running := range map[string]bool{"at one start": false, "while the program runs": true} {
 			staged(t, name+", "+when, func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
-				clock, store := &setClock{}, &MemoryStore{}
-				open := func() *Gate {
-					return openGate(t, polar, func(c *Config) {
+				clock, store := &wristwatch{}, &polargate.MemoryStore{}
+				open := func() *polargate.Gate {
+					return openGate(t, polar, func(c *polargate.Config) {
 						c.Store, c.Clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
 					})
 				}
-				allowed := func(gate *Gate, want State) {
+				allowed := func(gate *polargate.Gate, want polargate.State) {
 					t.Helper()
 					assert.Equal(t, want, gate.Status().State, "%s", gate.Status().Message)
 					status, err := gate.Check(t.Context())
@@ -393,30 +374,30 @@ func TestAClockThatWasADayAheadForOneStartLocksOutNobody(t *testing.T) {
 					require.NoError(t, gate.Close())
 					gate = open()
 				}
-				allowed(gate, Grace)
+				allowed(gate, polargate.Grace)
 				assert.WithinDuration(t, time.Now().Add(14*aDay-ahead), gate.Status().GraceUntil, 3*time.Minute, "what the clock was ahead is not given back")
 				require.NoError(t, gate.Close())
 				gate = open()
-				allowed(gate, Grace)
+				allowed(gate, polargate.Grace)
 				clock.set(14*aDay - ahead - time.Hour)
-				allowed(open(), Grace)
+				allowed(open(), polargate.Grace)
 				clock.set(14*aDay - ahead + time.Hour)
 				_, err = open().Check(t.Context())
-				require.ErrorIs(t, err, ErrGraceEnded)
+				require.ErrorIs(t, err, polargate.ErrGraceEnded)
 
 				polar.SetOffline(false)
 				clock.set(4 * aDay)
 				status, err := gate.Check(t.Context())
 				require.NoError(t, err)
-				assert.Equal(t, Active, status.State, "and Polar's answer settles it at once")
+				assert.Equal(t, polargate.Active, status.State, "and Polar's answer settles it at once")
 				assert.Equal(t, clock.now().Add(14*aDay), status.GraceUntil)
 			})
 		}
 	}
 	staged(t, "further ahead than that: locked offline, with the truth, and at once let in online", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
-		clock, store := &setClock{}, &MemoryStore{}
-		open := func() *Gate {
-			return openGate(t, polar, func(c *Config) {
+		clock, store := &wristwatch{}, &polargate.MemoryStore{}
+		open := func() *polargate.Gate {
+			return openGate(t, polar, func(c *polargate.Config) {
 				c.Store, c.Clock, c.Features, c.Fingerprint = store, clock.now, withExport(key), "here"
 			})
 		}
@@ -432,17 +413,17 @@ func TestAClockThatWasADayAheadForOneStartLocksOutNobody(t *testing.T) {
 		clock.set(12 * time.Hour)
 		gate := open()
 		status, err := gate.Check(t.Context())
-		require.ErrorIs(t, err, ErrClockSetBack)
+		require.ErrorIs(t, err, polargate.ErrClockSetBack)
 		for _, words := range []string{"clock", "ahead", "set back", "Connect to the internet"} {
 			assert.Contains(t, status.Message, words)
 		}
 		assert.Contains(t, gate.Diagnose(t.Context()).String(), "clock is behind")
 		polar.SetOffline(false)
 		time.Sleep(time.Minute)
-		for _, g := range []*Gate{gate, open()} { // the answer to one is there for the other
+		for _, g := range []*polargate.Gate{gate, open()} { // the answer to one is there for the other
 			status, err = g.Check(t.Context())
 			require.NoError(t, err, "a verdict that is fresh by this clock is not enough of an answer")
-			assert.Equal(t, Active, status.State)
+			assert.Equal(t, polargate.Active, status.State)
 		}
 	})
 }
@@ -460,7 +441,7 @@ func TestAProgramThatIsOnlyLeftRunningKeepsTheMark(t *testing.T) {
 		c.watch.set(-9 * 24 * time.Hour)
 		next := c.open(nil)
 		assert.False(t, next.Has("export"))
-		assert.Equal(t, ErrClockSetBack, next.Status().Reason)
+		assert.Equal(t, polargate.ErrClockSetBack, next.Status().Reason)
 		c.watch.set(0)
 		assert.True(t, c.open(nil).Has("export"))
 	})
@@ -468,23 +449,23 @@ func TestAProgramThatIsOnlyLeftRunningKeepsTheMark(t *testing.T) {
 
 const int64Year = 366 * 24 * time.Hour
 
-// processStartsAnywhere is a program that starts, and reports where it stands on
+// programStartsAnywhere is a program that starts, and reports where it stands on
 // standard output: its own standing, what became of a try to activate, and how
 // many seats that cost.
-func processStartsAnywhere([]string) error {
+func programStartsAnywhere([]string) error {
 	polar := polartest.New(polartest.Config{})
 	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
-	gate, err := Open(Config{OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client()})
+	gate, err := polargate.Open(polargate.Config{OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client()})
 	if err != nil {
 		return err
 	}
 	defer gate.Close()
 	status, err := gate.Check(context.Background())
-	if !errors.Is(err, ErrNoLicense) {
+	if !errors.Is(err, polargate.ErrNoLicense) {
 		return fmt.Errorf("Check: %w", err)
 	}
 	_, err = gate.Activate(context.Background(), key.Key)
-	var stored *StoreError
+	var stored *polargate.StoreError
 	fmt.Print(string(status.State), " ", errors.As(err, &stored), " ", polar.Seats(key.ID))
 	return nil
 }
@@ -494,16 +475,16 @@ func processStartsAnywhere([]string) error {
 // a stick that was full; and on Windows the virus scanner had the file open.
 func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 	t.Parallel()
-	prepared := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) (path string, open func() *Gate) {
+	prepared := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) (path string, open func() *polargate.Gate) {
 		folder := t.TempDir()
-		open = func() *Gate {
-			return openGate(t, polar, func(c *Config) { c.Store, c.Features = FileStore(folder), withExport(key) })
+		open = func() *polargate.Gate {
+			return openGate(t, polar, func(c *polargate.Config) { c.Store, c.Features = polargate.FileStore(folder), withExport(key) })
 		}
 		gate := open()
 		_, err := gate.Activate(t.Context(), key.Key)
 		require.NoError(t, err)
 		require.NoError(t, gate.Close())
-		return filepath.Join(folder, gate.name), open
+		return stateFile(t, folder), open
 	}
 	staged(t, "half-written by somebody without care", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		path, open := prepared(t, polar, key)
@@ -512,10 +493,10 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 		for n := 0; n < len(whole); n += 1 + len(whole)/40 {
 			require.NoError(t, os.WriteFile(path, whole[:n], 0o600))
 			gate := open()
-			assert.Equal(t, Unlicensed, gate.Status().State)
-			assert.Equal(t, ErrUnreadableState, gate.Status().Reason, "%d bytes", n)
+			assert.Equal(t, polargate.Unlicensed, gate.Status().State)
+			assert.Equal(t, polargate.ErrUnreadableState, gate.Status().Reason, "%d bytes", n)
 			_, err = gate.Check(t.Context())
-			require.ErrorIs(t, err, ErrUnreadableState)
+			require.ErrorIs(t, err, polargate.ErrUnreadableState)
 			require.NoError(t, gate.Close())
 		}
 		gate := open()
@@ -539,9 +520,9 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 	staged(t, "after a crash at any of its writes", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		polar.Update(key.ID, func(k *polartest.LicenseKey) { k.LimitActivations = polartest.Limit(99) })
 		for crash := range 4 {
-			store := &MemoryStore{}
+			store := &polargate.MemoryStore{}
 			writes := 0
-			first := openGate(t, polar, func(c *Config) {
+			first := openGate(t, polar, func(c *polargate.Config) {
 				c.Features, c.Store = withExport(key), onSave{store, func() error {
 					if writes++; writes > crash {
 						return errors.New("the power is off")
@@ -550,7 +531,7 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 				}}
 			})
 			_, _ = first.Activate(t.Context(), key.Key)
-			next := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+			next := openGate(t, polar, func(c *polargate.Config) { c.Features, c.Store = withExport(key), store })
 			_, _ = next.Check(t.Context())
 			_, err := next.Activate(t.Context(), key.Key)
 			require.NoError(t, err, "after %d writes", crash)
@@ -559,18 +540,18 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 		}
 	})
 	staged(t, "on a disk that is full, with a license", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
-		store := &MemoryStore{}
-		first := openGate(t, polar, func(c *Config) { c.Features, c.Store = withExport(key), store })
+		store := &polargate.MemoryStore{}
+		first := openGate(t, polar, func(c *polargate.Config) { c.Features, c.Store = withExport(key), store })
 		_, err := first.Activate(t.Context(), key.Key)
 		require.NoError(t, err)
 		for range 5 {
-			gate := openGate(t, polar, func(c *Config) {
+			gate := openGate(t, polar, func(c *polargate.Config) {
 				c.Features, c.Store = withExport(key), onSave{store, func() error { return errors.New("no space left on device") }}
 			})
 			time.Sleep(25 * time.Hour)
 			status, err := gate.Check(t.Context())
 			require.NoError(t, err)
-			assert.Equal(t, Active, status.State)
+			assert.Equal(t, polargate.Active, status.State)
 			assert.True(t, status.Unsaved)
 			assert.Contains(t, status.Message, "disk is not full")
 			require.NoError(t, gate.Close())
@@ -583,7 +564,7 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cmd := process(t, "starts-anywhere")
+			cmd := kit.Program(t, "starts-anywhere")
 			cmd.Env = append(cmd.Env, env...)
 			out, err := cmd.Output()
 			require.NoError(t, err)
@@ -592,9 +573,10 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 	}
 	t.Run("while somebody else has the file open", func(t *testing.T) {
 		t.Parallel()
-		store := FileStore(t.TempDir())
+		folder := t.TempDir()
+		store := polargate.FileStore(folder)
 		require.NoError(t, store.Save(t.Context(), "a", []byte("before")))
-		scanner, err := os.Open(store.folder().path("a"))
+		scanner, err := os.Open(filepath.Join(folder, "a"))
 		require.NoError(t, err)
 		time.AfterFunc(50*time.Millisecond, func() { _ = scanner.Close() })
 		require.NoError(t, store.Save(t.Context(), "a", []byte("after")), "on Windows the rename waits for it")
@@ -606,7 +588,7 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 
 // onSave is a store that asks before it saves.
 type onSave struct {
-	Store
+	polargate.Store
 	before func() error
 }
 
@@ -621,11 +603,11 @@ func (s onSave) Save(ctx context.Context, name string, data []byte) error {
 // closed at three and opened in the next month, and the timer had an hour to go.
 func TestALidThatWasClosedIsNoticedWithinAMinute(t *testing.T) {
 	t.Parallel()
-	const aDay = 24 * time.Hour
+	const aDay, aNap = 24 * time.Hour, time.Minute
 	// asleep is a licensed program whose clock goes on while its timers stand.
-	licensed := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, change func(*Config)) (gate *Gate, asleep func(time.Duration)) {
-		clock := &setClock{}
-		gate = openGate(t, polar, func(c *Config) {
+	licensed := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, change func(*polargate.Config)) (gate *polargate.Gate, asleep func(time.Duration)) {
+		clock := &wristwatch{}
+		gate = openGate(t, polar, func(c *polargate.Config) {
 			c.Clock, c.Features = clock.now, withExport(key)
 			if change != nil {
 				change(c)
@@ -640,39 +622,39 @@ func TestALidThatWasClosedIsNoticedWithinAMinute(t *testing.T) {
 		gate, asleep := licensed(t, polar, key, nil)
 		polar.SetOffline(true)
 		asleep(30 * aDay)
-		time.Sleep(maxNap)
+		time.Sleep(aNap)
 		synctest.Wait()
 		assert.False(t, gate.Has("export"), "though nobody called anything")
-		assert.Equal(t, ErrGraceEnded, gate.Status().Reason)
+		assert.Equal(t, polargate.ErrGraceEnded, gate.Status().Reason)
 	})
 	staged(t, "the end of the key", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		polar.Update(key.ID, func(k *polartest.LicenseKey) { k.ExpiresAt = time.Now().Add(3 * aDay) })
 		gate, asleep := licensed(t, polar, key, nil)
 		polar.SetOffline(true)
 		asleep(4 * aDay)
-		time.Sleep(maxNap)
+		time.Sleep(aNap)
 		synctest.Wait()
 		assert.False(t, gate.Has("export"))
-		assert.Equal(t, ErrExpired, gate.Status().Reason)
+		assert.Equal(t, polargate.ErrExpired, gate.Status().Reason)
 	})
 	staged(t, "by a call, at once", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		gate, asleep := licensed(t, polar, key, nil)
 		polar.SetOffline(true)
 		asleep(30 * aDay)
 		_, err := gate.Check(t.Context())
-		require.ErrorIs(t, err, ErrGraceEnded)
+		require.ErrorIs(t, err, polargate.ErrGraceEnded)
 		assert.False(t, gate.Has("export"))
 	})
 	staged(t, "and told to OnChange", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		var last atomic.Value
-		gate, asleep := licensed(t, polar, key, func(c *Config) {
-			c.OnChange = func(_, after Status) { last.Store(after.State) }
+		gate, asleep := licensed(t, polar, key, func(c *polargate.Config) {
+			c.OnChange = func(_, after polargate.Status) { last.Store(after.State) }
 		})
 		polar.SetOffline(true)
 		asleep(2 * aDay)
-		time.Sleep(maxNap)
+		time.Sleep(aNap)
 		synctest.Wait()
-		assert.Equal(t, Grace, last.Load())
+		assert.Equal(t, polargate.Grace, last.Load())
 		assert.True(t, gate.Has("export"))
 	})
 	staged(t, "by Run, which asks", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
@@ -681,10 +663,10 @@ func TestALidThatWasClosedIsNoticedWithinAMinute(t *testing.T) {
 		time.Sleep(time.Hour)
 		before := polar.Count("")
 		asleep(30 * aDay)
-		time.Sleep(maxNap + time.Second)
+		time.Sleep(aNap + time.Second)
 		synctest.Wait()
 		assert.Equal(t, before+1, polar.Count(""))
-		assert.Equal(t, Active, gate.Status().State)
+		assert.Equal(t, polargate.Active, gate.Status().State)
 		assert.True(t, gate.Has("export"))
 		require.NoError(t, gate.Close())
 	})
@@ -693,12 +675,12 @@ func TestALidThatWasClosedIsNoticedWithinAMinute(t *testing.T) {
 		go func() { _ = gate.Run(t.Context()) }()
 		polar.SetOffline(true)
 		time.Sleep(28 * time.Hour)
-		require.Equal(t, Grace, gate.Status().State)
+		require.Equal(t, polargate.Grace, gate.Status().State)
 		polar.SetOffline(false)
 		asleep(2 * time.Hour)
-		time.Sleep(maxNap + time.Second)
+		time.Sleep(aNap + time.Second)
 		synctest.Wait()
-		assert.Equal(t, Active, gate.Status().State)
+		assert.Equal(t, polargate.Active, gate.Status().State)
 		require.NoError(t, gate.Close())
 	})
 }
@@ -706,25 +688,25 @@ func TestALidThatWasClosedIsNoticedWithinAMinute(t *testing.T) {
 // minefield is a program in which every part that the library is given panics
 // when it is told to.
 type minefield struct {
-	Store
+	polargate.Store
 	armed  atomic.Pointer[string]
 	struck atomic.Int64
 	polar  *polartest.Polar
 	key    polartest.LicenseKey
-	clock  setClock
-	config Config
+	clock  wristwatch
+	config polargate.Config
 }
 
 // parts are what a program hands to the library.
 var parts = []string{"transport", "body", "load", "save", "lock", "unlock", "OnChange", "logger"}
 
 func newMinefield() *minefield {
-	m := &minefield{Store: &MemoryStore{}, polar: polartest.New(polartest.Config{})}
+	m := &minefield{Store: &polargate.MemoryStore{}, polar: polartest.New(polartest.Config{})}
 	m.key = m.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(99)})
 	to := m.polar.Transport()
-	m.config = Config{
+	m.config = polargate.Config{
 		OrganizationID: m.polar.OrganizationID(), BaseURL: m.polar.URL(), Features: withExport(m.key), Fingerprint: "here",
-		HTTPClient: &http.Client{Transport: through(func(r *http.Request) (*http.Response, error) {
+		HTTPClient: &http.Client{Transport: kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
 			m.step("transport")
 			resp, err := to.RoundTrip(r)
 			if err == nil {
@@ -734,7 +716,7 @@ func newMinefield() *minefield {
 		})},
 		Store:    m,
 		Logger:   slog.New(m),
-		OnChange: func(_, _ Status) { m.step("OnChange") },
+		OnChange: func(_, _ polargate.Status) { m.step("OnChange") },
 		Clock:    m.clock.now,
 	}
 	return m
@@ -793,12 +775,12 @@ func (m *minefield) Handle(context.Context, slog.Record) error { m.step("logger"
 func (m *minefield) WithAttrs([]slog.Attr) slog.Handler        { return m }
 func (m *minefield) WithGroup(string) slog.Handler             { return m }
 
-// processPanicsBehindTheBack is a program of which the part named by args[0]
+// programPanicsBehindTheBack is a program of which the part named by args[0]
 // panics while the library is at work of its own accord. It ends well if that
 // neither takes it down nor leaves the library unable to go on.
-func processPanicsBehindTheBack(args []string) error {
+func programPanicsBehindTheBack(args []string) error {
 	m := newMinefield()
-	gate, err := Open(m.config)
+	gate, err := polargate.Open(m.config)
 	if err != nil {
 		return err
 	}
@@ -837,29 +819,32 @@ func processPanicsBehindTheBack(args []string) error {
 // library panicked, and the site that it was to protect was down for the night.
 func TestAPanicAroundALicenseTakesNoProgramDown(t *testing.T) {
 	t.Parallel()
-	calls := map[string]func(context.Context, *minefield, *Gate) error{
-		"Check":   func(ctx context.Context, _ *minefield, g *Gate) error { _, err := g.Check(ctx); return err },
-		"Refresh": func(ctx context.Context, _ *minefield, g *Gate) error { _, err := g.Refresh(ctx); return err },
-		"Consume": func(ctx context.Context, _ *minefield, g *Gate) error { _, err := g.Consume(ctx, 1); return err },
-		"Activate": func(ctx context.Context, m *minefield, g *Gate) error {
+	calls := map[string]func(context.Context, *minefield, *polargate.Gate) error{
+		"Check":   func(ctx context.Context, _ *minefield, g *polargate.Gate) error { _, err := g.Check(ctx); return err },
+		"Refresh": func(ctx context.Context, _ *minefield, g *polargate.Gate) error { _, err := g.Refresh(ctx); return err },
+		"Consume": func(ctx context.Context, _ *minefield, g *polargate.Gate) error {
+			_, err := g.Consume(ctx, 1)
+			return err
+		},
+		"Activate": func(ctx context.Context, m *minefield, g *polargate.Gate) error {
 			_, err := g.Activate(ctx, m.key.Key)
 			return err
 		},
-		"Import": func(ctx context.Context, m *minefield, g *Gate) error {
+		"Import": func(ctx context.Context, m *minefield, g *polargate.Gate) error {
 			key, _ := m.polar.LicenseKey(m.key.ID)
-			_, err := g.Import(ctx, ImportedActivation{Key: key.Key, ActivationID: key.Activations[0].ID, Conditions: key.Activations[0].Conditions})
+			_, err := g.Import(ctx, polargate.ImportedActivation{Key: key.Key, ActivationID: key.Activations[0].ID, Conditions: key.Activations[0].Conditions})
 			return err
 		},
-		"Deactivate": func(ctx context.Context, _ *minefield, g *Gate) error { return g.Deactivate(ctx) },
-		"Diagnose":   func(ctx context.Context, _ *minefield, g *Gate) error { g.Diagnose(ctx); return nil },
-		"Run": func(ctx context.Context, _ *minefield, g *Gate) error {
+		"Deactivate": func(ctx context.Context, _ *minefield, g *polargate.Gate) error { return g.Deactivate(ctx) },
+		"Diagnose":   func(ctx context.Context, _ *minefield, g *polargate.Gate) error { g.Diagnose(ctx); return nil },
+		"Run": func(ctx context.Context, _ *minefield, g *polargate.Gate) error {
 			ctx, cancel := context.WithTimeout(ctx, time.Minute)
 			defer cancel()
 			return g.Run(ctx)
 		},
-		"Close": func(_ context.Context, _ *minefield, g *Gate) error { return g.Close() },
-		"Open": func(_ context.Context, m *minefield, _ *Gate) error {
-			gate, err := Open(m.config)
+		"Close": func(_ context.Context, _ *minefield, g *polargate.Gate) error { return g.Close() },
+		"Open": func(_ context.Context, m *minefield, _ *polargate.Gate) error {
+			gate, err := polargate.Open(m.config)
 			if err == nil {
 				_ = gate.Close()
 			}
@@ -872,7 +857,7 @@ func TestAPanicAroundALicenseTakesNoProgramDown(t *testing.T) {
 				t.Parallel()
 				synctest.Test(t, func(t *testing.T) {
 					m := newMinefield()
-					gate, err := Open(m.config)
+					gate, err := polargate.Open(m.config)
 					require.NoError(t, err)
 					defer gate.Close()
 					_, err = gate.Activate(t.Context(), m.key.Key)
@@ -898,12 +883,12 @@ func TestAPanicAroundALicenseTakesNoProgramDown(t *testing.T) {
 	}
 	t.Run("by a store that cannot be compared", func(t *testing.T) {
 		t.Parallel()
-		for _, kind := range []Ephemeral{"", IfUnwritable} {
+		for _, kind := range []polargate.Ephemeral{"", polargate.IfUnwritable} {
 			survives(t, func() {
-				gate, err := Open(Config{OrganizationID: testOrganization, BaseURL: "http://stores.test", Fingerprint: "here", Store: mapStore{}, Ephemeral: kind})
+				gate, err := polargate.Open(polargate.Config{OrganizationID: anOrganization, BaseURL: "http://stores.test", Fingerprint: "here", Store: mapStore{}, Ephemeral: kind})
 				require.NoError(t, err)
 				_, err = gate.Check(t.Context())
-				assert.ErrorIs(t, err, ErrNoLicense)
+				assert.ErrorIs(t, err, polargate.ErrNoLicense)
 				require.NoError(t, gate.Close())
 			})
 		}
@@ -911,7 +896,7 @@ func TestAPanicAroundALicenseTakesNoProgramDown(t *testing.T) {
 	for _, part := range append(parts, "OnChange and logger") {
 		t.Run("in the "+part+", behind the back", func(t *testing.T) {
 			t.Parallel()
-			cmd := process(t, "panics-behind-the-back", part)
+			cmd := kit.Program(t, "panics-behind-the-back", part)
 			var said strings.Builder
 			cmd.Stderr = &said
 			assert.NoError(t, cmd.Run(), firstLines(said.String()))
@@ -926,7 +911,7 @@ func (s mapStore) Load(_ context.Context, name string) ([]byte, error) {
 	if data, ok := s[name]; ok {
 		return data, nil
 	}
-	return nil, ErrNotStored
+	return nil, polargate.ErrNotStored
 }
 
 func (s mapStore) Save(_ context.Context, name string, data []byte) error {

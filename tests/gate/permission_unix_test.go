@@ -1,6 +1,6 @@
 //go:build unix
 
-package polargate
+package gate
 
 import (
 	"context"
@@ -15,7 +15,9 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -25,8 +27,8 @@ const nobody = 65534
 
 // told is what a program says that looks at its license and then activates a key.
 type told struct {
-	State            State
-	Reason           Reason
+	State            polargate.State
+	Reason           polargate.Reason
 	Message          string
 	CheckMessage     string
 	NoPermission     bool // by the error of Check
@@ -40,25 +42,25 @@ type told struct {
 	ConsumeForbidden bool
 }
 
-func init() { processes["tell-of-license"] = processTellsOfLicense }
+func init() { programs["tell-of-license"] = programTellsOfLicense }
 
-// processTellsOfLicense is a program with its license in the folder args[2]; Polar is at
+// programTellsOfLicense is a program with its license in the folder args[2]; Polar is at
 // args[0], its organization args[1], and the key that is activated args[3].
-func processTellsOfLicense(args []string) error {
-	gate, err := Open(Config{BaseURL: args[0], OrganizationID: args[1], App: "inkwell", Store: FileStore(args[2]), Fingerprint: "the machine of the tests"})
+func programTellsOfLicense(args []string) error {
+	gate, err := polargate.Open(polargate.Config{BaseURL: args[0], OrganizationID: args[1], App: "inkwell", Store: polargate.FileStore(args[2]), Fingerprint: "the machine of the tests"})
 	if err != nil {
 		return err
 	}
 	defer gate.Close()
 	ctx := context.Background()
 	status, err := gate.Check(ctx)
-	t := told{State: status.State, Reason: status.Reason, Message: status.Message, CheckMessage: Message(err), NoPermission: errors.Is(err, ErrNoPermission)}
+	t := told{State: status.State, Reason: status.Reason, Message: status.Message, CheckMessage: polargate.Message(err), NoPermission: errors.Is(err, polargate.ErrNoPermission)}
 	report := gate.Diagnose(ctx)
 	t.Owner, t.Lock, t.Problems, t.PaceShared, t.Report = report.StoreOwner, report.StoreLock, report.Problems, report.PaceShared, report.String()
 	_, err = gate.Consume(ctx, 1)
-	t.ConsumeForbidden = errors.Is(err, ErrNoPermission)
+	t.ConsumeForbidden = errors.Is(err, polargate.ErrNoPermission)
 	_, err = gate.Activate(ctx, args[3])
-	t.ActivateMessage, t.ActivateRefused, t.Activated = Message(err), errors.Is(err, ErrNoPermission), err == nil
+	t.ActivateMessage, t.ActivateRefused, t.Activated = polargate.Message(err), errors.Is(err, polargate.ErrNoPermission), err == nil
 	return json.NewEncoder(os.Stdout).Encode(t)
 }
 
@@ -126,7 +128,7 @@ func onlyForTheSuperuser(t *testing.T) {
 func (h *home) run(asRoot bool) told {
 	h.t.Helper()
 	cmd := exec.Command(h.binary, h.url, h.polar.OrganizationID(), h.folder, h.key.Key)
-	cmd.Env = []string{helperVariable + "=tell-of-license", "HOME=" + h.path, "XDG_CACHE_HOME=" + filepath.Join(h.path, ".cache"), "USER=jane", "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{kit.ProgramVariable + "=tell-of-license", "HOME=" + h.path, "XDG_CACHE_HOME=" + filepath.Join(h.path, ".cache"), "USER=jane", "PATH=" + os.Getenv("PATH")}
 	cmd.Stderr = os.Stderr
 	cmd.Dir = "/"
 	if os.Geteuid() == 0 && !asRoot {
@@ -176,7 +178,7 @@ func TestARunAsTheSuperuserLeavesNothingThatLocksTheUserOut(t *testing.T) {
 	assert.Len(t, h.owners(), 1, "files, folders, locks and permits belong to whose home it is: %v", h.owners())
 
 	said := h.run(false)
-	assert.Equal(t, Active, said.State)
+	assert.Equal(t, polargate.Active, said.State)
 	assert.True(t, said.Activated, said.ActivateMessage)
 	assert.True(t, said.PaceShared)
 	assert.Equal(t, "this user", said.Owner)
@@ -197,13 +199,13 @@ func TestAFileOfTheSuperuserComesBackToTheUserAtTheNextRunOfTheSuperuser(t *test
 	require.NoError(t, os.Chown(h.file(".sealed"), 0, 0))
 	h.run(true)
 	said := h.run(false)
-	assert.Equal(t, Active, said.State, said.Message)
+	assert.Equal(t, polargate.Active, said.State, said.Message)
 }
 
 func TestAFileKeepsItsOwnerWhenTheSuperuserReplacesIt(t *testing.T) {
 	t.Parallel()
 	onlyForTheSuperuser(t)
-	s := FileStore(t.TempDir())
+	s := polargate.FileStore(t.TempDir())
 	require.NoError(t, s.Save(t.Context(), "a", []byte("1")))
 	require.NoError(t, os.Chown(filepath.Join(string(s), "a"), nobody, nobody-1))
 	require.NoError(t, s.Save(t.Context(), "a", []byte("2")))
@@ -225,11 +227,11 @@ func TestALinkInAUsersFolderGivesThemNothingOfTheSuperusers(t *testing.T) {
 		require.NoError(t, os.Symlink(secret, filepath.Join(folder, name)))
 	}
 	require.NoError(t, os.Symlink(filepath.Dir(secret), filepath.Join(folder, "elsewhere")))
-	s := FileStore(folder)
+	s := polargate.FileStore(folder)
 	_, err := s.Lock(t.Context(), "a")
 	require.Error(t, err)
 	require.NoError(t, s.Save(t.Context(), "a", []byte("x")), "the link itself is replaced")
-	require.NoError(t, FileStore(filepath.Join(folder, "elsewhere")).Save(t.Context(), "c", []byte("x")))
+	require.NoError(t, polargate.FileStore(filepath.Join(folder, "elsewhere")).Save(t.Context(), "c", []byte("x")))
 	for _, path := range []string{secret, filepath.Dir(secret), filepath.Join(filepath.Dir(secret), "c")} {
 		info, err := os.Stat(path)
 		require.NoError(t, err)
@@ -277,12 +279,12 @@ func TestAUserIsToldWhoseTheLicenseFileIsAndWhatToDo(t *testing.T) {
 			words := []string{said.ActivateMessage}
 			if !test.seen {
 				words = append(words, said.Message, said.CheckMessage)
-				assert.Equal(t, ErrNoPermission, said.Reason)
-				assert.Equal(t, Unlicensed, said.State)
+				assert.Equal(t, polargate.ErrNoPermission, said.Reason)
+				assert.Equal(t, polargate.Unlicensed, said.State)
 				assert.True(t, said.NoPermission)
 				assert.True(t, said.ConsumeForbidden)
 			} else {
-				assert.Equal(t, Active, said.State)
+				assert.Equal(t, polargate.Active, said.State)
 			}
 			assert.True(t, said.ActivateRefused)
 			for _, text := range words {
@@ -303,7 +305,7 @@ func TestAUserIsToldWhoseTheLicenseFileIsAndWhatToDo(t *testing.T) {
 
 			chown(t, filepath.Dir(h.folder), nobody) // as the words say
 			said = h.run(false)
-			assert.Equal(t, Active, said.State)
+			assert.Equal(t, polargate.Active, said.State)
 			assert.True(t, said.Activated)
 			assert.Empty(t, said.Problems)
 		})
@@ -372,7 +374,7 @@ func TestAFileThatMayNotBeOpenedIsNotTakenForADamagedOne(t *testing.T) {
 			require.True(t, h.run(false).Activated)
 			path := strike(t, h)
 			said := h.run(false)
-			assert.Equal(t, ErrNoPermission, said.Reason)
+			assert.Equal(t, polargate.ErrNoPermission, said.Reason)
 			assert.Contains(t, said.Message, "isn't allowed to use "+path+". Give your user account access")
 			assert.True(t, said.ActivateRefused)
 			assert.Equal(t, said.Message, said.ActivateMessage)
@@ -388,7 +390,7 @@ func TestAFileThatMayNotBeOpenedIsNotTakenForADamagedOne(t *testing.T) {
 		t.Cleanup(func() { _ = os.Chmod(h.folder, 0o700) })
 		h.key = h.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
 		said := h.run(false)
-		assert.Equal(t, Active, said.State)
+		assert.Equal(t, polargate.Active, said.State)
 		assert.True(t, said.ActivateRefused)
 		assert.Contains(t, said.ActivateMessage, "isn't allowed to use "+h.folder)
 		assert.Zero(t, h.polar.Seats(h.key.ID))
@@ -401,7 +403,7 @@ func TestAFileThatMayNotBeOpenedIsNotTakenForADamagedOne(t *testing.T) {
 		require.NoError(t, os.Chmod(h.file(".sealed.lock"), 0o400))
 		h.key = h.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
 		said := h.run(false)
-		assert.Equal(t, Active, said.State)
+		assert.Equal(t, polargate.Active, said.State)
 		assert.True(t, said.Activated, said.ActivateMessage)
 	})
 }

@@ -1,4 +1,4 @@
-package polargate
+package gate
 
 import (
 	"context"
@@ -12,31 +12,33 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/internal/machine"
 	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-func init() { processes["shows-its-machine"] = processShowsItsMachine }
+func init() { programs["shows-its-machine"] = programShowsItsMachine }
 
-// processShowsItsMachine activates, and prints the fingerprint that Polar is
+// programShowsItsMachine activates, and prints the fingerprint that Polar is
 // shown, then what is left on its standard input. args are the state folder, a
 // host name to take, and a file to put in the place of the machine's id; the
 // last two may be empty, and else need a namespace of one's own. Of two files with
 // a colon between them, the second one is dbus'.
-func processShowsItsMachine(args []string) error {
+func programShowsItsMachine(args []string) error {
 	if err := setStage(args[1], args[2]); err != nil {
 		fmt.Print(forbidden, err)
 		return nil
 	}
 	polar := polartest.New(polartest.Config{})
-	key := polar.AddKey(polartest.LicenseKey{OrganizationID: testOrganization, LimitActivations: polartest.Limit(1)})
-	config := Config{OrganizationID: testOrganization, App: "inkwell", BaseURL: polar.URL(), HTTPClient: polar.Client(), Store: &MemoryStore{}}
+	key := polar.AddKey(polartest.LicenseKey{OrganizationID: anOrganization, LimitActivations: polartest.Limit(1)})
+	config := polargate.Config{OrganizationID: anOrganization, App: "inkwell", BaseURL: polar.URL(), HTTPClient: polar.Client(), Store: &polargate.MemoryStore{}}
 	if args[0] != "" {
-		config.Store = FileStore(args[0])
+		config.Store = polargate.FileStore(args[0])
 	}
-	gate, err := Open(config)
+	gate, err := polargate.Open(config)
 	if err != nil {
 		return err
 	}
@@ -112,7 +114,7 @@ func onAStage(t *testing.T, cmd *exec.Cmd) string {
 // shown is the fingerprint that a process shows, in a namespace of its own.
 func shown(t *testing.T, state, host, idFile string) string {
 	t.Helper()
-	out := onAStage(t, process(t, "shows-its-machine", state, host, idFile))
+	out := onAStage(t, kit.Program(t, "shows-its-machine", state, host, idFile))
 	require.Regexp(t, `^[0-9a-f]{32}\n$`, out)
 	return strings.TrimSpace(out)
 }
@@ -136,7 +138,7 @@ func TestAMachineIsKnownByItsIDAndNotByItsNamesOrAddresses(t *testing.T) {
 		assert.Equal(t, first, shown(t, t.TempDir(), "e3b0c44298fc", file))
 		assert.NotEqual(t, first, shown(t, t.TempDir(), "at-home", idFile(t, another+"\n")), "and another machine has another")
 		assert.NotContains(t, first, id[:8])
-		assert.Equal(t, machine.Fingerprint("machine", id, testOrganization, "inkwell"), first, "there is nothing else in it")
+		assert.Equal(t, machine.Fingerprint("machine", id, anOrganization, "inkwell"), first, "there is nothing else in it")
 	})
 	for name, text := range map[string]string{
 		"that is empty":                 "",
@@ -183,7 +185,7 @@ func TestNoToolOfTheUsersPathIsAskedForTheMachine(t *testing.T) {
 			for _, tool := range strings.Fields("ioreg kenv reg sysctl smbios hostid hostname hostnamectl dbus-uuidgen systemd-machine-id-setup systemd-id128 dmidecode cat sh bash uname ip ifconfig getent wmic powershell") {
 				require.NoError(t, os.WriteFile(filepath.Join(traps, tool), []byte(trap), 0o755))
 			}
-			cmd := process(t, "shows-its-machine", t.TempDir(), "", idFile)
+			cmd := kit.Program(t, "shows-its-machine", t.TempDir(), "", idFile)
 			cmd.Dir = traps
 			cmd.Env = append(cmd.Env, "PATH="+traps+":.")
 			cmd.Stdin = strings.NewReader("for the program\n")
@@ -204,11 +206,11 @@ func TestRootAndTheUserAreOneMachine(t *testing.T) {
 	if machine.This().ID() == "" {
 		t.Skip("this machine has no id")
 	}
-	mine, err := process(t, "shows-its-machine", "", "", "").Output()
+	mine, err := kit.Program(t, "shows-its-machine", "", "", "").Output()
 	require.NoError(t, err)
 	t.Run("by what sudo makes of the environment", func(t *testing.T) {
 		t.Parallel()
-		cmd := process(t, "shows-its-machine", "", "", "")
+		cmd := kit.Program(t, "shows-its-machine", "", "", "")
 		cmd.Env = append(cmd.Env, "HOME=/home/of/root", "USER=superuser", "LOGNAME=superuser", "SUDO_USER=ada", "SUDO_UID=1815", "XDG_CONFIG_HOME=", "XDG_CACHE_HOME=/home/of/root/.cache", "PATH=/usr/sbin:/sbin")
 		out, err := cmd.Output()
 		require.NoError(t, err)
@@ -219,7 +221,7 @@ func TestRootAndTheUserAreOneMachine(t *testing.T) {
 		if os.Geteuid() != 0 {
 			t.Skip("only root can become somebody else")
 		}
-		cmd := process(t, "shows-its-machine", "", "", "")
+		cmd := kit.Program(t, "shows-its-machine", "", "", "")
 		cmd.Path = "/proc/self/exe" // the file may be where nobody else can look
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

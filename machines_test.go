@@ -130,9 +130,8 @@ func TestALicenseThatAnEarlierBuildStoredGoesOnWithItsComputerAndNoOther(t *test
 	})
 	staged(t, "where it cannot be written, it goes on and keeps its activation", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		store := earlierBuild(t, polar, key, func(*state) {})
-		readOnly := onSave{store, func() error { return os.ErrPermission }}
 		gate := openGate(t, polar, func(c *Config) {
-			c.Fingerprint, c.Features, c.Store, c.Ephemeral = "the computer", withExport(key), readOnly, IfUnwritable
+			c.Fingerprint, c.Features, c.Store, c.Ephemeral = "the computer", withExport(key), readOnly{store}, IfUnwritable
 		})
 		_, err := gate.Activate(t.Context(), key.Key)
 		require.NoError(t, err)
@@ -141,6 +140,11 @@ func TestALicenseThatAnEarlierBuildStoredGoesOnWithItsComputerAndNoOther(t *test
 		assert.Equal(t, 1, polar.Seats(key.ID), "which is stored, where the earlier build put it")
 	})
 }
+
+// readOnly is a Store that nothing can be saved in.
+type readOnly struct{ Store }
+
+func (readOnly) Save(context.Context, string, []byte) error { return os.ErrPermission }
 
 func inBubble(play func(*testing.T)) func(*testing.T) {
 	return func(t *testing.T) { synctest.Test(t, play) }

@@ -1,23 +1,35 @@
-package polargate
+package gate
 
 import (
 	"context"
 	"net/http"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-// wristwatch is a clock that can be set while timers go on, or stand still, by
-// the bubble's.
-type wristwatch struct{ ahead atomic.Int64 }
+// wristwatch is a clock that can be set while timers go on, or stand still, by the
+// bubble's.
+type wristwatch struct {
+	ahead atomic.Int64
+	zone  atomic.Pointer[time.Location]
+}
 
-func (w *wristwatch) now() time.Time { return wallClock().Add(time.Duration(w.ahead.Load())) }
+func (w *wristwatch) now() time.Time {
+	now := time.Now().UTC().Add(time.Duration(w.ahead.Load()))
+	if zone := w.zone.Load(); zone != nil {
+		return now.In(zone)
+	}
+	return now
+}
 
 func (w *wristwatch) set(ahead time.Duration) { w.ahead.Store(int64(ahead)) }
 
@@ -27,15 +39,15 @@ type laptop struct {
 	polar *polartest.Polar
 	key   polartest.LicenseKey
 	watch *wristwatch
-	store *MemoryStore
-	gate  *Gate
+	store *polargate.MemoryStore
+	gate  *polargate.Gate
 }
 
 func newLaptop(t *testing.T) *laptop {
 	t.Helper()
 	polar := polartest.New(polartest.Config{OnBreach: func(_ polartest.Request, what string) { t.Error(what) }})
 	c := &laptop{
-		t: t, polar: polar, watch: &wristwatch{}, store: &MemoryStore{},
+		t: t, polar: polar, watch: &wristwatch{}, store: &polargate.MemoryStore{},
 		key: polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)}),
 	}
 	c.gate = c.open(nil)
@@ -44,8 +56,8 @@ func newLaptop(t *testing.T) *laptop {
 	return c
 }
 
-func (c *laptop) open(change func(*Config)) *Gate {
-	return openGate(c.t, c.polar, func(config *Config) {
+func (c *laptop) open(change func(*polargate.Config)) *polargate.Gate {
+	return openGate(c.t, c.polar, func(config *polargate.Config) {
 		config.Store, config.Clock, config.Fingerprint = c.store, c.watch.now, "the computer"
 		config.Features = map[string][]string{c.key.BenefitID: {"export"}}
 		if change != nil {
@@ -93,7 +105,7 @@ func TestASleepOfDaysIsNoticedWithinAMinute(t *testing.T) {
 			name: "a stale answer is renewed", asleep: 3 * day,
 			check: func(t *testing.T, c *laptop) {
 				c.within(aMinute, func() bool { return c.gate.Status().CheckedAt.After(c.watch.now().Add(-aMinute)) }, "asked")
-				assert.Equal(t, Active, c.gate.Status().State)
+				assert.Equal(t, polargate.Active, c.gate.Status().State)
 			},
 		},
 		{
@@ -122,7 +134,7 @@ func TestASleepOfDaysIsNoticedWithinAMinute(t *testing.T) {
 			during: func(c *laptop) { c.polar.SetOffline(true) },
 			check: func(t *testing.T, c *laptop) {
 				c.within(aMinute, func() bool { return !c.gate.Has("export") }, "grace is over")
-				assert.Equal(t, ErrGraceEnded, c.gate.Status().Reason)
+				assert.Equal(t, polargate.ErrGraceEnded, c.gate.Status().Reason)
 				c.polar.SetOffline(false)
 				c.within(20*time.Second, func() bool { return c.gate.Has("export") }, "the network is back")
 			},
@@ -135,7 +147,7 @@ func TestASleepOfDaysIsNoticedWithinAMinute(t *testing.T) {
 				require.NoError(c.t, err)
 			},
 			check: func(t *testing.T, c *laptop) {
-				c.within(aMinute, func() bool { return c.gate.Status().Reason == ErrExpired }, "expired")
+				c.within(aMinute, func() bool { return c.gate.Status().Reason == polargate.ErrExpired }, "expired")
 				assert.False(t, c.gate.Has("export"))
 			},
 		},
@@ -144,11 +156,11 @@ func TestASleepOfDaysIsNoticedWithinAMinute(t *testing.T) {
 			before: func(c *laptop) {
 				c.polar.SetOffline(true)
 				time.Sleep(25 * time.Hour) // pauses of a quarter of an hour by now
-				require.Equal(c.t, Grace, c.gate.Status().State)
+				require.Equal(c.t, polargate.Grace, c.gate.Status().State)
 			},
 			during: func(c *laptop) { c.polar.SetOffline(false) }, // another place, another network
 			check: func(t *testing.T, c *laptop) {
-				c.within(aMinute, func() bool { return c.gate.Status().State == Active }, "asked")
+				c.within(aMinute, func() bool { return c.gate.Status().State == polargate.Active }, "asked")
 			},
 		},
 		{
@@ -160,7 +172,7 @@ func TestASleepOfDaysIsNoticedWithinAMinute(t *testing.T) {
 			check: func(t *testing.T, c *laptop) {
 				time.Sleep(aMinute)
 				c.polar.SetOffline(false)
-				c.within(aMinute, func() bool { return c.gate.Status().State == Active }, "the network is back")
+				c.within(aMinute, func() bool { return c.gate.Status().State == polargate.Active }, "the network is back")
 			},
 		},
 		{
@@ -168,7 +180,7 @@ func TestASleepOfDaysIsNoticedWithinAMinute(t *testing.T) {
 			before: func(c *laptop) {
 				c.polar.Revoke(c.key.ID)
 				_, err := c.gate.Refresh(c.t.Context())
-				require.ErrorIs(c.t, err, ErrInactive)
+				require.ErrorIs(c.t, err, polargate.ErrInactive)
 				time.Sleep(6 * time.Hour) // pauses of an hour by now
 			},
 			during: func(c *laptop) { c.polar.Grant(c.key.ID) },
@@ -217,7 +229,7 @@ func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
 					c.polar.ForgetRequests()
 					c.watch.set(ahead)
 					time.Sleep(aMinute)
-					assert.Equal(t, Active, c.gate.Status().State, "online, a wrong clock locks nobody out for more than a minute")
+					assert.Equal(t, polargate.Active, c.gate.Status().State, "online, a wrong clock locks nobody out for more than a minute")
 					time.Sleep(time.Hour)
 					assert.LessOrEqual(t, c.polar.Count(""), 4, "questions in an hour")
 				}
@@ -244,7 +256,7 @@ func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
 				c.polar.SetOffline(false)
 				// Within the longest pause of an outage, and sooner if it does
 				// not wait for anything.
-				c.within(25*time.Minute, func() bool { return c.gate.Status().State == Active }, "it is back")
+				c.within(25*time.Minute, func() bool { return c.gate.Status().State == polargate.Active }, "it is back")
 				c.polar.ForgetRequests()
 				time.Sleep(16 * time.Hour)
 				assert.GreaterOrEqual(t, c.polar.Count(""), 1, "it goes on asking")
@@ -263,7 +275,7 @@ func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
 				time.Sleep(time.Hour)
 			}
 			assert.LessOrEqual(t, c.polar.Count(""), 60)
-			assert.Equal(t, Active, c.gate.Status().State)
+			assert.Equal(t, polargate.Active, c.gate.Status().State)
 		})
 	})
 	t.Run("with two processes on one store", func(t *testing.T) {
@@ -278,8 +290,8 @@ func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
 				c.polar.ForgetRequests()
 				c.watch.set(ahead)
 				time.Sleep(3 * aMinute)
-				assert.Equal(t, Active, c.gate.Status().State)
-				assert.Equal(t, Active, other.gate.Status().State)
+				assert.Equal(t, polargate.Active, c.gate.Status().State)
+				assert.Equal(t, polargate.Active, other.gate.Status().State)
 				time.Sleep(3 * time.Hour)
 				assert.LessOrEqual(t, c.polar.Count(""), 8)
 			}
@@ -287,18 +299,18 @@ func TestAClockThatIsSetNeitherHammersNorPutsRunToSleep(t *testing.T) {
 	})
 }
 
-func init() { processes["renew-and-panic"] = processRenewsAndPanics }
+func init() { programs["renew-and-panic"] = programRenewsAndPanics }
 
-// processRenewsAndPanics is a program whose transport panics while its license is
+// programRenewsAndPanics is a program whose transport panics while its license is
 // renewed behind its back, where no caller could catch that.
-func processRenewsAndPanics([]string) error {
+func programRenewsAndPanics([]string) error {
 	polar := polartest.New(polartest.Config{})
 	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
 	var panics atomic.Bool
 	watch := &wristwatch{}
-	gate, err := Open(Config{
-		OrganizationID: polar.OrganizationID(), App: "inkwell", BaseURL: polar.URL(), Store: &MemoryStore{}, Fingerprint: "the computer", Clock: watch.now,
-		HTTPClient: &http.Client{Transport: tripper(func(r *http.Request) (*http.Response, error) {
+	gate, err := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(), App: "inkwell", BaseURL: polar.URL(), Store: &polargate.MemoryStore{}, Fingerprint: "the computer", Clock: watch.now,
+		HTTPClient: &http.Client{Transport: kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
 			if panics.Load() {
 				panic("transport")
 			}
@@ -321,14 +333,82 @@ func processRenewsAndPanics([]string) error {
 	return gate.Close() // waits for the renewal
 }
 
-type tripper func(*http.Request) (*http.Response, error)
-
-func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
-
 func TestAPanicBehindTheCallersBackDoesNotTakeTheProgramDown(t *testing.T) {
 	t.Parallel()
-	cmd := process(t, "renew-and-panic")
+	cmd := kit.Program(t, "renew-and-panic")
 	cmd.Stderr = nil
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%.300s", out)
+}
+
+func TestADiagnosisTellsAWrongClock(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	for name, test := range map[string]struct {
+		ahead   time.Duration
+		shows   string
+		problem bool
+	}{
+		"right":                        {0, "right", false},
+		"right but for a second":       {time.Second, "right", false},
+		"behind, as clocks are":        {-4 * time.Minute, "4m0s behind", false},
+		"ahead, as clocks are":         {4 * time.Minute, "4m0s ahead", false},
+		"in another zone by hand":      {2 * time.Hour, "2h0m0s ahead", true},
+		"days ahead":                   {3 * day, "72h0m0s ahead", true},
+		"days behind":                  {-3 * day, "72h0m0s behind", true},
+		"years behind":                 {-20 * 365 * day, "175200h0m0s behind", true},
+		"years ahead":                  {20 * 365 * day, "175200h0m0s ahead", true},
+		"at the beginning of all time": {-30 * 365 * day, "262800h0m0s behind", true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newLaptop(t)
+				c.watch.set(test.ahead)
+				d := c.gate.Diagnose(t.Context())
+				assert.True(t, d.Reached)
+				assert.Equal(t, test.ahead, d.ClockAhead)
+				assert.Contains(t, d.String(), "\nclock        ")
+				assert.Contains(t, d.String(), test.shows)
+				assert.Equal(t, test.problem, strings.Contains(strings.Join(d.Problems, "\n"), "clock is "+test.shows), "%v", d.Problems)
+				assert.Equal(t, c.watch.now(), d.At)
+				c.watch.set(0)
+				assert.Equal(t, polargate.Active, c.gate.Status().State)
+			})
+		})
+	}
+	for name, test := range map[string]struct {
+		reached bool
+		change  func(*http.Response)
+	}{
+		"but not where nobody knows the time": {true, func(r *http.Response) { r.Header.Del("Date") }},
+		"nor by a date that is none":          {true, func(r *http.Response) { r.Header.Set("Date", "the day after tomorrow") }},
+		"nor by the clock of a login page": {false, func(r *http.Response) {
+			r.Header.Set("Date", "Thu, 01 Jan 1970 00:00:00 GMT")
+			r.Header.Set("Content-Type", "text/html")
+			r.Body = http.NoBody
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				c := newLaptop(t)
+				c.watch.set(3 * day)
+				gate := c.open(func(config *polargate.Config) {
+					config.HTTPClient = &http.Client{Transport: kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
+						resp, err := c.polar.Transport().RoundTrip(r)
+						if err == nil {
+							test.change(resp)
+						}
+						return resp, err
+					})}
+				})
+				d := gate.Diagnose(t.Context())
+				assert.Equal(t, test.reached, d.Reached)
+				assert.Zero(t, d.ClockAhead)
+				assert.NotContains(t, strings.Join(d.Problems, "\n"), "This computer's clock is")
+				assert.NotContains(t, d.String(), "ahead")
+			})
+		})
+	}
 }

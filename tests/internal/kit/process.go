@@ -1,0 +1,70 @@
+package kit
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+// ProgramVariable, when set, makes the test binary one of the programs that a test is
+// about, instead of the tests.
+const ProgramVariable = "POLARGATE_TEST_PROGRAM"
+
+// Programs are the programs that a test binary can be, by name. Each ends with an error
+// or without; its arguments are those that it was started with.
+type Programs map[string]func(args []string) error
+
+// Main is for TestMain: it runs a program, if the test binary was started as one, or else
+// the tests. What a user's programs share, in the user's cache folder, is kept apart from
+// what the tests share, and removed afterwards. It returns the exit code.
+func Main(m *testing.M, programs Programs) int {
+	if name, is := os.LookupEnv(ProgramVariable); is {
+		program, ok := programs[name]
+		if !ok {
+			fmt.Fprintln(os.Stderr, "no such program:", name)
+			return 64
+		}
+		if err := program(os.Args[1:]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return 0
+	}
+	home, err := os.MkdirTemp("", "polargate-tests-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(home)
+	for _, name := range homeVariables {
+		if err := os.Setenv(name, home); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+	}
+	return m.Run()
+}
+
+// homeVariables are those by which os.UserCacheDir and os.UserConfigDir find their
+// folders, on all systems.
+var homeVariables = []string{"HOME", "home", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LocalAppData", "AppData"}
+
+// Program makes the command that runs one of Main's programs. What it says on standard
+// error goes to that of the tests.
+func Program(t *testing.T, name string, args ...string) *exec.Cmd {
+	t.Helper()
+	switch runtime.GOOS {
+	case "js", "wasip1", "ios":
+		t.Skip("programs cannot start programs here")
+	}
+	self, err := os.Executable()
+	require.NoError(t, err)
+	cmd := exec.Command(self, args...)
+	cmd.Env = append(os.Environ(), ProgramVariable+"="+name)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
