@@ -45,7 +45,7 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 	}
 	key := customer.key
 	news := make(chan struct{}, 1)
-	defer c.cache.hear(key, news)()
+	defer c.cache.listen(key, news)()
 
 	value, sure := c.cache.latest(key)
 	pause := shortestWait
@@ -55,7 +55,7 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 			return value, nil
 		}
 		wait := pause
-		if due || !c.cache.askedSince(key, c.cache.now()-int64(pause/4)) { // else somebody just has
+		if due || !c.cache.askedSince(key, c.cache.now().After(-pause/4)) { // else somebody just has
 			var answer *Entitlements
 			answer, vain = c.cache.fetch(ctx, key, inAnyCase)
 			switch e, _ := errors.AsType[*Error](vain); {
@@ -66,7 +66,7 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 				return value, c.callError(vain)
 			default:
 				wait = max(wait, e.RetryAfter)
-				if old, err := c.cache.remembered(key, vain); err == nil && old.permits(requirements) {
+				if old, err := c.cache.staleOnError(key, vain); err == nil && old.permits(requirements) {
 					return old, nil
 				}
 			}

@@ -3,7 +3,7 @@ package polargate
 import (
 	"context"
 	"errors"
-	"math"
+	"hash/maphash"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -13,47 +13,47 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/lookup"
 	"github.com/polargate/polargate/internal/pace"
 )
 
-// entitlementCache keeps what Polar said of customers and license keys. Who is
-// known is kept in a 2Q cache, in which a crowd that comes once does not push out
-// those who come often; who is not known is kept apart, and briefly.
+// entitlementCache keeps what Polar said of customers and license keys. Those that Polar
+// knows are kept in a 2Q cache, in which a crowd that comes once does not push out those
+// who come often; unknown ones are kept apart, and briefly.
 type entitlementCache struct {
-	fresh, stale, grace, negative time.Duration
-	timeout                       time.Duration
+	freshFor, staleFor, graceFor time.Duration
+	unknownFor, timeout          time.Duration
 	// ask asks Polar. An *Error that is a denial of a key, or an unknown
-	// customer, comes as Entitlements; an error means that nobody could say.
+	// customer, comes as Entitlements; an error means that Polar could not say.
 	ask func(context.Context, cacheKey) (*Entitlements, error)
-	// unseen bounds the requests about customers and keys who were never seen, so that
-	// they leave requests for those who were.
+	// unseen bounds the questions about customers and keys that were never seen, so that
+	// requests are left for those that were.
 	unseen [keyKinds]pace.Unseen
 	// spare reports whether a question may be asked now that so many others are about
-	// to be asked beside, and keeps nobody waiting.
+	// to be asked beside, and never waits.
 	spare    func(others int64) bool
 	optional atomic.Int64 // questions under way that could wait
-	short    atomic.Int64 // until then customers count as turned away for lack of requests
+	short    atomic.Int64 // a clock.Local: until then customers count as turned away for lack of requests
 	panicked func(*flight.PanicError)
 
-	// Each kind of id has a cache of its own, so that a crowd of keys pushes out no
-	// customer, and the ids that events name beside a program's own none either.
-	known   [keyKinds]*lru.TwoQueueCache[string, *entry]
+	known   knownEntries
 	unknown *lru.Cache[cacheKey, *entry]
 	flights flight.Group
-	// keys knows of the license keys that customers' benefits come with; nil counts all.
+	// keys has the license keys that customers' benefits come with; nil counts all.
 	keys *keyring
 	// licenses are the keys, at most a few, under which a license key of an id was
 	// asked about: rotation leaves more than one.
-	licenses *lru.Cache[string, []string]
+	licenses *lru.Cache[uuid, []string]
 	behind   sync.WaitGroup // refreshes that nobody waits for
 	life     context.Context
 	end      context.CancelFunc
 	start    time.Time
 	outages  [keyKinds]atomic.Pointer[outage]
 
-	storing sync.Mutex                              // guards changes of what is cached, not look-ups; never held across I/O
-	waiting map[cacheKey]map[chan struct{}]struct{} // who waits for news of whom; guarded by storing
+	mu      sync.Mutex                              // guards changes of what is cached, not look-ups; never held across I/O
+	waiting map[cacheKey]map[chan struct{}]struct{} // who waits for news of whom; guarded by mu
 	counts  counters
 }
 
@@ -67,9 +67,6 @@ type cacheKey struct {
 	id   string
 }
 
-// own is the key in memory that nobody else writes to.
-func (k cacheKey) own() cacheKey { return cacheKey{k.kind, strings.Clone(k.id)} }
-
 type keyKind uint8
 
 const (
@@ -79,49 +76,80 @@ const (
 	keyKinds
 )
 
-// entry is what is cached of one customer or key. Times are nanoseconds since the
-// cache was made.
+// entry is what is cached of one customer or key. What it serves is one immutable answer,
+// which is read without a lock and swapped under the lock of the cache; the other fields
+// that are not atomic are guarded by that lock.
 type entry struct {
-	key     cacheKey     // by which it is cached, in memory of the cache's own
-	touchAt atomic.Int64 // when its next use is worth noting
-	value   atomic.Pointer[Entitlements]
-	// freshUntil: not asked about before. staleUntil: served before the answer
-	// is there. graceUntil: served while nobody can say.
-	freshUntil, staleUntil, graceUntil atomic.Int64
-	// doubtAt: a refusal by this answer has Polar asked again from then on.
-	// memoryUntil: served without asking while others are turned away.
-	doubtAt, memoryUntil atomic.Int64
-	retryAt              atomic.Int64 // after a failure
-	failure              atomic.Pointer[outage]
-	refreshing           atomic.Bool
-	expires              atomic.Int64 // of a license key; 0 if it does not
-	// event is the time of the last event that was taken in, and answered that of
-	// the last answer, both by Polar's clock; told is when the event came, by
-	// ours; asked is when the question was that was answered last, by ours.
-	event, answered, told, asked int64
-	// stateFresh and stateStale are freshUntil and staleUntil but for license keys.
-	stateFresh, stateStale int64
-	// question counts the questions and events, and base is that of them which said
-	// what is served, less what was spent since; spent is that of each meter since
-	// the last of them, and that of the requests under way. All of these are guarded
-	// by storing.
-	question, base int64
-	pause          time.Duration // how long a refusal is believed
-	hopeUntil      int64         // until then an answer that grants nothing new is doubted too
-	spent          map[string]float64
-	underWay       map[*debit]struct{}
+	answer     atomic.Pointer[answer]
+	id         uuid          // Polar's, of a customer
+	nextTouch  atomic.Uint32 // a clock.Seconds: when its next use is worth noting
+	refreshing atomic.Bool
+	hopeUntil  clock.Seconds // until then an answer that grants nothing new is doubted too
+	doubts     uint8         // how many answers in a row refused the same; see settlePause
+	// event is the time of the last event that was applied, and answered that of the last
+	// answer. told is when the event came, and asked when the question was asked that was
+	// answered last.
+	event, answered clock.Polar
+	told, asked     clock.Local
+	ledger          *ledger // nil until something is spent
 }
 
-// debit is an amount that was taken off a meter.
-type debit struct {
-	meter string
-	units float64
+// answer is what an entry serves, and for how long. It is immutable.
+type answer struct {
+	value Entitlements
+	// freshUntil: served without asking. staleUntil: served, and asked about in the
+	// background. graceUntil: served while Polar cannot be asked.
+	freshUntil, staleUntil, graceUntil clock.Local
+	// doubtAt: a refusal by this answer has Polar asked again from then on. memoryUntil:
+	// served without asking while others are turned away.
+	doubtAt, memoryUntil clock.Local
+	// limits are set if rights end with license keys.
+	limits *limits
+	// failure is that of the last question, if that had no answer.
+	failure *failure
+}
+
+// limits are how long an answer would count but for the license keys in it, and when the
+// license key expires that it is about.
+type limits struct{ freshUntil, staleUntil, expires clock.Local }
+
+// failure is a question without an answer, and when the next is due.
+type failure struct {
+	outage
+	retryAt clock.Local
+}
+
+// value is what an entry serves; nil if it is new.
+func (e *entry) value() *Entitlements {
+	if a := e.answer.Load(); a != nil {
+		return &a.value
+	}
+	return nil
+}
+
+// change swaps the answer for a copy with a change. mu is held.
+func (e *entry) change(change func(*answer)) *Entitlements {
+	next := *e.answer.Load()
+	change(&next)
+	e.answer.Store(&next)
+	return &next.value
+}
+
+// serve has an entry serve another value for as long as the one before. mu is held.
+func (e *entry) serve(value *Entitlements) *Entitlements {
+	return e.change(func(a *answer) { a.value = *value })
 }
 
 // before reports whether an event from that time is older than what is cached. An
 // answer may have been read a while before it was dated.
-func (e *entry) before(when int64) bool {
-	return when < e.event || when < e.answered-int64(readTime)
+func (e *entry) before(when clock.Polar) bool {
+	return when < e.event || when < e.answered.Before(readTime)
+}
+
+// outdates reports whether what is cached is younger than an answer to a question that was
+// asked then: an event came since, or the answer to a later question.
+func (e *entry) outdates(value *Entitlements, asked clock.Local) bool {
+	return e.told > asked && e.event > value.at.Before(readTime) || e.asked > asked && e.answered >= value.at
 }
 
 // source says where an answer came from.
@@ -137,7 +165,8 @@ const (
 
 // counters are read by Stats.
 type counters struct {
-	served                         [cacheSources]atomic.Int64
+	hits                           lookup.Counter
+	served                         [cacheSources]atomic.Int64 // but hits
 	negative, upstream, failures   atomic.Int64
 	unseenTurnedAway, panics       atomic.Int64
 	events, eventsOld, eventsTwice atomic.Int64
@@ -150,119 +179,108 @@ const (
 	// retryStale is how long a failure to refresh is believed while there is an
 	// answer to serve, spread by half to either side.
 	retryStale = 5 * time.Second
-	// outageMemory is how long the same is believed of everybody of that kind.
+	// outageMemory is how long the same is believed of all of that kind.
 	outageMemory = time.Second
 	// outageLasts is how long after a try was due an outage counts as under way.
 	outageLasts = time.Minute
 	// readTime is how long an answer may take at Polar, between what it says and
 	// its date.
 	readTime = 5 * time.Second
-	// touchEvery is how often it is noted that an entry is in use: that takes a lock
-	// which all look-ups share.
-	touchEvery = time.Second
+	// touchEvery is how often it is noted that an entry is in use. It costs much more than
+	// a look-up, and who is to go is not decided by seconds.
+	touchEvery clock.Seconds = 60
 	// firstPause is how long a refusal is believed at first. Each answer after it that
 	// says the same is believed twice as long as the one before, up to UnknownFor: a
 	// purchase is in Polar's state seconds after the checkout, at times minutes.
 	firstPause = 2 * time.Second
+	// mostDoubts keeps the doubled pause from overflowing.
+	mostDoubts = 30
 	// hopeLasts is how long after a question in any case its benefits may be late.
 	hopeLasts = 5 * time.Minute
-	// shortLasts is how long after somebody was turned away for lack of requests those
+	// shortLasts is how long after a customer was turned away for lack of requests those
 	// who can be served from memory yield theirs.
 	shortLasts = 10 * time.Second
 	// yieldsFor is the age up to which answers yield, where StaleFor is less.
 	yieldsFor = time.Hour
-	// unknownShare of the size of the cache is the room for who is not known.
+	// unknownShare of the size of the cache is the room for unknown customers and keys.
 	unknownShare = 4
 )
 
 func newEntitlementCache(size int) (*entitlementCache, error) {
 	c := &entitlementCache{start: time.Now()}
 	var err error
-	for kind := range c.known {
-		if c.known[kind], err = lru.New2Q[string, *entry](size); err != nil {
-			return nil, err
-		}
+	if c.known, err = newKnownEntries(size); err != nil {
+		return nil, err
 	}
 	if c.unknown, err = lru.New[cacheKey, *entry](max(size/unknownShare, 1)); err != nil {
 		return nil, err
 	}
-	if c.licenses, err = lru.New[string, []string](size); err != nil {
+	if c.licenses, err = lru.New[uuid, []string](size); err != nil {
 		return nil, err
 	}
 	c.life, c.end = context.WithCancel(context.Background())
 	return c, nil
 }
 
-// now is monotonic: it reads one clock, and a server does not sleep.
-func (c *entitlementCache) now() int64 { return int64(time.Since(c.start)) }
+func (c *entitlementCache) now() clock.Local { return clock.Since(c.start) }
 
-// find is the entry of somebody who is known. The cache's Get keeps the text it is
-// given when it moves an entry to those who come often, so it is given the entry's own.
-func (c *entitlementCache) find(key cacheKey, now int64) (*entry, bool) {
-	e, ok := c.known[key.kind].Peek(key.id)
-	if ok && now >= e.touchAt.Load() {
-		e.touchAt.Store(now + int64(touchEvery))
-		c.known[key.kind].Get(e.key.id)
+// find is the entry of a customer or key that Polar knows, and what it serves. Now and then
+// the 2Q cache is told that it is in use.
+func (c *entitlementCache) find(key cacheKey, now clock.Local) (*entry, *answer) {
+	e, a := c.known.find(key)
+	if e != nil && now.Seconds() >= clock.Seconds(e.nextTouch.Load()) && c.known.touch(key, e) {
+		e.nextTouch.Store(uint32(now.Seconds() + touchEvery))
 	}
-	return e, ok
-}
-
-// add makes the entry of somebody who is known from now on. storing is held.
-func (c *entitlementCache) add(key cacheKey) *entry {
-	e := &entry{key: key}
-	c.known[key.kind].Add(key.id, e)
-	c.unknown.Remove(key)
-	return e
+	return e, a
 }
 
 // hit is the answer for a key if there is one that is fresh: the hot path.
 func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
 	now := c.now()
-	e, ok := c.find(key, now)
-	if !ok || now >= e.freshUntil.Load() {
+	_, a := c.find(key, now)
+	if a == nil || now >= a.freshUntil {
 		return nil, false
 	}
-	c.counts.served[cacheHit].Add(1)
-	return e.value.Load(), true
+	c.counts.hits.Add()
+	return &a.value, true
 }
 
-// get is the answer for a key: from memory if it is young enough, else from
-// Polar, and when nobody can say, from memory for as long as grace lasts.
-func (c *entitlementCache) get(ctx context.Context, key cacheKey) (*Entitlements, error) {
+// lookup is the answer for a key: from memory if it is young enough, otherwise from
+// Polar, and if Polar cannot be asked, from memory during grace.
+func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*Entitlements, error) {
 	now := c.now()
-	e, known := c.find(key, now)
-	if !known {
-		return c.meet(ctx, key, now)
-	}
+	e, a := c.find(key, now)
 	switch {
-	case now < e.freshUntil.Load():
-		c.counts.served[cacheHit].Add(1)
-		return e.value.Load(), nil
-	case now < e.staleUntil.Load():
-		c.refreshBehind(e, now, unlessFresh)
+	case e == nil:
+		return c.lookupUnknown(ctx, key, now)
+	case now < a.freshUntil:
+		c.counts.hits.Add()
+		return &a.value, nil
+	case now < a.staleUntil:
+		c.refreshBehind(key, e, now, unlessFresh)
 		c.counts.served[cacheStale].Add(1)
 		return c.serving(e, now), nil
 	}
-	if now < e.memoryUntil.Load() && now < c.short.Load() && !e.value.Load().awaitsKeys(now) {
+	if now < a.memoryUntil && now < c.shortUntil() && !a.value.awaitsKeys(now) {
 		c.counts.served[cacheGrace].Add(1)
 		return c.serving(e, now), nil
 	}
-	if now < e.graceUntil.Load() && c.inOutage(key.kind, e, now) {
-		c.refreshBehind(e, now, unlessFresh)
+	if now < a.graceUntil && c.inOutage(key.kind, a, now) {
+		c.refreshBehind(key, e, now, unlessFresh)
 		c.counts.served[cacheGrace].Add(1)
 		return c.serving(e, now), nil
 	}
-	if last := e.failure.Load(); last != nil && now < last.until {
-		return c.remembered(key, last.err)
+	if a.failure != nil && now < a.failure.until {
+		return c.staleOnError(key, a.failure.err)
 	}
 	return c.renew(ctx, key, unlessFresh)
 }
 
-// inOutage reports whether Polar was asked in vain a moment ago, about somebody or
-// about others: who can be served from memory does not wait for the next try, which
-// may take as long to fail.
-func (c *entitlementCache) inOutage(kind keyKind, e *entry, now int64) bool {
-	if retry := e.retryAt.Load(); retry != 0 && now < retry+int64(outageLasts) {
+// inOutage reports whether a question had no answer a moment ago, about this customer or
+// another: who can be served from memory does not wait for the next try, which may take
+// as long to fail.
+func (c *entitlementCache) inOutage(kind keyKind, a *answer, now clock.Local) bool {
+	if a.failure != nil && now < a.failure.retryAt.After(outageLasts) {
 		return true
 	}
 	return c.outageOf(kind, now) != nil
@@ -282,12 +300,12 @@ const (
 // asking waits: requests that others lack, and units that Polar may not have counted yet.
 func (c *entitlementCache) recheck(ctx context.Context, key cacheKey, last *Entitlements) *Entitlements {
 	now := c.now()
-	e, ok := c.known[key.kind].Peek(key.id)
-	if !ok || now < e.doubtAt.Load() || c.hasSpent(e) {
+	e, a := c.known.find(key)
+	if e == nil || now < a.doubtAt || c.hasSpent(e) {
 		return last
 	}
-	if c.inOutage(key.kind, e, now) {
-		c.refreshBehind(e, now, unlessCertain)
+	if c.inOutage(key.kind, a, now) {
+		c.refreshBehind(key, e, now, unlessCertain)
 		return last
 	}
 	done, ok := c.mayAsk(now)
@@ -297,28 +315,22 @@ func (c *entitlementCache) recheck(ctx context.Context, key cacheKey, last *Enti
 	defer done()
 	value, err := c.fetch(ctx, key, unlessCertain)
 	if err != nil {
-		c.mishap(key, err)
+		c.notePanic(key, err)
 		return last
 	}
 	return value
 }
 
-// hasSpent reports whether units were spent since the last question.
 func (c *entitlementCache) hasSpent(e *entry) bool {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	for _, units := range e.spent {
-		if units > 0 {
-			return true
-		}
-	}
-	return false
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return e.ledger.hasSpent()
 }
 
 // mayAsk reports whether a question can be asked that could wait: not while customers
 // are turned away, nor if that keeps others waiting. done is to be called after it.
-func (c *entitlementCache) mayAsk(now int64) (done func(), ok bool) {
-	if now < c.short.Load() {
+func (c *entitlementCache) mayAsk(now clock.Local) (done func(), ok bool) {
+	if now < c.shortUntil() {
 		return nil, false
 	}
 	if others := c.optional.Add(1) - 1; !c.spare(others) {
@@ -328,50 +340,52 @@ func (c *entitlementCache) mayAsk(now int64) (done func(), ok bool) {
 	return func() { c.optional.Add(-1) }, true
 }
 
-// outageOf is the failure that is believed of everybody of a kind; nil if none.
-func (c *entitlementCache) outageOf(kind keyKind, now int64) error {
+func (c *entitlementCache) shortUntil() clock.Local { return clock.Local(c.short.Load()) }
+
+// outageOf is the failure that is believed of all questions of a kind; nil if none.
+func (c *entitlementCache) outageOf(kind keyKind, now clock.Local) error {
 	if o := c.outages[kind].Load(); o != nil && now < o.until {
 		return o.err
 	}
 	return nil
 }
 
-// mishap notes a panic on the way to Polar, which nobody is told of otherwise.
-func (c *entitlementCache) mishap(key cacheKey, err error) {
+// notePanic notes a panic on the way to Polar that no caller is told of.
+func (c *entitlementCache) notePanic(key cacheKey, err error) {
 	if panicked, ok := errors.AsType[*flight.PanicError](err); ok {
 		c.failed(key, err)
 		c.panicked(panicked)
 	}
 }
 
-// renew is the answer for a key from Polar, or when nobody can say, from memory for
-// as long as grace lasts.
+// renew is the answer for a key from Polar, or if Polar cannot be asked, from memory
+// during grace.
 func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency) (*Entitlements, error) {
 	value, err := c.fetch(ctx, key, when)
 	if err == nil {
 		c.counts.served[cacheMiss].Add(1)
 		return value, nil
 	}
-	return c.remembered(key, err)
+	return c.staleOnError(key, err)
 }
 
-// remembered is the answer for a key when nobody can say, for err: from memory for as
-// long as grace lasts.
-func (c *entitlementCache) remembered(key cacheKey, err error) (*Entitlements, error) {
+// staleOnError is the answer for a key after a question that failed with err: from memory
+// during grace.
+func (c *entitlementCache) staleOnError(key cacheKey, err error) (*Entitlements, error) {
 	now := c.now()
-	e, known := c.known[key.kind].Peek(key.id)
-	if !known {
-		if e, ok := c.unknown.Peek(key); ok && now < e.graceUntil.Load() {
+	e, a := c.known.find(key)
+	if e == nil {
+		if u, ok := c.unknown.Peek(key); ok && now < u.answer.Load().graceUntil {
 			c.counts.negative.Add(1)
-			return e.value.Load(), nil
+			return u.value(), nil
 		}
 		c.turnedAway(key.kind, err, now)
 		return nil, err
 	}
-	if end := e.expires.Load(); end != 0 && now >= end {
-		return &Entitlements{refused: ErrExpired}, nil // that is sure without Polar
+	if a.limits != nil && now >= a.limits.expires {
+		return refusedKey(ErrExpired), nil // that is certain without Polar
 	}
-	if now < e.graceUntil.Load() {
+	if now < a.graceUntil {
 		c.counts.served[cacheGrace].Add(1)
 		return c.serving(e, now), nil
 	}
@@ -381,20 +395,21 @@ func (c *entitlementCache) remembered(key cacheKey, err error) (*Entitlements, e
 
 // turnedAway has those who can be served from memory yield, if it is for lack of
 // requests that a customer gets no answer. Not for a key: anybody can make those up.
-func (c *entitlementCache) turnedAway(kind keyKind, err error, now int64) {
+func (c *entitlementCache) turnedAway(kind keyKind, err error, now clock.Local) {
 	if e, ok := errors.AsType[*Error](err); ok && e.unasked && kind != byLicenseKey {
-		c.short.Store(until(now, shortLasts))
+		c.short.Store(int64(now.After(shortLasts)))
 	}
 }
 
-// meet is get for somebody who was never seen, or was not known.
-func (c *entitlementCache) meet(ctx context.Context, key cacheKey, now int64) (*Entitlements, error) {
+// lookupUnknown is lookup for a customer or key that was never seen, or was not known.
+func (c *entitlementCache) lookupUnknown(ctx context.Context, key cacheKey, now clock.Local) (*Entitlements, error) {
 	failure := c.outageOf(key.kind, now)
 	if e, ok := c.unknown.Get(key); ok {
-		yields := now < e.graceUntil.Load() && (failure != nil || now < c.short.Load())
-		if yields || now < e.freshUntil.Load() {
+		a := e.answer.Load()
+		yields := now < a.graceUntil && (failure != nil || now < c.shortUntil())
+		if yields || now < a.freshUntil {
 			c.counts.negative.Add(1)
-			return e.value.Load(), nil
+			return &a.value, nil
 		}
 	}
 	if failure != nil {
@@ -403,11 +418,11 @@ func (c *entitlementCache) meet(ctx context.Context, key cacheKey, now int64) (*
 	return c.renew(ctx, key, unlessFresh)
 }
 
-// outage is a failure that is believed for a moment, of one or of everybody: who
+// outage is a failure that is believed for a moment, of one customer or of all: who
 // cannot be served from memory does not wait for a server that has just not answered.
 // Kinds have their own, for a token may be good for one and not for another.
 type outage struct {
-	until int64
+	until clock.Local
 	err   error
 }
 
@@ -442,20 +457,24 @@ func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency
 
 // current is the answer for a key that needs no question, also that it is not known.
 func (c *entitlementCache) current(key cacheKey, when urgency) (*Entitlements, bool) {
-	e, ok := c.cachedOf(key)
-	now := c.now()
-	if !ok || when == inAnyCase || now >= e.freshUntil.Load() || when == unlessCertain && now >= e.doubtAt.Load() {
+	e := c.entryOf(key)
+	if e == nil || when == inAnyCase {
 		return nil, false
 	}
-	return e.value.Load(), true
+	a, now := e.answer.Load(), c.now()
+	if now >= a.freshUntil || when == unlessCertain && now >= a.doubtAt {
+		return nil, false
+	}
+	return &a.value, true
 }
 
-// cachedOf is the entry of somebody, whether known or not.
-func (c *entitlementCache) cachedOf(key cacheKey) (*entry, bool) {
-	if e, ok := c.known[key.kind].Peek(key.id); ok {
-		return e, true
+// entryOf is the entry of a customer or key, whether known or not; nil if there is none.
+func (c *entitlementCache) entryOf(key cacheKey) *entry {
+	if e, _ := c.known.find(key); e != nil {
+		return e
 	}
-	return c.unknown.Peek(key)
+	e, _ := c.unknown.Peek(key)
+	return e
 }
 
 // refresh asks Polar and keeps the answer.
@@ -464,7 +483,7 @@ func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, e
 	if value, ok := c.stateOf(key); ok && when == unlessFresh {
 		return c.withKeysLookedUp(key, value, 0), nil
 	}
-	if !c.known[key.kind].Contains(key.id) {
+	if e, _ := c.known.find(key); e == nil {
 		end, ok := c.unseen[key.kind].Begin()
 		if !ok {
 			return nil, c.turnAway(key.kind)
@@ -481,7 +500,7 @@ func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, e
 		return nil, err
 	}
 	c.outages[key.kind].Store(nil)
-	value = c.keep(key, value, asked)
+	value = c.store(key, value, asked)
 	if when != inAnyCase {
 		began = 0
 	}
@@ -504,52 +523,34 @@ func (c *entitlementCache) count(err error) {
 	c.counts.upstream.Add(1)
 }
 
-// turnAway is the answer to who was never seen and is not asked about.
+// turnAway is the answer about a customer or key that was never seen and is not asked about.
 func (c *entitlementCache) turnAway(kind keyKind) error {
 	c.counts.unseenTurnedAway.Add(1)
-	if o := c.outages[kind].Load(); o != nil && c.now() < o.until+int64(outageLasts) {
-		return o.err // nobody got an answer since
+	if o := c.outages[kind].Load(); o != nil && c.now() < o.until.After(outageLasts) {
+		return o.err // no question had an answer since
 	}
 	return &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: "too many were asked about that were not seen before", unasked: true}
 }
 
 // begin gives the time at which a question begins, and notes it. One in any case is
 // asked by who expects something new: its answer is not believed for long.
-func (c *entitlementCache) begin(key cacheKey, when urgency) (asked int64) {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	e, ok := c.cachedOf(key)
-	if ok {
-		e.forgetSpent()
-	}
+func (c *entitlementCache) begin(key cacheKey, when urgency) (asked clock.Local) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	now := c.now()
-	if ok && when == inAnyCase {
-		e.pause, e.hopeUntil = 0, until(now, hopeLasts)
+	if e := c.entryOf(key); e != nil {
+		e.ledger.ask()
+		if when == inAnyCase {
+			e.doubts, e.hopeUntil = 0, now.After(hopeLasts).Seconds()
+		}
 	}
 	return now
 }
 
-// forgetSpent is for what Polar could know of: what was spent by requests that have
-// ended. storing is held.
-func (e *entry) forgetSpent() {
-	e.question++
-	e.spent = nil
-	for d := range e.underWay {
-		e.takeOff(d)
-	}
-}
-
-// takeOff has answers come less a debit, until Polar could know of it. storing is held.
-func (e *entry) takeOff(d *debit) {
-	if e.spent == nil {
-		e.spent = map[string]float64{}
-	}
-	e.spent[d.meter] += d.units
-}
-
 // refreshBehind asks Polar without anybody waiting, unless others need the request.
-func (c *entitlementCache) refreshBehind(e *entry, now int64, when urgency) {
-	if now < e.retryAt.Load() || !e.refreshing.CompareAndSwap(false, true) {
+func (c *entitlementCache) refreshBehind(key cacheKey, e *entry, now clock.Local, when urgency) {
+	last := e.answer.Load().failure
+	if last != nil && now < last.retryAt || !e.refreshing.CompareAndSwap(false, true) {
 		return
 	}
 	done, ok := c.mayAsk(now)
@@ -557,79 +558,139 @@ func (c *entitlementCache) refreshBehind(e *entry, now int64, when urgency) {
 		e.refreshing.Store(false)
 		return
 	}
+	key = key.own()
 	c.goBehind(func() {
 		defer e.refreshing.Store(false)
 		defer done()
-		_, err := c.fetch(c.life, e.key, when)
-		c.mishap(e.key, err)
+		_, err := c.fetch(c.life, key, when)
+		c.notePanic(key, err)
 	})
 }
 
 // goBehind does something that nobody waits for but close, unless it is over.
 func (c *entitlementCache) goBehind(do func()) {
-	c.storing.Lock()
-	defer c.storing.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.life.Err() == nil {
 		c.behind.Go(do)
 	}
 }
 
-// failed puts off the next question about somebody for whom there is an answer
+// failed puts off the next question about a customer or key for which there is an answer
 // to serve meanwhile.
 func (c *entitlementCache) failed(key cacheKey, err error) {
 	if _, dead := errors.AsType[*deadLine](err); dead {
 		return // the next question goes over another connection
 	}
-	lately := &outage{c.now() + int64(outageMemory), err}
+	now := c.now()
+	lately := outage{now.After(outageMemory), err}
 	if ofEverybody(err) {
-		c.outages[key.kind].Store(lately)
-	}
-	e, ok := c.known[key.kind].Peek(key.id)
-	if !ok {
-		return
+		c.outages[key.kind].Store(&lately)
 	}
 	pause := retryStale/2 + rand.N(retryStale)
 	if failure, ok := errors.AsType[*Error](err); ok {
 		pause = max(pause, failure.RetryAfter)
 	}
-	e.failure.Store(lately)
-	e.retryAt.Store(until(c.now(), pause))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, _ := c.known.find(key); e != nil {
+		e.change(func(a *answer) { a.failure = &failure{lately, now.After(pause)} })
+	}
 }
 
-// keep stores an answer to a question that was asked then, and gives what is to be
-// served: that answer, or what an event told since, which is younger.
-func (c *entitlementCache) keep(key cacheKey, value *Entitlements, asked int64) *Entitlements {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	e, ok := c.known[key.kind].Peek(key.id)
-	if ok && e.told > asked && e.event > value.at-int64(readTime) {
-		return e.value.Load()
+// store keeps an answer to a question that was asked then, and gives what is to be
+// served: that answer, or what is younger, by an event that came since or the answer to a
+// later question about the customer's other id.
+func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.Local) *Entitlements {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, _ := c.known.find(key)
+	if e != nil && e.outdates(value, asked) {
+		return e.value()
 	}
+	claims := false // the external id in the answer
 	switch {
-	case ok:
-	case value.Known():
-		e = c.add(key)
-	default:
-		if e, ok = c.unknown.Peek(key); !ok {
-			e = &entry{key: key}
-			c.unknown.Add(key, e)
+	case key.kind == byLicenseKey:
+	case value.known:
+		if of := c.known.byID(value.customer); of != e {
+			if of != nil && of.outdates(value, asked) {
+				return of.value()
+			}
+			e = of // the external id has moved to another customer, if it was cached
 		}
+		claims = key.kind == byExternalID || c.mayClaim(value, e, asked)
+	case e != nil && key.kind == byExternalID:
+		c.known.dropAlias(e) // the customer may have another external id now
+		e = nil
+	}
+	add := func() {}
+	if e == nil {
+		e, add = c.newEntry(key, value)
 	}
 	e.answered, e.asked = value.at, asked
-	value = e.lessSpent(value.completed(e.value.Load(), c.grace))
-	c.set(e, value, 0)
-	if e.told > asked {
-		e.outdate() // by an event of meanwhile, which this answer may not know of
+	c.set(e, e.ledger.lessSpent(value.completed(e.value(), c.graceFor)), 0)
+	add()
+	if claims {
+		c.claim(e)
 	}
-	c.noteLicense(e.key, value)
-	return e.value.Load()
+	if e.told > asked {
+		e.expire() // by an event of meanwhile, which this answer may not know of
+	}
+	c.noteLicense(key, value)
+	return e.value()
 }
 
-// hear has a channel told of each event about a customer, until stop is called.
-func (c *entitlementCache) hear(key cacheKey, news chan struct{}) (stop func()) {
+// newEntry is an entry for a customer or key that is not known yet, and what has it found
+// once it has an answer. mu is held.
+func (c *entitlementCache) newEntry(key cacheKey, value *Entitlements) (e *entry, add func()) {
+	switch {
+	case !value.known:
+		if e, ok := c.unknown.Peek(key); ok {
+			return e, func() {}
+		}
+		e := &entry{}
+		return e, func() { c.unknown.Add(key, e) }
+	case key.kind == byLicenseKey:
+		license := &licenseEntry{key: key.id}
+		return &license.entry, func() {
+			c.known.addLicense(license)
+			c.unknown.Remove(key)
+		}
+	}
+	e = &entry{id: value.customer}
+	return e, func() { c.addCustomer(e) }
+}
+
+// addCustomer has a new entry found by Polar's id. mu is held.
+func (c *entitlementCache) addCustomer(e *entry) {
+	c.known.addCustomer(e)
+	c.unknown.Remove(cacheKey{byPolarID, e.id.String()})
+}
+
+// claim has an entry found by the external id in its answer too, if customers can be asked
+// about by that. mu is held.
+func (c *entitlementCache) claim(e *entry) {
+	if id := ExternalID(e.value().external); id.check() == nil {
+		c.known.addAlias(e)
+		c.unknown.Remove(id.key)
+	}
+}
+
+// mayClaim reports whether the external id in an answer about a customer, whose entry is e,
+// is theirs: not if Polar said otherwise after the answer was asked for. mu is held.
+func (c *entitlementCache) mayClaim(value *Entitlements, e *entry, asked clock.Local) bool {
+	if u, ok := c.unknown.Peek(ExternalID(value.external).key); ok && u.asked > asked {
+		return false
+	}
+	other := c.known.byExternalID(value.external)
+	return other == nil || other == e || other.asked <= asked && other.event <= value.at
+}
+
+// listen has a channel told of each event about a customer, until stop is called.
+func (c *entitlementCache) listen(key cacheKey, news chan struct{}) (stop func()) {
 	key = key.own()
-	c.storing.Lock()
-	defer c.storing.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if c.waiting == nil {
 		c.waiting = map[cacheKey]map[chan struct{}]struct{}{}
 	}
@@ -638,17 +699,17 @@ func (c *entitlementCache) hear(key cacheKey, news chan struct{}) (stop func()) 
 	}
 	c.waiting[key][news] = struct{}{}
 	return func() {
-		c.storing.Lock()
-		defer c.storing.Unlock()
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		if delete(c.waiting[key], news); len(c.waiting[key]) == 0 {
 			delete(c.waiting, key)
 		}
 	}
 }
 
-// spread tells those who wait for news of a customer. storing is held.
-func (c *entitlementCache) spread(keys ...cacheKey) {
-	for _, key := range keys {
+// announce tells those who wait for news of a customer. mu is held.
+func (c *entitlementCache) announce(customer *Entitlements) {
+	for _, key := range customer.ids() {
 		for news := range c.waiting[key] {
 			select {
 			case news <- struct{}{}:
@@ -658,243 +719,242 @@ func (c *entitlementCache) spread(keys ...cacheKey) {
 	}
 }
 
-// latest is what is in memory about somebody, and whether it can be served without a
+// ids are those by which a customer may be asked about.
+func (e *Entitlements) ids() [2]cacheKey {
+	return [2]cacheKey{{byPolarID, e.customer.String()}, {byExternalID, e.external}}
+}
+
+// latest is what is in memory about a customer, and whether it can be served without a
 // question: it is fresh, or stale at most. It is nil if there is nothing.
-func (c *entitlementCache) latest(key cacheKey) (value *Entitlements, sure bool) {
-	e, ok := c.cachedOf(key)
-	if !ok {
+func (c *entitlementCache) latest(key cacheKey) (value *Entitlements, certain bool) {
+	e := c.entryOf(key)
+	if e == nil {
 		return nil, false
 	}
-	return e.value.Load(), c.now() < max(e.freshUntil.Load(), e.staleUntil.Load())
+	a := e.answer.Load()
+	return &a.value, c.now() < max(a.freshUntil, a.staleUntil)
 }
 
-// askedSince reports whether Polar answered a question about somebody from then or later.
-func (c *entitlementCache) askedSince(key cacheKey, then int64) bool {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	e, ok := c.cachedOf(key)
-	return ok && e.asked >= then
-}
-
-// outdate has the next request ask.
-func (e *entry) outdate() {
-	e.freshUntil.Store(0)
-	e.staleUntil.Store(0)
-	e.stateFresh, e.stateStale = 0, 0
-	e.memoryUntil.Store(0)
+// askedSince reports whether Polar answered a question about a customer from then or later.
+func (c *entitlementCache) askedSince(key cacheKey, then clock.Local) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entryOf(key)
+	return e != nil && e.asked >= then
 }
 
 // askedBefore reports whether what is cached answers a question from before then,
-// and nobody has just asked in vain.
-func (c *entitlementCache) askedBefore(key cacheKey, then int64) bool {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	e, ok := c.cachedOf(key)
-	return ok && e.asked < then && e.failure.Load() == nil
+// and no question has just failed.
+func (c *entitlementCache) askedBefore(key cacheKey, then clock.Local) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entryOf(key)
+	return e != nil && e.asked < then && e.answer.Load().failure == nil
 }
 
-// until is a time so much later, or the end of time.
-func until(now int64, d time.Duration) int64 {
-	if int64(d) > math.MaxInt64-now {
-		return math.MaxInt64
-	}
-	return now + int64(d)
+// expire has the next request ask. mu is held.
+func (e *entry) expire() {
+	e.change(func(a *answer) {
+		a.freshUntil, a.staleUntil, a.memoryUntil = 0, 0, 0
+		if a.limits != nil {
+			a.limits = &limits{expires: a.limits.expires}
+		}
+	})
 }
 
-// set makes a value of that age the one that an entry serves, from now on. storing
-// is held.
+// set makes a value of that age the one that an entry serves, from now on. mu is held.
 func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration) {
 	now := c.now()
-	nothingNew := e.settlePause(value, c.negative)
-	fresh, stale, grace := c.fresh, c.stale, c.grace
+	last := e.value()
+	nothingNew := last != nil && last.allowsTheSame(value)
+	pause := c.settlePause(e, nothingNew)
+	fresh, stale, grace := c.freshFor, c.staleFor, c.graceFor
 	switch {
 	case !value.Known():
 		// Who has just bought is in a hurry. Where Polar cannot be asked, who was
 		// refused goes on being refused for as long as that may be believed.
-		fresh, stale, grace = min(fresh, e.pause), 0, min(fresh, c.negative)
-	case value.unread != 0, nothingNew && now < e.hopeUntil:
-		fresh = min(fresh, e.pause)
+		fresh, stale, grace = min(fresh, pause), 0, min(fresh, c.unknownFor)
+	case value.unread != 0, nothingNew && now.Seconds() < e.hopeUntil:
+		fresh = min(fresh, pause)
 	}
-	e.expires.Store(0)
-	if l := value.license; l != nil && !l.ExpiresAt.IsZero() {
+	expires := clock.Never
+	if l := value.particulars().license; l != nil && !l.ExpiresAt.IsZero() {
 		left := l.ExpiresAt.Sub(l.answeredAt)
 		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
-		e.expires.Store(until(now, left))
+		expires = now.After(left)
 	}
-	e.base = e.question
-	e.stateFresh, e.stateStale = until(now, fresh-age), until(now, max(fresh, stale)-age)
-	c.compose(e, value, now)
-	e.graceUntil.Store(until(now, max(fresh, stale, grace)-age))
-	e.memoryUntil.Store(until(now, min(max(fresh, stale, yieldsFor), max(fresh, stale, grace))-age))
-	e.doubtAt.Store(until(now, e.pause))
-	e.failure.Store(nil)
-	e.retryAt.Store(0)
+	a := answer{
+		value:       *value,
+		freshUntil:  now.After(fresh - age),
+		staleUntil:  now.After(max(fresh, stale) - age),
+		graceUntil:  now.After(max(fresh, stale, grace) - age),
+		memoryUntil: now.After(min(max(fresh, stale, yieldsFor), max(fresh, stale, grace)) - age),
+		doubtAt:     now.After(pause),
+	}
+	if expires != clock.Never || value.keys() != nil {
+		a.limits = &limits{a.freshUntil, a.staleUntil, expires}
+		c.compose(&a, now)
+	}
+	if last != nil && last.external != value.external {
+		c.known.dropAlias(e)
+	}
+	e.answer.Store(&a)
+	e.ledger.answered()
 }
 
-// settlePause sets how long a refusal by a new value is believed, longer each time that
-// there is nothing new in it, and reports whether that is so. storing is held.
-func (e *entry) settlePause(value *Entitlements, most time.Duration) (nothingNew bool) {
-	last := e.value.Load()
-	nothingNew = last != nil && last.allowsTheSame(value)
-	if nothingNew {
-		e.pause *= 2
-	} else {
-		e.pause = 0
+// settlePause is how long a refusal by a new value is believed, longer each time that
+// there is nothing new in it. mu is held.
+func (c *entitlementCache) settlePause(e *entry, nothingNew bool) time.Duration {
+	if !nothingNew {
+		e.doubts = 0
 	}
-	e.pause = min(max(e.pause, firstPause), most)
-	return nothingNew
+	e.doubts = min(e.doubts+1, mostDoubts)
+	return c.pauseOf(e)
 }
 
-// tell takes in what an event of that age says of a customer, under both ids, and
-// reports whether it did: not when what is known of them is younger. Where the event
-// cannot be trusted to be the last word, the next request asks: it may be late, or the
-// younger answer come out of a cache of Polar's that did not know of it yet.
-func (c *entitlementCache) tell(value *Entitlements, age time.Duration) bool {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	keys := []cacheKey{{byPolarID, value.customer}}
-	if byOwnID := ExternalID(value.external); byOwnID.check() == nil {
-		keys = append(keys, byOwnID.key) // others are refused when they are asked about
+// pauseOf is how long a refusal by what an entry serves is believed. mu is held.
+func (c *entitlementCache) pauseOf(e *entry) time.Duration {
+	return min(firstPause<<(max(e.doubts, 1)-1), c.unknownFor)
+}
+
+// applyEvent takes in what an event of that age says of a customer, and reports whether
+// it did: not when what is known of them is younger. Where the event cannot be trusted to
+// be the last word, the next request asks: it may be late, or the younger answer come out
+// of a cache of Polar's that did not know of it yet.
+func (c *entitlementCache) applyEvent(value *Entitlements, age time.Duration) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.announce(value)
+	now := c.now()
+	e := c.known.byID(value.customer)
+	outdated := e != nil && e.before(value.at)
+	overtaken := func(key cacheKey) bool { // by the answer that there is no such customer
+		u, ok := c.unknown.Peek(key)
+		if !ok || !u.before(value.at) {
+			return false
+		}
+		c.unknown.Remove(key)
+		return true
 	}
-	defer c.spread(keys...)
-	free, outdated := keys[:0:0], false // free is what no other customer has by now
-	for _, key := range keys {
-		e, known := c.known[key.kind].Peek(key.id)
-		if !known {
-			if e, ok := c.unknown.Peek(key); ok && e.before(value.at) {
-				c.unknown.Remove(key)
-				outdated = true
-			}
-			free = append(free, key)
-			continue
-		}
-		of := e.value.Load().customer
-		switch other := of != "" && of != value.customer; {
-		case other && !value.known:
-		case other && e.before(value.at):
-			e.heard(value.at, c.now())
-		default:
-			free = append(free, key)
-			outdated = outdated || e.before(value.at)
-		}
+	ids := value.ids()
+	if e == nil && overtaken(ids[0]) {
+		outdated = true
 	}
-	if last, ok := c.known[byPolarID].Peek(value.customer); ok && !outdated {
-		// The program's id of a customer can change; who is known by Polar's id is
-		// not found by the old one any more.
-		if was := last.value.Load().external; was != value.external {
-			if e, ok := c.known[byExternalID].Peek(was); ok && e.value.Load().customer == value.customer {
-				c.known[byExternalID].Remove(was)
-			}
+	claims := true // the external id
+	switch holder := c.known.byExternalID(value.external); {
+	case holder == e && e != nil:
+	case holder == nil:
+		if overtaken(ids[1]) {
+			outdated, claims = true, false
 		}
+	case !value.known: // it was theirs
+		claims = false
+	case holder.before(value.at):
+		holder.noteOlderEvent(value.at, now)
+		claims = false
+	}
+	switch {
+	case e == nil && outdated:
+		return false
+	case e != nil && e.before(value.at):
+		e.noteOlderEvent(value.at, now)
+		return false
 	}
 	late := outdated || age > readTime
-	for _, key := range free {
-		e, known := c.known[key.kind].Peek(key.id)
-		switch {
-		case known && e.before(value.at):
-			e.heard(value.at, c.now())
-			continue
-		case !known && outdated:
-			continue
-		case !known:
-			e = c.add(key)
-		}
-		e.event, e.told = value.at, c.now()
-		if !late { // else Polar may not have counted all of that by then
-			e.forgetSpent()
-		}
-		c.set(e, e.lessSpent(value.completed(e.value.Load(), c.grace)), age)
-		if late || value.unread != 0 {
-			e.outdate()
-		}
+	isNew := e == nil
+	if isNew {
+		e = &entry{id: value.customer}
+	}
+	e.event, e.told = value.at, now
+	if !late { // otherwise Polar may not have counted all of that by then
+		e.ledger.ask()
+	}
+	c.set(e, e.ledger.lessSpent(value.completed(e.value(), c.graceFor)), age)
+	if isNew {
+		c.addCustomer(e)
+	}
+	if claims {
+		c.claim(e)
+	}
+	if late || value.unread != 0 {
+		e.expire()
 	}
 	return !outdated
 }
 
-// distrust has the next request of a customer ask, by either id.
-func (c *entitlementCache) distrust(customer *Entitlements) {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	keys := []cacheKey{{byPolarID, customer.customer}, {byExternalID, customer.external}}
-	defer c.spread(keys...)
-	for _, key := range keys {
-		if e, ok := c.known[key.kind].Peek(key.id); ok {
+// invalidate has the next request of a customer ask, by either id.
+func (c *entitlementCache) invalidate(customer *Entitlements) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	defer c.announce(customer)
+	for _, key := range customer.ids() {
+		if e, _ := c.known.find(key); e != nil {
 			e.told = c.now()
-			e.outdate()
+			e.expire()
 		}
 		c.unknown.Remove(key)
 	}
 }
 
-// heard notes an event that is older than the answer: the next request asks, unless
-// a younger event said what was to be said. storing is held.
-func (e *entry) heard(at, now int64) {
+// noteOlderEvent notes an event that is older than the answer: the next request asks,
+// unless a younger event said what was to be said. mu is held.
+func (e *entry) noteOlderEvent(at clock.Polar, now clock.Local) {
 	if at > e.event {
 		e.told = now
-		e.outdate()
+		e.expire()
 	}
 }
 
-// lessSpent is a value less what was spent since the question, and by requests under
-// way. storing is held.
-func (e *entry) lessSpent(value *Entitlements) *Entitlements {
-	if value.borrowed&listOfMeters != 0 {
-		return value // these are what was served until now, less all of that
-	}
-	for meter, units := range e.spent {
-		if i := value.meter(meter); i >= 0 {
-			value = value.withMeter(i, value.meters[i].Balance-units)
-		}
-	}
-	return value
-}
-
-// spend takes units off a meter, if the balance allows: then rest is what is left,
-// and end is to be called once the request is over, with whether they are given back.
-// Until then a request that says when that is has them taken off each new answer too.
-// Else rest is nil. last is what the caller has just seen, which counts for who was
-// pushed out of the cache since, as if that had happened a moment later.
+// spend takes units off a meter, if the balance allows: then rest is what is left, and end
+// is to be called once the request is over, with whether the units are given back. Until
+// then a request that says when it ends, by untilEnd, has them taken off each new answer
+// too. Otherwise rest is nil. last is what the caller has just seen, which counts for a
+// customer who was evicted since, as if that had happened a moment later.
 func (c *entitlementCache) spend(key cacheKey, last *Entitlements, cost debit, untilEnd bool) (rest *Entitlements, end func(back bool)) {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	e, found := c.known[key.kind].Peek(key.id)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, a := c.known.find(key)
 	value := last
-	if found {
-		value = e.value.Load()
+	if e != nil {
+		value = &a.value
 	}
 	i := value.meter(cost.meter)
-	if i < 0 || value.meters[i].Balance < cost.units {
+	if i < 0 || value.amounts[i].balance < cost.units {
 		return nil, nil
 	}
-	cost.meter = value.meters[i].id.Value() // the same text, in memory that stays
-	rest = value.withMeter(i, value.meters[i].Balance-cost.units)
-	if !found {
+	cost.meter = value.plan().meters[i].Value() // the same text, in memory that stays
+	rest = value.withBalance(i, value.amounts[i].balance-cost.units)
+	if e == nil {
 		return rest, func(bool) {}
 	}
-	e.value.Store(rest)
-	e.takeOff(&cost)
-	if untilEnd {
-		if e.underWay == nil {
-			e.underWay = map[*debit]struct{}{}
-		}
-		e.underWay[&cost] = struct{}{}
+	rest = e.serve(rest)
+	if e.ledger == nil {
+		e.ledger = &ledger{}
 	}
-	question := e.question
+	l := e.ledger
+	l.takeOff(&cost)
+	if untilEnd {
+		if l.underWay == nil {
+			l.underWay = map[*debit]struct{}{}
+		}
+		l.underWay[&cost] = struct{}{}
+	}
+	question := l.question
 	var once sync.Once
 	return rest, func(back bool) {
 		once.Do(func() {
-			c.storing.Lock()
-			defer c.storing.Unlock()
-			delete(e.underWay, &cost)
-			if !back || !untilEnd && question < e.base {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			delete(l.underWay, &cost)
+			if !back || !untilEnd && question < l.base {
 				return // Polar has said anew what is left
 			}
-			if untilEnd || question == e.question {
-				e.spent[cost.meter] -= cost.units
+			if untilEnd || question == l.question {
+				l.spent[cost.meter] -= cost.units
 			}
-			value := e.value.Load()
+			value := e.value()
 			if i := value.meter(cost.meter); i >= 0 {
-				e.value.Store(value.withMeter(i, value.meters[i].Balance+cost.units))
+				e.serve(value.withBalance(i, value.amounts[i].balance+cost.units))
 			}
 		})
 	}
@@ -902,85 +962,76 @@ func (c *entitlementCache) spend(key cacheKey, last *Entitlements, cost debit, u
 
 // close ends all that is under way.
 func (c *entitlementCache) close() {
-	c.storing.Lock()
+	c.mu.Lock()
 	c.end()
-	c.storing.Unlock()
+	c.mu.Unlock()
 	c.flights.Close()
 	c.behind.Wait()
 }
 
-// cached is how many customers, by each of their ids, and keys are known.
-func (c *entitlementCache) cached() int {
-	n := 0
-	for _, known := range c.known {
-		n += known.Len()
+// compose makes of an answer what it is as far as license keys let it, for as long as
+// nothing changes about them. mu is held.
+func (c *entitlementCache) compose(a *answer, now clock.Local) {
+	if a.limits == nil {
+		return
 	}
-	return n
-}
-
-// compose makes a value the one that an entry serves, as far as license keys let it, for
-// as long as nothing changes about them. storing is held.
-func (c *entitlementCache) compose(e *entry, value *Entitlements, now int64) *Entitlements {
-	value = c.keys.compose(value, now)
-	fresh, stale := e.stateFresh, e.stateStale
-	if k := value.keys; k != nil && c.keys != nil {
-		fresh, stale = min(fresh, k.due, k.flips), min(stale, k.flips)
+	a.value = *c.keys.compose(&a.value, now)
+	a.freshUntil, a.staleUntil = a.limits.freshUntil, a.limits.staleUntil
+	if k := a.value.keys(); k != nil && c.keys != nil {
+		a.freshUntil, a.staleUntil = min(a.freshUntil, k.due, k.flips), min(a.staleUntil, k.flips)
 		if k.urgent {
-			stale = min(stale, k.due)
+			a.staleUntil = min(a.staleUntil, k.due)
 		}
 	}
-	e.value.Store(value)
-	e.freshUntil.Store(fresh)
-	e.staleUntil.Store(stale)
-	return value
 }
 
 // serving is what an entry serves, less what has ended by itself.
-func (c *entitlementCache) serving(e *entry, now int64) *Entitlements {
-	if value := e.value.Load(); value.keys == nil || now < value.keys.flips {
+func (c *entitlementCache) serving(e *entry, now clock.Local) *Entitlements {
+	if value := e.value(); value.keys() == nil || now < value.keys().flips {
 		return value
 	}
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	return c.compose(e, e.value.Load(), now)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return e.change(func(a *answer) { c.compose(a, now) })
 }
 
 // stateOf is a customer's state if it is fresh, and only license keys are to be asked about.
 func (c *entitlementCache) stateOf(key cacheKey) (*Entitlements, bool) {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	e, ok := c.known[key.kind].Peek(key.id)
-	if !ok || c.keys == nil || c.now() >= e.stateFresh || e.value.Load().keys == nil {
+	_, a := c.known.find(key)
+	if a == nil || c.keys == nil || a.value.keys() == nil || c.now() >= a.limits.freshUntil {
 		return nil, false
 	}
-	return e.value.Load(), true
+	return &a.value, true
 }
 
 // withKeysLookedUp is a value after the license keys that are due in it, or were asked
 // about before then, have been asked about.
-func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, before int64) *Entitlements {
-	if c.keys == nil || value.keys == nil {
+func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, before clock.Local) *Entitlements {
+	if c.keys == nil || value.keys() == nil {
 		return value
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
 	c.keys.lookUp(ctx, value, before)
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	if e, ok := c.known[key.kind].Peek(key.id); ok {
-		now := c.now()
-		e.doubtAt.Store(max(e.doubtAt.Load(), until(now, e.pause))) // for what the keys say is of now
-		return c.compose(e, e.value.Load(), now)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	if e, _ := c.known.find(key); e != nil {
+		return e.change(func(a *answer) {
+			a.doubtAt = max(a.doubtAt, now.After(c.pauseOf(e))) // for what the keys say is of now
+			c.compose(a, now)
+		})
 	}
-	return c.keys.compose(value, c.now()) // it was pushed out meanwhile
+	return c.keys.compose(value, now) // it was evicted meanwhile
 }
 
-// noteLicense keeps under which key a license key was asked about. storing is held.
+// noteLicense keeps under which key a license key was asked about. mu is held.
 func (c *entitlementCache) noteLicense(key cacheKey, value *Entitlements) {
-	if key.kind != byLicenseKey || value.license == nil {
+	license := value.particulars().license
+	if key.kind != byLicenseKey || license == nil {
 		return
 	}
-	id := normalUUID(value.license.ID)
+	id, _ := parseUUID(license.ID)
 	had, _ := c.licenses.Peek(id)
 	if !slices.Contains(had, key.id) {
 		const few = 4
@@ -993,19 +1044,12 @@ func (c *entitlementCache) noteLicense(key cacheKey, value *Entitlements) {
 // cached: by themselves, and as what a customer's benefits come with. With every, all that
 // the customer's benefits came with are among them. revoked is when their grant was, by
 // Polar's clock; 0 if it was not. What was known before then does not outlast an outage.
-func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []string, every bool, revoked int64) {
-	c.storing.Lock()
-	defer c.storing.Unlock()
-	var holders []*entry
-	for _, key := range []cacheKey{{byPolarID, customer.customer}, {byExternalID, customer.external}} {
-		e, ok := c.known[key.kind].Peek(key.id)
-		if !ok || e.value.Load().customer != customer.customer {
-			continue
-		}
-		holders = append(holders, e)
-		if every {
-			ids = append(ids, e.value.Load().licenseKeyIDs()...)
-		}
+func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []uuid, every bool, revoked clock.Polar) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	holder := c.known.byID(customer.customer)
+	if holder != nil && every {
+		ids = append(ids, holder.value().licenseKeyIDs()...)
 	}
 	if len(ids) == 0 {
 		return
@@ -1013,22 +1057,139 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []string, ev
 	if c.keys != nil {
 		c.keys.drop(ids, revoked)
 	}
-	for _, e := range holders {
-		c.compose(e, e.value.Load(), c.now())
+	if holder != nil {
+		holder.change(func(a *answer) { c.compose(a, c.now()) })
 	}
 	for _, id := range ids {
 		texts, _ := c.licenses.Peek(id)
 		for _, text := range texts {
-			c.unknown.Remove(cacheKey{byLicenseKey, text})
-			e, ok := c.known[byLicenseKey].Peek(text)
-			if !ok {
+			key := cacheKey{byLicenseKey, text}
+			c.unknown.Remove(key)
+			e, a := c.known.find(key)
+			if e == nil {
 				continue
 			}
 			e.told = c.now()
-			e.outdate()
-			if revoked > e.value.Load().at {
-				e.graceUntil.Store(0)
+			e.expire()
+			if revoked > a.value.at {
+				e.change(func(a *answer) { a.graceUntil = 0 })
 			}
 		}
 	}
 }
+
+// knownEntries finds the customers and license keys that Polar knows. A customer has one
+// entry, which is found by Polar's id and by the program's own. License keys are kept
+// apart, so that a crowd of keys evicts no customer. find takes no lock; everything else
+// is done with the lock of the cache held.
+type knownEntries struct {
+	customers *lookup.Cache[entry]
+	// aliases finds customers by external id: by the one that the answer in the entry
+	// names. Not every entry is in it, for an id is one customer's at a time.
+	aliases  *lookup.Table[entry]
+	licenses *lookup.Cache[licenseEntry]
+}
+
+// licenseEntry is the entry of a license key.
+type licenseEntry struct {
+	entry
+	key string
+}
+
+var indexSeed = maphash.MakeSeed()
+
+func hashOf(text string) uint64 { return maphash.String(indexSeed, text) }
+
+func hashOfID(id uuid) uint64 { return maphash.Bytes(indexSeed, id[:]) }
+
+func newKnownEntries(size int) (k knownEntries, err error) {
+	if k.customers, err = lookup.NewCache(size, func(e *entry) uint64 { return hashOfID(e.id) }); err != nil {
+		return k, err
+	}
+	k.aliases = lookup.NewTable(func(e *entry) uint64 { return hashOf(e.value().external) })
+	k.licenses, err = lookup.NewCache(size, func(e *licenseEntry) uint64 { return hashOf(e.key) })
+	return k, err
+}
+
+// find is the entry under a key and what it serves; nil if there is none.
+func (k *knownEntries) find(key cacheKey) (*entry, *answer) {
+	var a *answer
+	switch key.kind {
+	case byExternalID:
+		e := k.aliases.Find(hashOf(key.id), func(e *entry) bool {
+			a = e.answer.Load()
+			return a.value.external == key.id
+		})
+		if e == nil {
+			return nil, nil
+		}
+		return e, a
+	case byPolarID:
+		id, ok := parseUUID(key.id)
+		if e := k.byID(id); ok && e != nil {
+			return e, e.answer.Load()
+		}
+	case byLicenseKey:
+		if e := k.license(key.id); e != nil {
+			return &e.entry, e.answer.Load()
+		}
+	}
+	return nil, nil
+}
+
+func (k *knownEntries) byID(id uuid) *entry {
+	return k.customers.Find(hashOfID(id), func(e *entry) bool { return e.id == id })
+}
+
+func (k *knownEntries) byExternalID(id string) *entry {
+	e, _ := k.find(cacheKey{byExternalID, id})
+	return e
+}
+
+func (k *knownEntries) license(key string) *licenseEntry {
+	return k.licenses.Find(hashOf(key), func(e *licenseEntry) bool { return e.key == key })
+}
+
+// touch tells the 2Q cache that an entry is in use. It never waits.
+func (k *knownEntries) touch(key cacheKey, e *entry) bool {
+	if key.kind != byLicenseKey {
+		return k.customers.Touch(e)
+	}
+	license := k.license(key.id)
+	return license != nil && k.licenses.Touch(license)
+}
+
+// addCustomer makes the entry of a customer who has none. It is found from now on by
+// Polar's id, so that it must have an answer.
+func (k *knownEntries) addCustomer(e *entry) {
+	k.customers.Add(e, func(e *entry) { k.dropAlias(e) })
+}
+
+func (k *knownEntries) addLicense(e *licenseEntry) {
+	k.licenses.Add(e, func(*licenseEntry) {})
+}
+
+// dropAlias has an entry found by Polar's id alone.
+func (k *knownEntries) dropAlias(e *entry) {
+	if external := e.value().external; external != "" {
+		k.aliases.Remove(hashOf(external), e)
+	}
+}
+
+// addAlias has an entry found by the external id in its answer, and no other by that.
+func (k *knownEntries) addAlias(e *entry) {
+	external := e.value().external
+	switch other := k.byExternalID(external); other {
+	case e:
+		return
+	case nil:
+	default:
+		k.aliases.Remove(hashOf(external), other)
+	}
+	k.aliases.Insert(e)
+}
+
+func (k *knownEntries) len() int { return k.customers.Len() + k.licenses.Len() }
+
+// own is the key in memory that nobody else writes to.
+func (k cacheKey) own() cacheKey { return cacheKey{k.kind, strings.Clone(k.id)} }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"net/http"
 	"slices"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/polargate/polargate/internal/clock"
 )
 
 // What is here keeps a benefit of the type license_keys from outliving its license key.
@@ -34,60 +34,62 @@ const (
 	keysOnPage = 100
 	// scopeAgain is how long it is believed that the token may not read license keys.
 	scopeAgain = time.Minute
-
-	never = int64(math.MaxInt64)
 )
 
 // keyedGrants are the grants of a customer some of which come with a license key. They are
 // immutable, as the Entitlements are that have them.
 type keyedGrants struct {
 	all      []GrantedBenefit // as Polar's state has them: of a benefit there may be several
-	ids      []string         // of the license keys; "" where there is none, or none is named
+	ids      []uuid           // of the license keys; zero where there is none, or none is named
 	features map[string][]string
 
 	// due is when a key is to be asked about, and flips when what counts changes by
 	// itself, both by the clock of the cache. urgent is that nothing can be served
 	// until due keys were asked about.
-	due, flips int64
+	due, flips clock.Local
 	urgent     bool
 	// open are the grants of which nobody could say whether they count, and why is that.
 	open []GrantedBenefit
 	why  error
 }
 
-// withKeys notes which of the grants of a state come with a license key.
-func (e *Entitlements) withKeys(features map[string][]string) {
-	var ids []string
-	for i, g := range e.benefits {
-		id := g.LicenseKeyID()
-		if _, ok := canonicalUUID4(id); !ok || g.Type() != licenseKeys {
+// keyedGrantsOf notes which of the grants of a state come with a license key; nil if none.
+func keyedGrantsOf(grants []GrantedBenefit, features map[string][]string) *keyedGrants {
+	var ids []uuid
+	for i, g := range grants {
+		id, ok := parseUUID(g.LicenseKeyID())
+		if !ok || g.Type() != licenseKeys {
 			continue // another id cannot be asked about: Polar's word counts
 		}
 		if ids == nil {
-			ids = make([]string, len(e.benefits))
+			ids = make([]uuid, len(grants))
 		}
-		ids[i] = normalUUID(id)
+		ids[i] = id
 	}
-	if ids != nil {
-		e.keys = &keyedGrants{all: slices.Clone(e.benefits), ids: ids, features: features, flips: never}
-	}
-}
-
-// licenseKeyIDs are those of the license keys that the grants come with.
-func (e *Entitlements) licenseKeyIDs() []string {
-	if e == nil || e.keys == nil {
+	if ids == nil {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(e.keys.ids), func(id string) bool { return id == "" })
+	return &keyedGrants{all: slices.Clone(grants), ids: ids, features: features, flips: clock.Never}
+}
+
+// keys are the grants of e, if some come with a license key; nil if none.
+func (e *Entitlements) keys() *keyedGrants { return e.particulars().keys }
+
+// licenseKeyIDs are those of the license keys that the grants come with.
+func (e *Entitlements) licenseKeyIDs() []uuid {
+	if e.keys() == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(e.keys().ids), func(id uuid) bool { return id == uuid{} })
 }
 
 // grants are the benefits as Polar's state has them, in order, whether their license
 // keys count or not.
 func (e *Entitlements) grants() []GrantedBenefit {
-	if e.keys == nil {
-		return e.benefits
+	if e.keys() == nil {
+		return e.Benefits()
 	}
-	all := slices.Clone(e.keys.all)
+	all := slices.Clone(e.keys().all)
 	slices.SortFunc(all, func(a, b GrantedBenefit) int {
 		return cmp.Or(strings.Compare(a.ID(), b.ID()), strings.Compare(a.LicenseKeyID(), b.LicenseKeyID()))
 	})
@@ -95,17 +97,19 @@ func (e *Entitlements) grants() []GrantedBenefit {
 }
 
 // awaitsKeys reports whether nothing can be served before license keys were asked about.
-func (e *Entitlements) awaitsKeys(now int64) bool {
-	return e.keys != nil && e.keys.urgent && now >= e.keys.due
+func (e *Entitlements) awaitsKeys(now clock.Local) bool {
+	keys := e.keys()
+	return keys != nil && keys.urgent && now >= keys.due
 }
 
 // undecidedKeys is why it is not known of some license key whether it counts; nil if
 // it is known of all.
 func (e *Entitlements) undecidedKeys() error {
-	if e == nil || e.keys == nil || len(e.keys.open) == 0 {
+	keys := e.keys()
+	if keys == nil || len(keys.open) == 0 {
 		return nil
 	}
-	return e.keys.why
+	return keys.why
 }
 
 // supposingKeys is e if the license keys of which nothing is known counted.
@@ -114,28 +118,19 @@ func (e *Entitlements) supposingKeys() *Entitlements {
 		return e
 	}
 	next := *e
-	next.setBenefits(slices.Concat(e.benefits, e.keys.open), e.keys.features)
+	next.setRights(e.rights().unlocking(slices.Concat(e.Benefits(), e.keys().open), e.keys().features))
 	return &next
-}
-
-// setBenefits makes these the benefits, and theirs the features.
-func (e *Entitlements) setBenefits(benefits []GrantedBenefit, features map[string][]string) {
-	e.benefits, e.features = benefits, nil
-	for _, g := range benefits {
-		e.features = append(e.features, features[g.ID()]...)
-	}
-	e.sortBenefits()
 }
 
 // keyFact is what is known of a license key. Times are those of the cache.
 type keyFact struct {
 	known   bool // else a question failed, and nothing is known
 	granted bool
-	expires int64 // never, if it does not
-	asked   int64
-	at      int64 // of the answer, by Polar's clock, as Unix time in nanoseconds
-	retryAt int64 // after a failure
-	err     error // of that
+	expires clock.Local // never, if it does not
+	asked   clock.Local
+	at      clock.Polar // of the answer
+	retryAt clock.Local // after a failure
+	err     error       // of that
 	// question and dropped are the turns at which it was asked about last, and at which
 	// an event told of it; see keyring.turns.
 	question, dropped int64
@@ -146,30 +141,30 @@ type keyFact struct {
 type keyring struct {
 	fresh, dead, last time.Duration // how long a fact is believed; how long a refusal; and at most
 	timeout           time.Duration
-	now               func() int64
+	now               func() clock.Local
 	life              context.Context
 	behind            func(func())
-	one               func(ctx context.Context, id string) (keyAnswer, error)
+	one               func(ctx context.Context, id uuid) (keyAnswer, error)
 	page              func(ctx context.Context, benefit string, page int) (keyPage, error)
 	noteScope         func(error) // called with each answer: nil, or that the token lacks the scope
 
 	mu           sync.Mutex
-	facts        *lru.TwoQueueCache[string, keyFact]
-	pending      map[string]*keyLook
+	facts        *lru.TwoQueueCache[uuid, keyFact]
+	pending      map[uuid]*keyLook
 	queue        []*keyLook
 	working      int
 	turns        int64               // counts questions and events, to tell which was first
 	walks        map[string]*keyWalk // by benefit
-	refusedUntil int64               // the token lacks the scope
+	refusedUntil clock.Local         // the token lacks the scope
 }
 
 // keyAnswer is Polar's answer about a key; the zero value is of one that it does not know.
 type keyAnswer struct {
-	id      string
+	id      uuid
 	granted bool
 	left    time.Duration // until it expires, from the answer on
 	expires bool
-	at      int64
+	at      clock.Polar
 }
 
 type keyPage struct {
@@ -179,23 +174,24 @@ type keyPage struct {
 
 // keyLook is a question about a key that somebody waits for.
 type keyLook struct {
-	id, benefit string
-	done        chan struct{}
-	dropped     bool // an event told of the key since it began
-	counted     bool // in its keyWalk
+	id      uuid
+	benefit string
+	done    chan struct{}
+	dropped bool // an event told of the key since it began
+	counted bool // in its keyWalk
 }
 
 // keyWalk is how far the list of a benefit's keys has been read.
 type keyWalk struct {
-	began        int64
+	began        clock.Local
 	wanted, read int // keys that had to be asked about, and pages
 	last         int // page; 0 if that is not known
 	reading      bool
 }
 
 func newKeyring(size int) (*keyring, error) {
-	facts, err := lru.New2Q[string, keyFact](size)
-	return &keyring{facts: facts, pending: map[string]*keyLook{}, walks: map[string]*keyWalk{}}, err
+	facts, err := lru.New2Q[uuid, keyFact](size)
+	return &keyring{facts: facts, pending: map[uuid]*keyLook{}, walks: map[string]*keyWalk{}}, err
 }
 
 // keyStanding is what is known of a key now: whether it counts, or that this is open;
@@ -203,28 +199,28 @@ func newKeyring(size int) (*keyring, error) {
 // changes by itself.
 type keyStanding struct {
 	counts, open, urgent bool
-	due, flips           int64
+	due, flips           clock.Local
 	why                  error
 }
 
 // standing is called with the lock held.
-func (r *keyring) standing(id string, now int64) keyStanding {
+func (r *keyring) standing(id uuid, now clock.Local) keyStanding {
 	f, _ := r.facts.Peek(id)
-	ends := until(f.asked, r.last)
+	ends := f.asked.After(r.last)
 	switch {
 	case (!f.known || now >= ends) && now < r.refusedUntil:
-		return keyStanding{counts: true, due: r.refusedUntil, flips: never}
+		return keyStanding{counts: true, due: r.refusedUntil, flips: clock.Never}
 	case !f.known || now >= ends:
-		return keyStanding{open: true, urgent: true, due: f.retryAt, flips: never, why: f.err}
+		return keyStanding{open: true, urgent: true, due: f.retryAt, flips: clock.Never, why: f.err}
 	}
-	s := keyStanding{counts: f.granted && now < f.expires, due: until(f.asked, r.fresh), flips: ends}
+	s := keyStanding{counts: f.granted && now < f.expires, due: f.asked.After(r.fresh), flips: ends}
 	switch {
 	case s.counts:
 		s.flips = min(ends, f.expires)
 	case f.granted && f.asked < f.expires: // it has just expired, if nobody has put that off
 		s.due, s.urgent = f.expires, true
 	default: // who has just renewed it is in a hurry
-		s.due, s.urgent = until(f.asked, r.dead), true
+		s.due, s.urgent = f.asked.After(r.dead), true
 	}
 	if f.dropped > f.question {
 		s.due, s.urgent = 0, true
@@ -236,17 +232,17 @@ func (r *keyring) standing(id string, now int64) keyStanding {
 }
 
 // compose is a value with those benefits alone whose keys count.
-func (r *keyring) compose(value *Entitlements, now int64) *Entitlements {
-	if r == nil || value.keys == nil {
+func (r *keyring) compose(value *Entitlements, now clock.Local) *Entitlements {
+	if r == nil || value.keys() == nil {
 		return value
 	}
-	next, keys := *value, *value.keys
-	keys.due, keys.flips, keys.urgent, keys.open, keys.why = never, never, false, nil, nil
+	next, keys := *value, *value.keys()
+	keys.due, keys.flips, keys.urgent, keys.open, keys.why = clock.Never, clock.Never, false, nil, nil
 	counting := make([]GrantedBenefit, 0, len(keys.all))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, g := range keys.all {
-		if keys.ids[i] == "" {
+		if keys.ids[i] == (uuid{}) {
 			counting = append(counting, g)
 			continue
 		}
@@ -264,20 +260,20 @@ func (r *keyring) compose(value *Entitlements, now int64) *Entitlements {
 	if keys.open != nil && keys.why == nil {
 		keys.why = &Error{Op: opKey, Reason: ErrUnreachable, Detail: "a license key of the customer has not been looked up yet"}
 	}
-	next.setBenefits(counting, keys.features)
-	next.keys = &keys
+	next.setRights(value.rights().unlocking(counting, keys.features))
+	next.note(func(own *particulars) { own.keys = &keys })
 	return &next
 }
 
 // lookUp asks Polar about the keys of a value that are due, or were asked about before
 // then, and waits for the answers. Whatever fails is in what is known of the keys.
-func (r *keyring) lookUp(ctx context.Context, value *Entitlements, before int64) {
+func (r *keyring) lookUp(ctx context.Context, value *Entitlements, before clock.Local) {
 	for range 2 { // the first answer may be to a question of before an event
 		var waits []*keyLook
 		r.mu.Lock()
 		now := r.now()
-		for i, id := range value.keys.ids {
-			if id == "" {
+		for i, id := range value.keys().ids {
+			if id == (uuid{}) {
 				continue
 			}
 			f, _ := r.facts.Peek(id)
@@ -286,7 +282,7 @@ func (r *keyring) lookUp(ctx context.Context, value *Entitlements, before int64)
 			}
 			look := r.pending[id]
 			if look == nil {
-				look = &keyLook{id: id, benefit: value.keys.all[i].ID(), done: make(chan struct{})}
+				look = &keyLook{id: id, benefit: value.keys().all[i].ID(), done: make(chan struct{})}
 				r.pending[id] = look
 				r.queue = append(r.queue, look)
 			}
@@ -370,7 +366,7 @@ func (r *keyring) take() (batch []*keyLook, page bool) {
 // walk is how far the keys of a benefit have been read since the last were. mu is held.
 func (r *keyring) walk(benefit string) *keyWalk {
 	w := r.walks[benefit]
-	if w == nil || !w.reading && r.now()-w.began >= int64(r.fresh) {
+	if w == nil || !w.reading && r.now() >= w.began.After(r.fresh) {
 		w = &keyWalk{began: r.now()}
 		r.walks[benefit] = w
 	}
@@ -456,7 +452,7 @@ func (r *keyring) answered(err error) {
 	r.mu.Lock()
 	r.refusedUntil = 0
 	if lacking {
-		r.refusedUntil = until(r.now(), scopeAgain)
+		r.refusedUntil = r.now().After(scopeAgain)
 	}
 	r.mu.Unlock()
 	r.noteScope(err)
@@ -468,11 +464,11 @@ func lacksScope(err error) bool {
 }
 
 // store keeps the answer to a question that was asked then. mu is held.
-func (r *keyring) store(id string, key keyAnswer, asked, question int64) {
+func (r *keyring) store(id uuid, key keyAnswer, asked clock.Local, question int64) {
 	old, _ := r.facts.Peek(id)
-	f := keyFact{known: true, granted: key.granted, expires: never, asked: asked, at: key.at, question: question, dropped: old.dropped}
+	f := keyFact{known: true, granted: key.granted, expires: clock.Never, asked: asked, at: key.at, question: question, dropped: old.dropped}
 	if key.expires {
-		f.expires = until(r.now(), key.left)
+		f.expires = r.now().After(key.left)
 	}
 	if look := r.pending[id]; look != nil {
 		if look.dropped {
@@ -495,7 +491,7 @@ func (r *keyring) failed(look *keyLook, err error) {
 	if e, ok := errors.AsType[*Error](err); ok {
 		pause = max(pause, e.RetryAfter)
 	}
-	f.retryAt, f.err = until(r.now(), pause), err
+	f.retryAt, f.err = r.now().After(pause), err
 	r.facts.Add(look.id, f)
 	r.settle(look)
 }
@@ -508,7 +504,7 @@ func (r *keyring) settle(look *keyLook) {
 
 // drop has keys asked about before they count for anything again. If nobody answers, the
 // last answer counts, unless a grant was revoked at a later time; 0 is that none was.
-func (r *keyring) drop(ids []string, revoked int64) {
+func (r *keyring) drop(ids []uuid, revoked clock.Polar) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, id := range ids {
@@ -526,9 +522,9 @@ func (r *keyring) drop(ids []string, revoked int64) {
 
 // licenseKey asks Polar about a license key by its id. One that it does not know is the
 // zero answer, and no error.
-func (c *Client) licenseKey(ctx context.Context, id, organizationID string) (keyAnswer, error) {
+func (c *Client) licenseKey(ctx context.Context, id uuid, organizationID string) (keyAnswer, error) {
 	var key keyAnswer
-	err := c.exchange(ctx, exchange{op: opKey, path: "/v1/license-keys/" + id, repeatable: true}, func(body []byte, at time.Time) (err error) {
+	err := c.exchange(ctx, exchange{op: opKey, path: "/v1/license-keys/" + id.String(), repeatable: true}, func(body []byte, at time.Time) (err error) {
 		if key, err = readKey(body, organizationID, at); err == nil && key.id != id {
 			err = errForeignAnswer
 		}
@@ -546,10 +542,11 @@ func readKey(body []byte, organizationID string, at time.Time) (keyAnswer, error
 	if err := json.Unmarshal(body, &l); err != nil {
 		return keyAnswer{}, err
 	}
-	if organizationID != "" && !sameUUID(l.OrganizationID, organizationID) {
+	id, ok := parseUUID(l.ID)
+	if !ok || organizationID != "" && !sameUUID(l.OrganizationID, organizationID) {
 		return keyAnswer{}, errForeignAnswer
 	}
-	key := keyAnswer{id: normalUUID(l.ID), granted: l.Status == KeyGranted, expires: !l.ExpiresAt.IsZero(), at: at.UnixNano()}
+	key := keyAnswer{id: id, granted: l.Status == KeyGranted, expires: !l.ExpiresAt.IsZero(), at: clock.PolarTime(at)}
 	if key.expires {
 		key.left = l.ExpiresAt.Sub(at)
 	}
@@ -591,8 +588,8 @@ func (c *Customers) bindKeys() error {
 		return err
 	}
 	cache := c.cache
-	keys.fresh, keys.dead = cache.fresh, min(cache.fresh, cache.negative)
-	keys.last = max(cache.fresh, cache.stale, cache.grace)
+	keys.fresh, keys.dead = cache.freshFor, min(cache.freshFor, cache.unknownFor)
+	keys.last = max(cache.freshFor, cache.staleFor, cache.graceFor)
 	keys.timeout, keys.now, keys.life, keys.behind = cache.timeout, cache.now, cache.life, cache.goBehind
 	keys.noteScope = c.noteKeyScope
 	count := func(err error) {
@@ -601,7 +598,7 @@ func (c *Customers) bindKeys() error {
 			c.seldom.warn(c.config.Logger, "license key", "polargate: Polar could not say whether a customer's license key counts", "error", err)
 		}
 	}
-	keys.one = func(ctx context.Context, id string) (keyAnswer, error) {
+	keys.one = func(ctx context.Context, id uuid) (keyAnswer, error) {
 		key, err := c.client.licenseKey(ctx, id, c.organizationID())
 		count(err)
 		return key, err
@@ -631,17 +628,16 @@ func (c *Customers) noteKeyScope(err error) {
 // "license_keys" the license_key_id and a masked display_key. Others may be personal, such
 // as an account's id or an invited e-mail address. It is a new map at each call; numbers
 // are json.Number. Source: granted_benefits[].properties of Polar's customer state.
-func (b GrantedBenefit) Properties() map[string]any { return readMap(textOf(b.properties)) }
+func (b GrantedBenefit) Properties() map[string]any { return readMap(b.properties) }
 
 // LicenseKeyID is the id of the license key that came with a benefit of the type
 // "license_keys"; "" for others. It is no secret: the key itself is not told here.
 func (b GrantedBenefit) LicenseKeyID() string {
-	text := textOf(b.properties)
-	if !strings.Contains(text, "license_key_id") {
+	if !strings.Contains(b.properties, "license_key_id") {
 		return ""
 	}
 	var id string
-	f, _ := object([]byte(text))
+	f, _ := object([]byte(b.properties))
 	f.text("license_key_id", &id)
 	return id
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/pace"
 	"golang.org/x/time/rate"
@@ -67,9 +68,10 @@ type CustomersConfig struct {
 	UnknownFor time.Duration
 	// Timeout bounds a question to Polar. 0 means 5 seconds.
 	Timeout time.Duration
-	// CacheSize is how many customers are kept by each of their ids, and how many
-	// license keys, and a quarter of that for who is not known. 0 means 10,000; the
-	// least is 4. A customer takes about 1 KiB.
+	// CacheSize is how many customers are kept, and how many license keys, and a quarter
+	// of that for unknown ones; a few percent more may be found for a while. 0 means
+	// 10,000; the least is 4. A customer takes about 400 bytes and the length of the
+	// external id, however many benefits they have.
 	CacheSize int
 
 	// UpgradeURL is where customers find more, for refusals: a problem report
@@ -273,8 +275,8 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	if c.cache, err = newEntitlementCache(config.CacheSize); err != nil {
 		return nil, err
 	}
-	c.cache.fresh, c.cache.stale, c.cache.grace = config.FreshFor, config.StaleFor, config.GracePeriod
-	c.cache.negative, c.cache.timeout = config.UnknownFor, config.Timeout
+	c.cache.freshFor, c.cache.staleFor, c.cache.graceFor = config.FreshFor, config.StaleFor, config.GracePeriod
+	c.cache.unknownFor, c.cache.timeout = config.UnknownFor, config.Timeout
 	c.cache.flights.Keep = config.Timeout // the answer is of use to whoever comes next
 	c.cache.ask, c.cache.panicked = c.ask, c.logPanic
 	if err := c.bindKeys(); err != nil {
@@ -326,7 +328,7 @@ func (c *Customers) Close() error {
 // Products and Meters empty; Decide and Route do not refuse anybody for those.
 func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
 	value, err := c.look(ctx, customer.key)
-	if err == nil && value.known && len(value.benefits) == 0 {
+	if err == nil && value.known && len(value.plan().benefits) == 0 {
 		value = c.cache.recheck(ctx, customer.key, value)
 	}
 	return withBenefits(value, err)
@@ -357,7 +359,7 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 			return nil, err
 		}
 	}
-	value, err := c.cache.get(ctx, key)
+	value, err := c.cache.lookup(ctx, key)
 	return value, c.callError(err)
 }
 
@@ -365,7 +367,7 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 // refuses is not believed for as long as one that grants: Polar's state may be from
 // before a purchase. The benefit of a license key never changes.
 func (c *Customers) decideAgain(ctx context.Context, key cacheKey, value *Entitlements, requirements []Requirement) (*Entitlements, *Refusal) {
-	if _, unmet := value.Unmet(requirements...); unmet && value.known && value.license == nil {
+	if _, unmet := value.Unmet(requirements...); unmet && value.known && value.particulars().license == nil {
 		value = c.cache.recheck(ctx, key, value)
 	}
 	return c.decide(value, nil, requirements)
@@ -396,8 +398,8 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 // Polar counts cannot use more than Polar last said was left. It does not tell
 // Polar: the program sends its usage events as ever. It is false if the balance
 // does not allow it; then nothing was taken. giveBack undoes it, once, unless
-// Polar has been asked since and said a new balance; it is never nil. A customer's two
-// ids have a balance each here: spend a meter by one kind of id.
+// Polar has been asked since and said a new balance; it is never nil. A customer has one
+// balance here, by whichever id you name them.
 //
 // Polar is taken to know of the units when it is next asked, or tells of the customer
 // by a webhook: send the usage event before, or soon after. For work that takes longer
@@ -450,7 +452,7 @@ func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationI
 		if e, ok := errors.AsType[*Error](err); ok && !e.date.IsZero() {
 			at = e.date
 		}
-		return &Entitlements{at: at.UnixNano()}, nil
+		return &Entitlements{at: clock.PolarTime(at)}, nil
 	}
 	return value, err
 }
@@ -559,17 +561,17 @@ func (c *Customers) askLicense(ctx context.Context, key string) (*Entitlements, 
 		return nil, err
 	}
 	if organization == "" {
-		return &Entitlements{refused: ErrUnknownKey}, nil // there are no keys at all
+		return refusedKey(ErrUnknownKey), nil // there are no keys at all
 	}
 	license, err := c.client.validateIn(ctx, organization, ValidateRequest{Key: newKey(key)})
 	var e *Error
 	switch {
 	case err == nil && len(c.config.Features) > 0 && !hasFeatures(c.config.Features, license.BenefitID):
-		return &Entitlements{refused: ErrWrongBenefit}, nil
+		return refusedKey(ErrWrongBenefit), nil
 	case err == nil:
 		return ofLicense(license, c.config.Features), nil
 	case isDenial(err) && errors.As(err, &e):
-		return &Entitlements{refused: e.Reason}, nil
+		return refusedKey(e.Reason), nil
 	}
 	return nil, err
 }
@@ -625,8 +627,7 @@ type CustomersStats struct {
 	Unidentified, Unpaid, Undecided, FailedOpen int64
 	// Panics were caught.
 	Panics int64
-	// Cached are the customers and keys in memory, a customer once for each id,
-	// and CachedUnknown those that are not known.
+	// Cached are the customers and keys in memory, and CachedUnknown the unknown ones.
 	Cached, CachedUnknown int
 	// Misconfigured is why Polar refuses the access token, since its last
 	// answer, or that it lacks a scope; nil if it does not.
@@ -639,13 +640,13 @@ type CustomersStats struct {
 func (c *Customers) Stats() CustomersStats {
 	n := &c.cache.counts
 	s := CustomersStats{
-		Fresh: n.served[cacheHit].Load(), Stale: n.served[cacheStale].Load(), Grace: n.served[cacheGrace].Load(),
+		Fresh: n.hits.Load(), Stale: n.served[cacheStale].Load(), Grace: n.served[cacheGrace].Load(),
 		Fetched: n.served[cacheMiss].Load(), Unknown: n.negative.Load(),
 		Requests: n.upstream.Load(), Failures: n.failures.Load(), TurnedAway: n.unseenTurnedAway.Load(),
 		Events: n.events.Load(), Outdated: n.eventsOld.Load(), Repeated: n.eventsTwice.Load(),
 		Refused: n.eventsRefused.Load(), Ignored: n.eventsUnknown.Load(),
 		Unidentified: n.unidentified.Load(), Unpaid: n.unpaid.Load(), Undecided: n.undecided.Load(), FailedOpen: n.failedOpen.Load(),
-		Panics: n.panics.Load(), Cached: c.cache.cached(), CachedUnknown: c.cache.unknown.Len(),
+		Panics: n.panics.Load(), Cached: c.cache.known.len(), CachedUnknown: c.cache.unknown.Len(),
 	}
 	c.organization.Lock()
 	s.Held = len(c.organization.held)

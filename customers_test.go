@@ -5,10 +5,13 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"sync/atomic"
 	"testing"
+	"time"
 	"unique"
 )
 
@@ -137,7 +140,7 @@ func BenchmarkCustomerMemory(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			cache.keep(cacheKey{byExternalID, e.external}, e, 0)
+			cache.store(cacheKey{byExternalID, e.external}, e, 0)
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)
@@ -145,6 +148,48 @@ func BenchmarkCustomerMemory(b *testing.B) {
 		runtime.KeepAlive(cache)
 	}
 	runtime.KeepAlive(unique.Make(""))
+}
+
+// BenchmarkLookup is a look-up among 100,000 customers in the cache, by one goroutine
+// and by eight at once.
+func BenchmarkLookup(b *testing.B) {
+	const known = 100_000
+	customers, err := NewCustomers(CustomersConfig{AccessToken: "polar_oat_bench", Features: benchFeatures(), CacheSize: known, FreshFor: 24 * time.Hour})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { _ = customers.Close() })
+	refs := make([]CustomerRef, known)
+	for i := range refs {
+		refs[i] = ExternalID(fmt.Sprintf("usr_%d", i))
+		e, err := readEvent(stateOf(fmt.Sprintf("8b4a91e8-8712-4bc8-9e43-%012d", i), refs[i].key.id, 10), "", benchFeatures())
+		if err != nil {
+			b.Fatal(err)
+		}
+		customers.cache.store(refs[i].key, e, 0)
+	}
+	for _, ref := range refs { // the first use of each costs more
+		if _, err := customers.Entitlements(context.Background(), ref); err != nil {
+			b.Fatal(err)
+		}
+	}
+	rand.Shuffle(len(refs), func(i, j int) { refs[i], refs[j] = refs[j], refs[i] })
+	for _, goroutines := range []int{1, 8} {
+		b.Run(fmt.Sprintf("goroutines=%d", goroutines), func(b *testing.B) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(min(goroutines, runtime.NumCPU())))
+			var workers atomic.Int64
+			b.SetParallelism(max(1, goroutines/runtime.GOMAXPROCS(0)))
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				for i := int(workers.Add(1)) * 9973; pb.Next(); i++ {
+					if e, err := customers.Entitlements(context.Background(), refs[i%known]); err != nil || !e.Has("feature-7") {
+						b.Error("locked", err)
+						return
+					}
+				}
+			})
+		})
+	}
 }
 
 // BenchmarkServer is a server on loopback under as many clients as there are

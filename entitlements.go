@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"math"
 	"slices"
@@ -12,28 +13,26 @@ import (
 	"strings"
 	"time"
 	"unique"
+
+	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/intern"
 )
 
 // Entitlements are what one customer, or the holder of one license key, may use,
 // as Polar said it last. They are immutable, and asking them does no I/O and
-// allocates nothing. The zero value, and nil, are of nobody and allow nothing.
+// allocates nothing, but for methods that return a list, a map or CustomerID. The zero
+// value, and nil, belong to no customer and allow nothing.
 type Entitlements struct {
-	customer, external string // "" where not known
-	known              bool
-	features           []string // sorted; the strings are the configuration's
-	benefits           []GrantedBenefit
-	products           []text // sorted
-	meters             []MeterBalance
-	license            *LicenseKey
-	refused            Reason // of a license key; "" if granted
-	at                 int64  // when Polar said so, by its clock, as Unix time in nanoseconds
-	// unread are the lists that could not be read, and borrowed those of them that are
-	// of an earlier state; since is the time of the oldest of these.
+	customer uuid   // zero where not known
+	external string // "" where not known
+	common   *plan
+	amounts  []amounts // of the plan's meters, in their order
+	own      *particulars
+	at       clock.Polar // when Polar said so
+	known    bool
+	// unread are the lists that could not be read, and borrowed those of them that come
+	// from an earlier state.
 	unread, borrowed lists
-	since            int64
-	// keys are the grants, if some come with a license key; benefits and features are
-	// what counts of them.
-	keys *keyedGrants
 }
 
 // lists are those of a customer's state.
@@ -48,36 +47,25 @@ const (
 
 // allowsTheSame reports whether two answers grant the same, whatever is left on meters.
 func (e *Entitlements) allowsTheSame(other *Entitlements) bool {
-	return e.known == other.known && e.refused == other.refused && e.customer == other.customer &&
-		slices.Equal(e.grants(), other.grants()) && slices.Equal(e.products, other.products)
+	return e.known == other.known && e.Refused() == other.Refused() && e.CustomerID() == other.CustomerID() &&
+		slices.Equal(e.grants(), other.grants()) && slices.Equal(e.plan().products, other.plan().products)
 }
 
 // missing are the lists of which nothing is known: not even by an earlier state.
 func (e *Entitlements) missing() lists { return e.unread &^ e.borrowed }
 
-// text is a string that many customers have in common, kept once.
-type text = unique.Handle[string]
-
-// textOf is "" for the zero value, which what is not found consists of.
-func textOf(t text) string {
-	if t == (text{}) {
-		return ""
-	}
-	return t.Value()
-}
-
 // GrantedBenefit is a benefit that a customer has now.
 type GrantedBenefit struct {
 	id         text
 	about      unique.Handle[aboutBenefit]
-	properties text
+	properties string
 }
 
 // aboutBenefit is what a benefit says to all customers who have it.
 type aboutBenefit struct{ kind, metadata string }
 
 func newBenefit(id, kind, metadata, properties string) GrantedBenefit {
-	return GrantedBenefit{unique.Make(normalUUID(id)), unique.Make(aboutBenefit{kind, metadata}), unique.Make(properties)}
+	return GrantedBenefit{unique.Make(normalUUID(id)), unique.Make(aboutBenefit{kind, metadata}), properties}
 }
 
 // of is empty for the zero value, which what is not found consists of.
@@ -117,10 +105,13 @@ func (e *Entitlements) Known() bool { return e != nil && e.known }
 
 // CustomerID is Polar's id of the customer; "" if not known.
 func (e *Entitlements) CustomerID() string {
-	if e == nil {
+	switch license := e.particulars().license; {
+	case license != nil:
+		return normalUUID(license.CustomerID)
+	case e == nil || e.customer == uuid{}:
 		return ""
 	}
-	return e.customer
+	return e.customer.String()
 }
 
 // ExternalID is the program's own id of the customer; "" if Polar has none.
@@ -137,41 +128,41 @@ func (e *Entitlements) CheckedAt() time.Time {
 	if e == nil || !e.known {
 		return time.Time{}
 	}
-	return time.Unix(0, e.at).UTC()
+	return e.at.Time()
 }
 
 // Has reports whether a feature is unlocked, as CustomersConfig.Features says.
 func (e *Entitlements) Has(feature string) bool {
-	if e == nil {
-		return false
+	features := e.plan().features
+	if len(features) <= 16 {
+		return slices.Contains(features, feature) // is quicker in so few
 	}
-	if len(e.features) <= 16 {
-		return slices.Contains(e.features, feature) // is quicker in so few
-	}
-	_, ok := slices.BinarySearch(e.features, feature)
+	_, ok := slices.BinarySearch(features, feature)
 	return ok
 }
 
 // Features are those that are unlocked, in order; the caller's own slice.
-func (e *Entitlements) Features() []string {
-	if e == nil {
-		return nil
-	}
-	return slices.Clone(e.features)
-}
+func (e *Entitlements) Features() []string { return slices.Clone(e.plan().features) }
 
 // Benefit is a benefit that is granted now; one that comes with a license key only while
 // that counts. Capitals in the id do not count, here
 // and wherever an id of Polar's is asked for.
 func (e *Entitlements) Benefit(id string) (GrantedBenefit, bool) {
-	if e != nil {
-		for _, b := range e.benefits {
-			if sameID(b.id.Value(), id) {
-				return b, true
-			}
+	for i, b := range e.plan().benefits {
+		if sameID(b.id.Value(), id) {
+			return e.benefit(i), true
 		}
 	}
 	return GrantedBenefit{}, false
+}
+
+// benefit is one by its place in the plan.
+func (e *Entitlements) benefit(i int) GrantedBenefit {
+	b := e.plan().benefits[i]
+	if own := e.particulars().properties; own != nil && own[i] != "" {
+		b.properties = own[i]
+	}
+	return b
 }
 
 // sameID compares an id in its usual form with one that was asked for, whose
@@ -182,34 +173,25 @@ func sameID(id, asked string) bool {
 
 // Benefits are those that are granted now, by id; the caller's own slice.
 func (e *Entitlements) Benefits() []GrantedBenefit {
-	if e == nil {
-		return nil
+	benefits := slices.Clone(e.plan().benefits)
+	for i := range benefits {
+		benefits[i] = e.benefit(i)
 	}
-	return slices.Clone(e.benefits)
+	return benefits
 }
 
 // Subscribed reports whether a subscription to a product is active or trialing. A
 // subscription that is past due is neither, while its benefits may still be
 // granted: gate on features and benefits first.
 func (e *Entitlements) Subscribed(productID string) bool {
-	if e != nil {
-		for _, p := range e.products {
-			if sameID(p.Value(), productID) {
-				return true
-			}
-		}
-	}
-	return false
+	return slices.ContainsFunc(e.plan().products, func(p text) bool { return sameID(p.Value(), productID) })
 }
 
 // Products are the products with an active or trialing subscription, in order;
 // the caller's own slice.
 func (e *Entitlements) Products() []string {
-	if e == nil {
-		return nil
-	}
 	var ids []string
-	for _, p := range e.products {
+	for _, p := range e.plan().products {
 		ids = append(ids, p.Value())
 	}
 	return ids
@@ -217,31 +199,37 @@ func (e *Entitlements) Products() []string {
 
 // Meter is how a meter stands.
 func (e *Entitlements) Meter(id string) (MeterBalance, bool) {
-	if e != nil {
-		for _, m := range e.meters {
-			if sameID(m.id.Value(), id) {
-				return m, true
-			}
+	for i, meter := range e.plan().meters {
+		if sameID(meter.Value(), id) {
+			return e.balance(i), true
 		}
 	}
 	return MeterBalance{}, false
 }
 
+// balance is that of a meter by its place in the plan.
+func (e *Entitlements) balance(i int) MeterBalance {
+	a := e.amounts[i]
+	return MeterBalance{e.plan().meters[i], a.consumed, a.credited, a.balance}
+}
+
 // Meters are all meters of the customer, by id; the caller's own slice.
 func (e *Entitlements) Meters() []MeterBalance {
-	if e == nil {
-		return nil
+	var meters []MeterBalance
+	for i := range e.plan().meters {
+		meters = append(meters, e.balance(i))
 	}
-	return slices.Clone(e.meters)
+	return meters
 }
 
 // License is the license key that these entitlements come from, for those that a
 // LicenseMiddleware found; a copy.
 func (e *Entitlements) License() (LicenseKey, bool) {
-	if e == nil || e.license == nil {
+	license := e.particulars().license
+	if license == nil {
 		return LicenseKey{}, false
 	}
-	return e.license.clone(), true
+	return license.clone(), true
 }
 
 // Meets reports whether a requirement is met.
@@ -320,23 +308,32 @@ func (e *Entitlements) completed(earlier *Entitlements, noOlder time.Duration) *
 	}
 	since := earlier.at
 	if earlier.borrowed != 0 {
-		since = min(since, earlier.since)
+		since = min(since, earlier.particulars().since)
 	}
-	if borrow := e.unread &^ earlier.missing(); borrow != 0 && time.Duration(e.at-since) < noOlder {
-		next := *e
-		next.borrowed, next.since = borrow, since
+	borrow := e.unread &^ earlier.missing()
+	if borrow == 0 || e.at.Sub(since) >= noOlder {
+		return e
+	}
+	next := *e
+	next.borrowed = borrow
+	have, had := e.rights(), earlier.rights()
+	if borrow&listOfBenefits != 0 {
+		have.benefits, have.features = had.benefits, had.features
+	}
+	if borrow&listOfSubscriptions != 0 {
+		have.products = had.products
+	}
+	if borrow&listOfMeters != 0 {
+		have.meters = had.meters
+	}
+	next.setRights(have)
+	next.note(func(own *particulars) {
+		own.since = since
 		if borrow&listOfBenefits != 0 {
-			next.benefits, next.features, next.keys = earlier.benefits, earlier.features, earlier.keys
+			own.keys = earlier.keys()
 		}
-		if borrow&listOfSubscriptions != 0 {
-			next.products = earlier.products
-		}
-		if borrow&listOfMeters != 0 {
-			next.meters = earlier.meters
-		}
-		return &next
-	}
-	return e
+	})
+	return &next
 }
 
 // Unmet is the first of the requirements that is not met, and false if all are.
@@ -356,26 +353,190 @@ func (e *Entitlements) Unmet(requirements ...Requirement) (Requirement, bool) {
 
 // Refused is why the license key was refused, for those of a LicenseMiddleware;
 // empty if it was granted.
-func (e *Entitlements) Refused() Reason {
-	if e == nil {
-		return ""
-	}
-	return e.refused
-}
+func (e *Entitlements) Refused() Reason { return e.particulars().refused }
 
 // meter is the place of a meter; -1 if there is none of that id.
 func (e *Entitlements) meter(id string) int {
-	return slices.IndexFunc(e.meters, func(m MeterBalance) bool { return m.id.Value() == id })
+	return slices.IndexFunc(e.plan().meters, func(meter text) bool { return meter.Value() == id })
 }
 
 // Format prints whose they are by Polar's id, whatever the verb: an external id
 // may be an e-mail address. So does a copy that somebody made by dereferencing.
 func (e Entitlements) Format(f fmt.State, _ rune) {
-	fmt.Fprintf(f, "polargate.Entitlements{Customer:%s}", e.customer)
+	fmt.Fprintf(f, "polargate.Entitlements{Customer:%s}", e.CustomerID())
 }
 
 // LogValue logs what Format prints.
 func (e *Entitlements) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
+
+// plan is what customers who bought the same have in common. It is immutable, and kept
+// once for all of them: a customer of ten benefits takes no more memory than one of two.
+type plan struct {
+	features []string         // sorted; the strings are the configuration's
+	benefits []GrantedBenefit // by id, without the properties that are a customer's own
+	products []text           // sorted
+	meters   []text           // sorted
+}
+
+var (
+	plans    intern.Pool[plan]
+	planSeed = maphash.MakeSeed()
+	noPlan   plan
+)
+
+// shared is the plan that equals p, kept once.
+func (p plan) shared() *plan {
+	var h maphash.Hash
+	h.SetSeed(planSeed)
+	for _, feature := range p.features {
+		maphash.WriteComparable(&h, feature)
+	}
+	for _, b := range p.benefits {
+		maphash.WriteComparable(&h, b)
+	}
+	for _, ids := range [][]text{p.products, p.meters} {
+		maphash.WriteComparable(&h, len(ids))
+		for _, id := range ids {
+			maphash.WriteComparable(&h, id)
+		}
+	}
+	return plans.Share(h.Sum64(), &p, func(a, b *plan) bool {
+		return slices.Equal(a.features, b.features) && slices.Equal(a.benefits, b.benefits) &&
+			slices.Equal(a.products, b.products) && slices.Equal(a.meters, b.meters)
+	})
+}
+
+// amounts are how one meter of a plan stands for a customer.
+type amounts struct{ consumed, credited, balance float64 }
+
+// particulars are what few customers have beside their plan. They are immutable.
+type particulars struct {
+	// properties are those of the plan's benefits that are the customer's own, in the
+	// order of the benefits; "" where they are in the plan. nil if there are none.
+	properties []string
+	// keys are the grants, if some come with a license key; the plan is what counts of them.
+	keys *keyedGrants
+	// since is the time of the oldest list that was borrowed from an earlier state.
+	since clock.Polar
+	// license is the license key that these entitlements come from, and refused why it
+	// was refused; "" if granted.
+	license *LicenseKey
+	refused Reason
+}
+
+var noParticulars particulars
+
+// rights are what makes a plan, and what of it is a customer's own, before it is sorted.
+type rights struct {
+	features []string
+	benefits []GrantedBenefit
+	products []text
+	meters   []MeterBalance
+}
+
+// rights are those of e, in memory of their own.
+func (e *Entitlements) rights() rights {
+	r := rights{slices.Clone(e.plan().features), e.Benefits(), slices.Clone(e.plan().products), e.Meters()}
+	return r
+}
+
+// unlocking are rights with other benefits, and the features that these unlock.
+func (r rights) unlocking(benefits []GrantedBenefit, features map[string][]string) rights {
+	r.benefits, r.features = benefits, nil
+	for _, b := range benefits {
+		r.features = append(r.features, features[b.ID()]...)
+	}
+	return r
+}
+
+// setRights makes these the rights of e. It brings what came in no fixed order into one,
+// drops what is there twice, and keeps no more memory than that takes. Of several grants of
+// a benefit, the same is left whatever their order was.
+func (e *Entitlements) setRights(r rights) {
+	slices.Sort(r.features)
+	slices.SortStableFunc(r.benefits, func(a, b GrantedBenefit) int {
+		return cmp.Or(byText(a.id, b.id), strings.Compare(a.properties, b.properties))
+	})
+	slices.SortFunc(r.products, byText)
+	slices.SortStableFunc(r.meters, func(a, b MeterBalance) int { return byText(a.id, b.id) })
+	p := plan{
+		features: slices.Clone(slices.Compact(r.features)),
+		benefits: slices.Clone(slices.CompactFunc(r.benefits, func(a, b GrantedBenefit) bool { return a.id == b.id })),
+		products: slices.Clone(slices.Compact(r.products)),
+	}
+	own := make([]string, len(p.benefits))
+	for i := range p.benefits {
+		if b := &p.benefits[i]; b.personal() {
+			own[i], b.properties = b.properties, ""
+		}
+	}
+	if !slices.ContainsFunc(own, func(properties string) bool { return properties != "" }) {
+		own = nil
+	}
+	r.meters = slices.CompactFunc(r.meters, func(a, b MeterBalance) bool { return a.id == b.id })
+	e.amounts = nil
+	if len(r.meters) > 0 {
+		p.meters, e.amounts = make([]text, len(r.meters)), make([]amounts, len(r.meters))
+	}
+	for i, m := range r.meters {
+		p.meters[i], e.amounts[i] = m.id, amounts{m.Consumed, m.Credited, m.Balance}
+	}
+	e.common = p.shared()
+	if own != nil || e.particulars().properties != nil {
+		e.note(func(of *particulars) { of.properties = own })
+	}
+}
+
+// personal reports whether the properties of a grant tell something of its customer. Those
+// of a benefit of another type are the same for all who have it.
+func (b GrantedBenefit) personal() bool {
+	switch b.Type() {
+	case "custom", "feature_flag", "meter_credit", "downloadables":
+		return false
+	}
+	return len(b.properties) > len("{}")
+}
+
+// plan is what e has in common with others; never nil.
+func (e *Entitlements) plan() *plan {
+	if e == nil || e.common == nil {
+		return &noPlan
+	}
+	return e.common
+}
+
+// particulars are what e has beside its plan; never nil.
+func (e *Entitlements) particulars() *particulars {
+	if e == nil || e.own == nil {
+		return &noParticulars
+	}
+	return e.own
+}
+
+// note changes the particulars of e, which nobody else has seen yet.
+func (e *Entitlements) note(change func(*particulars)) {
+	own := *e.particulars()
+	change(&own)
+	e.own = &own
+}
+
+// refusedKey is what a license key allows that was refused.
+func refusedKey(reason Reason) *Entitlements {
+	return &Entitlements{own: &particulars{refused: reason}}
+}
+
+// text is a string that many customers have in common, kept once.
+type text = unique.Handle[string]
+
+// textOf is "" for the zero value, which what is not found consists of.
+func textOf(t text) string {
+	if t == (text{}) {
+		return ""
+	}
+	return t.Value()
+}
+
+func byText(a, b text) int { return strings.Compare(a.Value(), b.Value()) }
 
 // Requirement is something that a route asks of a customer. Make one with
 // Feature, Benefit, Product, Meter, All or Any. The zero value is never met.
@@ -524,10 +685,10 @@ func readState(body []byte, at time.Time, asked CustomerRef, organizationID stri
 	switch {
 	case err != nil:
 		return nil, err
-	case !asked.is(e.customer, e.external):
+	case !asked.is(e.CustomerID(), e.external):
 		return nil, errForeignState
 	}
-	e.at = at.UnixNano()
+	e.at = clock.PolarTime(at)
 	return e, nil
 }
 
@@ -559,18 +720,17 @@ func (e *Entitlements) deleted(f fields) *Entitlements {
 // readCustomer reads who a customer is, and nothing of what they have.
 func readCustomer(f fields, organizationID string) (*Entitlements, error) {
 	e := &Entitlements{known: true}
-	var organization string
-	f.text("id", &e.customer)
+	var id, organization string
+	f.text("id", &id)
 	f.text("external_id", &e.external)
 	f.text("organization_id", &organization)
-	id, ok := canonicalUUID4(e.customer)
-	if !ok {
+	var ok bool
+	if e.customer, ok = parseUUID(id); !ok {
 		return nil, errors.New("no customer: the id is missing")
 	}
 	if organizationID != "" && organization != "" && !sameUUID(organization, organizationID) {
 		return nil, errForeignState
 	}
-	e.customer = id
 	return e, nil
 }
 
@@ -604,6 +764,7 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 	if !deleted.IsZero() {
 		return e.deleted(f), nil
 	}
+	var have rights
 	for _, g := range grants {
 		var benefit, kind string
 		g.text("benefit_id", &benefit)
@@ -611,16 +772,18 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 		if benefit == "" {
 			continue
 		}
-		e.benefits = append(e.benefits, newBenefit(benefit, kind, compact(g["benefit_metadata"]), compact(g["properties"])))
-		e.features = append(e.features, features[normalUUID(benefit)]...)
+		have.benefits = append(have.benefits, newBenefit(benefit, kind, compact(g["benefit_metadata"]), compact(g["properties"])))
 	}
-	e.withKeys(features)
+	if keys := keyedGrantsOf(have.benefits, features); keys != nil {
+		e.own = &particulars{keys: keys}
+	}
+	have = have.unlocking(have.benefits, features)
 	for _, s := range subscriptions {
 		var product, status string
 		s.text("product_id", &product)
 		s.text("status", &status)
 		if product != "" && !slices.Contains(noRight, status) {
-			e.products = append(e.products, unique.Make(normalUUID(product)))
+			have.products = append(have.products, unique.Make(normalUUID(product)))
 		}
 	}
 	for _, m := range meters {
@@ -635,9 +798,9 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 			continue
 		}
 		b.id = unique.Make(normalUUID(meter))
-		e.meters = append(e.meters, b)
+		have.meters = append(have.meters, b)
 	}
-	e.sort()
+	e.setRights(have)
 	return e, nil
 }
 
@@ -649,42 +812,17 @@ var noRight = []string{"past_due", "unpaid", "canceled", "incomplete", "incomple
 
 // ofLicense is what a license key allows.
 func ofLicense(l *LicenseKey, features map[string][]string) *Entitlements {
-	e := &Entitlements{customer: normalUUID(l.CustomerID), external: l.Customer.ExternalID, known: true, license: l, at: l.answeredAt.UnixNano()}
-	benefit := normalUUID(l.BenefitID)
+	customer, _ := parseUUID(l.CustomerID)
+	e := &Entitlements{customer: customer, external: l.Customer.ExternalID, known: true, own: &particulars{license: l}, at: clock.PolarTime(l.answeredAt)}
 	properties, _ := json.Marshal(map[string]string{"license_key_id": l.ID, "display_key": l.DisplayKey}) // it is all text
-	e.benefits = []GrantedBenefit{newBenefit(benefit, licenseKeys, "{}", string(properties))}
-	e.features = slices.Clone(features[benefit])
-	e.sort()
+	e.setRights(rights{}.unlocking([]GrantedBenefit{newBenefit(l.BenefitID, licenseKeys, "{}", string(properties))}, features))
 	return e
 }
 
-// sort brings what came in no fixed order into one, drops what is there twice, and
-// keeps no more memory than that takes.
-func (e *Entitlements) sort() {
-	e.sortBenefits()
-	slices.SortFunc(e.products, byText)
-	e.products = slices.Clone(slices.Compact(e.products))
-	slices.SortStableFunc(e.meters, func(a, b MeterBalance) int { return byText(a.id, b.id) })
-	e.meters = slices.Clone(slices.CompactFunc(e.meters, func(a, b MeterBalance) bool { return a.id == b.id }))
-}
-
-// sortBenefits is sort for benefits and features alone. Of several grants of a benefit,
-// the same is left whatever their order was.
-func (e *Entitlements) sortBenefits() {
-	slices.Sort(e.features)
-	e.features = slices.Clone(slices.Compact(e.features))
-	slices.SortStableFunc(e.benefits, func(a, b GrantedBenefit) int {
-		return cmp.Or(byText(a.id, b.id), byText(a.properties, b.properties))
-	})
-	e.benefits = slices.Clone(slices.CompactFunc(e.benefits, func(a, b GrantedBenefit) bool { return a.id == b.id }))
-}
-
-func byText(a, b text) int { return strings.Compare(a.Value(), b.Value()) }
-
-// withMeter is a copy in which the balance of a meter is another.
-func (e *Entitlements) withMeter(i int, balance float64) *Entitlements {
+// withBalance is a copy in which the balance of a meter is another.
+func (e *Entitlements) withBalance(i int, balance float64) *Entitlements {
 	next := *e
-	next.meters = slices.Clone(e.meters)
-	next.meters[i].Balance = balance
+	next.amounts = slices.Clone(e.amounts)
+	next.amounts[i].balance = balance
 	return &next
 }

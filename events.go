@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/internal/clock"
 )
 
 // notice is a signed event of a type that is of interest here.
@@ -19,7 +21,7 @@ type notice struct {
 	// at is when it happened, and sent when this attempt was made, both by Polar's
 	// clock; came is when it arrived, by that of the cache.
 	at, sent time.Time
-	came     int64
+	came     clock.Local
 }
 
 // maxHeld bounds the events that wait until the organization is known. Whose event is
@@ -78,12 +80,12 @@ func (c *Customers) hold(n notice) bool {
 	o.Unlock()
 	who, err := readCustomer(n.customer, "")
 	if err == nil {
-		c.cache.distrust(who) // as they may be cached as not known
+		c.cache.invalidate(who) // as they may be cached as not known
 	}
 	if ask {
 		c.cache.goBehind(func() {
 			if err == nil {
-				_, err = c.cache.fetch(c.cache.life, cacheKey{byPolarID, who.customer}, unlessFresh)
+				_, err = c.cache.fetch(c.cache.life, who.ids()[0], unlessFresh)
 				_ = c.callError(err) // which logs what is a fault here
 			}
 			o.Lock()
@@ -151,9 +153,9 @@ func (c *Customers) take(n notice) {
 	if latest := n.sent.Add(time.Second); at.After(latest) {
 		at = latest
 	}
-	value.at = at.UnixNano()
+	value.at = clock.PolarTime(at)
 	c.cache.dropLicenses(value, value.licenseKeyIDs(), true, 0)
-	if !c.cache.tell(value, max(0, n.sent.Sub(at))+time.Duration(c.cache.now()-n.came)) {
+	if !c.cache.applyEvent(value, max(0, n.sent.Sub(at))+c.cache.now().Sub(n.came)) {
 		c.cache.counts.eventsOld.Add(1)
 		return
 	}
@@ -166,13 +168,13 @@ const grantEvents = "benefit_grant."
 // takeGrant drops what is cached of the license keys that an event about a grant names.
 // That of the customer comes by the customer.state_changed that follows.
 func (c *Customers) takeGrant(n notice) {
-	var ids []string
+	var ids []uuid
 	for _, name := range []string{"properties", "previous_properties"} {
 		var properties fields
 		var id string
 		optional(n.data, name, &properties)
 		properties.text("license_key_id", &id)
-		if id, ok := canonicalUUID4(id); ok && !slices.Contains(ids, id) {
+		if id, ok := parseUUID(id); ok && !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
 	}
@@ -188,9 +190,9 @@ func (c *Customers) takeGrant(n notice) {
 		c.unreadable(n, err)
 		return
 	}
-	revoked := int64(0)
+	revoked := clock.Polar(0)
 	if n.kind == grantEvents+"revoked" {
-		revoked = n.at.UnixNano()
+		revoked = clock.PolarTime(n.at)
 	}
 	c.cache.dropLicenses(who, ids, false, revoked)
 	c.cache.counts.events.Add(1)
@@ -202,6 +204,6 @@ func (c *Customers) unreadable(n notice, err error) {
 	c.cache.counts.eventsRefused.Add(1)
 	c.seldom.warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", n.kind, "error", err)
 	if of, err := readCustomer(n.customer, c.organizationID()); err == nil {
-		c.cache.distrust(of)
+		c.cache.invalidate(of)
 	}
 }

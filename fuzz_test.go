@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/stretchr/testify/require"
 )
@@ -187,7 +188,7 @@ func FuzzCustomerState(f *testing.F) {
 		require.True(t, isUUID4(e.CustomerID()))
 		again, err := readState(body, at, CustomerID(e.CustomerID()), "", features)
 		require.NoError(t, err)
-		e.at = at.UnixNano()
+		e.at = clock.PolarTime(at)
 		require.Equal(t, e, again)
 		_, err = readState(body, at, CustomerID(teaID), "", features)
 		require.True(t, err != nil || e.CustomerID() == teaID, "an answer about somebody else")
@@ -267,7 +268,7 @@ func FuzzWebhookBody(f *testing.F) {
 		again := e.signedBy(t, []byte(oldSecret))
 		require.Equal(t, 204, answerOf(h, again))
 		require.EqualValues(t, 1, customers.Stats().Repeated)
-		require.LessOrEqual(t, stats.Cached, 2)
+		require.LessOrEqual(t, stats.Cached, 1)
 		require.Equal(t, stats.Events > 0, stats.Cached > 0, "only what was taken in is kept")
 		require.Equal(t, stats.Cached, customers.Stats().Cached)
 		if stats.Events == 0 {
@@ -280,11 +281,11 @@ func FuzzWebhookBody(f *testing.F) {
 		require.NoError(t, json.Unmarshal(body, &said))
 		who, err := readDeleted(said.Data, "")
 		require.NoError(t, err)
-		found, ok := customers.cache.known[byPolarID].Peek(who.CustomerID())
-		require.True(t, ok)
-		have := found.value.Load()
+		found := customers.cache.entryOf(CustomerID(who.CustomerID()).key)
+		require.NotNil(t, found)
+		have := found.value()
 		require.Equal(t, who.CustomerID(), have.CustomerID())
-		ok = customers.cache.known[byExternalID].Contains(have.ExternalID())
-		require.Equal(t, ExternalID(have.ExternalID()).check() == nil, ok)
+		found = customers.cache.entryOf(ExternalID(have.ExternalID()).key)
+		require.Equal(t, ExternalID(have.ExternalID()).check() == nil, found != nil)
 	})
 }

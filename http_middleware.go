@@ -501,7 +501,7 @@ func (c *Customers) DecideLicense(ctx context.Context, licenseKey string, requir
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
 	}
 	value, err := c.look(ctx, cacheKey{byLicenseKey, key.Reveal()})
-	if err == nil && value.refused == ErrUnknownKey {
+	if err == nil && value.Refused() == ErrUnknownKey {
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
 	}
 	return c.decide(value, err, requirements)
@@ -523,10 +523,10 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 		if !unmet && value.known {
 			return value, nil
 		}
-		if value.refused != "" {
+		if value.Refused() != "" {
 			required = Requirement{} // it is the key itself
 		}
-		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: required, Reason: value.refused, Entitlements: value})
+		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: required, Reason: value.Refused(), Entitlements: value})
 	}
 	if input, ok := errors.AsType[*InputError](err); ok {
 		c.badIDs.Do(func() {

@@ -119,6 +119,57 @@ func canonicalUUID4(s string) (string, bool) {
 	return id, true
 }
 
+// uuid is a UUID of version 4 in 16 bytes; the zero value is none.
+type uuid [16]byte
+
+// parseUUID reads what canonicalUUID4 takes. It allocates nothing for the usual form.
+func parseUUID(s string) (id uuid, ok bool) {
+	if len(s) == 36 {
+		ok = true
+		for i, at := 0, 0; i < len(id) && ok; i, at = i+1, at+2 {
+			if i == 4 || i == 6 || i == 8 || i == 10 {
+				ok = s[at] == '-'
+				at++
+			}
+			high, low := hexDigit(s[at]), hexDigit(s[at+1])
+			ok = ok && high|low < 16
+			id[i] = high<<4 | low
+		}
+		if ok && id[6]>>4 == 4 && id[8]>>6 == 2 {
+			return id, true
+		}
+	}
+	s, ok = canonicalUUID4(s)
+	if !ok {
+		return uuid{}, false
+	}
+	return parseUUID(s)
+}
+
+// hexDigit is the value of a digit, or more than 15.
+func hexDigit(c byte) byte {
+	switch {
+	case '0' <= c && c <= '9':
+		return c - '0'
+	case 'a' <= c && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 0xff
+}
+
+// String is the usual form.
+func (id uuid) String() string {
+	var text [36]byte
+	for i, at := 0, 0; i < len(id); i, at = i+1, at+2 {
+		if i == 4 || i == 6 || i == 8 || i == 10 {
+			text[at] = '-'
+			at++
+		}
+		hex.Encode(text[at:], id[i:i+1])
+	}
+	return string(text[:])
+}
+
 // normalUUID is the usual form of an id, and the id itself if it is no UUID.
 func normalUUID(s string) string {
 	if id, ok := canonicalUUID4(s); ok {

@@ -34,7 +34,7 @@ var floors = [][]string{
 	{"client.go", "license.go", "activation.go", "transport.go"},
 	{"store.go", "sturdy.go", "unsupported.go", "status.go", "fingerprint.go", "config.go"},
 	{"offline.go", "entitlements.go"},
-	{"cache.go", "customer_keys.go"},
+	{"ledger.go", "cache.go", "customer_keys.go"},
 	{"gate.go", "held.go", "seats.go", "machines.go", "ephemeral.go", "run.go", "import.go", "diagnose.go"},
 	{"customers.go", "events.go", "webhook.go", "await.go"},
 	{"refusal_page.go", "http_middleware.go"},

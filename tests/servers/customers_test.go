@@ -1001,7 +1001,7 @@ func behindOneID(t *testing.T, s *kit.Shop) *polargate.Customers {
 	s.Polar.HoldDeliveries()
 	s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
 	time.Sleep(10 * time.Second)
-	e, err := customers.Entitlements(t.Context(), polargate.CustomerID(customer.ID)) // a page for the staff
+	e, err := customers.Refresh(t.Context(), polargate.CustomerID(customer.ID)) // a page for the staff
 	require.NoError(t, err)
 	require.False(t, e.Has("pro"))
 	s.Polar.ReleaseDeliveries()

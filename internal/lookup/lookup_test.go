@@ -1,0 +1,192 @@
+package lookup
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+type item struct{ key int }
+
+// spread is a hash under which few keys collide, and crowded one under which most do.
+func spread(i *item) uint64  { return uint64(i.key) * 0x9e3779b97f4a7c15 }
+func crowded(i *item) uint64 { return uint64(i.key % 5) }
+
+func (i *item) is(other *item) bool { return i.key == other.key }
+
+func TestATableFindsWhatAMapWouldWhateverCollides(t *testing.T) {
+	t.Parallel()
+	for name, hash := range map[string]func(*item) uint64{"few": spread, "many": crowded} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			table, model, rnd := NewTable(hash), map[int]*item{}, rand.New(rand.NewPCG(1, 2))
+			for range 20_000 {
+				key := &item{rnd.IntN(200)}
+				switch v := model[key.key]; {
+				case v == nil:
+					table.Insert(key)
+					model[key.key] = key
+				case rnd.IntN(2) == 0:
+					require.False(t, table.Remove(hash(key), key), "another value of the same key stays")
+					require.True(t, table.Remove(hash(v), v))
+					delete(model, key.key)
+				}
+				require.Equal(t, len(model), table.Len())
+				look := &item{rnd.IntN(200)}
+				require.Same(t, model[look.key], table.Find(hash(look), look.is))
+			}
+			assert.LessOrEqual(t, len(*table.slots.Load()), 1024, "places of what was removed are used again")
+		})
+	}
+}
+
+func TestReadersFindWhatStaysWhileATableChanges(t *testing.T) {
+	t.Parallel()
+	table := NewTable(spread)
+	for i := range 100 {
+		table.Insert(&item{i})
+	}
+	var stop atomic.Bool
+	var readers sync.WaitGroup
+	for range 4 {
+		readers.Go(func() {
+			for !stop.Load() {
+				look := &item{rand.IntN(100)}
+				if v := table.Find(spread(look), look.is); v == nil || v.key != look.key {
+					t.Errorf("%d was not found", look.key)
+					return
+				}
+			}
+		})
+	}
+	for round := range 50 {
+		var others []*item
+		for i := range 300 {
+			others = append(others, &item{1000*(round+1) + i})
+			table.Insert(others[i])
+		}
+		for _, v := range others {
+			table.Remove(spread(v), v)
+		}
+	}
+	stop.Store(true)
+	readers.Wait()
+	assert.Equal(t, 100, table.Len())
+}
+
+// cached is a cache and what it has dropped.
+func cached(t *testing.T, size int) (c *Cache[item], add func(key int), dropped *int) {
+	t.Helper()
+	c, err := NewCache(size, spread)
+	require.NoError(t, err)
+	dropped = new(int)
+	return c, func(key int) { c.Add(&item{key}, func(*item) { *dropped++ }) }, dropped
+}
+
+func (i *item) in(c *Cache[item]) *item { return c.Find(spread(i), i.is) }
+
+func TestACacheKeepsFewMoreThanItsSize(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{2, 4, 10, 1000, 10_000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			t.Parallel()
+			c, add, dropped := cached(t, size)
+			for i := range 4 * size {
+				add(i)
+				require.Equal(t, i+1-*dropped, c.Len())
+				require.LessOrEqual(t, c.Len(), size+size/12)
+				require.NotNil(t, (&item{i}).in(c), "the newest stays")
+			}
+			assert.GreaterOrEqual(t, c.Len(), size)
+		})
+	}
+}
+
+func TestACrowdThatComesOnceEvictsNobodyWhoComesOften(t *testing.T) {
+	t.Parallel()
+	c, add, _ := cached(t, 1000)
+	for i := range 500 {
+		add(i)
+		require.True(t, c.Touch((&item{i}).in(c)))
+	}
+	for i := range 10_000 {
+		add(1_000_000 + i)
+	}
+	for i := range 500 {
+		require.NotNil(t, (&item{i}).in(c), i)
+	}
+}
+
+func TestAValueThatWasToGoStaysIfItIsUsed(t *testing.T) {
+	t.Parallel()
+	c, add, dropped := cached(t, 1000)
+	for i := range 1001 {
+		add(i)
+	}
+	gone := (&item{0}).in(c)
+	require.NotNil(t, gone, "the search for what is to go has not come to it")
+	require.False(t, c.recent.Contains(spread(gone)))
+	require.True(t, c.Touch(gone))
+	for i := range 5000 {
+		add(1_000_000 + i)
+	}
+	assert.Same(t, gone, (&item{0}).in(c))
+	assert.Positive(t, *dropped)
+}
+
+func TestAUseIsNotNotedRatherThanWaitedFor(t *testing.T) {
+	t.Parallel()
+	c, add, _ := cached(t, 4)
+	add(1)
+	c.touched.Lock()
+	assert.False(t, c.Touch((&item{1}).in(c)))
+	c.touched.Unlock()
+	assert.True(t, c.Touch((&item{1}).in(c)))
+}
+
+func TestWhatWasRemovedCanBeAddedAgain(t *testing.T) {
+	t.Parallel()
+	c, add, dropped := cached(t, 4)
+	add(1)
+	old := (&item{1}).in(c)
+	c.Remove(old)
+	require.Nil(t, (&item{1}).in(c))
+	c.Remove(old)
+	add(1)
+	assert.NotSame(t, old, (&item{1}).in(c))
+	assert.Equal(t, 1, c.Len())
+	assert.Zero(t, *dropped)
+}
+
+func TestACacheNeedsASize(t *testing.T) {
+	t.Parallel()
+	_, err := NewCache(0, spread)
+	assert.Error(t, err)
+}
+
+func TestLookingUpAllocatesNothing(t *testing.T) {
+	c, add, _ := cached(t, 4) // not parallel: allocations of others would count
+	add(1)
+	look := &item{1}
+	assert.Zero(t, testing.AllocsPerRun(100, func() { _ = c.Find(spread(look), func(i *item) bool { return i.key == look.key }) }))
+}
+
+func TestACounterLosesNothing(t *testing.T) {
+	t.Parallel()
+	var c Counter
+	var all sync.WaitGroup
+	for range 8 {
+		all.Go(func() {
+			for range 1000 {
+				c.Add()
+			}
+		})
+	}
+	all.Wait()
+	assert.EqualValues(t, 8000, c.Load())
+}
