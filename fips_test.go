@@ -61,6 +61,21 @@ func processWorksByPolicy(args []string) error {
 	}
 	_ = old.Close()
 
+	for _, secret := range []string{"", "short"} { // what replicas share
+		link, err := newSharedLink(sharedLinkConfig{Store: SharedInMemory(), Secrets: []string{secret}})
+		if err != nil {
+			return err
+		}
+		name := link.name("customer", "a")
+		if _, err := link.put(ctx, sharedFact{Name: name, At: time.Now(), Data: []byte("x"), TTL: time.Hour}); err != nil {
+			return err
+		}
+		if facts, err := link.get(ctx, name); err != nil || string(facts[name.key].Data) != "x" {
+			return fmt.Errorf("a record for other replicas: %w", err)
+		}
+		link.close()
+	}
+
 	for _, name := range []string{"TLS", "plain"} {
 		polar := polartest.New(polartest.Config{})
 		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
