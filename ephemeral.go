@@ -171,10 +171,10 @@ func (g *Gate) saveAgain(ctx context.Context) {
 	defer cancel()
 	g.leaveRefuge(ctx)
 	g.mu.Lock()
-	due := g.unsaved != nil && g.held.state.Seat != nil && !g.refuge.inUse()
+	due := g.unsaved != nil && g.record.state.Seat != nil && !g.refuge.inUse()
 	g.mu.Unlock()
 	if due {
-		_ = g.change(ctx, func(h *held) bool { return h.state.Seat != nil })
+		_ = g.change(ctx, func(rec *record) bool { return rec.state.Seat != nil })
 	}
 }
 
@@ -201,9 +201,9 @@ func (g *Gate) releaseSeats(began time.Time) {
 	if g.config.Ephemeral != ReleaseOnClose && !g.refuge.inUse() {
 		return
 	}
-	h := g.holding()
-	seats := h.state.Outbox
-	if s := h.state.Seat; s != nil && s.held() {
+	rec := g.holding()
+	seats := rec.state.Outbox
+	if s := rec.state.Seat; s != nil && s.held() {
 		seats = append(slices.Clip(seats), *s)
 	}
 	if g.refuge.inUse() && len(g.refuge.found) > 0 {

@@ -50,7 +50,7 @@ type Gate struct {
 	mu       sync.Mutex // guards what follows; never held across I/O
 	closed   bool
 	checked  bool // by a Check; until then the Store is read anew
-	held     held
+	record   record
 	source   Source
 	renewing bool      // a renewal is under way
 	enlisted bool      // this machine is on the list of those with a state
@@ -326,7 +326,7 @@ func (g *Gate) recall() (Status, bool) {
 	now := g.now()
 	g.mu.Lock()
 	g.review(now)
-	s, verdict, checked := g.standing(now), g.held.verdict, g.checked
+	s, verdict, checked := g.standing(now), g.record.verdict, g.checked
 	g.mu.Unlock()
 	if !checked || !now.Before(s.freshUntil) {
 		return Status{}, false
@@ -402,12 +402,12 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	// What is left of the timeout is for storing an answer that came late.
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout-min(settleTime, g.config.CheckTimeout/10))
 	defer cancel()
-	h, enough := g.checkStore(ctx, when)
+	rec, enough := g.checkStore(ctx, when)
 	if enough {
 		return nil
 	}
 	g.leaveRefuge(ctx)
-	if h.state.Seat == nil {
+	if rec.state.Seat == nil {
 		return g.drainOutbox(ctx)
 	}
 	// Of several processes one asks; the others find its answer in the Store,
@@ -416,31 +416,31 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	defer cancel()
 	if unlock, err := g.store.Lock(patient, g.name+".check"); err == nil {
 		defer unlock()
-		before := h.verdict
-		if h, enough = g.checkStore(ctx, when); enough || when == retry && h.verdict.since(before) {
+		before := rec.verdict
+		if rec, enough = g.checkStore(ctx, when); enough || when == retry && rec.verdict.since(before) {
 			return nil
 		}
 	}
-	if h.state.Seat == nil {
+	if rec.state.Seat == nil {
 		return nil // given back meanwhile
 	}
-	key := newKey(h.state.Seat.Key)
-	if h.state.Seat.Moving {
+	key := newKey(rec.state.Seat.Key)
+	if rec.state.Seat.Moving {
 		// A move to this machine was begun here, and is finished: that is all that
 		// a check ever does to seats. If it ended in doubt, a seat may be lost, and
 		// another is not risked unasked.
-		if i := h.state.Intent; i != nil && i.Key == h.state.Seat.Key {
+		if i := rec.state.Intent; i != nil && i.Key == rec.state.Seat.Key {
 			return &Error{Op: "check", Reason: ErrInDoubt}
 		}
 		return g.takeSeat(ctx, key, unasked)
 	}
 	asked := g.now()
-	license, err := g.ask(ctx, h.state.Seat, key, 0)
+	license, err := g.ask(ctx, rec.state.Seat, key, 0)
 	if err != nil && when != renewal && errors.Is(ctx.Err(), context.Canceled) {
 		return err // nobody waits any more; it says nothing of Polar
 	}
-	g.settle(ctx, h, license, err, asked)
-	if err == nil && h.state.waiting() {
+	g.settle(ctx, rec, license, err, asked)
+	if err == nil && rec.state.waiting() {
 		_ = g.drainOutbox(ctx) // while Polar can be reached
 	}
 	return err
@@ -448,11 +448,11 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 
 // checkStore adopts what is stored and reports whether that is enough. If not,
 // there is a seat to ask Polar about, or to give back.
-func (g *Gate) checkStore(ctx context.Context, when occasion) (h held, enough bool) {
-	h = g.reload(ctx)
-	if h.missing {
+func (g *Gate) checkStore(ctx context.Context, when occasion) (rec record, enough bool) {
+	rec = g.reload(ctx)
+	if rec.missing {
 		g.restore(ctx)
-		h = g.holding()
+		rec = g.holding()
 	}
 	now := g.now()
 	g.mu.Lock()
@@ -460,49 +460,49 @@ func (g *Gate) checkStore(ctx context.Context, when occasion) (h held, enough bo
 	g.checked = true
 	g.mu.Unlock()
 	switch {
-	case h.state.Seat == nil:
-		return h, !h.state.waiting() || when < retry && pace.Within(h.state.OutboxRetry.Sub(now), outboxPause) > 0
-	case when >= retry || h.verdict == nil:
-		return h, false
+	case rec.state.Seat == nil:
+		return rec, !rec.state.waiting() || when < retry && pace.Within(rec.state.OutboxRetry.Sub(now), outboxPause) > 0
+	case when >= retry || rec.verdict == nil:
+		return rec, false
 	case when == renewal:
-		return h, !renewable(h.verdict, s, now)
+		return rec, !renewable(rec.verdict, s, now)
 	case now.Before(s.freshUntil):
-		g.renewBehind(h.verdict, s, now)
-	case s.state == Grace && h.verdict.resting(now):
+		g.renewBehind(rec.verdict, s, now)
+	case s.state == Grace && rec.verdict.resting(now):
 		// Asked in vain a moment ago; grace carries on without waiting again.
 	default:
-		return h, false
+		return rec, false
 	}
-	g.moveMark(ctx, h, now)
-	return h, true
+	g.moveMark(ctx, rec, now)
+	return rec, true
 }
 
 // moveMark keeps the highest time seen up to date on disk while Polar is not
 // asked, at most once an hour: a clock set back later is measured by it.
-func (g *Gate) moveMark(ctx context.Context, h held, now time.Time) {
-	if now.Sub(h.verdict.Mark) < clockSlack {
+func (g *Gate) moveMark(ctx context.Context, rec record, now time.Time) {
+	if now.Sub(rec.verdict.Mark) < clockSlack {
 		return
 	}
-	_ = g.change(ctx, func(h *held) bool { return h.mark(now) })
+	_ = g.change(ctx, func(rec *record) bool { return rec.mark(now) })
 }
 
 // keepMark has the verdict follow the clock, and moves the mark, whenever the clock was looked at, here at once and on
 // disk behind the caller's back. g.mu is held.
 func (g *Gate) keepMark(now time.Time) {
-	v := g.held.verdict
+	v := g.record.verdict
 	if v == nil || v.Refused != "" {
 		return
 	}
 	if moved := v.follow(now); moved != v {
-		g.held.verdict = moved
+		g.record.verdict = moved
 	} else if now.Sub(v.Mark) < clockSlack {
 		return
 	}
-	g.held.mark(now)
+	g.record.mark(now)
 	g.background.Go(func() {
-		_ = g.change(g.patience, func(h *held) bool {
-			h.mark(now) // what is stored may be another verdict by now
-			return h.verdict != nil
+		_ = g.change(g.patience, func(rec *record) bool {
+			rec.mark(now) // what is stored may be another verdict by now
+			return rec.verdict != nil
 		})
 	})
 }
@@ -527,18 +527,18 @@ const settleTime = 500 * time.Millisecond
 // settle stores the outcome of a validation that was asked for at that time with
 // that state at hand, unless the seat has been changed since, or somebody else
 // stored an answer that came later. It does its part even if ctx has ended.
-func (g *Gate) settle(ctx context.Context, before held, license *LicenseKey, err error, asked time.Time) {
+func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, err error, asked time.Time) {
 	now := g.now()
 	applied := false
-	apply := func(h *held) bool {
-		if h.trouble != "" || !h.state.Seat.same(before.state.Seat) || h.verdict.replaced(before.verdict) && h.verdict.CheckedAt.After(asked) {
+	apply := func(rec *record) bool {
+		if rec.trouble != "" || !rec.state.Seat.same(before.state.Seat) || rec.verdict.replaced(before.verdict) && rec.verdict.CheckedAt.After(asked) {
 			return false
 		}
-		next := nextVerdict(h.verdict, license, err, now, g.config.FreshFor)
+		next := nextVerdict(rec.verdict, license, err, now, g.config.FreshFor)
 		if next == nil {
 			return false
 		}
-		h.verdict, applied = next, true
+		rec.verdict, applied = next, true
 		return true
 	}
 	// What is left of the time, or as much as a disk needs.
@@ -554,9 +554,9 @@ func (g *Gate) settle(ctx context.Context, before held, license *LicenseKey, err
 		g.saved(saveErr)
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if h := g.held; apply(&h) {
+		if rec := g.record; apply(&rec) {
 			g.adoptions++
-			g.held, g.source = h, FromNetwork
+			g.record, g.source = rec, FromNetwork
 			g.review(now)
 		}
 		return
@@ -571,28 +571,28 @@ func (g *Gate) settle(ctx context.Context, before held, license *LicenseKey, err
 
 // standing is where the state in memory stands. g.mu is held.
 func (g *Gate) standing(now time.Time) standing {
-	h := g.held
+	rec := g.record
 	switch {
-	case h.state.Seat == nil && h.trouble != "":
-		return standing{state: Unlicensed, reason: h.trouble}
-	case h.state.Seat == nil && g.inDoubt(now):
+	case rec.state.Seat == nil && rec.trouble != "":
+		return standing{state: Unlicensed, reason: rec.trouble}
+	case rec.state.Seat == nil && g.inDoubt(now):
 		return standing{state: Unlicensed, reason: ErrInDoubt}
-	case h.elsewhere():
+	case rec.elsewhere():
 		return standing{state: Locked, reason: ErrOtherMachine}
-	case h.state.Seat == nil:
+	case rec.state.Seat == nil:
 		return standing{state: Unlicensed, reason: ErrNoLicense}
-	case h.verdict == nil && h.trouble != "":
-		return standing{state: Locked, reason: h.trouble}
-	case h.verdict == nil:
+	case rec.verdict == nil && rec.trouble != "":
+		return standing{state: Locked, reason: rec.trouble}
+	case rec.verdict == nil:
 		return standing{state: Locked, reason: ErrUnreachable}
-	case h.verdict.Refused == "" && h.state.Seat.Seatless && h.verdict.Seats && g.config.takesSeats():
-		return g.refusedHere(h.verdict, now, ErrSeatReleased)
-	case h.verdict.Refused == "" && h.state.Seat.Seatless && !g.config.allowsSeatless():
+	case rec.verdict.Refused == "" && rec.state.Seat.Seatless && rec.verdict.Seats && g.config.takesSeats():
+		return g.refusedHere(rec.verdict, now, ErrSeatReleased)
+	case rec.verdict.Refused == "" && rec.state.Seat.Seatless && !g.config.allowsSeatless():
 		return standing{state: Locked, reason: ErrActivationsUnsupported}
-	case h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
-		return g.refusedHere(h.verdict, now, ErrWrongBenefit)
+	case rec.verdict.Refused == "" && !g.accepts(rec.verdict.BenefitID):
+		return g.refusedHere(rec.verdict, now, ErrWrongBenefit)
 	}
-	return stand(h.verdict, now, g.config.FreshFor, g.config.GracePeriod)
+	return stand(rec.verdict, now, g.config.FreshFor, g.config.GracePeriod)
 }
 
 // refusedHere is a license that Polar grants and this program does not take.
@@ -605,8 +605,8 @@ func (g *Gate) refusedHere(v *lastVerdict, now time.Time, why Reason) standing {
 }
 
 // elsewhere reports whether there is no license here, but one of another machine.
-func (h *held) elsewhere() bool {
-	return h.state.Seat == nil && !h.state.Left && h.trouble == "" && len(h.others) > 0
+func (rec *record) elsewhere() bool {
+	return rec.state.Seat == nil && !rec.state.Left && rec.trouble == "" && len(rec.others) > 0
 }
 
 // doubtLasts is how long a doubt is reported. Later, whoever can do something
@@ -616,7 +616,7 @@ const doubtLasts = 30 * 24 * time.Hour
 // inDoubt reports whether an activation was begun that ended nobody knows how.
 // g.mu is held.
 func (g *Gate) inDoubt(now time.Time) bool {
-	i := g.held.state.Intent
+	i := g.record.state.Intent
 	return i != nil && i.AttemptID != g.attempt && now.Sub(i.At).Abs() < doubtLasts
 }
 
@@ -646,7 +646,7 @@ func (g *Gate) review(now time.Time) {
 		return
 	}
 	g.keepMark(now)
-	s, h := g.standing(now), g.held
+	s, rec := g.standing(now), g.record
 	next := &snapshot{status: Status{
 		State:      s.state,
 		Reason:     s.reason,
@@ -656,29 +656,29 @@ func (g *Gate) review(now time.Time) {
 		Unsaved:    g.unsaved != nil,
 		InDoubt:    g.inDoubt(now),
 
-		ReleasePending: h.state.waiting(),
-		store:          h.unread,
+		ReleasePending: rec.state.waiting(),
+		store:          rec.unread,
 	}}
-	if h.unread == nil {
+	if rec.unread == nil {
 		next.status.store = g.unsaved
 	}
-	if h.state.Seat != nil {
-		next.status.Key = newKey(h.state.Seat.Key)
-	} else if h.elsewhere() {
-		next.status.Key = newKey(h.others[0].Key)
+	if rec.state.Seat != nil {
+		next.status.Key = newKey(rec.state.Seat.Key)
+	} else if rec.elsewhere() {
+		next.status.Key = newKey(rec.others[0].Key)
 	}
 	switch {
-	case s.reason == ErrOtherMachine && h.state.Seat != nil:
+	case s.reason == ErrOtherMachine && rec.state.Seat != nil:
 		next.status.say = phrases{movingHere, movingHereDo}
-	case s.reason == ErrSeatReleased && h.state.Seat.Seatless:
+	case s.reason == ErrSeatReleased && rec.state.Seat.Seatless:
 		next.status.say = phrases{what: seatNeeded}
 	}
-	if h.verdict != nil {
-		next.status.CheckedAt = h.verdict.CheckedAt
-		next.status.ExpiresAt = h.verdict.ExpiresAt
-		next.status.BenefitID = h.verdict.BenefitID
-		next.status.Usage, next.status.LimitUsage = h.verdict.Usage, Unlimited
-		if limit := h.verdict.LimitUsage; limit != nil {
+	if rec.verdict != nil {
+		next.status.CheckedAt = rec.verdict.CheckedAt
+		next.status.ExpiresAt = rec.verdict.ExpiresAt
+		next.status.BenefitID = rec.verdict.BenefitID
+		next.status.Usage, next.status.LimitUsage = rec.verdict.Usage, Unlimited
+		if limit := rec.verdict.LimitUsage; limit != nil {
 			next.status.LimitUsage = *limit
 		}
 	}
@@ -690,10 +690,10 @@ func (g *Gate) review(now time.Time) {
 		}
 	}
 	var vain Reason
-	if h.verdict != nil {
-		vain = h.verdict.Vain
-		if _, known := english[h.verdict.Cause]; known { // and not one of a later version
-			next.status.cause = h.verdict.Cause
+	if rec.verdict != nil {
+		vain = rec.verdict.Vain
+		if _, known := english[rec.verdict.Cause]; known { // and not one of a later version
+			next.status.cause = rec.verdict.Cause
 		}
 	}
 	next.status.Message = g.config.Language.ofStatus(next.status, vain, g.refuge.inUse())

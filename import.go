@@ -63,8 +63,8 @@ func (g *Gate) Import(ctx context.Context, a ImportedActivation) (Status, error)
 		}
 	}
 	_, err = flight.Do(ctx, &g.flights, "import "+id+" "+key.Reveal()+" "+string(s.Conditions), func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, g.withSeat(ctx, func(ctx context.Context, h held) error {
-			s.Machine = g.fingerprint(&h.state)
+		return struct{}{}, g.withSeat(ctx, func(ctx context.Context, rec record) error {
+			s.Machine = g.fingerprint(&rec.state)
 			license, err := g.ask(ctx, s, key, 0)
 			if e, ok := err.(*Error); ok {
 				e.Op = opImport
@@ -75,7 +75,7 @@ func (g *Gate) Import(ctx context.Context, a ImportedActivation) (Status, error)
 			if err != nil {
 				return err
 			}
-			return g.settleSeat(ctx, h, s, license, false)
+			return g.settleSeat(ctx, rec, s, license, false)
 		})
 	})
 	return g.Status(), g.callError(opImport, err)

@@ -37,7 +37,7 @@ func (in *installation) seats() map[string]taken {
 
 // left is what a program that is started now finds.
 type left struct {
-	held   held
+	held   record
 	status Status
 	now    standsFor
 	lost   []string // seats at Polar that no license and no outbox accounts for

@@ -290,51 +290,51 @@ func (g *Gate) Move(ctx context.Context) (Status, error) {
 }
 
 // move is Move with the seat locked.
-func (g *Gate) move(ctx context.Context, h held) error {
-	if s := h.state.Seat; s != nil {
+func (g *Gate) move(ctx context.Context, rec record) error {
+	if s := rec.state.Seat; s != nil {
 		switch {
 		case s.Moving:
-			return g.changeSeat(ctx, h, newKey(s.Key), unasked) // finishes it
-		case !s.Gone && (h.verdict == nil || h.verdict.Refused != ErrSeatReleased):
+			return g.changeSeat(ctx, rec, newKey(s.Key), unasked) // finishes it
+		case !s.Gone && (rec.verdict == nil || rec.verdict.Refused != ErrSeatReleased):
 			return nil
 		}
 	}
-	if len(h.others) == 0 {
-		h.others = g.others(ctx, nil) // they are looked up only where they count unasked
+	if len(rec.others) == 0 {
+		rec.others = g.others(ctx, nil) // they are looked up only where they count unasked
 	}
-	if len(h.others) == 0 {
-		if h.state.Seat != nil {
+	if len(rec.others) == 0 {
+		if rec.state.Seat != nil {
 			return nil // released; its status says so
 		}
-		reason := h.trouble
+		reason := rec.trouble
 		if reason == "" {
 			reason = ErrNoLicense
 		}
 		return &Error{Op: opMove, Reason: reason}
 	}
-	return g.changeSeat(ctx, h, newKey(h.others[0].Key), moving)
+	return g.changeSeat(ctx, rec, newKey(rec.others[0].Key), moving)
 }
 
 // vacate releases the seat that another machine has, so that this one can take
 // another. That it is about to is stored first: what was begun is finished later if
 // it breaks off. If the seat could not be released, h is as it was.
-func (g *Gate) vacate(ctx context.Context, h *held, other *seat) error {
+func (g *Gate) vacate(ctx context.Context, rec *record, other *seat) error {
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	before := *h
+	before := *rec
 	// The caller may go: what is begun is seen through.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*questionTime)
 	defer cancel()
 	defer context.AfterFunc(g.patience, cancel)()
-	h.state.Outbox = append(slices.Clone(h.state.Outbox), *other)
-	if s := h.state.Seat; s == nil || !s.held() || h.verdict != nil && h.verdict.Refused == ErrSeatReleased {
-		h.state.Seat, h.state.Verdict, h.state.Left = other.movingTo(g.fingerprint(&h.state)), nil, false
-		h.verdict, h.trouble = nil, ErrOtherMachine
+	rec.state.Outbox = append(slices.Clone(rec.state.Outbox), *other)
+	if s := rec.state.Seat; s == nil || !s.held() || rec.verdict != nil && rec.verdict.Refused == ErrSeatReleased {
+		rec.state.Seat, rec.state.Verdict, rec.state.Left = other.movingTo(g.fingerprint(&rec.state)), nil, false
+		rec.verdict, rec.trouble = nil, ErrOtherMachine
 	}
-	err := g.save(ctx, *h, FromDisk)
+	err := g.save(ctx, *rec, FromDisk)
 	if err != nil && g.takeRefuge(ctx, err) {
-		err = g.save(ctx, *h, FromDisk)
+		err = g.save(ctx, *rec, FromDisk)
 	}
 	if err == nil {
 		err = g.free(ctx, other)
@@ -343,13 +343,13 @@ func (g *Gate) vacate(ctx context.Context, h *held, other *seat) error {
 		// What was stored of it is taken back.
 		ctx, cancel := g.lastMoment(ctx)
 		defer cancel()
-		*h = before
-		if saveErr := g.save(ctx, *h, FromDisk); saveErr != nil {
+		*rec = before
+		if saveErr := g.save(ctx, *rec, FromDisk); saveErr != nil {
 			g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
 		}
 		return err
 	}
-	h.state.Outbox = slices.Clone(before.state.Outbox)
+	rec.state.Outbox = slices.Clone(before.state.Outbox)
 	return nil
 }
 
@@ -357,7 +357,7 @@ func (g *Gate) vacate(ctx context.Context, h *held, other *seat) error {
 func (g *Gate) restore(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
 	defer cancel()
-	_ = g.change(ctx, func(*held) bool { return false }) // a state that is missing is saved in any case
+	_ = g.change(ctx, func(*record) bool { return false }) // a state that is missing is saved in any case
 }
 
 const (
@@ -374,7 +374,7 @@ const (
 func (g *Gate) lookAfter(ctx context.Context) {
 	now := g.now()
 	g.mu.Lock()
-	due := g.checked && g.held.stored && g.held.worthKeeping() && !g.closed && now.Sub(g.looked).Abs() >= lookPause
+	due := g.checked && g.record.stored && g.record.worthKeeping() && !g.closed && now.Sub(g.looked).Abs() >= lookPause
 	if due {
 		g.looked = now
 		g.background.Add(1)
@@ -387,7 +387,7 @@ func (g *Gate) lookAfter(ctx context.Context) {
 	go func() {
 		defer g.background.Done()
 		defer close(done)
-		if h := g.reload(g.patience); h.missing {
+		if rec := g.reload(g.patience); rec.missing {
 			g.restore(g.patience)
 		}
 	}()

@@ -23,16 +23,16 @@ const (
 // putEarlier stores what a Gate holds in the place and the form of earlier builds.
 func putEarlier(t *testing.T, from *Gate, store Store, change func(*state)) {
 	t.Helper()
-	h := from.holding()
-	st := h.state
+	rec := from.holding()
+	st := rec.state
 	st.Owner = ""
 	if st.Seat != nil {
 		s := *st.Seat
 		s.Label = ""
 		st.Seat = &s
 	}
-	if h.verdict != nil {
-		sealed, err := from.seal.sealVerdict(h.verdict, st.Seat, from.fingerprint(&h.state))
+	if rec.verdict != nil {
+		sealed, err := from.seal.sealVerdict(rec.verdict, st.Seat, from.fingerprint(&rec.state))
 		require.NoError(t, err)
 		st.Verdict = sealed
 	}

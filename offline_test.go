@@ -279,15 +279,15 @@ func TestTheCountAndNotTheClockTellsWhichAnswerCameLater(t *testing.T) {
 
 func TestAMarkIsNotMovedBackWithTheClock(t *testing.T) {
 	t.Parallel()
-	h := held{verdict: &lastVerdict{CheckedAt: noon, Mark: noon.Add(hour)}}
-	before := h.verdict
-	assert.False(t, h.mark(noon))
-	assert.False(t, h.mark(noon.Add(hour)))
-	assert.Same(t, before, h.verdict)
-	assert.True(t, h.mark(noon.Add(2*hour)))
-	assert.Equal(t, noon.Add(2*hour), h.verdict.Mark)
+	rec := record{verdict: &lastVerdict{CheckedAt: noon, Mark: noon.Add(hour)}}
+	before := rec.verdict
+	assert.False(t, rec.mark(noon))
+	assert.False(t, rec.mark(noon.Add(hour)))
+	assert.Same(t, before, rec.verdict)
+	assert.True(t, rec.mark(noon.Add(2*hour)))
+	assert.Equal(t, noon.Add(2*hour), rec.verdict.Mark)
 	assert.Equal(t, noon.Add(hour), before.Mark, "what others hold does not change")
-	assert.False(t, new(held).mark(noon))
+	assert.False(t, new(record).mark(noon))
 }
 
 // randomVerdict is one that nextVerdict could have made, with a mark that was
@@ -441,7 +441,7 @@ func TestNoSequenceOfSetClocksRunsLongerThanGrace(t *testing.T) {
 				v.ExpiresAt = time.Time{}
 			}
 		}
-		h := held{verdict: v}
+		rec := record{verdict: v}
 		now, ran := noon, time.Duration(0)
 		often := 1 + r.IntN(70)
 		greedy := r.IntN(2) == 0 // to where it began, again and again
@@ -455,14 +455,14 @@ func TestNoSequenceOfSetClocksRunsLongerThanGrace(t *testing.T) {
 				limit += 2 * hour
 			}
 			now = now.Add(step)
-			if moved := h.verdict.follow(now); moved != h.verdict {
-				h.verdict = moved
+			if moved := rec.verdict.follow(now); moved != rec.verdict {
+				rec.verdict = moved
 				followed++
 			}
-			if now.Sub(h.verdict.Mark) >= clockSlack {
-				h.mark(now)
+			if now.Sub(rec.verdict.Mark) >= clockSlack {
+				rec.mark(now)
 			}
-			if s := stand(h.verdict, now, days, grace); rank(s) > 0 {
+			if s := stand(rec.verdict, now, days, grace); rank(s) > 0 {
 				ran += step
 			} else if s.reason != ErrClockSetBack {
 				ended++
@@ -562,7 +562,7 @@ func TestARefusalIsNotBelievedLongerForAClockThatWasPutRight(t *testing.T) {
 					ahead.Store(int64(back))
 					gate.now = func() time.Time { return fullLicenseAt.Add(time.Duration(ahead.Load())) }
 					refusedAt := gate.now()
-					require.NoError(t, gate.save(t.Context(), held{
+					require.NoError(t, gate.save(t.Context(), record{
 						state:   state{InstallationID: "i", Seat: &seat{Key: "ACME-TEST-OK-000001", Machine: "here"}},
 						verdict: &lastVerdict{Refused: ErrInactive, CheckedAt: refusedAt, Mark: refusedAt},
 					}, FromDisk))

@@ -92,18 +92,18 @@ type runner struct {
 
 // step asks Polar if that is due, and says how long to wait before the next step.
 func (r *runner) step(ctx context.Context) time.Duration {
-	h := r.g.reload(ctx)
-	if h.missing {
+	rec := r.g.reload(ctx)
+	if rec.missing {
 		r.g.restore(ctx)
 	}
 	r.g.saveAgain(ctx)
-	r.drain(ctx, h)
-	due := r.due(h)
+	r.drain(ctx, rec)
+	due := r.due(rec)
 	if now := r.g.now(); now.Before(due) {
-		if h.verdict != nil {
+		if rec.verdict != nil {
 			brief, cancel := context.WithTimeout(ctx, r.g.config.CheckTimeout)
 			defer cancel()
-			r.g.moveMark(brief, h, now)
+			r.g.moveMark(brief, rec, now)
 		}
 		return min(max(due.Sub(now), time.Millisecond), maxNap)
 	}
@@ -111,7 +111,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	now := r.g.now()
 	r.tried = now
 	r.g.mu.Lock()
-	s, nothing := r.g.standing(now), r.g.held.state.Seat == nil
+	s, nothing := r.g.standing(now), r.g.record.state.Seat == nil
 	r.g.mu.Unlock()
 	switch {
 	case err == nil && (nothing || s.state == Active):
@@ -145,12 +145,12 @@ func (r *runner) afterFailure(err error, now time.Time) time.Duration {
 }
 
 // drain gives back seats that wait beside the one that is held.
-func (r *runner) drain(ctx context.Context, h held) {
+func (r *runner) drain(ctx context.Context, rec record) {
 	now := r.g.now()
 	if r.drained.After(now) {
 		r.drained = now
 	}
-	if h.state.Seat == nil || !h.state.waiting() || now.Before(r.drained.Add(r.drainPause)) {
+	if rec.state.Seat == nil || !rec.state.waiting() || now.Before(r.drained.Add(r.drainPause)) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.g.config.CheckTimeout)
@@ -164,7 +164,7 @@ func (r *runner) drain(ctx context.Context, h held) {
 }
 
 // due is when to ask Polar next.
-func (r *runner) due(h held) time.Time {
+func (r *runner) due(rec record) time.Time {
 	now := r.g.now()
 	if r.tried.After(now) {
 		r.tried = now // the clock was set back
@@ -174,16 +174,16 @@ func (r *runner) due(h held) time.Time {
 	s := r.g.standing(now)
 	r.g.mu.Unlock()
 	switch {
-	case h.state.Seat == nil && !h.state.waiting():
+	case rec.state.Seat == nil && !rec.state.waiting():
 		return now.Add(maxNap) // nothing to ask; another process may activate
-	case h.state.Seat == nil, h.verdict == nil, s.state != Active:
+	case rec.state.Seat == nil, rec.verdict == nil, s.state != Active:
 		return next
 	}
-	if !h.verdict.CheckedAt.Equal(r.answer) {
-		r.answer, r.spread = h.verdict.CheckedAt, rand.Float64()/5
+	if !rec.verdict.CheckedAt.Equal(r.answer) {
+		r.answer, r.spread = rec.verdict.CheckedAt, rand.Float64()/5
 	}
-	half := renewalOf(h.verdict, s)
-	half = half.Add(time.Duration(r.spread * float64(half.Sub(h.verdict.CheckedAt))))
+	half := renewalOf(rec.verdict, s)
+	half = half.Add(time.Duration(r.spread * float64(half.Sub(rec.verdict.CheckedAt))))
 	if half.After(next) {
 		return half
 	}

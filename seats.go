@@ -207,7 +207,7 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 // takeSeat is Activate: the change of seats, and then the release of those that
 // were given up by it.
 func (g *Gate) takeSeat(ctx context.Context, key Key, by consent) error {
-	return g.withSeat(ctx, func(ctx context.Context, h held) error { return g.changeSeat(ctx, h, key, by) })
+	return g.withSeat(ctx, func(ctx context.Context, rec record) error { return g.changeSeat(ctx, rec, key, by) })
 }
 
 // consent is what a change of seats may do to the seats of other machines.
@@ -221,7 +221,7 @@ const (
 
 // withSeat lets f change the seat while nobody else on this machine can, and then
 // gives back those that were given up by it.
-func (g *Gate) withSeat(ctx context.Context, f func(context.Context, held) error) error {
+func (g *Gate) withSeat(ctx context.Context, f func(context.Context, record) error) error {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil && g.takeRefuge(ctx, err) {
 		unlock, err = g.lockSeat(ctx)
@@ -230,11 +230,11 @@ func (g *Gate) withSeat(ctx context.Context, f func(context.Context, held) error
 		return err
 	}
 	defer unlock()
-	h := g.reload(ctx)
-	if h.unread != nil {
-		return h.unread
+	rec := g.reload(ctx)
+	if rec.unread != nil {
+		return rec.unread
 	}
-	if err := f(ctx, h); err != nil {
+	if err := f(ctx, rec); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
@@ -244,13 +244,13 @@ func (g *Gate) withSeat(ctx context.Context, f func(context.Context, held) error
 }
 
 // changeSeat gets a seat for a key. The seat is locked.
-func (g *Gate) changeSeat(ctx context.Context, h held, key Key, by consent) error {
-	kept, err := g.keepSeat(ctx, &h, key)
+func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) error {
+	kept, err := g.keepSeat(ctx, &rec, key)
 	if kept || err != nil {
 		return err
 	}
-	if by != unasked && (by == moving || h.state.Seat == nil) {
-		others := h.others
+	if by != unasked && (by == moving || rec.state.Seat == nil) {
+		others := rec.others
 		if by == asked {
 			others = slices.DeleteFunc(slices.Clone(others), func(s seat) bool { return !g.usedToBeHere(s) })
 		}
@@ -259,29 +259,29 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key, by consent) erro
 			return err
 		}
 		if other != nil {
-			if err := g.vacate(ctx, &h, other); err != nil {
+			if err := g.vacate(ctx, &rec, other); err != nil {
 				return err
 			}
 		}
 	}
-	before := h.state.Intent
-	h.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}
-	g.attempting(h.state.Intent.AttemptID)
+	before := rec.state.Intent
+	rec.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}
+	g.attempting(rec.state.Intent.AttemptID)
 	defer g.attempting("")
-	err = g.save(ctx, h, FromDisk)
+	err = g.save(ctx, rec, FromDisk)
 	if err != nil && g.takeRefuge(ctx, err) {
-		err = g.save(ctx, h, FromDisk)
+		err = g.save(ctx, rec, FromDisk)
 	}
 	if err != nil {
-		g.adoptRefusal(h, before)
-		g.withdraw(ctx, h, before)
+		g.adoptRefusal(rec, before)
+		g.withdraw(ctx, rec, before)
 		return err
 	}
 	nothingTaken := func(why error) error {
-		h.state.Intent = before
+		rec.state.Intent = before
 		ctx, cancel := g.lastMoment(ctx)
 		defer cancel()
-		if err := g.save(ctx, h, FromDisk); err != nil {
+		if err := g.save(ctx, rec, FromDisk); err != nil {
 			g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
 		}
 		return why
@@ -289,7 +289,7 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key, by consent) erro
 	if err := ctx.Err(); err != nil {
 		return nothingTaken(err)
 	}
-	if err := g.clearWay(ctx, &h, key); err != nil {
+	if err := g.clearWay(ctx, &rec, key); err != nil {
 		return nothingTaken(err)
 	}
 
@@ -298,53 +298,53 @@ func (g *Gate) changeSeat(ctx context.Context, h held, key Key, by consent) erro
 	defer cancel()
 	defer context.AfterFunc(g.patience, cancel)()
 
-	taken, license, err := g.post(ctx, hard, h, key)
+	taken, license, err := g.post(ctx, hard, rec, key)
 	if taken != nil && err == nil && !g.accepts(license.BenefitID) {
 		err = &Error{Op: opActivate, Reason: ErrWrongBenefit}
 	}
 	switch {
 	case errors.Is(err, ErrInDoubt):
-		g.config.Logger.Info("polargate: an activation is in doubt", "attempt", h.state.Intent.AttemptID)
-		if h.state.Seat != nil && h.state.Seat.Moving {
+		g.config.Logger.Info("polargate: an activation is in doubt", "attempt", rec.state.Intent.AttemptID)
+		if rec.state.Seat != nil && rec.state.Seat.Moving {
 			// Not to be tried again unasked: each try may cost a seat.
-			h.state.Seat = h.state.Seat.gone()
-			h.verdict, h.trouble = &lastVerdict{Refused: ErrSeatReleased, CheckedAt: g.now(), Mark: g.now()}, ""
+			rec.state.Seat = rec.state.Seat.gone()
+			rec.verdict, rec.trouble = &lastVerdict{Refused: ErrSeatReleased, CheckedAt: g.now(), Mark: g.now()}, ""
 		}
-		before = h.state.Intent
+		before = rec.state.Intent
 		return nothingTaken(err)
 	case err != nil:
 		if taken != nil && taken.ActivationID != "" && !g.giveBack(hard, taken) {
-			h.state.Outbox = append(h.state.Outbox, *taken)
+			rec.state.Outbox = append(rec.state.Outbox, *taken)
 		}
-		if s := h.state.Seat; s != nil && s.Moving && isDenial(err) {
-			h.verdict, h.trouble = nextVerdict(nil, nil, err, g.now(), g.config.FreshFor), ""
+		if s := rec.state.Seat; s != nil && s.Moving && isDenial(err) {
+			rec.verdict, rec.trouble = nextVerdict(nil, nil, err, g.now(), g.config.FreshFor), ""
 		}
 		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit {
 			switch {
 			case before != nil && before.Key == key.Reveal():
 				e.say.do = limitEarlierDo
-			case h.trouble == ErrUnreadableState:
+			case rec.trouble == ErrUnreadableState:
 				e.say.do = limitUnreadableDo
 			}
 		}
 		return nothingTaken(err)
 	}
-	h.state.Intent = before
-	return g.settleSeat(hard, h, taken, license, true)
+	rec.state.Intent = before
+	return g.settleSeat(hard, rec, taken, license, true)
 }
 
 // adoptRefusal keeps in memory what Polar said of the seat at hand, where it
 // could not be stored.
-func (g *Gate) adoptRefusal(h held, before *intent) {
-	if h.verdict != nil && h.verdict != h.loaded && h.verdict.Refused != "" {
-		h.state.Intent = before
-		g.adopt(h, FromNetwork)
+func (g *Gate) adoptRefusal(rec record, before *intent) {
+	if rec.verdict != nil && rec.verdict != rec.loaded && rec.verdict.Refused != "" {
+		rec.state.Intent = before
+		g.adopt(rec, FromNetwork)
 	}
 }
 
 // withdraw takes back an intent that is stored although storing it failed, as when the
 // disk fails after it has the file: nothing was asked for, and nothing is in doubt.
-func (g *Gate) withdraw(ctx context.Context, h held, before *intent) {
+func (g *Gate) withdraw(ctx context.Context, rec record, before *intent) {
 	ctx, cancel := g.lastMoment(ctx)
 	defer cancel()
 	data, err := g.store.Load(ctx, g.name)
@@ -352,11 +352,11 @@ func (g *Gate) withdraw(ctx context.Context, h held, before *intent) {
 		return
 	}
 	st, err := g.seal.openState(data)
-	if err != nil || st.Intent == nil || st.Intent.AttemptID != h.state.Intent.AttemptID {
+	if err != nil || st.Intent == nil || st.Intent.AttemptID != rec.state.Intent.AttemptID {
 		return
 	}
-	h.state.Intent = before
-	_ = g.save(ctx, h, FromDisk)
+	rec.state.Intent = before
+	_ = g.save(ctx, rec, FromDisk)
 }
 
 // lastMoment is time for what must be stored although the caller has gone.
@@ -366,22 +366,22 @@ func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelF
 
 // settleSeat makes a seat the one that is held, and stores it. One that was taken
 // just now is given back if it cannot be stored. A doubt about another key stays.
-func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *LicenseKey, taken bool) error {
+func (g *Gate) settleSeat(ctx context.Context, rec record, s *seat, license *LicenseKey, taken bool) error {
 	is := func(o seat) bool { return o.ActivationID == s.ActivationID }
-	last := h
-	old := h.state.Seat
-	h.state.Outbox = slices.DeleteFunc(slices.Clone(h.state.Outbox), is)
+	last := rec
+	old := rec.state.Seat
+	rec.state.Outbox = slices.DeleteFunc(slices.Clone(rec.state.Outbox), is)
 	if old != nil && old.held() && !is(*old) {
-		h.state.Outbox = append(h.state.Outbox, *old)
+		rec.state.Outbox = append(rec.state.Outbox, *old)
 	}
-	if h.state.Intent != nil && h.state.Intent.Key == s.Key {
-		h.state.Intent = nil
+	if rec.state.Intent != nil && rec.state.Intent.Key == s.Key {
+		rec.state.Intent = nil
 	}
-	h.state.Seat, h.state.Left, h.trouble = s, false, ""
-	h.verdict = nextVerdict(h.verdict, license, nil, g.now(), g.config.FreshFor)
-	err := g.save(ctx, h, FromNetwork)
+	rec.state.Seat, rec.state.Left, rec.trouble = s, false, ""
+	rec.verdict = nextVerdict(rec.verdict, license, nil, g.now(), g.config.FreshFor)
+	err := g.save(ctx, rec, FromNetwork)
 	if err != nil && g.takeRefuge(ctx, err) {
-		err = g.save(ctx, h, FromNetwork)
+		err = g.save(ctx, rec, FromNetwork)
 	}
 	if err != nil && taken && s.ActivationID != "" && g.giveBack(ctx, s) {
 		// The Store may have stored it all the same.
@@ -394,8 +394,8 @@ func (g *Gate) settleSeat(ctx context.Context, h held, s *seat, license *License
 
 // post asks Polar for a seat. A seat may come with an error: Polar gave it, and
 // refuses the key all the same.
-func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *LicenseKey, error) {
-	machine := g.fingerprint(&h.state)
+func (g *Gate) post(ctx, hard context.Context, rec record, key Key) (*seat, *LicenseKey, error) {
+	machine := g.fingerprint(&rec.state)
 	seatless := func() (*seat, *LicenseKey, error) {
 		ctx, cancel := context.WithTimeout(ctx, questionTime)
 		defer cancel()
@@ -407,9 +407,9 @@ func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *License
 	}
 	taken := &seat{Key: key.Reveal(), Machine: machine, Label: g.config.Label, Conditions: g.config.conditions(machine)}
 	meta := map[string]any{
-		"installation": h.state.InstallationID,
+		"installation": rec.state.InstallationID,
 		"fingerprint":  machine,
-		"attempt":      h.state.Intent.AttemptID,
+		"attempt":      rec.state.Intent.AttemptID,
 		"app":          g.config.App,
 		"os":           runtime.GOOS + "/" + runtime.GOARCH,
 	}
@@ -432,13 +432,13 @@ func (g *Gate) post(ctx, hard context.Context, h held, key Key) (*seat, *License
 // key may be another than the seat's: Polar keeps activations when it rotates a
 // key. kept means that the license is settled; neither that nor an error means
 // that a new seat is due.
-func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err error) {
-	here := g.fingerprint(&h.state)
+func (g *Gate) keepSeat(ctx context.Context, rec *record, key Key) (kept bool, err error) {
+	here := g.fingerprint(&rec.state)
 	// Copies, so that what is in memory stays as it is.
-	h.state.Outbox = slices.Clone(h.state.Outbox)
-	if h.state.Seat != nil {
-		own := *h.state.Seat
-		h.state.Seat = &own
+	rec.state.Outbox = slices.Clone(rec.state.Outbox)
+	if rec.state.Seat != nil {
+		own := *rec.state.Seat
+		rec.state.Seat = &own
 	}
 	var candidates []*seat
 	consider := func(s *seat) {
@@ -453,15 +453,15 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 			candidates = append(candidates, s)
 		}
 	}
-	if h.state.Seat != nil {
-		consider(h.state.Seat)
+	if rec.state.Seat != nil {
+		consider(rec.state.Seat)
 	}
-	for i := range h.state.Outbox {
-		consider(&h.state.Outbox[i])
+	for i := range rec.state.Outbox {
+		consider(&rec.state.Outbox[i])
 	}
 	for _, s := range candidates[:min(len(candidates), maxCandidates)] {
 		same := s.Key == key.Reveal()
-		current := s == h.state.Seat
+		current := s == rec.state.Seat
 		license, err := g.askInTime(ctx, s, key)
 		e, _ := errors.AsType[*Error](err)
 		if e != nil {
@@ -470,8 +470,8 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 		switch {
 		case err == nil && !g.accepts(license.BenefitID):
 			if same && current {
-				h.verdict = nextVerdict(h.verdict, license, nil, g.now(), g.config.FreshFor)
-				if saveErr := g.save(ctx, *h, FromNetwork); saveErr != nil {
+				rec.verdict = nextVerdict(rec.verdict, license, nil, g.now(), g.config.FreshFor)
+				if saveErr := g.save(ctx, *rec, FromNetwork); saveErr != nil {
 					g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
 				}
 			}
@@ -484,23 +484,23 @@ func (g *Gate) keepSeat(ctx context.Context, h *held, key Key) (kept bool, err e
 		case err == nil:
 			next := *s
 			next.Key, next.Label, next.Stranded, next.Gone, next.Moving = key.Reveal(), g.config.Label, false, false, false
-			return true, g.settleSeat(ctx, *h, &next, license, false)
+			return true, g.settleSeat(ctx, *rec, &next, license, false)
 		case errors.Is(err, ErrSeatReleased) && same && current:
-			h.state.Seat = s.gone()
-			h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)
+			rec.state.Seat = s.gone()
+			rec.verdict = nextVerdict(rec.verdict, nil, err, g.now(), g.config.FreshFor)
 		case errors.Is(err, ErrSeatReleased) && same:
 			gone := *s
-			h.state.Outbox = slices.DeleteFunc(slices.Clone(h.state.Outbox), func(o seat) bool { return o.same(&gone) })
+			rec.state.Outbox = slices.DeleteFunc(slices.Clone(rec.state.Outbox), func(o seat) bool { return o.same(&gone) })
 			return false, nil // the slice has moved under the other candidates; a new seat it is
 		case errors.Is(err, ErrSeatReleased), errors.Is(err, ErrConditionsMismatch):
 			// Not this key's seat, or not under these conditions.
 		case e != nil && e.Reason == ErrDenied && !same && e.Err != nil:
 			return false, e.Err // refused with this seat, and nobody could say whether the key is good
 		case isDenial(err) && same && current:
-			h.verdict = nextVerdict(h.verdict, nil, err, g.now(), g.config.FreshFor)
-			if saveErr := g.save(ctx, *h, FromNetwork); saveErr != nil {
+			rec.verdict = nextVerdict(rec.verdict, nil, err, g.now(), g.config.FreshFor)
+			if saveErr := g.save(ctx, *rec, FromNetwork); saveErr != nil {
 				g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
-				g.adoptRefusal(*h, h.state.Intent)
+				g.adoptRefusal(*rec, rec.state.Intent)
 			}
 			return false, err
 		default:
@@ -527,15 +527,15 @@ const maxCandidates = 3
 // clearWay frees seats of this key that are in the way of a new one: with a
 // limit of one there is no other order. That is so after a move to another
 // machine, and for what waits in the outbox.
-func (g *Gate) clearWay(ctx context.Context, h *held, key Key) error {
-	if s := h.state.Seat; s != nil && s.Key == key.Reveal() && s.held() {
+func (g *Gate) clearWay(ctx context.Context, rec *record, key Key) error {
+	if s := rec.state.Seat; s != nil && s.Key == key.Reveal() && s.held() {
 		if err := g.free(ctx, s); err != nil {
 			return err
 		}
-		h.state.Seat = s.movingTo(g.fingerprint(&h.state))
-		h.verdict, h.trouble = nil, ErrOtherMachine
+		rec.state.Seat = s.movingTo(g.fingerprint(&rec.state))
+		rec.verdict, rec.trouble = nil, ErrOtherMachine
 	}
-	h.state.Outbox = slices.DeleteFunc(slices.Clone(h.state.Outbox), func(s seat) bool {
+	rec.state.Outbox = slices.DeleteFunc(slices.Clone(rec.state.Outbox), func(s seat) bool {
 		return s.Key == key.Reveal() && g.free(ctx, &s) == nil
 	})
 	return nil
@@ -595,17 +595,17 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 	// the error means must not depend on when ctx ended.
 	_, err := flight.Do(context.WithoutCancel(ctx), &g.flights, "forget", func(ctx context.Context) (struct{}, error) {
 		unreadable := false
-		err := g.change(ctx, func(h *held) bool {
-			s := h.state.Seat
+		err := g.change(ctx, func(rec *record) bool {
+			s := rec.state.Seat
 			if s == nil {
-				unreadable = h.trouble == ErrUnreadableState
-				h.state.Left = h.elsewhere()
-				return h.state.Left
+				unreadable = rec.trouble == ErrUnreadableState
+				rec.state.Left = rec.elsewhere()
+				return rec.state.Left
 			}
 			if s.held() {
-				h.state.Outbox = append(slices.Clone(h.state.Outbox), *s)
+				rec.state.Outbox = append(slices.Clone(rec.state.Outbox), *s)
 			}
-			h.state.Seat, h.state.Left, h.verdict, h.trouble = nil, true, nil, ""
+			rec.state.Seat, rec.state.Left, rec.verdict, rec.trouble = nil, true, nil, ""
 			return true
 		})
 		if err == nil && unreadable {
@@ -613,7 +613,7 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 		}
 		return struct{}{}, err
 	})
-	if h := g.holding(); err == nil && h.state.waiting() {
+	if rec := g.holding(); err == nil && rec.state.waiting() {
 		_, err = flight.Do(ctx, &g.flights, "drain", func(ctx context.Context) (struct{}, error) {
 			return struct{}{}, g.drainOutbox(ctx)
 		})
@@ -629,25 +629,25 @@ func (g *Gate) drainOutbox(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
-	h := g.reload(ctx)
-	if h.unread != nil {
-		return h.unread
+	rec := g.reload(ctx)
+	if rec.unread != nil {
+		return rec.unread
 	}
 	// A release that has left is seen through.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(g.patience, cancel)()
-	return g.drain(hard, h)
+	return g.drain(hard, rec)
 }
 
 // drain is drainOutbox with the seat locked.
-func (g *Gate) drain(ctx context.Context, h held) error {
-	if !h.state.waiting() {
+func (g *Gate) drain(ctx context.Context, rec record) error {
+	if !rec.state.waiting() {
 		return nil
 	}
 	var left []seat
 	var failed error
-	for i, s := range h.state.Outbox {
+	for i, s := range rec.state.Outbox {
 		if s.Stranded {
 			left = append(left, s)
 			continue
@@ -660,17 +660,17 @@ func (g *Gate) drain(ctx context.Context, h held) error {
 		s.Stranded = errors.Is(err, ErrUnknownKey)
 		left = append(left, s)
 		if errors.Is(err, ErrUnreachable) || errors.Is(err, ErrRateLimited) {
-			left = append(left, h.state.Outbox[i+1:]...)
+			left = append(left, rec.state.Outbox[i+1:]...)
 			break
 		}
 	}
-	h.state.Outbox, h.state.OutboxRetry = capped(left), time.Time{}
+	rec.state.Outbox, rec.state.OutboxRetry = capped(left), time.Time{}
 	if failed != nil {
-		h.state.OutboxRetry = g.now().Add(outboxPause)
+		rec.state.OutboxRetry = g.now().Add(outboxPause)
 	}
 	ctx, cancel := g.lastMoment(ctx)
 	defer cancel()
-	if err := g.save(ctx, h, g.sourceNow()); err != nil {
+	if err := g.save(ctx, rec, g.sourceNow()); err != nil {
 		// Those that were freed are tried again, and found to be free.
 		g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
 	}
@@ -707,16 +707,16 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	defer cancel()
 	defer context.AfterFunc(g.patience, cancel)()
 
-	h := g.holding()
-	if h.state.Seat == nil {
-		h = g.reload(ctx)
+	rec := g.holding()
+	if rec.state.Seat == nil {
+		rec = g.reload(ctx)
 	}
-	license, err := g.count(ctx, h, n)
+	license, err := g.count(ctx, rec, n)
 	if errors.Is(err, ErrUnknownKey) || errors.Is(err, ErrSeatReleased) {
 		// Nothing was counted. Another process may have changed the seat.
-		if now := g.reload(ctx); now.state.Seat != nil && !now.state.Seat.same(h.state.Seat) {
-			h = now
-			license, err = g.count(ctx, h, n)
+		if now := g.reload(ctx); now.state.Seat != nil && !now.state.Seat.same(rec.state.Seat) {
+			rec = now
+			license, err = g.count(ctx, rec, n)
 		}
 	}
 	return license.remaining(), g.ofLocked(inDoubt(err))
@@ -736,25 +736,25 @@ func (g *Gate) ofLocked(err error) error {
 }
 
 // count is Consume for the seat at hand.
-func (g *Gate) count(ctx context.Context, h held, n int64) (*LicenseKey, error) {
+func (g *Gate) count(ctx context.Context, rec record, n int64) (*LicenseKey, error) {
 	switch {
-	case h.trouble != "":
-		return nil, &Error{Op: opConsume, Reason: h.trouble, store: h.unread}
-	case h.elsewhere():
+	case rec.trouble != "":
+		return nil, &Error{Op: opConsume, Reason: rec.trouble, store: rec.unread}
+	case rec.elsewhere():
 		return nil, &Error{Op: opConsume, Reason: ErrOtherMachine}
-	case h.state.Seat == nil:
+	case rec.state.Seat == nil:
 		return nil, &Error{Op: opConsume, Reason: ErrNoLicense}
-	case h.verdict != nil && h.verdict.Refused == "" && !g.accepts(h.verdict.BenefitID):
+	case rec.verdict != nil && rec.verdict.Refused == "" && !g.accepts(rec.verdict.BenefitID):
 		return nil, &Error{Op: opConsume, Reason: ErrWrongBenefit}
 	}
 	asked := g.now()
-	license, err := g.ask(ctx, h.state.Seat, newKey(h.state.Seat.Key), n)
+	license, err := g.ask(ctx, rec.state.Seat, newKey(rec.state.Seat.Key), n)
 	if e, ok := errors.AsType[*Error](err); ok {
 		e.Op = opConsume
 	}
 	// A caller in a hurry says nothing of Polar.
 	if license != nil || isDenial(err) || ctx.Err() == nil && !errors.Is(err, ErrUsageExceeded) {
-		g.settle(ctx, h, license, err, asked)
+		g.settle(ctx, rec, license, err, asked)
 	}
 	if err == nil && !g.accepts(license.BenefitID) {
 		return nil, &Error{Op: opConsume, Reason: ErrWrongBenefit}

@@ -602,7 +602,7 @@ func TestAGateThatIsPrintedShowsNoSecret(t *testing.T) {
 	})
 	require.NoError(t, err)
 	defer func() { _ = gate.Close() }()
-	gate.adopt(held{state: state{
+	gate.adopt(record{state: state{
 		InstallationID: "here",
 		Seat:           &seat{Key: pastedKey},
 		Outbox:         []seat{{Key: pastedKey}},

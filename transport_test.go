@@ -496,7 +496,7 @@ func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
 			gate, err := Open(config)
 			require.NoError(t, err)
 			defer gate.Close()
-			require.NoError(t, gate.save(t.Context(), held{
+			require.NoError(t, gate.save(t.Context(), record{
 				state:   state{InstallationID: "i", Seat: &seat{Key: key.Key, ActivationID: "22222222-0000-4000-8000-000000000009", Machine: "here"}},
 				verdict: &lastVerdict{CheckedAt: time.Now().Add(-48 * time.Hour), Mark: time.Now(), BenefitID: key.BenefitID},
 			}, FromDisk))

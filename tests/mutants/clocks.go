@@ -134,8 +134,8 @@ var clocks = []mutant{
 		name:  "a pause that Polar asked for is not kept with the verdict",
 		rule:  "nobody asks again before Retry-After is over",
 		file:  "offline.go",
-		old:   `v.Vain, pause = e.Reason, max(pause, e.RetryAfter)`,
-		new:   `v.Vain = e.Reason`,
+		old:   `v.Vain, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)`,
+		new:   `v.Vain, v.Cause = e.Reason, e.cause()`,
 		tests: "TestWhatAnOutcomeMakesOfTheLastVerdict",
 	},
 
@@ -149,12 +149,11 @@ var clocks = []mutant{
 		tests: "TestALicenseAgesFromFreshToGraceToLocked|TestWhereAVerdictStands",
 	},
 	{
-		name: "a question in vain stretches grace",
-		rule: "grace is counted from the last granted verdict",
-		file: "offline.go",
-		old: `	v.Vain = ErrUnreachable
-`,
-		new:   "\tv.Vain, v.CheckedAt = ErrUnreachable, now\n",
+		name:  "a question in vain stretches grace",
+		rule:  "grace is counted from the last granted verdict",
+		file:  "offline.go",
+		old:   `	v.Vain, v.Cause = ErrUnreachable, ""`,
+		new:   `	v.Vain, v.Cause, v.CheckedAt = ErrUnreachable, "", now`,
 		tests: "TestFailedAttemptsDoNotStretchGrace",
 	},
 	{
@@ -197,8 +196,8 @@ var clocks = []mutant{
 		name:  "a denial is for ever",
 		rule:  "a denial is never terminal",
 		file:  "gate.go",
-		old:   `		if h.trouble != "" || !h.state.Seat.same(before.state.Seat) ||`,
-		new:   `		if h.trouble != "" || h.verdict != nil && h.verdict.Refused != "" || !h.state.Seat.same(before.state.Seat) ||`,
+		old:   `		if rec.trouble != "" || !rec.state.Seat.same(before.state.Seat) ||`,
+		new:   `		if rec.trouble != "" || rec.verdict != nil && rec.verdict.Refused != "" || !rec.state.Seat.same(before.state.Seat) ||`,
 		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestARevokedLicenseRecoversAndExpiryIsTheOneOfToday",
 	},
 	{
@@ -210,13 +209,11 @@ var clocks = []mutant{
 		tests: "TestTheCountAndNotTheClockTellsWhichAnswerCameLater",
 	},
 	{
-		name: "a disk that fails takes a running program's license",
-		rule: "a disk that fails decides nothing",
-		file: "held.go",
-		old: `		if known.state.Seat != nil {
-			return known`,
-		new: `		if known.state.Seat != nil && known.unread != nil {
-			return known`,
+		name:  "a disk that fails takes a running program's license",
+		rule:  "a disk that fails decides nothing",
+		file:  "record.go",
+		old:   `		case known.state.Seat != nil:`,
+		new:   `		case known.state.Seat != nil && known.unread == nil:`,
 		tests: "TestADiskThatFailsUnderARunningProgramDecidesNothing",
 	},
 }

@@ -88,7 +88,7 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVer
 	{
 		name:  "a damaged state is thrown away",
 		rule:  "what cannot be read is kept aside as .corrupt",
-		file:  "held.go",
+		file:  "record.go",
 		old:   `	if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {`,
 		new:   `	if err := ctx.Err(); err != nil {`,
 		tests: "TestADamagedStateIsKeptAsideAndReported",
@@ -96,12 +96,12 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVer
 	{
 		name: "a state that cannot be read for the moment is written over",
 		rule: "what the Store holds unread is not known, and not written over",
-		file: "held.go",
-		old: `	if h.unread != nil {
-		return h.unread
+		file: "record.go",
+		old: `	if rec.unread != nil {
+		return rec.unread
 	}
-	if !f(&h) && !h.missing {`,
-		new:   `	if !f(&h) && !h.missing {`,
+	if !f(&rec) && !rec.missing {`,
+		new:   `	if !f(&rec) && !rec.missing {`,
 		tests: "TestAnAnswerIsNotStoredOverAStateThatCannotBeRead",
 	},
 	{

@@ -5,7 +5,7 @@ var seats = []mutant{
 	{
 		name:  "programs activate side by side",
 		rule:  "Activate holds a lock across processes",
-		file:  "held.go",
+		file:  "record.go",
 		old:   `	release, err := g.store.Lock(patient, g.name)`,
 		new:   `	release, err := func() {}, patient.Err()`,
 		tests: "TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat|TestManyClicksTakeOneSeat|TestEverythingAtOnceLeavesOneLicenseOrNone",
@@ -14,20 +14,20 @@ var seats = []mutant{
 		name: "Activate does not look at the store again",
 		rule: "with the lock, Activate looks at the store again",
 		file: "seats.go",
-		old: `	h := g.reload(ctx)
-	if h.unread != nil {
-		return h.unread
+		old: `	rec := g.reload(ctx)
+	if rec.unread != nil {
+		return rec.unread
 	}
-	if err := f(h); err != nil {`,
-		new: `	h := g.holding()
-	if err := f(h); err != nil {`,
+	if err := f(ctx, rec); err != nil {`,
+		new: `	rec := g.holding()
+	if err := f(ctx, rec); err != nil {`,
 		tests: "TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat|TestManyClicksTakeOneSeat",
 	},
 	{
 		name:  "the same key entered again takes another seat",
 		rule:  "a stored activation of the same key is reused",
 		file:  "seats.go",
-		old:   `	kept, err := g.keepSeat(ctx, &h, key)`,
+		old:   `	kept, err := g.keepSeat(ctx, &rec, key)`,
 		new:   `	kept, err := false, ctx.Err()`,
 		tests: "TestASecondActivateOfTheSameKeyGoesOnWithItsSeat|TestActivatingAgainAndAgainStaysAtOneSeat",
 	},
@@ -64,7 +64,7 @@ var seats = []mutant{
 		rule: "the intent is stored before the POST",
 		file: "seats.go",
 		old: `	defer g.attempting("")
-	err = g.save(ctx, h, FromDisk)
+	err = g.save(ctx, rec, FromDisk)
 `,
 		new: `	defer g.attempting("")
 	err = nil
@@ -75,9 +75,9 @@ var seats = []mutant{
 		name: "a seat that was given is not stored",
 		rule: "the activation is stored right after, before returning",
 		file: "seats.go",
-		old: `	err := g.save(ctx, h, FromNetwork)
+		old: `	err := g.save(ctx, rec, FromNetwork)
 	if err != nil && g.takeRefuge(ctx, err) {`,
-		new: `	g.adopt(h, FromNetwork)
+		new: `	g.adopt(rec, FromNetwork)
 	err := ctx.Err()
 	if err != nil && g.takeRefuge(ctx, err) {`,
 		tests: "TestManyClicksTakeOneSeat|TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt",
@@ -119,7 +119,7 @@ var seats = []mutant{
 		name: "a doubt is forgotten",
 		rule: "the intent stays for the next attempt to reason with",
 		file: "seats.go",
-		old: `		before = h.state.Intent
+		old: `		before = rec.state.Intent
 		return nothingTaken(err)
 	case err != nil:`,
 		new: `		return nothingTaken(err)
@@ -167,7 +167,7 @@ var seats = []mutant{
 		name: "Deactivate forgets the seat",
 		rule: "the seat release goes to a durable outbox",
 		file: "seats.go",
-		old: `				h.state.Outbox = append(slices.Clone(h.state.Outbox), *s)
+		old: `				rec.state.Outbox = append(slices.Clone(rec.state.Outbox), *s)
 `,
 		new:   "\t\t\t\t_ = *s\n",
 		tests: "TestDeactivateGivesTheSeatBack|TestDeactivateOfflineIsMadeGoodLater",
@@ -178,21 +178,21 @@ var seats = []mutant{
 		file: "seats.go",
 		old: `*s)
 			}
-			h.state.Seat, h.verdict`,
+			rec.state.Seat, rec.state.Left`,
 		new: `*s)
 				return true
 			}
-			h.state.Seat, h.verdict`,
+			rec.state.Seat, rec.state.Left`,
 		tests: "TestDeactivateOfflineIsMadeGoodLater|TestDeactivateGivesTheSeatBack",
 	},
 	{
 		name: "a seat that waits beside no license is not given back by Check",
 		rule: "later runs drain the outbox",
 		file: "gate.go",
-		old: `	if h.state.Seat == nil {
+		old: `	if rec.state.Seat == nil {
 		return g.drainOutbox(ctx)
 	}`,
-		new: `	if h.state.Seat == nil {
+		new: `	if rec.state.Seat == nil {
 		return nil
 	}`,
 		tests: "TestDeactivateOfflineIsMadeGoodLater|TestDeactivateThatFailsOnTheWireIsMadeGoodLater",
@@ -201,7 +201,7 @@ var seats = []mutant{
 		name: "seats behind one that cannot be given back are forgotten",
 		rule: "the outbox is durable",
 		file: "seats.go",
-		old: `			left = append(left, h.state.Outbox[i+1:]...)
+		old: `			left = append(left, rec.state.Outbox[i+1:]...)
 `,
 		new:   "\t\t\t_ = i\n",
 		tests: "TestAnOutageInTheMiddleLosesNoSeatThatWaits",
@@ -219,12 +219,12 @@ var seats = []mutant{
 
 	// Machines.
 	{
-		name:  "a system that was installed anew stays locked",
-		rule:  "a changed machine moves the seat",
+		name:  "a move that broke off is never finished",
+		rule:  "a check finishes a move that this computer began",
 		file:  "gate.go",
-		old:   `	if h.trouble == ErrOtherMachine || h.state.Seat.Moving {`,
-		new:   `	if h.state.Seat.Moving {`,
-		tests: "TestAnotherMachineMovesTheSeat",
+		old:   `	if rec.state.Seat.Moving {`,
+		new:   `	if rec.state.Seat.Moving && ctx.Err() != nil {`,
+		tests: "TestAMoveThatFailsHalfWayIsFinishedByALaterCheck",
 	},
 	{
 		name: "a changed machine burns another seat",
@@ -233,19 +233,19 @@ var seats = []mutant{
 		old: `		if err := g.free(ctx, s); err != nil {
 			return err
 		}
-		h.state.Seat = s.movingTo`,
-		new:   `		h.state.Seat = s.movingTo`,
+		rec.state.Seat = s.movingTo`,
+		new:   `		rec.state.Seat = s.movingTo`,
 		tests: "TestAnotherMachineMovesTheSeat",
 	},
 	{
 		name: "a seat is given up that could not be replaced",
 		rule: "the intent is stored before a seat is given up",
 		file: "seats.go",
-		old:  `	h.state.Intent = &intent{AttemptID: rand.Text(), Key: key.Reveal(), At: g.now()}`,
-		new: `	if err := g.clearWay(ctx, &h, key); err != nil {
+		old:  `	rec.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}`,
+		new: `	if err := g.clearWay(ctx, &rec, key); err != nil {
 		return err
 	}
-	h.state.Intent = &intent{AttemptID: rand.Text(), Key: key.Reveal(), At: g.now()}`,
+	rec.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}`,
 		tests: "TestNoSeatIsFreedThatCouldNotBeReplaced",
 	},
 }

@@ -13,8 +13,8 @@ import (
 	"github.com/polargate/polargate/internal/seal"
 )
 
-// held is the stored state, opened.
-type held struct {
+// record is the stored state, opened.
+type record struct {
 	state   state
 	verdict *lastVerdict // nil: there is none, or it does not open here
 	trouble Reason       // why something that should be there is not
@@ -34,27 +34,27 @@ type held struct {
 }
 
 // mark notes a time that was seen, and reports whether it is the latest.
-func (h *held) mark(now time.Time) bool {
-	if h.verdict == nil || !now.After(h.verdict.Mark) {
+func (rec *record) mark(now time.Time) bool {
+	if rec.verdict == nil || !now.After(rec.verdict.Mark) {
 		return false
 	}
-	v := *h.verdict
+	v := *rec.verdict
 	v.Mark = now
-	h.verdict = &v
+	rec.verdict = &v
 	return true
 }
 
 // load reads and opens the stored state. What cannot be read is kept aside and
 // counts as absent, unless memory knows better: a disk that fails under a
 // running program does not take its license, nor give back one that was refused.
-func (g *Gate) load(ctx context.Context) held {
+func (g *Gate) load(ctx context.Context) record {
 	// A Store that hangs leaves time to ask Polar.
 	callers := ctx
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
 	defer cancel()
 	known := g.holding()
 	known.unread, known.loaded, known.missing = nil, known.verdict, false
-	lost := func() held {
+	lost := func() record {
 		switch {
 		case known.state.Seat != nil:
 			return known
@@ -65,12 +65,12 @@ func (g *Gate) load(ctx context.Context) held {
 	}
 	// closed is for a state that may be good, where the host's policy for
 	// cryptography keeps it from being opened.
-	closed := func(err error) held {
+	closed := func(err error) record {
 		g.complain("polargate: the license state cannot be opened", err)
 		known.unread = &StoreError{"load", err}
-		h := lost()
-		h.unread = known.unread
-		return h
+		rec := lost()
+		rec.unread = known.unread
+		return rec
 	}
 	var strange *state // is under this machine's name, and not its own
 	for i, name := range g.own {
@@ -88,9 +88,9 @@ func (g *Gate) load(ctx context.Context) held {
 		case err != nil:
 			g.complain("polargate: the license state cannot be read", err)
 			known.unread = &StoreError{"load", err}
-			h := lost()
-			h.unread = known.unread
-			return h
+			rec := lost()
+			rec.unread = known.unread
+			return rec
 		}
 		st, err := g.seal.openState(data)
 		if err != nil && !errors.Is(err, seal.ErrBroken) {
@@ -125,31 +125,31 @@ func (g *Gate) load(ctx context.Context) held {
 			}
 			return known
 		}
-		h := held{state: *st, verdict: verdict, stored: i == 0}
+		rec := record{state: *st, verdict: verdict, stored: i == 0}
 		if st.Seat != nil && st.Seat.Moving && (verdict == nil || verdict.Refused == "") {
-			h.verdict, h.trouble = nil, ErrOtherMachine
+			rec.verdict, rec.trouble = nil, ErrOtherMachine
 		}
-		if h.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(h.verdict) {
-			h.verdict = known.verdict // could not be saved when it came
+		if rec.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(rec.verdict) {
+			rec.verdict = known.verdict // could not be saved when it came
 		}
-		h.loaded = h.verdict
+		rec.loaded = rec.verdict
 		if st.Seat == nil && !st.Left {
-			h.others = g.others(ctx, nil)
+			rec.others = g.others(ctx, nil)
 		}
-		return h
+		return rec
 	}
-	h := g.blank("")
-	h.others = g.others(ctx, strange)
-	return h
+	rec := g.blank("")
+	rec.others = g.others(ctx, strange)
+	return rec
 }
 
 // worthKeeping reports whether something would be lost with the state.
-func (h *held) worthKeeping() bool {
-	return h.state.Seat != nil || len(h.state.Outbox) > 0 || h.state.Intent != nil
+func (rec *record) worthKeeping() bool {
+	return rec.state.Seat != nil || len(rec.state.Outbox) > 0 || rec.state.Intent != nil
 }
 
 // keepAside saves what cannot be opened, once, for whoever can make something of it.
-func (g *Gate) keepAside(ctx context.Context, name string, data []byte, why error, known held) {
+func (g *Gate) keepAside(ctx context.Context, name string, data []byte, why error, known record) {
 	aside := name + ".corrupt"
 	if known.trouble == ErrUnreadableState || !g.complain("polargate: the license state is unreadable and was kept aside as "+aside, why) {
 		return // was seen to before
@@ -178,36 +178,36 @@ func (g *Gate) complain(text string, err error) (said bool) {
 
 // blank is a state without a license. If it was made before without being
 // saved, the installation keeps the id that it was given then.
-func (g *Gate) blank(trouble Reason) held {
+func (g *Gate) blank(trouble Reason) record {
 	id := g.holding().state.InstallationID
 	if id == "" {
 		id = rand.Text()
 	}
-	return held{state: state{InstallationID: id}, trouble: trouble}
+	return record{state: state{InstallationID: id}, trouble: trouble}
 }
 
 // save seals and stores a state, and adopts it. A sealed verdict that does not
 // open here stays as it is. An answer to a check that came since the state was
 // read, and is in memory because the seat was locked, is stored with it.
-func (g *Gate) save(ctx context.Context, h held, source Source) error {
+func (g *Gate) save(ctx context.Context, rec record, source Source) error {
 	known := g.holding()
-	if known.verdict != nil && known.verdict != h.loaded && known.state.Seat.same(h.state.Seat) {
-		if h.verdict == h.loaded || h.verdict != nil && known.verdict.newer(h.verdict) {
-			h.verdict, h.trouble = known.verdict, known.trouble
+	if known.verdict != nil && known.verdict != rec.loaded && known.state.Seat.same(rec.state.Seat) {
+		if rec.verdict == rec.loaded || rec.verdict != nil && known.verdict.newer(rec.verdict) {
+			rec.verdict, rec.trouble = known.verdict, known.trouble
 		}
 	}
-	h.state.Owner = g.fingerprint(&h.state)
+	rec.state.Owner = g.fingerprint(&rec.state)
 	switch {
-	case h.state.Seat == nil:
-		h.state.Verdict = nil
-	case h.verdict != nil:
-		sealed, err := g.seal.sealVerdict(h.verdict, h.state.Seat, g.fingerprint(&h.state))
+	case rec.state.Seat == nil:
+		rec.state.Verdict = nil
+	case rec.verdict != nil:
+		sealed, err := g.seal.sealVerdict(rec.verdict, rec.state.Seat, g.fingerprint(&rec.state))
 		if err != nil {
 			return &StoreError{"save", err}
 		}
-		h.state.Verdict = sealed
+		rec.state.Verdict = sealed
 	}
-	data, err := g.seal.sealState(&h.state)
+	data, err := g.seal.sealState(&rec.state)
 	if err != nil {
 		return &StoreError{"save", err}
 	}
@@ -218,9 +218,9 @@ func (g *Gate) save(ctx context.Context, h held, source Source) error {
 	if err != nil {
 		return &StoreError{"save", err}
 	}
-	h.stored, h.missing = true, false
-	g.adopt(h, source)
-	if h.state.Seat != nil {
+	rec.stored, rec.missing = true, false
+	g.adopt(rec, source)
+	if rec.state.Seat != nil {
 		g.enlist(ctx)
 	}
 	return nil
@@ -228,7 +228,7 @@ func (g *Gate) save(ctx context.Context, h held, source Source) error {
 
 // change loads the state, lets f change it, and saves it if f says so, while
 // nobody else on this machine can.
-func (g *Gate) change(ctx context.Context, f func(*held) bool) error {
+func (g *Gate) change(ctx context.Context, f func(*record) bool) error {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil {
 		return err
@@ -237,17 +237,17 @@ func (g *Gate) change(ctx context.Context, f func(*held) bool) error {
 	// The others do not wait for a Store that hangs.
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
 	defer cancel()
-	h := g.reload(ctx)
-	if h.unread != nil {
-		return h.unread
+	rec := g.reload(ctx)
+	if rec.unread != nil {
+		return rec.unread
 	}
-	if !f(&h) && !h.missing {
+	if !f(&rec) && !rec.missing {
 		return nil
 	}
-	if h.missing {
+	if rec.missing {
 		g.config.Logger.Warn("polargate: the license state was taken out of the Store and is written again")
 	}
-	return g.save(ctx, h, FromDisk)
+	return g.save(ctx, rec, FromDisk)
 }
 
 // lockSeat keeps out all others that would change the seat: in this Gate, in
@@ -330,36 +330,36 @@ func lockError(ctx context.Context, err error) error {
 
 const opLock = "lock"
 
-func (g *Gate) holding() held {
+func (g *Gate) holding() record {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.held
+	return g.record
 }
 
 // adopt makes a state the one in memory.
-func (g *Gate) adopt(h held, source Source) {
+func (g *Gate) adopt(rec record, source Source) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.adoptions++
-	g.held, g.source = h, source
+	g.record, g.source = rec, source
 	g.review(g.now())
 }
 
 // reload makes what is stored the state in memory. If another state was adopted
 // while it was being read, that one may be newer, and it is read again.
-func (g *Gate) reload(ctx context.Context) held {
+func (g *Gate) reload(ctx context.Context) record {
 	for {
 		g.mu.Lock()
 		before := g.adoptions
 		g.mu.Unlock()
-		h := g.load(ctx)
+		rec := g.load(ctx)
 		g.mu.Lock()
 		if g.adoptions == before {
 			g.adoptions++
-			g.held, g.source = h, FromDisk
+			g.record, g.source = rec, FromDisk
 			g.review(g.now())
 			g.mu.Unlock()
-			return h
+			return rec
 		}
 		g.mu.Unlock()
 	}
