@@ -589,7 +589,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 	if !ok {
 		return unknown(notPolar(resp, errors.New("not JSON")))
 	}
-	if reason := verdict(x, status, said); reason != "" {
+	if reason := classify(x, status, said); reason != "" {
 		detail := said.Detail
 		if len(said.Faults) > 0 {
 			detail = strings.Join(said.Faults, "; ")
@@ -615,9 +615,9 @@ func notPolar(resp *http.Response, err error) error {
 	return err
 }
 
-// verdict reads a refusal with the tables of Polar's behaviour: the status, the
+// classify reads a refusal with the tables of Polar's behaviour: the status, the
 // word in `error`, and for the reason the text in `detail`. "" is no verdict.
-func verdict(x exchange, status int, said refusal) Reason {
+func classify(x exchange, status int, said refusal) Reason {
 	switch {
 	case status == http.StatusUnauthorized && said.Error != "",
 		status == http.StatusForbidden && said.Error == "insufficient_scope",

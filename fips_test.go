@@ -241,7 +241,7 @@ func TestAStateThatPolicyForbidsToOpenIsNeitherDamagedNorWrittenOver(t *testing.
 	kept, err := store.Load(t.Context(), gate.name)
 	require.NoError(t, err)
 	assert.Equal(t, "PGS1 sealed by another policy", string(kept))
-	_, err = gate.seal.sealVerdict(&lastVerdict{}, &seat{Key: "k"}, "here")
+	_, err = gate.seal.sealVerdict(&verdict{}, &seat{Key: "k"}, "here")
 	require.ErrorContains(t, err, "forbidden by policy")
 	_, err = gate.seal.openVerdict(nil, &seat{Key: "k"}, "here")
 	require.ErrorContains(t, err, "forbidden by policy")

@@ -341,7 +341,7 @@ func (g *Gate) recall() (Status, bool) {
 // half of its freshness, so that a program in daily use never waits. A program
 // that ends at once waits in Close, so that the answer is not asked for in vain
 // at each of its runs.
-func (g *Gate) renewBehind(v *lastVerdict, s standing, now time.Time) {
+func (g *Gate) renewBehind(v *verdict, s standing, now time.Time) {
 	if !renewable(v, s, now) || !g.begin() {
 		return
 	}
@@ -367,14 +367,14 @@ func (g *Gate) renewBehind(v *lastVerdict, s standing, now time.Time) {
 	}()
 }
 
-func renewable(v *lastVerdict, s standing, now time.Time) bool {
+func renewable(v *verdict, s standing, now time.Time) bool {
 	return s.state == Active && now.After(renewalOf(v, s)) && !v.resting(now)
 }
 
 // renewalOf is when a granted answer is past half of its freshness, though not
 // within a minute of it: shortly before a key expires, half of what is left
 // would be less and less.
-func renewalOf(v *lastVerdict, s standing) time.Time {
+func renewalOf(v *verdict, s standing) time.Time {
 	fresh := s.freshUntil.Sub(v.CheckedAt)
 	least := time.Duration(0)
 	if !v.ExpiresAt.IsZero() && !s.freshUntil.Before(v.ExpiresAt.Add(-v.Skew)) {
@@ -596,7 +596,7 @@ func (g *Gate) standing(now time.Time) standing {
 }
 
 // refusedHere is a license that Polar grants and this program does not take.
-func (g *Gate) refusedHere(v *lastVerdict, now time.Time, why Reason) standing {
+func (g *Gate) refusedHere(v *verdict, now time.Time, why Reason) standing {
 	s := standing{state: Locked, reason: why}
 	if !now.Before(v.CheckedAt) {
 		s.freshUntil = stand(v, now, min(g.config.FreshFor, refusalFresh), -1).freshUntil

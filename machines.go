@@ -75,12 +75,12 @@ func (g *Gate) fingerprints(st *state) []string {
 func (g *Gate) fingerprint(st *state) string { return g.fingerprints(st)[0] }
 
 // claim reports whether this machine stored a state, and makes it one that it
-// stored under the fingerprint to go by. verdict is nil if there is none that
+// stored under the fingerprint to go by. said is nil if there is no verdict that
 // opens. An error means that the host lets nothing be opened.
-func (g *Gate) claim(st *state) (verdict *lastVerdict, ours bool, err error) {
+func (g *Gate) claim(st *state) (said *verdict, ours bool, err error) {
 	var found string
 	for _, f := range g.fingerprints(st) {
-		var v *lastVerdict
+		var v *verdict
 		if st.Seat != nil {
 			v, err = g.seal.openVerdict(st.Verdict, st.Seat, f)
 			if err != nil && !errors.Is(err, seal.ErrBroken) {
@@ -97,7 +97,7 @@ func (g *Gate) claim(st *state) (verdict *lastVerdict, ours bool, err error) {
 			ours = len(st.Outbox) == 0 || slices.ContainsFunc(st.Outbox, func(s seat) bool { return s.Machine == f })
 		}
 		if ours {
-			found, verdict = f, v
+			found, said = f, v
 			break
 		}
 	}
@@ -113,7 +113,7 @@ func (g *Gate) claim(st *state) (verdict *lastVerdict, ours bool, err error) {
 			st.Outbox[i].Machine = here
 		}
 	}
-	return verdict, true, nil
+	return said, true, nil
 }
 
 // maxMachines bounds how many machines the list names, and maxOthers how many of

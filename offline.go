@@ -105,9 +105,9 @@ type intent struct {
 	At        time.Time `json:"at"`
 }
 
-// lastVerdict is what Polar said of the seat last. All times are UTC by this
+// verdict is what Polar said of the seat last. All times are UTC by this
 // machine's clock; only ExpiresAt is by Polar's.
-type lastVerdict struct {
+type verdict struct {
 	// Refused is the denial; "" means granted.
 	Refused Reason `json:"refused,omitempty"`
 	// Serial counts the answers about the seat: the clock does not tell which
@@ -137,21 +137,21 @@ type lastVerdict struct {
 }
 
 // replaced reports whether v is another answer than w was.
-func (v *lastVerdict) replaced(w *lastVerdict) bool {
+func (v *verdict) replaced(w *verdict) bool {
 	return v != nil && (w == nil || !v.answered().Equal(w.answered()) || v.Refused != w.Refused)
 }
 
 // since reports whether v is what came of a question that was asked after w was
 // stored.
-func (v *lastVerdict) since(w *lastVerdict) bool {
+func (v *verdict) since(w *verdict) bool {
 	return v != nil && (v.replaced(w) || !v.RetryAt.IsZero() && !v.RetryAt.Equal(w.RetryAt))
 }
 
 // answered is when the verdict came by Polar's clock, as far as that was told.
-func (v *lastVerdict) answered() time.Time { return v.CheckedAt.Add(v.Skew) }
+func (v *verdict) answered() time.Time { return v.CheckedAt.Add(v.Skew) }
 
 // newer reports whether v is at least as recent as w.
-func (v *lastVerdict) newer(w *lastVerdict) bool {
+func (v *verdict) newer(w *verdict) bool {
 	if v == nil {
 		return false
 	}
@@ -169,7 +169,7 @@ func (v *lastVerdict) newer(w *lastVerdict) bool {
 // a wrong date or a second system with another idea of the time zone makes it, or for
 // as much as Polar said that the clock was ahead. Further back, or before Polar's own
 // time of the verdict, the clock is not believed, and the verdict stays as it is.
-func (v *lastVerdict) follow(now time.Time) *lastVerdict {
+func (v *verdict) follow(now time.Time) *verdict {
 	back := v.latest().Sub(now)
 	known := clockSlack - v.Skew // what of it Polar's clock explains
 	switch {
@@ -184,7 +184,7 @@ func (v *lastVerdict) follow(now time.Time) *lastVerdict {
 }
 
 // latest is the mark, which is never before the verdict.
-func (v *lastVerdict) latest() time.Time {
+func (v *verdict) latest() time.Time {
 	if v.Mark.Before(v.CheckedAt) {
 		return v.CheckedAt
 	}
@@ -193,7 +193,7 @@ func (v *lastVerdict) latest() time.Time {
 
 // resting reports whether Polar was asked in vain a moment ago, by a clock that
 // was not set back since.
-func (v *lastVerdict) resting(now time.Time) bool {
+func (v *verdict) resting(now time.Time) bool {
 	return !now.Before(v.Mark) && pace.Within(v.RetryAt.Sub(now), maxPause) > 0
 }
 
@@ -233,7 +233,7 @@ type standing struct {
 // stand is the whole of the offline rules: a verdict, the clock, and the two
 // periods decide. It does no I/O. grace counts from the last granted verdict;
 // negative is none.
-func stand(v *lastVerdict, now time.Time, fresh, grace time.Duration) standing {
+func stand(v *verdict, now time.Time, fresh, grace time.Duration) standing {
 	mark := v.latest()
 	// A clock that is set back must not buy time.
 	if mark.Sub(now) > clockSlack {
@@ -281,7 +281,7 @@ func stand(v *lastVerdict, now time.Time, fresh, grace time.Duration) standing {
 
 // nextVerdict is what an outcome makes of the last verdict. nil means that there
 // is nothing to keep.
-func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Time, fresh time.Duration) *lastVerdict {
+func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, fresh time.Duration) *verdict {
 	var e *Error
 	serial := uint64(1)
 	if last != nil {
@@ -289,13 +289,13 @@ func nextVerdict(last *lastVerdict, license *LicenseKey, err error, now time.Tim
 	}
 	switch {
 	case license != nil:
-		v := &lastVerdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Usage: license.Usage, LimitUsage: license.LimitUsage, Seats: license.seats() > 0, Mark: now}
+		v := &verdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Usage: license.Usage, LimitUsage: license.LimitUsage, Seats: license.seats() > 0, Mark: now}
 		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
 			v.Skew = skew
 		}
 		return v
 	case isDenial(err) && errors.As(err, &e):
-		v := &lastVerdict{Serial: serial, Refused: e.Reason, CheckedAt: now, Mark: now}
+		v := &verdict{Serial: serial, Refused: e.Reason, CheckedAt: now, Mark: now}
 		if last != nil {
 			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
 			v.Usage, v.LimitUsage = last.Usage, last.LimitUsage
@@ -397,7 +397,7 @@ func isTag(tag string) bool {
 
 // The verdict is bound to the machine by its key, and to the seat by the data
 // that the seal covers: it cannot be put beside another seat.
-func (s sealer) sealVerdict(v *lastVerdict, of *seat, fingerprint string) ([]byte, error) {
+func (s sealer) sealVerdict(v *verdict, of *seat, fingerprint string) ([]byte, error) {
 	key, err := s.verdictKey(fingerprint)
 	if err != nil {
 		return nil, err
@@ -405,12 +405,12 @@ func (s sealer) sealVerdict(v *lastVerdict, of *seat, fingerprint string) ([]byt
 	return sealJSON(key, verdictMagic, of.Key+"\x00"+of.ActivationID, v)
 }
 
-func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVerdict, error) {
+func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*verdict, error) {
 	key, err := s.verdictKey(fingerprint)
 	if err != nil {
 		return nil, err
 	}
-	var v lastVerdict
+	var v verdict
 	if err := openJSON(key, verdictMagic, of.Key+"\x00"+of.ActivationID, data, &v); err != nil {
 		return nil, err
 	}

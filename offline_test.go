@@ -33,27 +33,27 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
 func TestWhereAVerdictStands(t *testing.T) {
 	t.Parallel()
-	granted := lastVerdict{CheckedAt: noon, Mark: noon}
-	with := func(change func(*lastVerdict)) lastVerdict {
+	granted := verdict{CheckedAt: noon, Mark: noon}
+	with := func(change func(*verdict)) verdict {
 		v := granted
 		change(&v)
 		return v
 	}
-	expires := func(in time.Duration) lastVerdict {
-		return with(func(v *lastVerdict) { v.ExpiresAt = noon.Add(in) })
+	expires := func(in time.Duration) verdict {
+		return with(func(v *verdict) { v.ExpiresAt = noon.Add(in) })
 	}
-	marked := func(at time.Duration) lastVerdict {
-		return with(func(v *lastVerdict) { v.Mark = noon.Add(at) })
+	marked := func(at time.Duration) verdict {
+		return with(func(v *verdict) { v.Mark = noon.Add(at) })
 	}
-	refused := func(why Reason) lastVerdict {
-		return with(func(v *lastVerdict) { v.Refused = why })
+	refused := func(why Reason) verdict {
+		return with(func(v *verdict) { v.Refused = why })
 	}
-	skewed := func(skew time.Duration) lastVerdict {
-		return with(func(v *lastVerdict) { v.ExpiresAt, v.Skew = noon.Add(10*hour), skew })
+	skewed := func(skew time.Duration) verdict {
+		return with(func(v *verdict) { v.ExpiresAt, v.Skew = noon.Add(10*hour), skew })
 	}
 	const never = time.Duration(math.MinInt64)
 	for name, c := range map[string]struct {
-		v            lastVerdict
+		v            verdict
 		now          time.Duration // after noon
 		fresh, grace time.Duration // 24 hours and 14 days if 0
 
@@ -69,11 +69,11 @@ func TestWhereAVerdictStands(t *testing.T) {
 		"the first one after grace":     {v: granted, now: 14 * days, state: Locked, reason: ErrGraceEnded, changes: never},
 		"a century later":               {v: granted, now: 36500 * days, state: Locked, reason: ErrGraceEnded, changes: never},
 		"in grace, Polar having asked for a pause": {
-			v:   with(func(v *lastVerdict) { v.Vain, v.RetryAt = ErrRateLimited, noon.Add(3*days) }),
+			v:   with(func(v *verdict) { v.Vain, v.RetryAt = ErrRateLimited, noon.Add(3*days) }),
 			now: 2 * days, state: Grace, reason: ErrRateLimited, changes: 14 * days,
 		},
 		"asked in vain while still fresh": {
-			v:   with(func(v *lastVerdict) { v.Vain = ErrUnreachable }),
+			v:   with(func(v *verdict) { v.Vain = ErrUnreachable }),
 			now: hour, state: Active, changes: days,
 		},
 
@@ -104,11 +104,11 @@ func TestWhereAVerdictStands(t *testing.T) {
 		"Polar's clock two hours behind: before expiry": {v: skewed(-2 * hour), now: 12*hour - ns, state: Active, changes: 12 * hour},
 		"Polar's clock two hours behind: at expiry":     {v: skewed(-2 * hour), now: 12 * hour, state: Locked, reason: ErrExpired, changes: never},
 		"our clock ten years slow": {
-			v:   with(func(v *lastVerdict) { v.ExpiresAt, v.Skew = noon.Add(3650*days+hour), 3650*days }),
+			v:   with(func(v *verdict) { v.ExpiresAt, v.Skew = noon.Add(3650*days+hour), 3650*days }),
 			now: hour, state: Locked, reason: ErrExpired, changes: never,
 		},
 		"our clock ten years slow, before expiry": {
-			v:   with(func(v *lastVerdict) { v.ExpiresAt, v.Skew = noon.Add(3650*days+hour), 3650*days }),
+			v:   with(func(v *verdict) { v.ExpiresAt, v.Skew = noon.Add(3650*days+hour), 3650*days }),
 			now: hour - ns, state: Active, changes: hour,
 		},
 
@@ -122,21 +122,21 @@ func TestWhereAVerdictStands(t *testing.T) {
 		"set back into fresh by a nanosecond":                {v: marked(days), now: days - ns, state: Grace, reason: ErrUnreachable, changes: 14 * days},
 		"set back into fresh by too much":                    {v: marked(days), now: days - hour - ns, state: Locked, reason: ErrClockSetBack, changes: days - hour},
 		"set back into grace: ended as of the mark":          {v: marked(14 * days), now: 14*days - hour, state: Locked, reason: ErrGraceEnded, changes: never},
-		"set back before expiry: expired as of the mark":     {v: with(func(v *lastVerdict) { v.ExpiresAt, v.Mark = noon.Add(hour), noon.Add(hour) }), now: hour / 2, state: Locked, reason: ErrExpired, changes: never},
-		"set back far before expiry":                         {v: with(func(v *lastVerdict) { v.ExpiresAt, v.Mark = noon.Add(hour), noon.Add(3*hour) }), now: hour / 2, state: Locked, reason: ErrClockSetBack, changes: 2 * hour},
+		"set back before expiry: expired as of the mark":     {v: with(func(v *verdict) { v.ExpiresAt, v.Mark = noon.Add(hour), noon.Add(hour) }), now: hour / 2, state: Locked, reason: ErrExpired, changes: never},
+		"set back far before expiry":                         {v: with(func(v *verdict) { v.ExpiresAt, v.Mark = noon.Add(hour), noon.Add(3*hour) }), now: hour / 2, state: Locked, reason: ErrClockSetBack, changes: 2 * hour},
 		"checked in the future: an hour and a nanosecond":    {v: granted, now: -hour - ns, state: Locked, reason: ErrClockSetBack, changes: -hour},
 		"checked in the future: an hour":                     {v: granted, now: -hour, state: Active, changes: days},
 		"checked a year in the future":                       {v: granted, now: -365 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
-		"without a mark, as if written before there was one": {v: with(func(v *lastVerdict) { v.Mark = time.Time{} }), now: hour, state: Active, changes: days},
-		"checked in the future, with the mark lost":          {v: with(func(v *lastVerdict) { v.Mark = time.Time{} }), now: -365 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
+		"without a mark, as if written before there was one": {v: with(func(v *verdict) { v.Mark = time.Time{} }), now: hour, state: Active, changes: days},
+		"checked in the future, with the mark lost":          {v: with(func(v *verdict) { v.Mark = time.Time{} }), now: -365 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
 		"checked in the future, with a mark before it":       {v: marked(-365 * days), now: -364 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
 
 		"refused just now":                         {v: refused(ErrInactive), now: 0, state: Locked, reason: ErrInactive, changes: never},
 		"refused, and the network cut afterwards":  {v: refused(ErrSeatReleased), now: 7 * days, state: Locked, reason: ErrSeatReleased, changes: never},
 		"refused, in what would be the last grace": {v: refused(ErrUnknownKey), now: 14*days - ns, state: Locked, reason: ErrUnknownKey, changes: never},
 		"refused a century ago":                    {v: refused(ErrDenied), now: 36500 * days, state: Locked, reason: ErrDenied, changes: never},
-		"refused, with an expiry that is to come":  {v: with(func(v *lastVerdict) { v.Refused, v.ExpiresAt = ErrInactive, noon.Add(days) }), now: 0, state: Locked, reason: ErrInactive, changes: never},
-		"refused, then asked in vain":              {v: with(func(v *lastVerdict) { v.Refused, v.Vain = ErrInactive, ErrUnreachable }), now: hour, state: Locked, reason: ErrInactive, changes: never},
+		"refused, with an expiry that is to come":  {v: with(func(v *verdict) { v.Refused, v.ExpiresAt = ErrInactive, noon.Add(days) }), now: 0, state: Locked, reason: ErrInactive, changes: never},
+		"refused, then asked in vain":              {v: with(func(v *verdict) { v.Refused, v.Vain = ErrInactive, ErrUnreachable }), now: hour, state: Locked, reason: ErrInactive, changes: never},
 		"refused, and the clock set back a little": {v: refused(ErrInactive), now: -hour, state: Locked, reason: ErrInactive, changes: never},
 		"refused, and the clock set back too far":  {v: refused(ErrInactive), now: -hour - ns, state: Locked, reason: ErrClockSetBack, changes: -hour},
 	} {
@@ -165,7 +165,7 @@ func TestWhereAVerdictStands(t *testing.T) {
 
 func TestHowLongAVerdictIsBelieved(t *testing.T) {
 	t.Parallel()
-	granted := lastVerdict{CheckedAt: noon, Mark: noon}
+	granted := verdict{CheckedAt: noon, Mark: noon}
 	s := stand(&granted, noon, days, 14*days)
 	assert.Equal(t, noon.Add(days), s.freshUntil)
 	assert.Equal(t, noon.Add(14*days), s.graceUntil)
@@ -199,47 +199,47 @@ func TestWhatAnOutcomeMakesOfTheLastVerdict(t *testing.T) {
 	}
 	paused := &Error{Reason: ErrRateLimited, RetryAfter: 11 * time.Minute}
 	for name, c := range map[string]struct {
-		last    lastVerdict
+		last    verdict
 		license *LicenseKey
 		err     error
 		now     time.Duration
-		want    lastVerdict
+		want    verdict
 	}{
 		"asked in vain: the mark moves, the check does not": {
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(3 * days), Vain: ErrUnreachable, RetryAt: noon.Add(3*days + vainFresh)},
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(3 * days), Vain: ErrUnreachable, RetryAt: noon.Add(3*days + vainFresh)},
 		},
 		"asked in vain while fresh: the next try is later": {
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, &Error{Reason: ErrUnreachable}, hour,
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(hour), Vain: ErrUnreachable, RetryAt: noon.Add(hour + renewPause)},
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, &Error{Reason: ErrUnreachable}, hour,
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(hour), Vain: ErrUnreachable, RetryAt: noon.Add(hour + renewPause)},
 		},
 		"asked in vain by a clock set back: the mark stays": {
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(5 * days)}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(5 * days), Vain: ErrUnreachable, RetryAt: noon.Add(3*days + vainFresh)},
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(5 * days)}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(5 * days), Vain: ErrUnreachable, RetryAt: noon.Add(3*days + vainFresh)},
 		},
 		"asked for a pause: not before it is over": {
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, paused, 3 * days,
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(3 * days), Vain: ErrRateLimited, RetryAt: noon.Add(3*days + 11*time.Minute)},
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, paused, 3 * days,
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(3 * days), Vain: ErrRateLimited, RetryAt: noon.Add(3*days + 11*time.Minute)},
 		},
 		"granted: a mark from the future is mended": {
-			lastVerdict{Serial: 4, CheckedAt: noon, Mark: noon.Add(300 * days)}, granted(hour), nil, hour,
-			lastVerdict{Serial: 5, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
+			verdict{Serial: 4, CheckedAt: noon, Mark: noon.Add(300 * days)}, granted(hour), nil, hour,
+			verdict{Serial: 5, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
 		},
 		"granted by a clock that is ahead of ours": {
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, granted(2 * hour), nil, hour,
-			lastVerdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b", Skew: hour},
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, granted(2 * hour), nil, hour,
+			verdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b", Skew: hour},
 		},
 		"granted by a clock that is a moment behind ours": {
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon}, granted(hour - maxSkew), nil, hour,
-			lastVerdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, granted(hour - maxSkew), nil, hour,
+			verdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
 		},
 		"refused: what was known of the key stays, and the mark is mended": {
-			lastVerdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(300 * days), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour}, nil, &Error{Reason: ErrInactive}, hour,
-			lastVerdict{Serial: 2, Refused: ErrInactive, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour},
+			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(300 * days), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour}, nil, &Error{Reason: ErrInactive}, hour,
+			verdict{Serial: 2, Refused: ErrInactive, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour},
 		},
 		"granted after a refusal": {
-			lastVerdict{Serial: 1, Refused: ErrInactive, CheckedAt: noon, Mark: noon, ExpiresAt: noon.Add(days)}, granted(hour), nil, hour,
-			lastVerdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
+			verdict{Serial: 1, Refused: ErrInactive, CheckedAt: noon, Mark: noon, ExpiresAt: noon.Add(days)}, granted(hour), nil, hour,
+			verdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -256,7 +256,7 @@ func TestWhatAnOutcomeMakesOfTheLastVerdict(t *testing.T) {
 
 func TestAnOutageOfBeforeTheClockWasSetBackIsNotBelieved(t *testing.T) {
 	t.Parallel()
-	v := lastVerdict{CheckedAt: noon, Mark: noon.Add(hour), RetryAt: noon.Add(hour + vainFresh)}
+	v := verdict{CheckedAt: noon, Mark: noon.Add(hour), RetryAt: noon.Add(hour + vainFresh)}
 	assert.True(t, v.resting(noon.Add(hour)))
 	assert.False(t, v.resting(noon.Add(hour+vainFresh)), "it is over")
 	assert.False(t, v.resting(noon.Add(hour-1)), "the clock was set back")
@@ -266,20 +266,20 @@ func TestAnOutageOfBeforeTheClockWasSetBackIsNotBelieved(t *testing.T) {
 
 func TestTheCountAndNotTheClockTellsWhichAnswerCameLater(t *testing.T) {
 	t.Parallel()
-	first := &lastVerdict{Serial: 1, CheckedAt: noon.Add(300 * days), Mark: noon.Add(300 * days)}
-	second := &lastVerdict{Serial: 2, CheckedAt: noon, Mark: noon}
+	first := &verdict{Serial: 1, CheckedAt: noon.Add(300 * days), Mark: noon.Add(300 * days)}
+	second := &verdict{Serial: 2, CheckedAt: noon, Mark: noon}
 	assert.True(t, second.newer(first), "the clock was put right in between")
 	assert.False(t, first.newer(second))
 	marked := *second
 	marked.Mark = noon.Add(hour)
 	assert.True(t, marked.newer(second), "of one answer, what was seen of the time last")
 	assert.False(t, second.newer(&marked))
-	assert.False(t, (*lastVerdict)(nil).newer(first))
+	assert.False(t, (*verdict)(nil).newer(first))
 }
 
 func TestAMarkIsNotMovedBackWithTheClock(t *testing.T) {
 	t.Parallel()
-	rec := record{verdict: &lastVerdict{CheckedAt: noon, Mark: noon.Add(hour)}}
+	rec := record{verdict: &verdict{CheckedAt: noon, Mark: noon.Add(hour)}}
 	before := rec.verdict
 	assert.False(t, rec.mark(noon))
 	assert.False(t, rec.mark(noon.Add(hour)))
@@ -292,8 +292,8 @@ func TestAMarkIsNotMovedBackWithTheClock(t *testing.T) {
 
 // randomVerdict is one that nextVerdict could have made, with a mark that was
 // seen at or after it.
-func randomVerdict(r *rand.Rand) lastVerdict {
-	v := lastVerdict{CheckedAt: noon}
+func randomVerdict(r *rand.Rand) verdict {
+	v := verdict{CheckedAt: noon}
 	v.Mark = noon.Add(time.Duration(r.Int64N(int64(20 * days))))
 	switch r.IntN(4) {
 	case 0:
@@ -367,11 +367,11 @@ func TestAClockSetBackNeverAllowsMoreThanTheTrueTime(t *testing.T) {
 
 func TestAVerdictFollowsAClockThatWasADayAheadAndNoFurther(t *testing.T) {
 	t.Parallel()
-	granted := lastVerdict{Serial: 3, CheckedAt: noon, Mark: noon, ExpiresAt: noon.Add(20 * days)}
-	with := func(change func(*lastVerdict)) lastVerdict { v := granted; change(&v); return v }
-	marked := func(d time.Duration) lastVerdict { return with(func(v *lastVerdict) { v.Mark = noon.Add(d) }) }
+	granted := verdict{Serial: 3, CheckedAt: noon, Mark: noon, ExpiresAt: noon.Add(20 * days)}
+	with := func(change func(*verdict)) verdict { v := granted; change(&v); return v }
+	marked := func(d time.Duration) verdict { return with(func(v *verdict) { v.Mark = noon.Add(d) }) }
 	for name, c := range map[string]struct {
-		v     lastVerdict
+		v     verdict
 		now   time.Duration
 		moved time.Duration // 0: it is left as it was
 	}{
@@ -385,14 +385,14 @@ func TestAVerdictFollowsAClockThatWasADayAheadAndNoFurther(t *testing.T) {
 		"more than that behind":                  {marked(5 * days), 4*days - 2*hour - ns, 0},
 		"an hour before Polar's own time":        {marked(hour), -hour, 2 * hour},
 		"further before Polar's own time":        {marked(hour), -hour - ns, 0},
-		"refused":                                {with(func(v *lastVerdict) { v.Refused, v.Mark = ErrInactive, noon.Add(days) }), 0, 0},
-		"ten days ahead, as Polar's clock told":  {with(func(v *lastVerdict) { v.Skew = -10 * days }), -10 * days, 10 * days},
-		"ten days ahead, and then used a while":  {with(func(v *lastVerdict) { v.Skew, v.Mark = -10*days, noon.Add(3*days) }), -7 * days, 10 * days},
-		"ten days ahead, and put back too far":   {with(func(v *lastVerdict) { v.Skew = -10 * days }), -10*days - hour - ns, 0},
-		"ten days behind, as Polar's clock told": {with(func(v *lastVerdict) { v.Skew = 10 * days }), -2 * hour, 0},
-		"a skew as negative as can be":           {with(func(v *lastVerdict) { v.Skew = math.MinInt64 }), -30 * days, 0},
-		"a skew as great as can be":              {with(func(v *lastVerdict) { v.Skew, v.Mark = math.MaxInt64, noon.Add(days) }), 0, 0},
-		"without a mark":                         {with(func(v *lastVerdict) { v.Mark, v.Skew = time.Time{}, -days }), -2 * hour, 2 * hour},
+		"refused":                                {with(func(v *verdict) { v.Refused, v.Mark = ErrInactive, noon.Add(days) }), 0, 0},
+		"ten days ahead, as Polar's clock told":  {with(func(v *verdict) { v.Skew = -10 * days }), -10 * days, 10 * days},
+		"ten days ahead, and then used a while":  {with(func(v *verdict) { v.Skew, v.Mark = -10*days, noon.Add(3*days) }), -7 * days, 10 * days},
+		"ten days ahead, and put back too far":   {with(func(v *verdict) { v.Skew = -10 * days }), -10*days - hour - ns, 0},
+		"ten days behind, as Polar's clock told": {with(func(v *verdict) { v.Skew = 10 * days }), -2 * hour, 0},
+		"a skew as negative as can be":           {with(func(v *verdict) { v.Skew = math.MinInt64 }), -30 * days, 0},
+		"a skew as great as can be":              {with(func(v *verdict) { v.Skew, v.Mark = math.MaxInt64, noon.Add(days) }), 0, 0},
+		"without a mark":                         {with(func(v *verdict) { v.Mark, v.Skew = time.Time{}, -days }), -2 * hour, 2 * hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -412,7 +412,7 @@ func TestAVerdictFollowsAClockThatWasADayAheadAndNoFurther(t *testing.T) {
 			assert.Same(t, got, got.follow(noon.Add(c.now)))
 		})
 	}
-	paused := with(func(v *lastVerdict) { v.Mark, v.RetryAt = noon.Add(days), noon.Add(days+time.Minute) })
+	paused := with(func(v *verdict) { v.Mark, v.RetryAt = noon.Add(days), noon.Add(days+time.Minute) })
 	moved := paused.follow(noon.Add(hour))
 	assert.False(t, moved.resting(noon.Add(hour)), "an outage of before is not believed")
 	assert.False(t, moved.since(&paused))
@@ -428,7 +428,7 @@ func TestNoSequenceOfSetClocksRunsLongerThanGrace(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	followed, ended := 0, 0
 	for range 400 {
-		v := &lastVerdict{CheckedAt: noon, Mark: noon}
+		v := &verdict{CheckedAt: noon, Mark: noon}
 		limit := grace
 		if r.IntN(2) == 0 {
 			limit = time.Duration(1+r.IntN(100)) * hour
@@ -564,7 +564,7 @@ func TestARefusalIsNotBelievedLongerForAClockThatWasPutRight(t *testing.T) {
 					refusedAt := gate.now()
 					require.NoError(t, gate.save(t.Context(), record{
 						state:   state{InstallationID: "i", Seat: &seat{Key: "ACME-TEST-OK-000001", Machine: "here"}},
-						verdict: &lastVerdict{Refused: ErrInactive, CheckedAt: refusedAt, Mark: refusedAt},
+						verdict: &verdict{Refused: ErrInactive, CheckedAt: refusedAt, Mark: refusedAt},
 					}, FromDisk))
 					if fromMemory {
 						_, err = gate.Check(t.Context())
@@ -598,8 +598,8 @@ func testState() *state {
 	}
 }
 
-func testVerdict() *lastVerdict {
-	return &lastVerdict{
+func testVerdict() *verdict {
+	return &verdict{
 		CheckedAt: noon, BenefitID: "b", ExpiresAt: noon.Add(days), Skew: -hour, Mark: noon.Add(ns),
 		Vain: ErrRateLimited, RetryAt: noon.Add(time.Minute),
 	}
@@ -620,7 +620,7 @@ func TestWhatWasSealedOpensAsItWas(t *testing.T) {
 		require.NoError(t, err, name)
 		assert.Equal(t, st, opened, name)
 	}
-	for name, v := range map[string]*lastVerdict{
+	for name, v := range map[string]*verdict{
 		"everything":  testVerdict(),
 		"a refusal":   {Refused: ErrInactive, CheckedAt: noon, Mark: noon},
 		"no expiry":   {CheckedAt: noon, Mark: noon},
@@ -788,7 +788,7 @@ func TestAVerdictPastedBesideAnotherSeatDoesNotCount(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = gate.Close() }()
 	now := gate.now()
-	verdict, err := gate.seal.sealVerdict(&lastVerdict{CheckedAt: now, Mark: now}, &testSeat, "here")
+	verdict, err := gate.seal.sealVerdict(&verdict{CheckedAt: now, Mark: now}, &testSeat, "here")
 	require.NoError(t, err)
 	for name, c := range map[string]struct {
 		of    seat
@@ -873,13 +873,13 @@ func FuzzOpenState(f *testing.F) {
 	sealed := sealPlain(s, string(plain))
 	plain, err = json.Marshal(testVerdict())
 	require.NoError(f, err)
-	verdict := sealBytes(mustVerdictKey(f, s), verdictMagic, testSeat.Key+"\x00"+testSeat.ActivationID, plain)
+	sealedVerdict := sealBytes(mustVerdictKey(f, s), verdictMagic, testSeat.Key+"\x00"+testSeat.ActivationID, plain)
 	_, err = s.openState(sealed)
 	require.NoError(f, err)
-	_, err = s.openVerdict(verdict, &testSeat, "here")
+	_, err = s.openVerdict(sealedVerdict, &testSeat, "here")
 	require.NoError(f, err)
 	f.Add(sealed)
-	f.Add(verdict)
+	f.Add(sealedVerdict)
 	f.Add(sealed[:16])
 	f.Add([]byte("PGS1"))
 	f.Add([]byte("PGS2"))
@@ -895,7 +895,7 @@ func FuzzOpenState(f *testing.F) {
 			require.Equal(t, testState(), st)
 		}
 		if _, err := s.openVerdict(data, &testSeat, "here"); err == nil {
-			require.Equal(t, verdict, data, "forged")
+			require.Equal(t, sealedVerdict, data, "forged")
 		}
 		// The same as the content of a seal that holds.
 		if st, err := s.openState(sealPlain(s, string(data))); err == nil {
@@ -911,7 +911,7 @@ func FuzzOpenState(f *testing.F) {
 			_, err = s.openState(again)
 			require.NoError(t, err)
 		}
-		var v lastVerdict
+		var v verdict
 		if json.Unmarshal(data, &v) == nil {
 			got := stand(&v, noon, days, 14*days)
 			require.Contains(t, []State{Active, Grace, Locked}, got.state)
@@ -952,7 +952,7 @@ func TestStatesThatEarlierVersionsWroteOpen(t *testing.T) {
 
 			st, err := s.openState(sealed)
 			require.NoError(t, err)
-			var v *lastVerdict
+			var v *verdict
 			if st.Verdict != nil {
 				v, err = s.openVerdict(st.Verdict, st.Seat, vectorMachine)
 				require.NoError(t, err)

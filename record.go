@@ -16,10 +16,10 @@ import (
 // record is the stored state, opened.
 type record struct {
 	state   state
-	verdict *lastVerdict // nil: there is none, or it does not open here
-	trouble Reason       // why something that should be there is not
+	verdict *verdict // nil: there is none, or it does not open here
+	trouble Reason   // why something that should be there is not
 	// loaded is the verdict that was there when this was read.
-	loaded *lastVerdict
+	loaded *verdict
 	// others are the seats of other machines, where this one has none.
 	others []seat
 	// stored: it was read or saved under this machine's name.
@@ -101,7 +101,7 @@ func (g *Gate) load(ctx context.Context) record {
 			return lost()
 		}
 		g.complain("", nil)
-		verdict, ours, err := g.claim(st)
+		said, ours, err := g.claim(st)
 		if err != nil {
 			return closed(err)
 		}
@@ -125,8 +125,8 @@ func (g *Gate) load(ctx context.Context) record {
 			}
 			return known
 		}
-		rec := record{state: *st, verdict: verdict, stored: i == 0}
-		if st.Seat != nil && st.Seat.Moving && (verdict == nil || verdict.Refused == "") {
+		rec := record{state: *st, verdict: said, stored: i == 0}
+		if st.Seat != nil && st.Seat.Moving && (said == nil || said.Refused == "") {
 			rec.verdict, rec.trouble = nil, ErrOtherMachine
 		}
 		if rec.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(rec.verdict) {

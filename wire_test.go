@@ -140,7 +140,7 @@ func TestATimeThatWasReadCanBeWrittenAgain(t *testing.T) {
 		if err != nil {
 			continue // as good: it proves nothing
 		}
-		_, err = json.Marshal(lastVerdict{ExpiresAt: got})
+		_, err = json.Marshal(verdict{ExpiresAt: got})
 		assert.NoErrorf(t, err, "%s was read as %v", raw, got)
 		_, err = json.Marshal(Status{ExpiresAt: got})
 		assert.NoErrorf(t, err, "%s was read as %v", raw, got)
@@ -854,7 +854,7 @@ func FuzzRefusal(f *testing.F) {
 		}
 		require.LessOrEqual(t, len(said.Faults), 5)
 		for _, op := range []string{opValidate, opActivate, opDeactivate} {
-			reason := verdict(exchange{op: op}, status, said)
+			reason := classify(exchange{op: op}, status, said)
 			if reason.Denial() {
 				// Polar's word and the status that it comes with, both.
 				require.Equal(t, map[string]int{"ResourceNotFound": 404, "NotPermitted": 403, "BadRequest": 400}[said.Error], status)

@@ -83,11 +83,11 @@ var clocks = []mutant{
 		name: "an expiry that was moved is not taken in",
 		rule: "a grant brings the expiry as Polar says it now",
 		file: "offline.go",
-		old:  `		v := &lastVerdict{Serial: serial, CheckedAt: now, BenefitID:`,
+		old:  `		v := &verdict{Serial: serial, CheckedAt: now, BenefitID:`,
 		new: `		if last != nil && !last.ExpiresAt.IsZero() {
 			license.ExpiresAt = last.ExpiresAt
 		}
-		v := &lastVerdict{Serial: serial, CheckedAt: now, BenefitID:`,
+		v := &verdict{Serial: serial, CheckedAt: now, BenefitID:`,
 		tests: "TestExpiryAndBenefitAreTakenAsTheyAreNow|TestARevokedLicenseRecoversAndExpiryIsTheOneOfToday",
 	},
 

@@ -58,22 +58,22 @@ var fences = []mutant{
 		old: `of.Key+"\x00"+of.ActivationID, v)
 }
 
-func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVerdict, error) {
+func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*verdict, error) {
 	key, err := s.verdictKey(fingerprint)
 	if err != nil {
 		return nil, err
 	}
-	var v lastVerdict
+	var v verdict
 	if err := openJSON(key, verdictMagic, of.Key+"\x00"+of.ActivationID, data, &v); err != nil {`,
 		new: `"", v)
 }
 
-func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*lastVerdict, error) {
+func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*verdict, error) {
 	key, err := s.verdictKey(fingerprint)
 	if err != nil {
 		return nil, err
 	}
-	var v lastVerdict
+	var v verdict
 	if err := openJSON(key, verdictMagic, "", data, &v); err != nil {`,
 		tests: "TestAVerdictPastedBesideAnotherSeatDoesNotCount|TestAVerdictOpensOnItsMachineAndForItsSeatOnly",
 	},
