@@ -56,7 +56,7 @@ func FuzzDate(f *testing.F) {
 		again, err := s.openVerdict(sealed, &seat{Key: "k"}, "f")
 		require.NoError(t, err)
 		require.Equal(t, v, again)
-		got := stand(again, otherwise, time.Hour, 24*time.Hour)
+		got := evaluate(again, otherwise, time.Hour, 24*time.Hour)
 		require.NotEqual(t, ErrClockSetBack, got.reason, "a foreign clock sets no mark here")
 	})
 }

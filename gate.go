@@ -326,7 +326,7 @@ func (g *Gate) recall() (Status, bool) {
 	now := g.now()
 	g.mu.Lock()
 	g.review(now)
-	s, verdict, checked := g.standing(now), g.record.verdict, g.checked
+	s, verdict, checked := g.evaluate(now), g.record.verdict, g.checked
 	g.mu.Unlock()
 	if !checked || !now.Before(s.freshUntil) {
 		return Status{}, false
@@ -341,7 +341,7 @@ func (g *Gate) recall() (Status, bool) {
 // half of its freshness, so that a program in daily use never waits. A program
 // that ends at once waits in Close, so that the answer is not asked for in vain
 // at each of its runs.
-func (g *Gate) renewBehind(v *verdict, s standing, now time.Time) {
+func (g *Gate) renewBehind(v *verdict, s validity, now time.Time) {
 	if !renewable(v, s, now) || !g.begin() {
 		return
 	}
@@ -367,14 +367,14 @@ func (g *Gate) renewBehind(v *verdict, s standing, now time.Time) {
 	}()
 }
 
-func renewable(v *verdict, s standing, now time.Time) bool {
-	return s.state == Active && now.After(renewalOf(v, s)) && !v.resting(now)
+func renewable(v *verdict, s validity, now time.Time) bool {
+	return s.state == Active && now.After(renewalOf(v, s)) && !v.backingOff(now)
 }
 
 // renewalOf is when a granted answer is past half of its freshness, though not
 // within a minute of it: shortly before a key expires, half of what is left
 // would be less and less.
-func renewalOf(v *verdict, s standing) time.Time {
+func renewalOf(v *verdict, s validity) time.Time {
 	fresh := s.freshUntil.Sub(v.CheckedAt)
 	least := time.Duration(0)
 	if !v.ExpiresAt.IsZero() && !s.freshUntil.Before(v.ExpiresAt.Add(-v.Skew)) {
@@ -456,7 +456,7 @@ func (g *Gate) checkStore(ctx context.Context, when occasion) (rec record, enoug
 	}
 	now := g.now()
 	g.mu.Lock()
-	s := g.standing(now)
+	s := g.evaluate(now)
 	g.checked = true
 	g.mu.Unlock()
 	switch {
@@ -468,40 +468,41 @@ func (g *Gate) checkStore(ctx context.Context, when occasion) (rec record, enoug
 		return rec, !renewable(rec.verdict, s, now)
 	case now.Before(s.freshUntil):
 		g.renewBehind(rec.verdict, s, now)
-	case s.state == Grace && rec.verdict.resting(now):
+	case s.state == Grace && rec.verdict.backingOff(now):
 		// Asked in vain a moment ago; grace carries on without waiting again.
 	default:
 		return rec, false
 	}
-	g.moveMark(ctx, rec, now)
+	g.storeTime(ctx, rec, now)
 	return rec, true
 }
 
-// moveMark keeps the highest time seen up to date on disk while Polar is not
+// storeTime keeps the highest time seen up to date on disk while Polar is not
 // asked, at most once an hour: a clock set back later is measured by it.
-func (g *Gate) moveMark(ctx context.Context, rec record, now time.Time) {
-	if now.Sub(rec.verdict.Mark) < clockSlack {
+func (g *Gate) storeTime(ctx context.Context, rec record, now time.Time) {
+	if now.Sub(rec.verdict.HighWater) < clockSlack {
 		return
 	}
-	_ = g.change(ctx, func(rec *record) bool { return rec.mark(now) })
+	_ = g.change(ctx, func(rec *record) bool { return rec.noteTime(now) })
 }
 
-// keepMark has the verdict follow the clock, and moves the mark, whenever the clock was looked at, here at once and on
-// disk behind the caller's back. g.mu is held.
-func (g *Gate) keepMark(now time.Time) {
+// noteTime has the verdict follow the clock, and raises the high-water mark of time,
+// whenever the clock was looked at: in memory at once, and on disk in the background.
+// g.mu is held.
+func (g *Gate) noteTime(now time.Time) {
 	v := g.record.verdict
 	if v == nil || v.Refused != "" {
 		return
 	}
 	if moved := v.follow(now); moved != v {
 		g.record.verdict = moved
-	} else if now.Sub(v.Mark) < clockSlack {
+	} else if now.Sub(v.HighWater) < clockSlack {
 		return
 	}
-	g.record.mark(now)
+	g.record.noteTime(now)
 	g.background.Go(func() {
 		_ = g.change(g.patience, func(rec *record) bool {
-			rec.mark(now) // what is stored may be another verdict by now
+			rec.noteTime(now) // what is stored may be another verdict by now
 			return rec.verdict != nil
 		})
 	})
@@ -569,37 +570,37 @@ func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, e
 	}
 }
 
-// standing is where the state in memory stands. g.mu is held.
-func (g *Gate) standing(now time.Time) standing {
+// evaluate is what the record in memory comes to now. g.mu is held.
+func (g *Gate) evaluate(now time.Time) validity {
 	rec := g.record
 	switch {
 	case rec.state.Seat == nil && rec.trouble != "":
-		return standing{state: Unlicensed, reason: rec.trouble}
+		return validity{state: Unlicensed, reason: rec.trouble}
 	case rec.state.Seat == nil && g.inDoubt(now):
-		return standing{state: Unlicensed, reason: ErrInDoubt}
+		return validity{state: Unlicensed, reason: ErrInDoubt}
 	case rec.elsewhere():
-		return standing{state: Locked, reason: ErrOtherMachine}
+		return validity{state: Locked, reason: ErrOtherMachine}
 	case rec.state.Seat == nil:
-		return standing{state: Unlicensed, reason: ErrNoLicense}
+		return validity{state: Unlicensed, reason: ErrNoLicense}
 	case rec.verdict == nil && rec.trouble != "":
-		return standing{state: Locked, reason: rec.trouble}
+		return validity{state: Locked, reason: rec.trouble}
 	case rec.verdict == nil:
-		return standing{state: Locked, reason: ErrUnreachable}
+		return validity{state: Locked, reason: ErrUnreachable}
 	case rec.verdict.Refused == "" && rec.state.Seat.Seatless && rec.verdict.Seats && g.config.takesSeats():
 		return g.refusedHere(rec.verdict, now, ErrSeatReleased)
 	case rec.verdict.Refused == "" && rec.state.Seat.Seatless && !g.config.allowsSeatless():
-		return standing{state: Locked, reason: ErrActivationsUnsupported}
+		return validity{state: Locked, reason: ErrActivationsUnsupported}
 	case rec.verdict.Refused == "" && !g.accepts(rec.verdict.BenefitID):
 		return g.refusedHere(rec.verdict, now, ErrWrongBenefit)
 	}
-	return stand(rec.verdict, now, g.config.FreshFor, g.config.GracePeriod)
+	return evaluate(rec.verdict, now, g.config.FreshFor, g.config.GracePeriod)
 }
 
 // refusedHere is a license that Polar grants and this program does not take.
-func (g *Gate) refusedHere(v *verdict, now time.Time, why Reason) standing {
-	s := standing{state: Locked, reason: why}
+func (g *Gate) refusedHere(v *verdict, now time.Time, why Reason) validity {
+	s := validity{state: Locked, reason: why}
 	if !now.Before(v.CheckedAt) {
-		s.freshUntil = stand(v, now, min(g.config.FreshFor, refusalFresh), -1).freshUntil
+		s.freshUntil = evaluate(v, now, min(g.config.FreshFor, refusalFresh), -1).freshUntil
 	}
 	return s
 }
@@ -635,7 +636,7 @@ func (g *Gate) accepts(benefitID string) bool {
 	return ok || len(g.config.Features) == 0
 }
 
-// maxNap bounds the wait for the end of a standing: timers stand still while a
+// maxNap bounds the wait for the next change: timers stand still while a
 // laptop sleeps, and a deadline passed asleep is noticed that long after.
 const maxNap = time.Minute
 
@@ -645,8 +646,8 @@ func (g *Gate) review(now time.Time) {
 	if g.closed {
 		return
 	}
-	g.keepMark(now)
-	s, rec := g.standing(now), g.record
+	g.noteTime(now)
+	s, rec := g.evaluate(now), g.record
 	next := &snapshot{status: Status{
 		State:      s.state,
 		Reason:     s.reason,
@@ -691,7 +692,7 @@ func (g *Gate) review(now time.Time) {
 	}
 	var vain Reason
 	if rec.verdict != nil {
-		vain = rec.verdict.Vain
+		vain = rec.verdict.LastFailure
 		if _, known := english[rec.verdict.Cause]; known { // and not one of a later version
 			next.status.cause = rec.verdict.Cause
 		}

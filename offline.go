@@ -125,13 +125,13 @@ type verdict struct {
 	LimitUsage *int64 `json:"limit_usage,omitempty"`
 	// Seats: the key has activations, and is to be used with one.
 	Seats bool `json:"seats,omitempty"`
-	// Mark is the latest time seen here since. A clock behind it was ahead then, or
+	// HighWater is the latest time seen here since. A clock behind it was ahead then, or
 	// has been set back; see follow.
-	Mark time.Time `json:"mark"`
-	// Vain is why Polar gave no answer when it was asked after CheckedAt, if it
-	// was, and RetryAt when to ask again.
-	Vain    Reason    `json:"vain,omitempty"`
-	RetryAt time.Time `json:"retry_at,omitzero"`
+	HighWater time.Time `json:"mark"`
+	// LastFailure is why Polar gave no answer when it was asked after CheckedAt, if it
+	// was, and NextTry when to ask again.
+	LastFailure Reason    `json:"vain,omitempty"`
+	NextTry     time.Time `json:"retry_at,omitzero"`
 	// Cause says of ErrUnreachable what kept Polar from being reached.
 	Cause Phrase `json:"cause,omitempty"`
 }
@@ -144,7 +144,7 @@ func (v *verdict) replaced(w *verdict) bool {
 // since reports whether v is what came of a question that was asked after w was
 // stored.
 func (v *verdict) since(w *verdict) bool {
-	return v != nil && (v.replaced(w) || !v.RetryAt.IsZero() && !v.RetryAt.Equal(w.RetryAt))
+	return v != nil && (v.replaced(w) || !v.NextTry.IsZero() && !v.NextTry.Equal(w.NextTry))
 }
 
 // answered is when the verdict came by Polar's clock, as far as that was told.
@@ -178,23 +178,23 @@ func (v *verdict) follow(now time.Time) *verdict {
 		return v
 	}
 	moved := *v
-	moved.CheckedAt, moved.Mark, moved.Skew = v.CheckedAt.Add(-back), now, v.Skew+back
-	moved.RetryAt = time.Time{} // how long ago that was is not known
+	moved.CheckedAt, moved.HighWater, moved.Skew = v.CheckedAt.Add(-back), now, v.Skew+back
+	moved.NextTry = time.Time{} // how long ago that was is not known
 	return &moved
 }
 
 // latest is the mark, which is never before the verdict.
 func (v *verdict) latest() time.Time {
-	if v.Mark.Before(v.CheckedAt) {
+	if v.HighWater.Before(v.CheckedAt) {
 		return v.CheckedAt
 	}
-	return v.Mark
+	return v.HighWater
 }
 
-// resting reports whether Polar was asked in vain a moment ago, by a clock that
+// backingOff reports whether Polar was asked in vain a moment ago, by a clock that
 // was not set back since.
-func (v *verdict) resting(now time.Time) bool {
-	return !now.Before(v.Mark) && pace.Within(v.RetryAt.Sub(now), maxPause) > 0
+func (v *verdict) backingOff(now time.Time) bool {
+	return !now.Before(v.HighWater) && pace.Within(v.NextTry.Sub(now), maxPause) > 0
 }
 
 const (
@@ -220,27 +220,27 @@ const (
 	outboxPause = time.Minute
 )
 
-// standing is what a verdict comes to at some moment.
-type standing struct {
+// validity is what a verdict comes to at some moment.
+type validity struct {
 	state      State
 	reason     Reason
 	freshUntil time.Time // no need to ask before
 	graceUntil time.Time // no access after, unless Polar answers
-	// changes is when this standing ends by itself; zero if it does not.
+	// changes is when this ends by itself; zero if it does not.
 	changes time.Time
 }
 
-// stand is the whole of the offline rules: a verdict, the clock, and the two
+// evaluate is the whole of the offline rules: a verdict, the clock, and the two
 // periods decide. It does no I/O. grace counts from the last granted verdict;
 // negative is none.
-func stand(v *verdict, now time.Time, fresh, grace time.Duration) standing {
+func evaluate(v *verdict, now time.Time, fresh, grace time.Duration) validity {
 	mark := v.latest()
 	// A clock that is set back must not buy time.
 	if mark.Sub(now) > clockSlack {
-		return standing{state: Locked, reason: ErrClockSetBack, changes: mark.Add(-clockSlack)}
+		return validity{state: Locked, reason: ErrClockSetBack, changes: mark.Add(-clockSlack)}
 	}
 	if v.Refused != "" {
-		s := standing{state: Locked, reason: v.Refused}
+		s := validity{state: Locked, reason: v.Refused}
 		if !now.Before(v.CheckedAt) {
 			s.freshUntil = v.CheckedAt.Add(min(fresh, refusalFresh))
 		}
@@ -250,7 +250,7 @@ func stand(v *verdict, now time.Time, fresh, grace time.Duration) standing {
 	if now.Before(mark) {
 		now = mark
 	}
-	s := standing{
+	s := validity{
 		freshUntil: v.CheckedAt.Add(fresh),
 		graceUntil: v.CheckedAt.Add(max(fresh, grace)),
 	}
@@ -266,7 +266,7 @@ func stand(v *verdict, now time.Time, fresh, grace time.Duration) standing {
 	case now.Before(s.freshUntil):
 		s.state, s.changes = Active, s.freshUntil
 	case now.Before(s.graceUntil):
-		s.state, s.reason, s.changes = Grace, v.Vain, s.graceUntil
+		s.state, s.reason, s.changes = Grace, v.LastFailure, s.graceUntil
 		if s.reason == "" {
 			s.reason = ErrUnreachable
 		}
@@ -289,13 +289,13 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 	}
 	switch {
 	case license != nil:
-		v := &verdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Usage: license.Usage, LimitUsage: license.LimitUsage, Seats: license.seats() > 0, Mark: now}
+		v := &verdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.ExpiresAt, Usage: license.Usage, LimitUsage: license.LimitUsage, Seats: license.seats() > 0, HighWater: now}
 		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
 			v.Skew = skew
 		}
 		return v
 	case isDenial(err) && errors.As(err, &e):
-		v := &verdict{Serial: serial, Refused: e.Reason, CheckedAt: now, Mark: now}
+		v := &verdict{Serial: serial, Refused: e.Reason, CheckedAt: now, HighWater: now}
 		if last != nil {
 			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
 			v.Usage, v.LimitUsage = last.Usage, last.LimitUsage
@@ -305,18 +305,18 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 		return nil
 	}
 	v := *last
-	if now.After(v.Mark) {
-		v.Mark = now
+	if now.After(v.HighWater) {
+		v.HighWater = now
 	}
-	v.Vain, v.Cause = ErrUnreachable, ""
+	v.LastFailure, v.Cause = ErrUnreachable, ""
 	pause := vainFresh
 	if now.Before(v.CheckedAt.Add(fresh)) {
 		pause = renewPause
 	}
 	if errors.As(err, &e) {
-		v.Vain, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)
+		v.LastFailure, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)
 	}
-	v.RetryAt = now.Add(min(pause, fresh))
+	v.NextTry = now.Add(min(pause, fresh))
 	return &v
 }
 

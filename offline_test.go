@@ -33,7 +33,7 @@ var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
 func TestWhereAVerdictStands(t *testing.T) {
 	t.Parallel()
-	granted := verdict{CheckedAt: noon, Mark: noon}
+	granted := verdict{CheckedAt: noon, HighWater: noon}
 	with := func(change func(*verdict)) verdict {
 		v := granted
 		change(&v)
@@ -43,7 +43,7 @@ func TestWhereAVerdictStands(t *testing.T) {
 		return with(func(v *verdict) { v.ExpiresAt = noon.Add(in) })
 	}
 	marked := func(at time.Duration) verdict {
-		return with(func(v *verdict) { v.Mark = noon.Add(at) })
+		return with(func(v *verdict) { v.HighWater = noon.Add(at) })
 	}
 	refused := func(why Reason) verdict {
 		return with(func(v *verdict) { v.Refused = why })
@@ -69,11 +69,11 @@ func TestWhereAVerdictStands(t *testing.T) {
 		"the first one after grace":     {v: granted, now: 14 * days, state: Locked, reason: ErrGraceEnded, changes: never},
 		"a century later":               {v: granted, now: 36500 * days, state: Locked, reason: ErrGraceEnded, changes: never},
 		"in grace, Polar having asked for a pause": {
-			v:   with(func(v *verdict) { v.Vain, v.RetryAt = ErrRateLimited, noon.Add(3*days) }),
+			v:   with(func(v *verdict) { v.LastFailure, v.NextTry = ErrRateLimited, noon.Add(3*days) }),
 			now: 2 * days, state: Grace, reason: ErrRateLimited, changes: 14 * days,
 		},
 		"asked in vain while still fresh": {
-			v:   with(func(v *verdict) { v.Vain = ErrUnreachable }),
+			v:   with(func(v *verdict) { v.LastFailure = ErrUnreachable }),
 			now: hour, state: Active, changes: days,
 		},
 
@@ -122,13 +122,13 @@ func TestWhereAVerdictStands(t *testing.T) {
 		"set back into fresh by a nanosecond":                {v: marked(days), now: days - ns, state: Grace, reason: ErrUnreachable, changes: 14 * days},
 		"set back into fresh by too much":                    {v: marked(days), now: days - hour - ns, state: Locked, reason: ErrClockSetBack, changes: days - hour},
 		"set back into grace: ended as of the mark":          {v: marked(14 * days), now: 14*days - hour, state: Locked, reason: ErrGraceEnded, changes: never},
-		"set back before expiry: expired as of the mark":     {v: with(func(v *verdict) { v.ExpiresAt, v.Mark = noon.Add(hour), noon.Add(hour) }), now: hour / 2, state: Locked, reason: ErrExpired, changes: never},
-		"set back far before expiry":                         {v: with(func(v *verdict) { v.ExpiresAt, v.Mark = noon.Add(hour), noon.Add(3*hour) }), now: hour / 2, state: Locked, reason: ErrClockSetBack, changes: 2 * hour},
+		"set back before expiry: expired as of the mark":     {v: with(func(v *verdict) { v.ExpiresAt, v.HighWater = noon.Add(hour), noon.Add(hour) }), now: hour / 2, state: Locked, reason: ErrExpired, changes: never},
+		"set back far before expiry":                         {v: with(func(v *verdict) { v.ExpiresAt, v.HighWater = noon.Add(hour), noon.Add(3*hour) }), now: hour / 2, state: Locked, reason: ErrClockSetBack, changes: 2 * hour},
 		"checked in the future: an hour and a nanosecond":    {v: granted, now: -hour - ns, state: Locked, reason: ErrClockSetBack, changes: -hour},
 		"checked in the future: an hour":                     {v: granted, now: -hour, state: Active, changes: days},
 		"checked a year in the future":                       {v: granted, now: -365 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
-		"without a mark, as if written before there was one": {v: with(func(v *verdict) { v.Mark = time.Time{} }), now: hour, state: Active, changes: days},
-		"checked in the future, with the mark lost":          {v: with(func(v *verdict) { v.Mark = time.Time{} }), now: -365 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
+		"without a mark, as if written before there was one": {v: with(func(v *verdict) { v.HighWater = time.Time{} }), now: hour, state: Active, changes: days},
+		"checked in the future, with the mark lost":          {v: with(func(v *verdict) { v.HighWater = time.Time{} }), now: -365 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
 		"checked in the future, with a mark before it":       {v: marked(-365 * days), now: -364 * days, state: Locked, reason: ErrClockSetBack, changes: -hour},
 
 		"refused just now":                         {v: refused(ErrInactive), now: 0, state: Locked, reason: ErrInactive, changes: never},
@@ -136,7 +136,7 @@ func TestWhereAVerdictStands(t *testing.T) {
 		"refused, in what would be the last grace": {v: refused(ErrUnknownKey), now: 14*days - ns, state: Locked, reason: ErrUnknownKey, changes: never},
 		"refused a century ago":                    {v: refused(ErrDenied), now: 36500 * days, state: Locked, reason: ErrDenied, changes: never},
 		"refused, with an expiry that is to come":  {v: with(func(v *verdict) { v.Refused, v.ExpiresAt = ErrInactive, noon.Add(days) }), now: 0, state: Locked, reason: ErrInactive, changes: never},
-		"refused, then asked in vain":              {v: with(func(v *verdict) { v.Refused, v.Vain = ErrInactive, ErrUnreachable }), now: hour, state: Locked, reason: ErrInactive, changes: never},
+		"refused, then asked in vain":              {v: with(func(v *verdict) { v.Refused, v.LastFailure = ErrInactive, ErrUnreachable }), now: hour, state: Locked, reason: ErrInactive, changes: never},
 		"refused, and the clock set back a little": {v: refused(ErrInactive), now: -hour, state: Locked, reason: ErrInactive, changes: never},
 		"refused, and the clock set back too far":  {v: refused(ErrInactive), now: -hour - ns, state: Locked, reason: ErrClockSetBack, changes: -hour},
 	} {
@@ -150,7 +150,7 @@ func TestWhereAVerdictStands(t *testing.T) {
 				grace = 14 * days
 			}
 			v := c.v
-			got := stand(&v, noon.Add(c.now), fresh, grace)
+			got := evaluate(&v, noon.Add(c.now), fresh, grace)
 			assert.Equal(t, c.state, got.state)
 			assert.Equal(t, c.reason, got.reason)
 			if c.changes == never {
@@ -165,29 +165,29 @@ func TestWhereAVerdictStands(t *testing.T) {
 
 func TestHowLongAVerdictIsBelieved(t *testing.T) {
 	t.Parallel()
-	granted := verdict{CheckedAt: noon, Mark: noon}
-	s := stand(&granted, noon, days, 14*days)
+	granted := verdict{CheckedAt: noon, HighWater: noon}
+	s := evaluate(&granted, noon, days, 14*days)
 	assert.Equal(t, noon.Add(days), s.freshUntil)
 	assert.Equal(t, noon.Add(14*days), s.graceUntil)
 
-	s = stand(&granted, noon, days, -1)
+	s = evaluate(&granted, noon, days, -1)
 	assert.Equal(t, noon.Add(days), s.graceUntil, "no grace beyond fresh")
 
 	expiring := granted
 	expiring.ExpiresAt = noon.Add(hour)
-	s = stand(&expiring, noon, days, 14*days)
+	s = evaluate(&expiring, noon, days, 14*days)
 	assert.Equal(t, noon.Add(hour), s.freshUntil)
 	assert.Equal(t, noon.Add(hour), s.graceUntil)
 
 	refused := granted
 	refused.Refused = ErrInactive
-	s = stand(&refused, noon, days, 14*days)
+	s = evaluate(&refused, noon, days, 14*days)
 	assert.Equal(t, noon.Add(refusalFresh), s.freshUntil, "who has just renewed is in a hurry")
 	assert.True(t, s.graceUntil.IsZero())
-	s = stand(&refused, noon, time.Second, 14*days)
+	s = evaluate(&refused, noon, time.Second, 14*days)
 	assert.Equal(t, noon.Add(time.Second), s.freshUntil, "never longer than a grant would be")
 
-	s = stand(&granted, noon.Add(-2*hour), days, 14*days)
+	s = evaluate(&granted, noon.Add(-2*hour), days, 14*days)
 	assert.True(t, s.freshUntil.IsZero(), "with the clock set back Polar is asked at once")
 	assert.True(t, s.graceUntil.IsZero())
 }
@@ -206,40 +206,40 @@ func TestWhatAnOutcomeMakesOfTheLastVerdict(t *testing.T) {
 		want    verdict
 	}{
 		"asked in vain: the mark moves, the check does not": {
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(3 * days), Vain: ErrUnreachable, RetryAt: noon.Add(3*days + vainFresh)},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(3 * days), LastFailure: ErrUnreachable, NextTry: noon.Add(3*days + vainFresh)},
 		},
 		"asked in vain while fresh: the next try is later": {
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, &Error{Reason: ErrUnreachable}, hour,
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(hour), Vain: ErrUnreachable, RetryAt: noon.Add(hour + renewPause)},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, nil, &Error{Reason: ErrUnreachable}, hour,
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(hour), LastFailure: ErrUnreachable, NextTry: noon.Add(hour + renewPause)},
 		},
 		"asked in vain by a clock set back: the mark stays": {
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(5 * days)}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(5 * days), Vain: ErrUnreachable, RetryAt: noon.Add(3*days + vainFresh)},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(5 * days)}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(5 * days), LastFailure: ErrUnreachable, NextTry: noon.Add(3*days + vainFresh)},
 		},
 		"asked for a pause: not before it is over": {
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, nil, paused, 3 * days,
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(3 * days), Vain: ErrRateLimited, RetryAt: noon.Add(3*days + 11*time.Minute)},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, nil, paused, 3 * days,
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(3 * days), LastFailure: ErrRateLimited, NextTry: noon.Add(3*days + 11*time.Minute)},
 		},
 		"granted: a mark from the future is mended": {
-			verdict{Serial: 4, CheckedAt: noon, Mark: noon.Add(300 * days)}, granted(hour), nil, hour,
-			verdict{Serial: 5, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
+			verdict{Serial: 4, CheckedAt: noon, HighWater: noon.Add(300 * days)}, granted(hour), nil, hour,
+			verdict{Serial: 5, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b"},
 		},
 		"granted by a clock that is ahead of ours": {
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, granted(2 * hour), nil, hour,
-			verdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b", Skew: hour},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, granted(2 * hour), nil, hour,
+			verdict{Serial: 2, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b", Skew: hour},
 		},
 		"granted by a clock that is a moment behind ours": {
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon}, granted(hour - maxSkew), nil, hour,
-			verdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, granted(hour - maxSkew), nil, hour,
+			verdict{Serial: 2, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b"},
 		},
 		"refused: what was known of the key stays, and the mark is mended": {
-			verdict{Serial: 1, CheckedAt: noon, Mark: noon.Add(300 * days), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour}, nil, &Error{Reason: ErrInactive}, hour,
-			verdict{Serial: 2, Refused: ErrInactive, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(300 * days), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour}, nil, &Error{Reason: ErrInactive}, hour,
+			verdict{Serial: 2, Refused: ErrInactive, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour},
 		},
 		"granted after a refusal": {
-			verdict{Serial: 1, Refused: ErrInactive, CheckedAt: noon, Mark: noon, ExpiresAt: noon.Add(days)}, granted(hour), nil, hour,
-			verdict{Serial: 2, CheckedAt: noon.Add(hour), Mark: noon.Add(hour), BenefitID: "b"},
+			verdict{Serial: 1, Refused: ErrInactive, CheckedAt: noon, HighWater: noon, ExpiresAt: noon.Add(days)}, granted(hour), nil, hour,
+			verdict{Serial: 2, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b"},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -256,22 +256,22 @@ func TestWhatAnOutcomeMakesOfTheLastVerdict(t *testing.T) {
 
 func TestAnOutageOfBeforeTheClockWasSetBackIsNotBelieved(t *testing.T) {
 	t.Parallel()
-	v := verdict{CheckedAt: noon, Mark: noon.Add(hour), RetryAt: noon.Add(hour + vainFresh)}
-	assert.True(t, v.resting(noon.Add(hour)))
-	assert.False(t, v.resting(noon.Add(hour+vainFresh)), "it is over")
-	assert.False(t, v.resting(noon.Add(hour-1)), "the clock was set back")
-	v.RetryAt = noon.Add(hour + maxPause + 1)
-	assert.False(t, v.resting(noon.Add(hour)), "no pause is as long as that")
+	v := verdict{CheckedAt: noon, HighWater: noon.Add(hour), NextTry: noon.Add(hour + vainFresh)}
+	assert.True(t, v.backingOff(noon.Add(hour)))
+	assert.False(t, v.backingOff(noon.Add(hour+vainFresh)), "it is over")
+	assert.False(t, v.backingOff(noon.Add(hour-1)), "the clock was set back")
+	v.NextTry = noon.Add(hour + maxPause + 1)
+	assert.False(t, v.backingOff(noon.Add(hour)), "no pause is as long as that")
 }
 
 func TestTheCountAndNotTheClockTellsWhichAnswerCameLater(t *testing.T) {
 	t.Parallel()
-	first := &verdict{Serial: 1, CheckedAt: noon.Add(300 * days), Mark: noon.Add(300 * days)}
-	second := &verdict{Serial: 2, CheckedAt: noon, Mark: noon}
+	first := &verdict{Serial: 1, CheckedAt: noon.Add(300 * days), HighWater: noon.Add(300 * days)}
+	second := &verdict{Serial: 2, CheckedAt: noon, HighWater: noon}
 	assert.True(t, second.newer(first), "the clock was put right in between")
 	assert.False(t, first.newer(second))
 	marked := *second
-	marked.Mark = noon.Add(hour)
+	marked.HighWater = noon.Add(hour)
 	assert.True(t, marked.newer(second), "of one answer, what was seen of the time last")
 	assert.False(t, second.newer(&marked))
 	assert.False(t, (*verdict)(nil).newer(first))
@@ -279,27 +279,27 @@ func TestTheCountAndNotTheClockTellsWhichAnswerCameLater(t *testing.T) {
 
 func TestAMarkIsNotMovedBackWithTheClock(t *testing.T) {
 	t.Parallel()
-	rec := record{verdict: &verdict{CheckedAt: noon, Mark: noon.Add(hour)}}
+	rec := record{verdict: &verdict{CheckedAt: noon, HighWater: noon.Add(hour)}}
 	before := rec.verdict
-	assert.False(t, rec.mark(noon))
-	assert.False(t, rec.mark(noon.Add(hour)))
+	assert.False(t, rec.noteTime(noon))
+	assert.False(t, rec.noteTime(noon.Add(hour)))
 	assert.Same(t, before, rec.verdict)
-	assert.True(t, rec.mark(noon.Add(2*hour)))
-	assert.Equal(t, noon.Add(2*hour), rec.verdict.Mark)
-	assert.Equal(t, noon.Add(hour), before.Mark, "what others hold does not change")
-	assert.False(t, new(record).mark(noon))
+	assert.True(t, rec.noteTime(noon.Add(2*hour)))
+	assert.Equal(t, noon.Add(2*hour), rec.verdict.HighWater)
+	assert.Equal(t, noon.Add(hour), before.HighWater, "what others hold does not change")
+	assert.False(t, new(record).noteTime(noon))
 }
 
 // randomVerdict is one that nextVerdict could have made, with a mark that was
 // seen at or after it.
 func randomVerdict(r *rand.Rand) verdict {
 	v := verdict{CheckedAt: noon}
-	v.Mark = noon.Add(time.Duration(r.Int64N(int64(20 * days))))
+	v.HighWater = noon.Add(time.Duration(r.Int64N(int64(20 * days))))
 	switch r.IntN(4) {
 	case 0:
-		v.Mark = noon
+		v.HighWater = noon
 	case 1:
-		v.Mark = noon.Add(days + time.Duration(r.IntN(3)-1))
+		v.HighWater = noon.Add(days + time.Duration(r.IntN(3)-1))
 	}
 	if r.IntN(2) == 0 {
 		v.ExpiresAt = noon.Add(time.Duration(r.Int64N(int64(20*days))) - days)
@@ -311,7 +311,7 @@ func randomVerdict(r *rand.Rand) verdict {
 		v.Refused = ErrInactive
 	}
 	if r.IntN(3) == 0 {
-		v.Vain = ErrRateLimited
+		v.LastFailure = ErrRateLimited
 	}
 	return v
 }
@@ -321,7 +321,7 @@ func randomPeriods(r *rand.Rand) (fresh, grace time.Duration) {
 }
 
 // rank orders standings by how much they allow.
-func rank(s standing) int {
+func rank(s validity) int {
 	switch s.state {
 	case Active:
 		return 2
@@ -339,7 +339,7 @@ func TestAClockSetBackNeverAllowsMoreThanTheTrueTime(t *testing.T) {
 		v := randomVerdict(r)
 		fresh, grace := randomPeriods(r)
 		// The last time that was seen is the true time; then the clock is set.
-		truth := v.Mark
+		truth := v.HighWater
 		back := time.Duration(r.Int64N(int64(3 * hour)))
 		switch r.IntN(4) {
 		case 0:
@@ -348,7 +348,7 @@ func TestAClockSetBackNeverAllowsMoreThanTheTrueTime(t *testing.T) {
 			back = time.Duration(r.Int64N(int64(40 * days)))
 		}
 		shown := truth.Add(-back)
-		with, without := stand(&v, shown, fresh, grace), stand(&v, truth, fresh, grace)
+		with, without := evaluate(&v, shown, fresh, grace), evaluate(&v, truth, fresh, grace)
 		if rank(with) > rank(without) {
 			t.Fatalf("%+v with fresh %v and grace %v: %v at %v, but %v when set back by %v", v, fresh, grace, without.state, truth, with.state, back)
 		}
@@ -367,9 +367,9 @@ func TestAClockSetBackNeverAllowsMoreThanTheTrueTime(t *testing.T) {
 
 func TestAVerdictFollowsAClockThatWasADayAheadAndNoFurther(t *testing.T) {
 	t.Parallel()
-	granted := verdict{Serial: 3, CheckedAt: noon, Mark: noon, ExpiresAt: noon.Add(20 * days)}
+	granted := verdict{Serial: 3, CheckedAt: noon, HighWater: noon, ExpiresAt: noon.Add(20 * days)}
 	with := func(change func(*verdict)) verdict { v := granted; change(&v); return v }
-	marked := func(d time.Duration) verdict { return with(func(v *verdict) { v.Mark = noon.Add(d) }) }
+	marked := func(d time.Duration) verdict { return with(func(v *verdict) { v.HighWater = noon.Add(d) }) }
 	for name, c := range map[string]struct {
 		v     verdict
 		now   time.Duration
@@ -385,14 +385,14 @@ func TestAVerdictFollowsAClockThatWasADayAheadAndNoFurther(t *testing.T) {
 		"more than that behind":                  {marked(5 * days), 4*days - 2*hour - ns, 0},
 		"an hour before Polar's own time":        {marked(hour), -hour, 2 * hour},
 		"further before Polar's own time":        {marked(hour), -hour - ns, 0},
-		"refused":                                {with(func(v *verdict) { v.Refused, v.Mark = ErrInactive, noon.Add(days) }), 0, 0},
+		"refused":                                {with(func(v *verdict) { v.Refused, v.HighWater = ErrInactive, noon.Add(days) }), 0, 0},
 		"ten days ahead, as Polar's clock told":  {with(func(v *verdict) { v.Skew = -10 * days }), -10 * days, 10 * days},
-		"ten days ahead, and then used a while":  {with(func(v *verdict) { v.Skew, v.Mark = -10*days, noon.Add(3*days) }), -7 * days, 10 * days},
+		"ten days ahead, and then used a while":  {with(func(v *verdict) { v.Skew, v.HighWater = -10*days, noon.Add(3*days) }), -7 * days, 10 * days},
 		"ten days ahead, and put back too far":   {with(func(v *verdict) { v.Skew = -10 * days }), -10*days - hour - ns, 0},
 		"ten days behind, as Polar's clock told": {with(func(v *verdict) { v.Skew = 10 * days }), -2 * hour, 0},
 		"a skew as negative as can be":           {with(func(v *verdict) { v.Skew = math.MinInt64 }), -30 * days, 0},
-		"a skew as great as can be":              {with(func(v *verdict) { v.Skew, v.Mark = math.MaxInt64, noon.Add(days) }), 0, 0},
-		"without a mark":                         {with(func(v *verdict) { v.Mark, v.Skew = time.Time{}, -days }), -2 * hour, 2 * hour},
+		"a skew as great as can be":              {with(func(v *verdict) { v.Skew, v.HighWater = math.MaxInt64, noon.Add(days) }), 0, 0},
+		"without a mark":                         {with(func(v *verdict) { v.HighWater, v.Skew = time.Time{}, -days }), -2 * hour, 2 * hour},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -404,7 +404,7 @@ func TestAVerdictFollowsAClockThatWasADayAheadAndNoFurther(t *testing.T) {
 				return
 			}
 			assert.Equal(t, v.CheckedAt.Add(-c.moved), got.CheckedAt)
-			assert.Equal(t, noon.Add(c.now), got.Mark)
+			assert.Equal(t, noon.Add(c.now), got.HighWater)
 			assert.True(t, got.answered().Equal(v.answered()), "by Polar's clock it stays where it was")
 			assert.False(t, got.replaced(&v), "it is the same answer")
 			assert.False(t, got.since(&v))
@@ -412,9 +412,9 @@ func TestAVerdictFollowsAClockThatWasADayAheadAndNoFurther(t *testing.T) {
 			assert.Same(t, got, got.follow(noon.Add(c.now)))
 		})
 	}
-	paused := with(func(v *verdict) { v.Mark, v.RetryAt = noon.Add(days), noon.Add(days+time.Minute) })
+	paused := with(func(v *verdict) { v.HighWater, v.NextTry = noon.Add(days), noon.Add(days+time.Minute) })
 	moved := paused.follow(noon.Add(hour))
-	assert.False(t, moved.resting(noon.Add(hour)), "an outage of before is not believed")
+	assert.False(t, moved.backingOff(noon.Add(hour)), "an outage of before is not believed")
 	assert.False(t, moved.since(&paused))
 }
 
@@ -428,7 +428,7 @@ func TestNoSequenceOfSetClocksRunsLongerThanGrace(t *testing.T) {
 	r := rand.New(rand.NewPCG(7, 8))
 	followed, ended := 0, 0
 	for range 400 {
-		v := &verdict{CheckedAt: noon, Mark: noon}
+		v := &verdict{CheckedAt: noon, HighWater: noon}
 		limit := grace
 		if r.IntN(2) == 0 {
 			limit = time.Duration(1+r.IntN(100)) * hour
@@ -459,10 +459,10 @@ func TestNoSequenceOfSetClocksRunsLongerThanGrace(t *testing.T) {
 				rec.verdict = moved
 				followed++
 			}
-			if now.Sub(rec.verdict.Mark) >= clockSlack {
-				rec.mark(now)
+			if now.Sub(rec.verdict.HighWater) >= clockSlack {
+				rec.noteTime(now)
 			}
-			if s := stand(rec.verdict, now, days, grace); rank(s) > 0 {
+			if s := evaluate(rec.verdict, now, days, grace); rank(s) > 0 {
 				ran += step
 			} else if s.reason != ErrClockSetBack {
 				ended++
@@ -482,9 +482,9 @@ func TestAsTimePassesALicenseOnlyLosesAccess(t *testing.T) {
 	for range 100_000 {
 		v := randomVerdict(r)
 		fresh, grace := randomPeriods(r)
-		a := v.Mark.Add(time.Duration(r.Int64N(int64(20 * days))))
+		a := v.HighWater.Add(time.Duration(r.Int64N(int64(20 * days))))
 		b := a.Add(time.Duration(r.Int64N(int64(20 * days))))
-		before, after := stand(&v, a, fresh, grace), stand(&v, b, fresh, grace)
+		before, after := evaluate(&v, a, fresh, grace), evaluate(&v, b, fresh, grace)
 		if rank(after) > rank(before) {
 			t.Fatalf("%+v with fresh %v and grace %v: %v at %v, %v at %v", v, fresh, grace, before.state, a, after.state, b)
 		}
@@ -504,8 +504,8 @@ func TestAStandingChangesWhenItSaysSoAndNotBefore(t *testing.T) {
 	for range 100_000 {
 		v := randomVerdict(r)
 		fresh, grace := randomPeriods(r)
-		now := v.Mark.Add(time.Duration(r.Int64N(int64(20*days))) - 3*hour)
-		s := stand(&v, now, fresh, grace)
+		now := v.HighWater.Add(time.Duration(r.Int64N(int64(20*days))) - 3*hour)
+		s := evaluate(&v, now, fresh, grace)
 		if s.changes.IsZero() {
 			continue
 		}
@@ -513,10 +513,10 @@ func TestAStandingChangesWhenItSaysSoAndNotBefore(t *testing.T) {
 		if !s.changes.After(now) {
 			t.Fatalf("%+v: %v at %v changes in the past, at %v", v, s.state, now, s.changes)
 		}
-		if last := stand(&v, s.changes.Add(-ns), fresh, grace); last.state != s.state || last.reason != s.reason {
+		if last := evaluate(&v, s.changes.Add(-ns), fresh, grace); last.state != s.state || last.reason != s.reason {
 			t.Fatalf("%+v: %v at %v is %v before it changes", v, s.state, now, last.state)
 		}
-		if next := stand(&v, s.changes, fresh, grace); next.state == s.state && next.reason == s.reason {
+		if next := evaluate(&v, s.changes, fresh, grace); next.state == s.state && next.reason == s.reason {
 			t.Fatalf("%+v: %v at %v is the same after it changed at %v", v, s.state, now, s.changes)
 		}
 	}
@@ -564,7 +564,7 @@ func TestARefusalIsNotBelievedLongerForAClockThatWasPutRight(t *testing.T) {
 					refusedAt := gate.now()
 					require.NoError(t, gate.save(t.Context(), record{
 						state:   state{InstallationID: "i", Seat: &seat{Key: "ACME-TEST-OK-000001", Machine: "here"}},
-						verdict: &verdict{Refused: ErrInactive, CheckedAt: refusedAt, Mark: refusedAt},
+						verdict: &verdict{Refused: ErrInactive, CheckedAt: refusedAt, HighWater: refusedAt},
 					}, FromDisk))
 					if fromMemory {
 						_, err = gate.Check(t.Context())
@@ -600,8 +600,8 @@ func testState() *state {
 
 func testVerdict() *verdict {
 	return &verdict{
-		CheckedAt: noon, BenefitID: "b", ExpiresAt: noon.Add(days), Skew: -hour, Mark: noon.Add(ns),
-		Vain: ErrRateLimited, RetryAt: noon.Add(time.Minute),
+		CheckedAt: noon, BenefitID: "b", ExpiresAt: noon.Add(days), Skew: -hour, HighWater: noon.Add(ns),
+		LastFailure: ErrRateLimited, NextTry: noon.Add(time.Minute),
 	}
 }
 
@@ -622,9 +622,9 @@ func TestWhatWasSealedOpensAsItWas(t *testing.T) {
 	}
 	for name, v := range map[string]*verdict{
 		"everything":  testVerdict(),
-		"a refusal":   {Refused: ErrInactive, CheckedAt: noon, Mark: noon},
-		"no expiry":   {CheckedAt: noon, Mark: noon},
-		"a long past": {CheckedAt: time.Time{}, Mark: noon},
+		"a refusal":   {Refused: ErrInactive, CheckedAt: noon, HighWater: noon},
+		"no expiry":   {CheckedAt: noon, HighWater: noon},
+		"a long past": {CheckedAt: time.Time{}, HighWater: noon},
 	} {
 		sealed, err := s.sealVerdict(v, &testSeat, "here")
 		require.NoError(t, err, name)
@@ -788,7 +788,7 @@ func TestAVerdictPastedBesideAnotherSeatDoesNotCount(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { _ = gate.Close() }()
 	now := gate.now()
-	verdict, err := gate.seal.sealVerdict(&verdict{CheckedAt: now, Mark: now}, &testSeat, "here")
+	verdict, err := gate.seal.sealVerdict(&verdict{CheckedAt: now, HighWater: now}, &testSeat, "here")
 	require.NoError(t, err)
 	for name, c := range map[string]struct {
 		of    seat
@@ -913,7 +913,7 @@ func FuzzOpenState(f *testing.F) {
 		}
 		var v verdict
 		if json.Unmarshal(data, &v) == nil {
-			got := stand(&v, noon, days, 14*days)
+			got := evaluate(&v, noon, days, 14*days)
 			require.Contains(t, []State{Active, Grace, Locked}, got.state)
 			if v.Refused != "" {
 				require.Equal(t, Locked, got.state)

@@ -33,13 +33,13 @@ type record struct {
 	unread error
 }
 
-// mark notes a time that was seen, and reports whether it is the latest.
-func (rec *record) mark(now time.Time) bool {
-	if rec.verdict == nil || !now.After(rec.verdict.Mark) {
+// noteTime notes a time that was seen, and reports whether it is the latest.
+func (rec *record) noteTime(now time.Time) bool {
+	if rec.verdict == nil || !now.After(rec.verdict.HighWater) {
 		return false
 	}
 	v := *rec.verdict
-	v.Mark = now
+	v.HighWater = now
 	rec.verdict = &v
 	return true
 }

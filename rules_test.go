@@ -736,7 +736,7 @@ func (p *program) call(name, key string) {
 		status = p.gate.Status()
 	}
 	p.looked = w.jumps
-	if v := p.gate.holding().verdict; name == "Check" && status.State == Grace && v != nil && v.resting(p.now()) {
+	if v := p.gate.holding().verdict; name == "Check" && status.State == Grace && v != nil && v.backingOff(p.now()) {
 		live = false // asked in vain a moment ago, by a clock that was set back since
 	}
 	w.sayf("%s: %s: %s %s %v, %v", p.machine, name, status.State, status.Reason, status.Features, err)

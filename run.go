@@ -103,7 +103,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 		if rec.verdict != nil {
 			brief, cancel := context.WithTimeout(ctx, r.g.config.CheckTimeout)
 			defer cancel()
-			r.g.moveMark(brief, rec, now)
+			r.g.storeTime(brief, rec, now)
 		}
 		return min(max(due.Sub(now), time.Millisecond), maxNap)
 	}
@@ -111,7 +111,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	now := r.g.now()
 	r.tried = now
 	r.g.mu.Lock()
-	s, nothing := r.g.standing(now), r.g.record.state.Seat == nil
+	s, nothing := r.g.evaluate(now), r.g.record.state.Seat == nil
 	r.g.mu.Unlock()
 	switch {
 	case err == nil && (nothing || s.state == Active):
@@ -171,7 +171,7 @@ func (r *runner) due(rec record) time.Time {
 	}
 	next := r.tried.Add(r.pause)
 	r.g.mu.Lock()
-	s := r.g.standing(now)
+	s := r.g.evaluate(now)
 	r.g.mu.Unlock()
 	switch {
 	case rec.state.Seat == nil && !rec.state.waiting():

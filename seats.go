@@ -308,7 +308,7 @@ func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) 
 		if rec.state.Seat != nil && rec.state.Seat.Moving {
 			// Not to be tried again unasked: each try may cost a seat.
 			rec.state.Seat = rec.state.Seat.gone()
-			rec.verdict, rec.trouble = &verdict{Refused: ErrSeatReleased, CheckedAt: g.now(), Mark: g.now()}, ""
+			rec.verdict, rec.trouble = &verdict{Refused: ErrSeatReleased, CheckedAt: g.now(), HighWater: g.now()}, ""
 		}
 		before = rec.state.Intent
 		return nothingTaken(err)

@@ -498,7 +498,7 @@ func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
 			defer gate.Close()
 			require.NoError(t, gate.save(t.Context(), record{
 				state:   state{InstallationID: "i", Seat: &seat{Key: key.Key, ActivationID: "22222222-0000-4000-8000-000000000009", Machine: "here"}},
-				verdict: &verdict{CheckedAt: time.Now().Add(-48 * time.Hour), Mark: time.Now(), BenefitID: key.BenefitID},
+				verdict: &verdict{CheckedAt: time.Now().Add(-48 * time.Hour), HighWater: time.Now(), BenefitID: key.BenefitID},
 			}, FromDisk))
 			config.BaseURL, config.HTTPClient, config.CheckTimeout = url, &http.Client{Transport: l}, 3*time.Second
 			if test.cause == causeTimeout {

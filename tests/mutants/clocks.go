@@ -33,11 +33,11 @@ var clocks = []mutant{
 		name: "a question in vain takes the mark back",
 		rule: "a high-water mark of time is kept",
 		file: "offline.go",
-		old: `	if now.After(v.Mark) {
-		v.Mark = now
+		old: `	if now.After(v.HighWater) {
+		v.HighWater = now
 	}
 `,
-		new:   "\tv.Mark = now\n",
+		new:   "\tv.HighWater = now\n",
 		tests: "TestWhatAnOutcomeMakesOfTheLastVerdict",
 	},
 	{
@@ -45,8 +45,8 @@ var clocks = []mutant{
 		rule: "a granted answer repairs the mark",
 		file: "offline.go",
 		old:  `		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {`,
-		new: `		if last != nil && last.Mark.After(now) {
-			v.Mark = last.Mark
+		new: `		if last != nil && last.HighWater.After(now) {
+			v.HighWater = last.HighWater
 		}
 		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {`,
 		tests: "TestAClockThatGoesBackBuysNoTime|TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms",
@@ -63,7 +63,7 @@ var clocks = []mutant{
 		name:  "an outage of before the clock was set back is believed",
 		rule:  "a clock that is wrong never locks out someone online",
 		file:  "offline.go",
-		old:   `	return !now.Before(v.Mark) && pace.Within(`,
+		old:   `	return !now.Before(v.HighWater) && pace.Within(`,
 		new:   `	return pace.Within(`,
 		tests: "TestAnOutageOfBeforeTheClockWasSetBackIsNotBelieved",
 	},
@@ -106,15 +106,15 @@ var clocks = []mutant{
 		name:  "nothing is renewed before it is stale",
 		rule:  "past half its freshness Check refreshes behind the caller's back",
 		file:  "gate.go",
-		old:   `	return s.state == Active && now.After(renewalOf(v, s)) && !v.resting(now)`,
-		new:   `	return s.state == Active && now.After(s.freshUntil) && !v.resting(now)`,
+		old:   `	return s.state == Active && now.After(renewalOf(v, s)) && !v.backingOff(now)`,
+		new:   `	return s.state == Active && now.After(s.freshUntil) && !v.backingOff(now)`,
 		tests: "TestShortRunsPastHalfFreshnessAskOnce|TestManyChecksPastHalfFreshnessRenewOnce",
 	},
 	{
 		name:  "a network that hangs holds up every short run",
 		rule:  "an outage is believed for a moment",
 		file:  "gate.go",
-		old:   `	return s.state == Active && now.After(renewalOf(v, s)) && !v.resting(now)`,
+		old:   `	return s.state == Active && now.After(renewalOf(v, s)) && !v.backingOff(now)`,
 		new:   `	return s.state == Active && now.After(renewalOf(v, s))`,
 		tests: "TestShortRunsAreHeldUpOnceByANetworkThatHangs",
 	},
@@ -134,8 +134,8 @@ var clocks = []mutant{
 		name:  "a pause that Polar asked for is not kept with the verdict",
 		rule:  "nobody asks again before Retry-After is over",
 		file:  "offline.go",
-		old:   `v.Vain, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)`,
-		new:   `v.Vain, v.Cause = e.Reason, e.cause()`,
+		old:   `v.LastFailure, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)`,
+		new:   `v.LastFailure, v.Cause = e.Reason, e.cause()`,
 		tests: "TestWhatAnOutcomeMakesOfTheLastVerdict",
 	},
 
@@ -152,8 +152,8 @@ var clocks = []mutant{
 		name:  "a question in vain stretches grace",
 		rule:  "grace is counted from the last granted verdict",
 		file:  "offline.go",
-		old:   `	v.Vain, v.Cause = ErrUnreachable, ""`,
-		new:   `	v.Vain, v.Cause, v.CheckedAt = ErrUnreachable, "", now`,
+		old:   `	v.LastFailure, v.Cause = ErrUnreachable, ""`,
+		new:   `	v.LastFailure, v.Cause, v.CheckedAt = ErrUnreachable, "", now`,
 		tests: "TestFailedAttemptsDoNotStretchGrace",
 	},
 	{
@@ -180,7 +180,7 @@ var clocks = []mutant{
 		file: "offline.go",
 		old: `	if v.Refused != "" {
 		s :=`,
-		new: `	if v.Refused != "" && v.Vain == "" {
+		new: `	if v.Refused != "" && v.LastFailure == "" {
 		s :=`,
 		tests: "TestWhereAVerdictStands|TestCuttingTheNetworkDoesNotBringBackARefusedKey",
 	},
