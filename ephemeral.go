@@ -187,7 +187,7 @@ func (g *Gate) saved(err error) {
 	}
 	if (g.unsaved == nil) != (err == nil) {
 		g.unsaved = err
-		g.review(g.now())
+		g.publish(g.now())
 	}
 }
 
@@ -195,7 +195,7 @@ func (g *Gate) saved(err error) {
 // only. What cannot be given back is lost, and the log says so. Close began at that
 // time.
 func (g *Gate) releaseSeats(began time.Time) {
-	ctx, cancel := context.WithDeadline(context.Background(), began.Add(closePatience))
+	ctx, cancel := context.WithDeadline(context.Background(), began.Add(closeWait))
 	defer cancel()
 	g.leaveRefuge(ctx)
 	if g.config.Ephemeral != ReleaseOnClose && !g.refuge.inUse() {
@@ -218,7 +218,7 @@ func (g *Gate) releaseSeats(began time.Time) {
 			seats = kept
 		}
 	}
-	left := release{patience: closePatience - time.Since(began), turns: turns{left: g.config.ReleaseTimeout - time.Since(began)}}
+	left := release{patience: closeWait - time.Since(began), turns: turns{left: g.config.ReleaseTimeout - time.Since(began)}}
 	for _, s := range seats {
 		if err := g.release(&s, &left); err != nil {
 			g.config.Logger.Error("polargate: an activation could not be given back and stays taken: free it by its id, in Polar or with an access token", "activation", s.ActivationID, "error", err)
@@ -242,7 +242,7 @@ func (g *Gate) release(s *seat, left *release) error {
 		}
 		if wait, ok := left.turns.next(err, left.turns.left); ok {
 			// Who ends the program now finds here what it leaves behind.
-			if wait > closePatience {
+			if wait > closeWait {
 				g.config.Logger.Warn("polargate: an activation is given back as soon as Polar's limit on requests allows", "activation", s.ActivationID, "wait", readable(wait))
 			}
 			time.Sleep(wait)

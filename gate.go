@@ -40,12 +40,12 @@ type Gate struct {
 	lockWaits atomic.Int32
 	lockedOut atomic.Int64
 
-	// life ends with Close; patience ends later, and with it requests that
+	// ctx ends with Close; drainCtx ends later, and with it requests that
 	// must not be cut short.
-	life, patience       context.Context
-	endLife, endPatience context.CancelFunc
-	background           sync.WaitGroup
-	ended                chan struct{} // closed when Close has done all
+	ctx, drainCtx       context.Context
+	cancel, cancelDrain context.CancelFunc
+	background          sync.WaitGroup
+	ended               chan struct{} // closed when Close has done all
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	closed   bool
@@ -62,7 +62,7 @@ type Gate struct {
 	complaint string   // logged last about the Store
 	attempt   string   // the activation that is under way here
 	changes   []change // to be told to OnChange
-	telling   bool
+	notifying bool
 }
 
 // change is what OnChange is told.
@@ -120,9 +120,9 @@ func Open(config Config) (*Gate, error) {
 		g.unsaved = none.err
 	}
 	g.config.Secret = "" // it is in the seal now, and in nothing that is printed
-	g.life, g.endLife = context.WithCancel(context.Background())
-	g.patience, g.endPatience = context.WithCancel(context.Background())
-	g.reload(g.life)
+	g.ctx, g.cancel = context.WithCancel(context.Background())
+	g.drainCtx, g.cancelDrain = context.WithCancel(context.Background())
+	g.reload(g.ctx)
 	return g, nil
 }
 
@@ -133,9 +133,9 @@ func (g *Gate) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "polargate.Gate{App:
 // LogValue logs what Format prints.
 func (g *Gate) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(g)) }
 
-// closePatience is how long Close lets a request finish whose answer must not
+// closeWait is how long Close lets a request finish whose answer must not
 // be lost.
-const closePatience = 5 * time.Second
+const closeWait = 5 * time.Second
 
 // Close ends all work of the Gate and waits for it, 5 seconds at most. Calls
 // under way return; calls that come after fail with ErrClosed, and Has reports
@@ -159,14 +159,14 @@ func (g *Gate) Close() error {
 		return nil
 	}
 	defer close(g.ended)
-	g.endLife()
+	g.cancel()
 	began := time.Now()
-	impatient := time.AfterFunc(closePatience, g.endPatience)
+	impatient := time.AfterFunc(closeWait, g.cancelDrain)
 	g.flights.Close()
 	g.background.Wait()
 	impatient.Stop()
 	g.releaseSeats(began)
-	g.endPatience()
+	g.cancelDrain()
 	g.client.Close()
 	return nil
 }
@@ -209,7 +209,7 @@ func (g *Gate) Check(ctx context.Context) (Status, error) {
 		return g.Status(), err
 	}
 	g.lookAfter(ctx)
-	if status, ok := g.recall(); ok {
+	if status, ok := g.fromMemory(); ok {
 		return status, statusError(status, nil)
 	}
 	status, err := g.fly(ctx, "check", ifStale)
@@ -289,7 +289,7 @@ func (g *Gate) enter(ctx context.Context) error {
 func (g *Gate) callError(op string, err error) error {
 	var panicked *flight.PanicError
 	switch {
-	case errors.Is(err, flight.ErrClosed), err == context.Canceled && g.life.Err() != nil:
+	case errors.Is(err, flight.ErrClosed), err == context.Canceled && g.ctx.Err() != nil:
 		return &Error{Op: op, Reason: ErrClosed}
 	case errors.As(err, &panicked):
 		g.config.Logger.Error("polargate: a panic was caught; please report it", "op", op, "panic", panicked.Value, "stack", string(panicked.Stack))
@@ -321,27 +321,27 @@ func statusError(s Status, cause error) error {
 	return &Error{Op: "check", Reason: s.Reason, Err: cause, say: s.phrases(vain), store: s.unread()}
 }
 
-// recall answers from memory, if what is there is fresh.
-func (g *Gate) recall() (Status, bool) {
+// fromMemory answers from memory, if what is there is fresh.
+func (g *Gate) fromMemory() (Status, bool) {
 	now := g.now()
 	g.mu.Lock()
-	g.review(now)
+	g.publish(now)
 	s, verdict, checked := g.evaluate(now), g.record.verdict, g.checked
 	g.mu.Unlock()
 	if !checked || !now.Before(s.freshUntil) {
 		return Status{}, false
 	}
-	g.renewBehind(verdict, s, now)
+	g.renewInBackground(verdict, s, now)
 	status := g.Status()
 	status.Source = FromMemory
 	return status, true
 }
 
-// renewBehind asks Polar behind the caller's back when a granted answer is past
+// renewInBackground asks Polar behind the caller's back when a granted answer is past
 // half of its freshness, so that a program in daily use never waits. A program
 // that ends at once waits in Close, so that the answer is not asked for in vain
 // at each of its runs.
-func (g *Gate) renewBehind(v *verdict, s validity, now time.Time) {
+func (g *Gate) renewInBackground(v *verdict, s validity, now time.Time) {
 	if !renewable(v, s, now) || !g.begin() {
 		return
 	}
@@ -363,7 +363,7 @@ func (g *Gate) renewBehind(v *verdict, s validity, now time.Time) {
 				g.config.Logger.Error("polargate: a panic was caught; please report it", "op", "renew", "panic", p, "stack", string(debug.Stack()))
 			}
 		}()
-		_ = g.check(g.patience, renewal)
+		_ = g.check(g.drainCtx, renewal)
 	}()
 }
 
@@ -467,7 +467,7 @@ func (g *Gate) checkStore(ctx context.Context, when occasion) (rec record, enoug
 	case when == renewal:
 		return rec, !renewable(rec.verdict, s, now)
 	case now.Before(s.freshUntil):
-		g.renewBehind(rec.verdict, s, now)
+		g.renewInBackground(rec.verdict, s, now)
 	case s.state == Grace && rec.verdict.backingOff(now):
 		// Asked in vain a moment ago; grace carries on without waiting again.
 	default:
@@ -501,7 +501,7 @@ func (g *Gate) noteTime(now time.Time) {
 	}
 	g.record.noteTime(now)
 	g.background.Go(func() {
-		_ = g.change(g.patience, func(rec *record) bool {
+		_ = g.change(g.drainCtx, func(rec *record) bool {
 			rec.noteTime(now) // what is stored may be another verdict by now
 			return rec.verdict != nil
 		})
@@ -558,14 +558,14 @@ func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, e
 		if rec := g.record; apply(&rec) {
 			g.adoptions++
 			g.record, g.source = rec, FromNetwork
-			g.review(now)
+			g.publish(now)
 		}
 		return
 	}
 	if applied && (license != nil || isDenial(err)) {
 		g.mu.Lock()
 		g.source = FromNetwork
-		g.review(now)
+		g.publish(now)
 		g.mu.Unlock()
 	}
 }
@@ -627,7 +627,7 @@ func (g *Gate) attempting(id string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.attempt = id
-	g.review(g.now())
+	g.publish(g.now())
 }
 
 // accepts reports whether keys of a benefit are for this program.
@@ -640,9 +640,9 @@ func (g *Gate) accepts(benefitID string) bool {
 // laptop sleeps, and a deadline passed asleep is noticed that long after.
 const maxNap = time.Minute
 
-// review makes the snapshot anew and sets the clock for the next time. g.mu is
+// publish makes the snapshot anew and sets the clock for the next time. g.mu is
 // held.
-func (g *Gate) review(now time.Time) {
+func (g *Gate) publish(now time.Time) {
 	if g.closed {
 		return
 	}
@@ -700,7 +700,7 @@ func (g *Gate) review(now time.Time) {
 	next.status.Message = g.config.Language.ofStatus(next.status, vain, g.refuge.inUse())
 	last := g.current.Swap(next)
 	if last != nil && changed(last.status, next.status) {
-		g.tell(last.status, next.status)
+		g.notify(last.status, next.status)
 	}
 	if g.timer != nil {
 		g.timer.Stop()
@@ -711,7 +711,7 @@ func (g *Gate) review(now time.Time) {
 		g.timer = time.AfterFunc(nap, func() {
 			g.mu.Lock()
 			defer g.mu.Unlock()
-			g.review(g.now())
+			g.publish(g.now())
 		})
 	}
 }
@@ -720,36 +720,36 @@ func changed(a, b Status) bool {
 	return a.State != b.State || a.Reason != b.Reason || a.Unsaved != b.Unsaved || a.InDoubt != b.InDoubt || !slices.Equal(a.Features, b.Features)
 }
 
-// tell lets OnChange know, from a goroutine of its own, so that it may call the
+// notify lets OnChange know, from a goroutine of its own, so that it may call the
 // Gate. g.mu is held.
-func (g *Gate) tell(before, after Status) {
+func (g *Gate) notify(before, after Status) {
 	if g.config.OnChange == nil {
 		return
 	}
 	before.Features, after.Features = slices.Clone(before.Features), slices.Clone(after.Features)
 	g.changes = append(g.changes, change{before, after})
-	if g.telling {
+	if g.notifying {
 		return
 	}
-	g.telling = true
+	g.notifying = true
 	go func() {
 		for {
 			g.mu.Lock()
 			if len(g.changes) == 0 || g.closed {
-				g.telling = false
+				g.notifying = false
 				g.mu.Unlock()
 				return
 			}
 			next := g.changes[0]
 			g.changes = g.changes[1:]
 			g.mu.Unlock()
-			g.call(next)
+			g.invokeOnChange(next)
 		}
 	}()
 }
 
-// call calls OnChange, and keeps a panic in it from taking the program down.
-func (g *Gate) call(c change) {
+// invokeOnChange calls OnChange, and keeps a panic in it from taking the program down.
+func (g *Gate) invokeOnChange(c change) {
 	defer func() {
 		if p := recover(); p != nil {
 			g.config.Logger.Error("polargate: OnChange panicked", "panic", p, "stack", string(debug.Stack()))

@@ -326,7 +326,7 @@ func (g *Gate) vacate(ctx context.Context, rec *record, other *seat) error {
 	// The caller may go: what is begun is seen through.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*questionTime)
 	defer cancel()
-	defer context.AfterFunc(g.patience, cancel)()
+	defer context.AfterFunc(g.drainCtx, cancel)()
 	rec.state.Outbox = append(slices.Clone(rec.state.Outbox), *other)
 	if s := rec.state.Seat; s == nil || !s.held() || rec.verdict != nil && rec.verdict.Refused == ErrSeatReleased {
 		rec.state.Seat, rec.state.Verdict, rec.state.Left = other.movingTo(g.fingerprint(&rec.state)), nil, false
@@ -387,8 +387,8 @@ func (g *Gate) lookAfter(ctx context.Context) {
 	go func() {
 		defer g.background.Done()
 		defer close(done)
-		if rec := g.reload(g.patience); rec.missing {
-			g.restore(g.patience)
+		if rec := g.reload(g.drainCtx); rec.missing {
+			g.restore(g.drainCtx)
 		}
 	}()
 	wait := time.NewTimer(lookPatience)

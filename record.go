@@ -342,7 +342,7 @@ func (g *Gate) adopt(rec record, source Source) {
 	defer g.mu.Unlock()
 	g.adoptions++
 	g.record, g.source = rec, source
-	g.review(g.now())
+	g.publish(g.now())
 }
 
 // reload makes what is stored the state in memory. If another state was adopted
@@ -357,7 +357,7 @@ func (g *Gate) reload(ctx context.Context) record {
 		if g.adoptions == before {
 			g.adoptions++
 			g.record, g.source = rec, FromDisk
-			g.review(g.now())
+			g.publish(g.now())
 			g.mu.Unlock()
 			return rec
 		}

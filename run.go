@@ -49,7 +49,7 @@ func (g *Gate) Run(ctx context.Context) error {
 	defer g.background.Done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(g.life, cancel)()
+	defer context.AfterFunc(g.ctx, cancel)()
 
 	r := runner{g: g}
 	for {

@@ -86,7 +86,7 @@ func (g *Gate) inTurn(ctx context.Context, t *turns, do func() error) error {
 func (g *Gate) waitInLine(ctx context.Context, wait time.Duration, why error) error {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(g.life, cancel)()
+	defer context.AfterFunc(g.ctx, cancel)()
 	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	select {
@@ -94,7 +94,7 @@ func (g *Gate) waitInLine(ctx context.Context, wait time.Duration, why error) er
 		return nil
 	case <-waiting.Done():
 	}
-	if g.life.Err() != nil {
+	if g.ctx.Err() != nil {
 		return &Error{Op: opActivate, Reason: ErrClosed}
 	}
 	of, ok := errors.AsType[*Error](why)
@@ -188,7 +188,7 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(g.life, cancel)()
+	defer context.AfterFunc(g.ctx, cancel)()
 	end := time.Now().Add(purchaseLag)
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(end) {
 		end = deadline
@@ -237,7 +237,7 @@ func (g *Gate) withSeat(ctx context.Context, f func(context.Context, record) err
 	if err := f(ctx, rec); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(g.patience, g.config.CheckTimeout)
+	ctx, cancel := context.WithTimeout(g.drainCtx, g.config.CheckTimeout)
 	defer cancel()
 	_ = g.drain(ctx, g.holding()) // or else later
 	return nil
@@ -296,7 +296,7 @@ func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) 
 	// From here on the caller may go, but the request is seen through.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	defer context.AfterFunc(g.patience, cancel)()
+	defer context.AfterFunc(g.drainCtx, cancel)()
 
 	taken, license, err := g.post(ctx, hard, rec, key)
 	if taken != nil && err == nil && !g.accepts(license.BenefitID) {
@@ -636,7 +636,7 @@ func (g *Gate) drainOutbox(ctx context.Context) error {
 	// A release that has left is seen through.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
-	defer context.AfterFunc(g.patience, cancel)()
+	defer context.AfterFunc(g.drainCtx, cancel)()
 	return g.drain(hard, rec)
 }
 
@@ -705,7 +705,7 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	defer g.background.Done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(g.patience, cancel)()
+	defer context.AfterFunc(g.drainCtx, cancel)()
 
 	rec := g.holding()
 	if rec.state.Seat == nil {

@@ -97,9 +97,9 @@ var clocks = []mutant{
 		rule: "Check with a fresh verdict asks nobody",
 		file: "gate.go",
 		old: `	case now.Before(s.freshUntil):
-		g.renewBehind`,
+		g.renewInBackground`,
 		new: `	case now.Before(s.freshUntil) && when == renewal:
-		g.renewBehind`,
+		g.renewInBackground`,
 		tests: "TestCheckAsksPolarOnlyWhenItIsDue",
 	},
 	{
