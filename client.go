@@ -125,7 +125,7 @@ func newClient(config ClientConfig) (*Client, error) {
 		base:           base,
 		prefix:         "/v1/customer-portal/license-keys/",
 		userAgent:      userAgent(config.App, config.Version),
-		log:            sturdyLogger(config.Logger),
+		log:            recoveringLogger(config.Logger),
 		now:            wallClock,
 	}
 	if config.AccessToken == "" {

@@ -172,7 +172,7 @@ func (c Config) withDefaults() Config {
 	if c.machine == nil {
 		c.machine = machine.This
 	}
-	c.Logger = sturdyLogger(c.Logger)
+	c.Logger = recoveringLogger(c.Logger)
 	if c.Label == "" {
 		c.Label, _ = os.Hostname()
 		if c.Label == "" {

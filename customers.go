@@ -109,7 +109,7 @@ func (c CustomersConfig) withDefaults() CustomersConfig {
 	if c.CacheSize == 0 {
 		c.CacheSize = 10_000
 	}
-	c.Logger = sturdyLogger(c.Logger)
+	c.Logger = recoveringLogger(c.Logger)
 	if c.Refuse == nil {
 		c.Refuse = WriteRefusal
 	}

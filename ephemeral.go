@@ -32,8 +32,8 @@ const (
 	IfUnwritable Ephemeral = "if_unwritable"
 )
 
-// refuge is a Store that goes over to memory when told to.
-type refuge struct {
+// memoryFallback is a Store that goes over to memory when told to.
+type memoryFallback struct {
 	Store
 	memory MemoryStore
 
@@ -47,7 +47,7 @@ type refuge struct {
 	was []byte
 }
 
-func (r *refuge) now() Store {
+func (r *memoryFallback) now() Store {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.active {
@@ -56,24 +56,24 @@ func (r *refuge) now() Store {
 	return r.Store
 }
 
-func (r *refuge) Load(ctx context.Context, name string) ([]byte, error) {
+func (r *memoryFallback) Load(ctx context.Context, name string) ([]byte, error) {
 	return r.now().Load(ctx, name)
 }
 
-func (r *refuge) Save(ctx context.Context, name string, data []byte) error {
+func (r *memoryFallback) Save(ctx context.Context, name string, data []byte) error {
 	return r.now().Save(ctx, name, data)
 }
 
-func (r *refuge) Lock(ctx context.Context, name string) (func(), error) {
+func (r *memoryFallback) Lock(ctx context.Context, name string) (func(), error) {
 	return r.now().Lock(ctx, name)
 }
 
-func (r *refuge) inUse() bool { return r != nil && r.now() != r.Store }
+func (r *memoryFallback) inUse() bool { return r != nil && r.now() != r.Store }
 
 // enter goes over to memory with what is stored, and reports whether it did: not
 // when it cannot be known what that is. names are where a state can be; the first
 // is the one that is written.
-func (r *refuge) enter(ctx context.Context, names []string) bool {
+func (r *memoryFallback) enter(ctx context.Context, names []string) bool {
 	var data []byte
 	var name string
 	for _, name = range names {
@@ -105,7 +105,7 @@ func (r *refuge) enter(ctx context.Context, names []string) bool {
 
 // leave writes to the Store what is in memory, and reports whether that is in it
 // from here on.
-func (r *refuge) leave(ctx context.Context, name string) bool {
+func (r *memoryFallback) leave(ctx context.Context, name string) bool {
 	unlock, err := r.Store.Lock(ctx, name)
 	switch {
 	case err == nil:
@@ -127,18 +127,18 @@ func (r *refuge) leave(ctx context.Context, name string) bool {
 	return true
 }
 
-// takeRefuge answers a Store that cannot be written, if the program wants that,
+// useMemory answers a Store that cannot be written, if the program wants that,
 // by going over to memory. It reports whether to try again.
-func (g *Gate) takeRefuge(ctx context.Context, err error) bool {
-	if g.refuge.inUse() {
+func (g *Gate) useMemory(ctx context.Context, err error) bool {
+	if g.fallback.inUse() {
 		return true // since a moment ago
 	}
-	if g.refuge == nil || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
+	if g.fallback == nil || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
 	brief, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
 	defer cancel()
-	if !g.refuge.enter(brief, g.own) {
+	if !g.fallback.enter(brief, g.own) {
 		return false
 	}
 	g.config.Logger.Warn("polargate: the license state cannot be written and is kept in memory; its activation is given back when the gate is closed", "error", err)
@@ -146,9 +146,9 @@ func (g *Gate) takeRefuge(ctx context.Context, err error) bool {
 	return true
 }
 
-// leaveRefuge tries to store what is in memory only.
-func (g *Gate) leaveRefuge(ctx context.Context) {
-	if !g.refuge.inUse() {
+// leaveMemory tries to store what is in memory only.
+func (g *Gate) leaveMemory(ctx context.Context) {
+	if !g.fallback.inUse() {
 		return
 	}
 	unlock, err := g.lockSeat(ctx)
@@ -156,7 +156,7 @@ func (g *Gate) leaveRefuge(ctx context.Context) {
 		return
 	}
 	defer unlock()
-	if g.refuge.leave(ctx, g.name) {
+	if g.fallback.leave(ctx, g.name) {
 		g.mu.Lock()
 		g.enlisted = false // in the Store
 		g.mu.Unlock()
@@ -169,9 +169,9 @@ func (g *Gate) leaveRefuge(ctx context.Context) {
 func (g *Gate) saveAgain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
 	defer cancel()
-	g.leaveRefuge(ctx)
+	g.leaveMemory(ctx)
 	g.mu.Lock()
-	due := g.unsaved != nil && g.record.state.Seat != nil && !g.refuge.inUse()
+	due := g.unsaved != nil && g.record.state.Seat != nil && !g.fallback.inUse()
 	g.mu.Unlock()
 	if due {
 		_ = g.change(ctx, func(rec *record) bool { return rec.state.Seat != nil })
@@ -182,7 +182,7 @@ func (g *Gate) saveAgain(ctx context.Context) {
 func (g *Gate) saved(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if err == nil && g.refuge.inUse() {
+	if err == nil && g.fallback.inUse() {
 		return // it went to memory
 	}
 	if (g.unsaved == nil) != (err == nil) {
@@ -197,8 +197,8 @@ func (g *Gate) saved(err error) {
 func (g *Gate) releaseSeats(began time.Time) {
 	ctx, cancel := context.WithDeadline(context.Background(), began.Add(closeWait))
 	defer cancel()
-	g.leaveRefuge(ctx)
-	if g.config.Ephemeral != ReleaseOnClose && !g.refuge.inUse() {
+	g.leaveMemory(ctx)
+	if g.config.Ephemeral != ReleaseOnClose && !g.fallback.inUse() {
 		return
 	}
 	rec := g.holding()
@@ -206,9 +206,9 @@ func (g *Gate) releaseSeats(began time.Time) {
 	if s := rec.state.Seat; s != nil && s.held() {
 		seats = append(slices.Clip(seats), *s)
 	}
-	if g.refuge.inUse() && len(g.refuge.found) > 0 {
+	if g.fallback.inUse() && len(g.fallback.found) > 0 {
 		// The seat that is stored stays held by what is stored.
-		if st, err := g.seal.openState(g.refuge.found); err == nil && st.Seat != nil {
+		if st, err := g.seal.openState(g.fallback.found); err == nil && st.Seat != nil {
 			kept := seats[:0:0]
 			for _, s := range seats {
 				if s.ActivationID != st.Seat.ActivationID {

@@ -20,15 +20,15 @@ import (
 // unlocked. All methods are safe for use by many goroutines. Open makes one; the zero
 // value cannot be used.
 type Gate struct {
-	config Config
-	client *Client
-	store  Store
-	refuge *refuge  // is store, if it is one
-	name   string   // of the state in store
-	own    []string // where this machine's state can be; the first is name
-	names  stateNames
-	seal   sealer
-	now    func() time.Time
+	config   Config
+	client   *Client
+	store    Store
+	fallback *memoryFallback // is store, if it is one
+	name     string          // of the state in store
+	own      []string        // where this machine's state can be; the first is name
+	names    stateNames
+	seal     sealer
+	now      func() time.Time
 
 	current  atomic.Pointer[snapshot] // what Has reads; never nil
 	flights  flight.Group
@@ -98,7 +98,7 @@ func Open(config Config) (*Gate, error) {
 	g := &Gate{
 		config:   config,
 		client:   client,
-		store:    &sturdyStore{of: config.Store, log: config.Logger},
+		store:    &recoveringStore{of: config.Store, log: config.Logger},
 		names:    config.stateNames(client.organizationID),
 		seal:     newSealer(client.organizationID, config.App, config.Secret),
 		now:      config.Clock,
@@ -112,8 +112,8 @@ func Open(config Config) (*Gate, error) {
 	g.own = append(g.own, g.names.earlier)
 	g.name = g.own[0]
 	if config.Ephemeral == IfUnwritable {
-		g.refuge = &refuge{Store: g.store}
-		g.store = g.refuge
+		g.fallback = &memoryFallback{Store: g.store}
+		g.store = g.fallback
 	}
 	if none, ok := config.Store.(noStore); ok {
 		config.Logger.Warn("polargate: there is no place for the license state", "error", none.err)
@@ -406,9 +406,9 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	if enough {
 		return nil
 	}
-	g.leaveRefuge(ctx)
+	g.leaveMemory(ctx)
 	if rec.state.Seat == nil {
-		return g.drainOutbox(ctx)
+		return g.flushReleases(ctx)
 	}
 	// Of several processes one asks; the others find its answer in the Store,
 	// or ask too after a while.
@@ -432,7 +432,7 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 		if i := rec.state.Intent; i != nil && i.Key == rec.state.Seat.Key {
 			return &Error{Op: "check", Reason: ErrInDoubt}
 		}
-		return g.takeSeat(ctx, key, unasked)
+		return g.activate(ctx, key, unasked)
 	}
 	asked := g.now()
 	license, err := g.ask(ctx, rec.state.Seat, key, 0)
@@ -441,7 +441,7 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	}
 	g.settle(ctx, rec, license, err, asked)
 	if err == nil && rec.state.waiting() {
-		_ = g.drainOutbox(ctx) // while Polar can be reached
+		_ = g.flushReleases(ctx) // while Polar can be reached
 	}
 	return err
 }
@@ -697,7 +697,7 @@ func (g *Gate) publish(now time.Time) {
 			next.status.cause = rec.verdict.Cause
 		}
 	}
-	next.status.Message = g.config.Language.ofStatus(next.status, vain, g.refuge.inUse())
+	next.status.Message = g.config.Language.ofStatus(next.status, vain, g.fallback.inUse())
 	last := g.current.Swap(next)
 	if last != nil && changed(last.status, next.status) {
 		g.notify(last.status, next.status)

@@ -176,7 +176,7 @@ func (g *Gate) enlist(ctx context.Context) {
 // others are the seats of other machines whose states are in this Store. own is
 // what lies under this machine's name and is not its own; nil if there is none.
 func (g *Gate) others(ctx context.Context, own *state) []seat {
-	if g.refuge.inUse() {
+	if g.fallback.inUse() {
 		return g.holding().others // they are in the Store, which this Gate has left
 	}
 	var found []seat
@@ -333,7 +333,7 @@ func (g *Gate) vacate(ctx context.Context, rec *record, other *seat) error {
 		rec.verdict, rec.trouble = nil, ErrOtherMachine
 	}
 	err := g.save(ctx, *rec, FromDisk)
-	if err != nil && g.takeRefuge(ctx, err) {
+	if err != nil && g.useMemory(ctx, err) {
 		err = g.save(ctx, *rec, FromDisk)
 	}
 	if err == nil {

@@ -63,7 +63,7 @@ func (g *Gate) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if g.now().Sub(before) > wait+maxNap {
-			r.failures, r.tried, r.failing, r.drained, r.drains = 0, time.Time{}, time.Time{}, time.Time{}, 0 // the computer slept: another network, maybe
+			r.failures, r.tried, r.failing, r.flushed, r.flushFailures = 0, time.Time{}, time.Time{}, time.Time{}, 0 // the computer slept: another network, maybe
 		}
 	}
 }
@@ -79,11 +79,11 @@ type runner struct {
 	refusals int // in a row
 	// failing is since when nobody answers; zero if somebody does.
 	failing time.Time
-	// drained is when it was last tried to give back seats beside the one that is
-	// held, drainPause how long not to after that, and drains how often in vain.
-	drained    time.Time
-	drainPause time.Duration
-	drains     int
+	// flushed is when it was last tried to release activations beside the one that is
+	// held, flushPause how long not to after that, and flushFailures how often it failed since.
+	flushed       time.Time
+	flushPause    time.Duration
+	flushFailures int
 	// answer is the time of the answer that spread was drawn for: where between
 	// its half and six tenths of its freshness it is renewed.
 	answer time.Time
@@ -97,7 +97,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 		r.g.restore(ctx)
 	}
 	r.g.saveAgain(ctx)
-	r.drain(ctx, rec)
+	r.flush(ctx, rec)
 	due := r.due(rec)
 	if now := r.g.now(); now.Before(due) {
 		if rec.verdict != nil {
@@ -144,23 +144,23 @@ func (r *runner) afterFailure(err error, now time.Time) time.Duration {
 	return pause
 }
 
-// drain gives back seats that wait beside the one that is held.
-func (r *runner) drain(ctx context.Context, rec record) {
+// flush releases the activations that wait beside the one that is held.
+func (r *runner) flush(ctx context.Context, rec record) {
 	now := r.g.now()
-	if r.drained.After(now) {
-		r.drained = now
+	if r.flushed.After(now) {
+		r.flushed = now
 	}
-	if rec.state.Seat == nil || !rec.state.waiting() || now.Before(r.drained.Add(r.drainPause)) {
+	if rec.state.Seat == nil || !rec.state.waiting() || now.Before(r.flushed.Add(r.flushPause)) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.g.config.CheckTimeout)
 	defer cancel()
-	if err := r.g.drainOutbox(ctx); err == nil {
-		r.drains = 0
+	if err := r.g.flushReleases(ctx); err == nil {
+		r.flushFailures = 0
 		return
 	}
-	r.drained, r.drainPause = r.g.now(), pace.Jitter(min(firstAppeal<<r.drains, lastRetry))
-	r.drains = min(r.drains+1, 10)
+	r.flushed, r.flushPause = r.g.now(), pace.Jitter(min(firstAppeal<<r.flushFailures, lastRetry))
+	r.flushFailures = min(r.flushFailures+1, 10)
 }
 
 // due is when to ask Polar next.

@@ -49,7 +49,7 @@ func (g *Gate) activateInTurn(ctx context.Context, licenseKey string, t *turns) 
 	}
 	err = g.inTurn(ctx, t, func() error {
 		_, err := flight.Do(ctx, &g.flights, "activate "+key.Reveal(), func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, g.takeSeat(ctx, key, asked)
+			return struct{}{}, g.activate(ctx, key, asked)
 		})
 		return g.callError(opActivate, err)
 	})
@@ -204,9 +204,9 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 	}
 }
 
-// takeSeat is Activate: the change of seats, and then the release of those that
+// activate is Activate: the change of seats, and then the release of those that
 // were given up by it.
-func (g *Gate) takeSeat(ctx context.Context, key Key, by consent) error {
+func (g *Gate) activate(ctx context.Context, key Key, by consent) error {
 	return g.withSeat(ctx, func(ctx context.Context, rec record) error { return g.changeSeat(ctx, rec, key, by) })
 }
 
@@ -223,7 +223,7 @@ const (
 // gives back those that were given up by it.
 func (g *Gate) withSeat(ctx context.Context, f func(context.Context, record) error) error {
 	unlock, err := g.lockSeat(ctx)
-	if err != nil && g.takeRefuge(ctx, err) {
+	if err != nil && g.useMemory(ctx, err) {
 		unlock, err = g.lockSeat(ctx)
 	}
 	if err != nil {
@@ -239,13 +239,13 @@ func (g *Gate) withSeat(ctx context.Context, f func(context.Context, record) err
 	}
 	ctx, cancel := context.WithTimeout(g.drainCtx, g.config.CheckTimeout)
 	defer cancel()
-	_ = g.drain(ctx, g.holding()) // or else later
+	_ = g.flushHere(ctx, g.holding()) // or else later
 	return nil
 }
 
 // changeSeat gets a seat for a key. The seat is locked.
 func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) error {
-	kept, err := g.keepSeat(ctx, &rec, key)
+	kept, err := g.reuseActivation(ctx, &rec, key)
 	if kept || err != nil {
 		return err
 	}
@@ -269,7 +269,7 @@ func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) 
 	g.attempting(rec.state.Intent.AttemptID)
 	defer g.attempting("")
 	err = g.save(ctx, rec, FromDisk)
-	if err != nil && g.takeRefuge(ctx, err) {
+	if err != nil && g.useMemory(ctx, err) {
 		err = g.save(ctx, rec, FromDisk)
 	}
 	if err != nil {
@@ -289,7 +289,7 @@ func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) 
 	if err := ctx.Err(); err != nil {
 		return nothingTaken(err)
 	}
-	if err := g.clearWay(ctx, &rec, key); err != nil {
+	if err := g.releaseConflicting(ctx, &rec, key); err != nil {
 		return nothingTaken(err)
 	}
 
@@ -313,7 +313,7 @@ func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) 
 		before = rec.state.Intent
 		return nothingTaken(err)
 	case err != nil:
-		if taken != nil && taken.ActivationID != "" && !g.giveBack(hard, taken) {
+		if taken != nil && taken.ActivationID != "" && !g.rollbackActivation(hard, taken) {
 			rec.state.Outbox = append(rec.state.Outbox, *taken)
 		}
 		if s := rec.state.Seat; s != nil && s.Moving && isDenial(err) {
@@ -380,10 +380,10 @@ func (g *Gate) settleSeat(ctx context.Context, rec record, s *seat, license *Lic
 	rec.state.Seat, rec.state.Left, rec.trouble = s, false, ""
 	rec.verdict = nextVerdict(rec.verdict, license, nil, g.now(), g.config.FreshFor)
 	err := g.save(ctx, rec, FromNetwork)
-	if err != nil && g.takeRefuge(ctx, err) {
+	if err != nil && g.useMemory(ctx, err) {
 		err = g.save(ctx, rec, FromNetwork)
 	}
-	if err != nil && taken && s.ActivationID != "" && g.giveBack(ctx, s) {
+	if err != nil && taken && s.ActivationID != "" && g.rollbackActivation(ctx, s) {
 		// The Store may have stored it all the same.
 		ctx, cancel := g.lastMoment(ctx)
 		defer cancel()
@@ -427,12 +427,12 @@ func (g *Gate) post(ctx, hard context.Context, rec record, key Key) (*seat, *Lic
 	return taken, activation.LicenseKey, err
 }
 
-// keepSeat tries to go on with a seat that this machine took before: the one at
+// reuseActivation tries to go on with a seat that this machine took before: the one at
 // hand, or one that waits to be given back, which is as good as a new one. The
 // key may be another than the seat's: Polar keeps activations when it rotates a
 // key. kept means that the license is settled; neither that nor an error means
 // that a new seat is due.
-func (g *Gate) keepSeat(ctx context.Context, rec *record, key Key) (kept bool, err error) {
+func (g *Gate) reuseActivation(ctx context.Context, rec *record, key Key) (kept bool, err error) {
 	here := g.fingerprint(&rec.state)
 	// Copies, so that what is in memory stays as it is.
 	rec.state.Outbox = slices.Clone(rec.state.Outbox)
@@ -524,10 +524,10 @@ func (g *Gate) askInTime(ctx context.Context, s *seat, key Key) (*LicenseKey, er
 // choose from is rare.
 const maxCandidates = 3
 
-// clearWay frees seats of this key that are in the way of a new one: with a
+// releaseConflicting frees seats of this key that are in the way of a new one: with a
 // limit of one there is no other order. That is so after a move to another
 // machine, and for what waits in the outbox.
-func (g *Gate) clearWay(ctx context.Context, rec *record, key Key) error {
+func (g *Gate) releaseConflicting(ctx context.Context, rec *record, key Key) error {
 	if s := rec.state.Seat; s != nil && s.Key == key.Reveal() && s.held() {
 		if err := g.free(ctx, s); err != nil {
 			return err
@@ -564,9 +564,9 @@ func (g *Gate) free(ctx context.Context, s *seat) error {
 	return err
 }
 
-// giveBack frees a seat that was taken and is not kept, and reports whether it
+// rollbackActivation frees a seat that was taken and is not kept, and reports whether it
 // is free.
-func (g *Gate) giveBack(ctx context.Context, s *seat) bool {
+func (g *Gate) rollbackActivation(ctx context.Context, s *seat) bool {
 	err := g.client.Deactivate(ctx, newKey(s.Key), s.ActivationID)
 	if err == nil || errors.Is(err, ErrSeatReleased) {
 		return true
@@ -614,16 +614,16 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 		return struct{}{}, err
 	})
 	if rec := g.holding(); err == nil && rec.state.waiting() {
-		_, err = flight.Do(ctx, &g.flights, "drain", func(ctx context.Context) (struct{}, error) {
-			return struct{}{}, g.drainOutbox(ctx)
+		_, err = flight.Do(ctx, &g.flights, "release", func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, g.flushReleases(ctx)
 		})
 	}
 	return g.callError(opDeactivate, err)
 }
 
-// drainOutbox gives back the seats that are waiting for it. Nobody else changes
+// flushReleases gives back the seats that are waiting for it. Nobody else changes
 // seats meanwhile: one that is about to be given back must not be taken up again.
-func (g *Gate) drainOutbox(ctx context.Context) error {
+func (g *Gate) flushReleases(ctx context.Context) error {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil {
 		return err
@@ -637,11 +637,11 @@ func (g *Gate) drainOutbox(ctx context.Context) error {
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(g.drainCtx, cancel)()
-	return g.drain(hard, rec)
+	return g.flushHere(hard, rec)
 }
 
-// drain is drainOutbox with the seat locked.
-func (g *Gate) drain(ctx context.Context, rec record) error {
+// flushHere is flushReleases with the activation locked.
+func (g *Gate) flushHere(ctx context.Context, rec record) error {
 	if !rec.state.waiting() {
 		return nil
 	}

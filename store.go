@@ -6,9 +6,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -485,6 +487,55 @@ func (s *MemoryStore) Lock(ctx context.Context, name string) (func(), error) {
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// The program's own Store may panic. That is no reason to take the program down: some of
+// the work here is done in goroutines that nobody else could recover in.
+
+// recoveringStore makes errors of the panics of a Store, and errors.ErrUnsupported of a
+// file system's own words for locks that it does not have.
+type recoveringStore struct {
+	of  Store
+	log *slog.Logger
+
+	mu   sync.Mutex
+	last string // of what was logged
+}
+
+func (s *recoveringStore) caught(p any, err *error) {
+	if p != nil {
+		*err = fmt.Errorf("the store panicked: %v", p)
+		s.mu.Lock()
+		known := s.last == (*err).Error()
+		s.last = (*err).Error()
+		s.mu.Unlock()
+		if !known {
+			s.log.Error("polargate: the Store panicked", "panic", p, "stack", string(debug.Stack()))
+		}
+	}
+}
+
+func (s *recoveringStore) Load(ctx context.Context, name string) (data []byte, err error) {
+	defer func() { s.caught(recover(), &err) }()
+	return s.of.Load(ctx, name)
+}
+
+func (s *recoveringStore) Save(ctx context.Context, name string, data []byte) (err error) {
+	defer func() { s.caught(recover(), &err) }()
+	return s.of.Save(ctx, name, data)
+}
+
+func (s *recoveringStore) Lock(ctx context.Context, name string) (unlock func(), err error) {
+	defer func() { s.caught(recover(), &err) }()
+	release, err := s.of.Lock(ctx, name)
+	if err != nil {
+		return nil, unsupportedLock(err)
+	}
+	return func() {
+		var err error
+		defer func() { s.caught(recover(), &err) }()
+		release()
+	}, nil
 }
 
 // noStore stands in where no folder for the state could be found. Nothing is

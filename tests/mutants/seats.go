@@ -27,7 +27,7 @@ var seats = []mutant{
 		name:  "the same key entered again takes another seat",
 		rule:  "a stored activation of the same key is reused",
 		file:  "seats.go",
-		old:   `	kept, err := g.keepSeat(ctx, &rec, key)`,
+		old:   `	kept, err := g.reuseActivation(ctx, &rec, key)`,
 		new:   `	kept, err := false, ctx.Err()`,
 		tests: "TestASecondActivateOfTheSameKeyGoesOnWithItsSeat|TestActivatingAgainAndAgainStaysAtOneSeat",
 	},
@@ -76,18 +76,18 @@ var seats = []mutant{
 		rule: "the activation is stored right after, before returning",
 		file: "seats.go",
 		old: `	err := g.save(ctx, rec, FromNetwork)
-	if err != nil && g.takeRefuge(ctx, err) {`,
+	if err != nil && g.useMemory(ctx, err) {`,
 		new: `	g.adopt(rec, FromNetwork)
 	err := ctx.Err()
-	if err != nil && g.takeRefuge(ctx, err) {`,
+	if err != nil && g.useMemory(ctx, err) {`,
 		tests: "TestManyClicksTakeOneSeat|TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt",
 	},
 	{
 		name:  "a seat that could not be stored stays taken",
 		rule:  "if saving fails, the seat is given back",
 		file:  "seats.go",
-		old:   `	if err != nil && taken && s.ActivationID != "" && g.giveBack(ctx, s) {`,
-		new:   `	if err != nil && taken && s.ActivationID == "" && g.giveBack(ctx, s) {`,
+		old:   `	if err != nil && taken && s.ActivationID != "" && g.rollbackActivation(ctx, s) {`,
+		new:   `	if err != nil && taken && s.ActivationID == "" && g.rollbackActivation(ctx, s) {`,
 		tests: "TestNoSeatIsTakenThatCannotBeKept|TestASeatThatCannotBeWrittenDownIsGivenBackAgain",
 	},
 	{
@@ -190,7 +190,7 @@ var seats = []mutant{
 		rule: "later runs drain the outbox",
 		file: "gate.go",
 		old: `	if rec.state.Seat == nil {
-		return g.drainOutbox(ctx)
+		return g.flushReleases(ctx)
 	}`,
 		new: `	if rec.state.Seat == nil {
 		return nil
@@ -242,7 +242,7 @@ var seats = []mutant{
 		rule: "the intent is stored before a seat is given up",
 		file: "seats.go",
 		old:  `	rec.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}`,
-		new: `	if err := g.clearWay(ctx, &rec, key); err != nil {
+		new: `	if err := g.releaseConflicting(ctx, &rec, key); err != nil {
 		return err
 	}
 	rec.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}`,

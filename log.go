@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"context"
 	"log/slog"
 	"sync"
 	"time"
@@ -52,4 +53,36 @@ func (s *seldom) due(kind string, now time.Time) (more int64, due bool) {
 	more = line.more
 	line.next, line.more = now.Add(seldomEvery), 0
 	return more, true
+}
+
+// recoveringHandler keeps the panics of a log handler to itself: there is nowhere to
+// report them.
+type recoveringHandler struct{ slog.Handler }
+
+func recoveringLogger(l *slog.Logger) *slog.Logger {
+	if l == nil {
+		return slog.New(slog.DiscardHandler)
+	}
+	if _, ok := l.Handler().(recoveringHandler); ok {
+		return l
+	}
+	return slog.New(recoveringHandler{l.Handler()})
+}
+
+func (h recoveringHandler) Enabled(ctx context.Context, level slog.Level) (yes bool) {
+	defer func() { _ = recover() }()
+	return h.Handler.Enabled(ctx, level)
+}
+
+func (h recoveringHandler) Handle(ctx context.Context, r slog.Record) (err error) {
+	defer func() { _ = recover() }()
+	return h.Handler.Handle(ctx, r)
+}
+
+func (h recoveringHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return recoveringHandler{h.Handler.WithAttrs(attrs)}
+}
+
+func (h recoveringHandler) WithGroup(name string) slog.Handler {
+	return recoveringHandler{h.Handler.WithGroup(name)}
 }
