@@ -281,6 +281,12 @@ func (e *StoreError) Error() string {
 // Unwrap gives the cause.
 func (e *StoreError) Unwrap() error { return e.Err }
 
+// opLock is the Op of a *StoreError, and of an ErrBusy, about a lock.
+const opLock = "lock"
+
+// errBusyHere is the wait for another call of the same Gate that took too long.
+var errBusyHere = fmt.Errorf("another call is still under way: %w", context.DeadlineExceeded)
+
 // Is reports whether target is the Reason of the cause.
 func (e *StoreError) Is(target error) bool {
 	switch target {

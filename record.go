@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
-	"fmt"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -311,9 +310,6 @@ func (g *Gate) isLockedOut() bool {
 // this machine: one that asks Polar several times takes less.
 const lockPatience = time.Minute
 
-// errBusyHere is the wait for another call of the same Gate that took too long.
-var errBusyHere = fmt.Errorf("another call is still under way: %w", context.DeadlineExceeded)
-
 // lockError is why there was no lock: the caller, if they have left, or somebody else,
 // who was busy for longer than the caller waits, or than patience lasts.
 func lockError(ctx context.Context, err error) error {
@@ -327,8 +323,6 @@ func lockError(ctx context.Context, err error) error {
 	}
 	return &StoreError{opLock, err}
 }
-
-const opLock = "lock"
 
 func (g *Gate) holding() record {
 	g.mu.Lock()
