@@ -127,7 +127,7 @@ func newSharedLink(config sharedLinkConfig) (*sharedLink, error) {
 	if len(config.Secrets) == 0 {
 		config.Secrets = []string{""}
 	}
-	config.Logger = sturdyLogger(config.Logger)
+	config.Logger = recoveringLogger(config.Logger)
 	l := &sharedLink{
 		config:  config,
 		kept:    map[string]keptRecord{},
