@@ -18,6 +18,7 @@ import (
 
 	"github.com/polargate/polargate/internal/machine"
 	"github.com/polargate/polargate/internal/seal"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -34,7 +35,7 @@ func TestAllWorksWhereOnlyFIPS140CryptographyIsAllowed(t *testing.T) {
 			t.Parallel()
 			folder := t.TempDir()
 			require.NoError(t, FileStore(folder).Save(t.Context(), vectorName, vectors))
-			cmd := process(t, "works-by-policy", folder, mode)
+			cmd := testprogram.Command(t, "works-by-policy", folder, mode)
 			cmd.Env = append(cmd.Env, "GODEBUG=fips140="+mode)
 			out, err := cmd.Output()
 			require.NoError(t, err, "%s", out)

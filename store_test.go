@@ -19,6 +19,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -336,7 +337,7 @@ func TestALockKeepsOtherProcessesOutUntilItsHolderIsGone(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := FileStore(t.TempDir())
-			holder := process(t, "hold-lock", string(s), "a")
+			holder := testprogram.Command(t, "hold-lock", string(s), "a")
 			in, err := holder.StdinPipe()
 			require.NoError(t, err)
 			out, err := holder.StdoutPipe()
@@ -407,7 +408,7 @@ func TestEightProcessesLoseNoUpdate(t *testing.T) {
 	var wait []func() error
 	var start []func() error
 	for range processCount {
-		p := process(t, "count-with-lock", string(s), strconv.Itoa(times))
+		p := testprogram.Command(t, "count-with-lock", string(s), strconv.Itoa(times))
 		in, err := p.StdinPipe()
 		require.NoError(t, err)
 		require.NoError(t, p.Start())
@@ -454,7 +455,7 @@ func TestAStateOpensWholeAfterItsWriterWasKilled(t *testing.T) {
 	s := FileStore(t.TempDir())
 	var last uint64
 	for kill := range 20 {
-		writer := process(t, "save-for-ever", string(s))
+		writer := testprogram.Command(t, "save-for-ever", string(s))
 		out, err := writer.StdoutPipe()
 		require.NoError(t, err)
 		require.NoError(t, writer.Start())

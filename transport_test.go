@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -349,7 +350,7 @@ func TestAProgramGoesThroughAProxyWhoseVariableHasWhiteSpace(t *testing.T) {
 		w.WriteHeader(http.StatusProxyAuthRequired)
 	}))
 	defer proxy.Close()
-	cmd := process(t, "asks-by-proxy")
+	cmd := testprogram.Command(t, "asks-by-proxy")
 	cmd.Env = append(cmd.Env, "HTTP_PROXY= "+strings.Replace(proxy.URL, "http://", "http://me:s3cret@", 1)+" ", "http_proxy=", "NO_PROXY=", "no_proxy=", "REQUEST_METHOD=")
 	said, err := cmd.Output()
 	require.NoError(t, err)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
 	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
@@ -335,7 +336,7 @@ func programRenewsAndPanics([]string) error {
 
 func TestAPanicBehindTheCallersBackDoesNotTakeTheProgramDown(t *testing.T) {
 	t.Parallel()
-	cmd := kit.Program(t, "renew-and-panic")
+	cmd := testprogram.Command(t, "renew-and-panic")
 	cmd.Stderr = nil
 	out, err := cmd.CombinedOutput()
 	require.NoError(t, err, "%.300s", out)

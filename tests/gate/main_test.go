@@ -7,15 +7,15 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
-	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/require"
 )
 
 // programs are what the test binary can be besides the tests.
-var programs = kit.Programs{"activate": programThatActivates}
+var programs = testprogram.Programs{"activate": programThatActivates}
 
-func TestMain(m *testing.M) { os.Exit(kit.Main(m, programs)) }
+func TestMain(m *testing.M) { os.Exit(testprogram.Main(m, programs)) }
 
 // anOrganization is one of Polar's.
 const anOrganization = "34f57e13-8bcb-4481-85b2-a4b55c4ba0b9"

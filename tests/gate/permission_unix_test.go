@@ -16,8 +16,8 @@ import (
 	"testing"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
-	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -128,7 +128,7 @@ func onlyForTheSuperuser(t *testing.T) {
 func (h *home) run(asRoot bool) told {
 	h.t.Helper()
 	cmd := exec.Command(h.binary, h.url, h.polar.OrganizationID(), h.folder, h.key.Key)
-	cmd.Env = []string{kit.ProgramVariable + "=tell-of-license", "HOME=" + h.path, "XDG_CACHE_HOME=" + filepath.Join(h.path, ".cache"), "USER=jane", "PATH=" + os.Getenv("PATH")}
+	cmd.Env = []string{testprogram.Variable + "=tell-of-license", "HOME=" + h.path, "XDG_CACHE_HOME=" + filepath.Join(h.path, ".cache"), "USER=jane", "PATH=" + os.Getenv("PATH")}
 	cmd.Stderr = os.Stderr
 	cmd.Dir = "/"
 	if os.Geteuid() == 0 && !asRoot {

@@ -14,8 +14,8 @@ import (
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/internal/machine"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
-	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -114,7 +114,7 @@ func onAStage(t *testing.T, cmd *exec.Cmd) string {
 // shown is the fingerprint that a process shows, in a namespace of its own.
 func shown(t *testing.T, state, host, idFile string) string {
 	t.Helper()
-	out := onAStage(t, kit.Program(t, "shows-its-machine", state, host, idFile))
+	out := onAStage(t, testprogram.Command(t, "shows-its-machine", state, host, idFile))
 	require.Regexp(t, `^[0-9a-f]{32}\n$`, out)
 	return strings.TrimSpace(out)
 }
@@ -185,7 +185,7 @@ func TestNoToolOfTheUsersPathIsAskedForTheMachine(t *testing.T) {
 			for _, tool := range strings.Fields("ioreg kenv reg sysctl smbios hostid hostname hostnamectl dbus-uuidgen systemd-machine-id-setup systemd-id128 dmidecode cat sh bash uname ip ifconfig getent wmic powershell") {
 				require.NoError(t, os.WriteFile(filepath.Join(traps, tool), []byte(trap), 0o755))
 			}
-			cmd := kit.Program(t, "shows-its-machine", t.TempDir(), "", idFile)
+			cmd := testprogram.Command(t, "shows-its-machine", t.TempDir(), "", idFile)
 			cmd.Dir = traps
 			cmd.Env = append(cmd.Env, "PATH="+traps+":.")
 			cmd.Stdin = strings.NewReader("for the program\n")
@@ -206,11 +206,11 @@ func TestRootAndTheUserAreOneMachine(t *testing.T) {
 	if machine.This().ID() == "" {
 		t.Skip("this machine has no id")
 	}
-	mine, err := kit.Program(t, "shows-its-machine", "", "", "").Output()
+	mine, err := testprogram.Command(t, "shows-its-machine", "", "", "").Output()
 	require.NoError(t, err)
 	t.Run("by what sudo makes of the environment", func(t *testing.T) {
 		t.Parallel()
-		cmd := kit.Program(t, "shows-its-machine", "", "", "")
+		cmd := testprogram.Command(t, "shows-its-machine", "", "", "")
 		cmd.Env = append(cmd.Env, "HOME=/home/of/root", "USER=superuser", "LOGNAME=superuser", "SUDO_USER=ada", "SUDO_UID=1815", "XDG_CONFIG_HOME=", "XDG_CACHE_HOME=/home/of/root/.cache", "PATH=/usr/sbin:/sbin")
 		out, err := cmd.Output()
 		require.NoError(t, err)
@@ -221,7 +221,7 @@ func TestRootAndTheUserAreOneMachine(t *testing.T) {
 		if os.Geteuid() != 0 {
 			t.Skip("only root can become somebody else")
 		}
-		cmd := kit.Program(t, "shows-its-machine", "", "", "")
+		cmd := testprogram.Command(t, "shows-its-machine", "", "", "")
 		cmd.Path = "/proc/self/exe" // the file may be where nobody else can look
 		cmd.Dir = "/"
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}

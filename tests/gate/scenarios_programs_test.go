@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
 	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
@@ -87,7 +88,7 @@ func TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat(t *testing.T) {
 		state := t.TempDir()
 		var programs sync.WaitGroup
 		for range 2 {
-			cmd := kit.Program(t, "activate", server.URL, polar.OrganizationID(), state, key.Key)
+			cmd := testprogram.Command(t, "activate", server.URL, polar.OrganizationID(), state, key.Key)
 			programs.Go(func() { assert.NoError(t, cmd.Run(), "both have a license") })
 		}
 		programs.Wait()
@@ -152,7 +153,7 @@ func TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt(t *testing.T) {
 		polar, server, key := realPolar(t)
 		polar.Update(key.ID, func(k *polartest.LicenseKey) { k.LimitActivations = polartest.Limit(1) })
 		state := t.TempDir()
-		cmd := kit.Program(t, "dies-with-the-seat", server.URL, polar.OrganizationID(), state, key.Key)
+		cmd := testprogram.Command(t, "dies-with-the-seat", server.URL, polar.OrganizationID(), state, key.Key)
 		require.Error(t, cmd.Run())
 		require.Equal(t, 1, polar.Seats(key.ID), "Polar has given it")
 		lost := polar.Requests()[0]
@@ -564,7 +565,7 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			cmd := kit.Program(t, "starts-anywhere")
+			cmd := testprogram.Command(t, "starts-anywhere")
 			cmd.Env = append(cmd.Env, env...)
 			out, err := cmd.Output()
 			require.NoError(t, err)
@@ -896,7 +897,7 @@ func TestAPanicAroundALicenseTakesNoProgramDown(t *testing.T) {
 	for _, part := range append(parts, "OnChange and logger") {
 		t.Run("in the "+part+", behind the back", func(t *testing.T) {
 			t.Parallel()
-			cmd := kit.Program(t, "panics-behind-the-back", part)
+			cmd := testprogram.Command(t, "panics-behind-the-back", part)
 			var said strings.Builder
 			cmd.Stderr = &said
 			assert.NoError(t, cmd.Run(), firstLines(said.String()))

@@ -64,10 +64,6 @@ var knots = []string{
 var strays = []string{
 	"fips_test.go",
 	"fuzz_test.go",
-	"kill_kit_test.go",
-	"kill_test.go",
-	"rules_test.go",
-	"soak_test.go",
 }
 
 // mostFiles is how many product files the root has at most. It may only get smaller: what

@@ -4,7 +4,7 @@ import (
 	"os"
 	"testing"
 
-	"github.com/polargate/polargate/tests/internal/kit"
+	"github.com/polargate/polargate/internal/testprogram"
 )
 
-func TestMain(m *testing.M) { os.Exit(kit.Main(m, nil)) }
+func TestMain(m *testing.M) { os.Exit(testprogram.Main(m, nil)) }

@@ -1,4 +1,4 @@
-package polargate
+package gate
 
 import (
 	"bytes"
@@ -21,7 +21,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/tests/internal/kit"
 )
 
 var (
@@ -60,6 +62,7 @@ const (
 	rulesDay   = 26 * time.Hour // how far a clock may be behind and be followed
 	rulesSkew  = 5 * time.Minute
 	rulesPause = 15 * time.Minute
+	rulesVain  = 30 * time.Second // how long an outage is believed
 	rulesWay   = 10 * time.Second // how long an answer may be under way
 )
 
@@ -105,7 +108,7 @@ func withTiming(all []timing, w timing) []timing {
 		}
 		if i > 0 && o.like(w) {
 			all = slices.Clone(all)
-			all[i] = timing{min(o.least, w.least), max(o.most, w.most), earlier(o.low, w.low), later(o.high, w.high)}
+			all[i] = timing{min(o.least, w.least), max(o.most, w.most), sooner(o.low, w.low), later(o.high, w.high)}
 			return all
 		}
 	}
@@ -219,6 +222,13 @@ func learn(own, read []belief, natural bool) []belief {
 	return []belief{b}
 }
 
+func sooner(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
+	}
+	return a
+}
+
 func later(a, b time.Time) time.Time {
 	if a.After(b) {
 		return a
@@ -261,31 +271,37 @@ type rulesWorld struct {
 }
 
 type computer struct {
-	w        *rulesWorld
-	machine  string
-	wrong    atomic.Int64 // how far its clock is ahead
-	names    stateNames
-	file     []byte            // the state of its own; nil: none
-	beside   map[string][]byte // what else is in its Store, by name: the list of machines, and what was copied
-	natural  bool              // the file is as a program left it that nobody had tampered with
-	copies   [][]byte
-	locks    MemoryStore
-	rests    time.Time // when a question got no verdict last, by its clock
-	programs [2]*program
+	w       *rulesWorld
+	machine string
+	wrong   atomic.Int64 // how far its clock is ahead
+	names   kit.StateNames
+	file    []byte            // the state of its own; nil: none
+	beside  map[string][]byte // what else is in its Store, by name: the list of machines, and what was copied
+	natural bool              // the file is as a program left it that nobody had tampered with
+	copies  [][]byte
+	locks   polargate.MemoryStore
+	rests   time.Time // when a question got no verdict last, by its clock
+	// restsTruly is the same by the clock that nobody sets.
+	restsTruly time.Time
+	programs   [2]*program
 }
 
-func (c *computer) now() time.Time {
-	return time.Now().UTC().Round(0).Add(time.Duration(c.w.asleep.Load() + c.wrong.Load()))
+func (c *computer) now() time.Time { return c.w.now().Add(time.Duration(c.wrong.Load())) }
+
+// now is the time as it is.
+func (w *rulesWorld) now() time.Time {
+	return time.Now().UTC().Round(0).Add(time.Duration(w.asleep.Load()))
 }
 
 // program is a Gate, and all that it hears: it is its Store and its network.
 type program struct {
 	*computer
-	gate    *Gate
+	gate    *polargate.Gate
 	beliefs []belief  // more than one if any of them may be what it goes by
 	sure    bool      // it has to go by them
 	opened  bool      // its file was read
 	vain    time.Time // when a question got no verdict, by the computer's clock
+	holds   []byte    // the state that it loaded or saved last
 	looked  int       // as jumps was when it certainly looked at the clock
 }
 
@@ -305,11 +321,11 @@ func (p *program) Load(_ context.Context, name string) ([]byte, error) {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
 	data := p.file
-	if name != p.names.of(machineTag(p.machine)) {
+	if name != p.names.Of(p.machine) {
 		data = p.beside[name]
-		if name != p.names.earlier || data == nil {
+		if name != p.names.Earlier || data == nil {
 			if data == nil {
-				return nil, ErrNotStored
+				return nil, polargate.ErrNotStored
 			}
 			return bytes.Clone(data), nil
 		}
@@ -332,7 +348,10 @@ func (p *program) Load(_ context.Context, name string) ([]byte, error) {
 	}
 	p.opened = true
 	if data == nil {
-		return nil, ErrNotStored
+		return nil, polargate.ErrNotStored
+	}
+	if _, err := p.stateIn(data); err == nil {
+		p.holds = bytes.Clone(data)
 	}
 	return bytes.Clone(data), nil
 }
@@ -340,11 +359,12 @@ func (p *program) Load(_ context.Context, name string) ([]byte, error) {
 func (p *program) Save(_ context.Context, name string, data []byte) error {
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
-	if name != p.names.of(machineTag(p.machine)) {
+	if name != p.names.Of(p.machine) {
 		p.beside[name] = bytes.Clone(data)
 		return nil
 	}
 	p.file, p.natural = bytes.Clone(data), p.sure
+	p.holds = p.file
 	p.w.known[string(data)] = slices.Clone(p.beliefs)
 	return nil
 }
@@ -454,7 +474,7 @@ func (p *program) hear(path string, asked []byte, status int, answer []byte, pau
 		b.ahead = time.Duration(p.wrong.Load())
 		p.beliefs, p.sure = []belief{b}, true
 	case strings.HasSuffix(path, "/validate") && !refused:
-		p.vain, p.rests = now, now
+		p.vain, p.rests, p.restsTruly = now, now, p.w.now()
 	case activate && !refused:
 		for i := range p.beliefs {
 			p.beliefs[i].inDoubt = true
@@ -519,7 +539,7 @@ func (w *rulesWorld) begin(seed uint64) {
 	for i := range w.computers {
 		w.computers[i] = &computer{
 			w: w, machine: fmt.Sprint("machine ", i), natural: true,
-			names: Config{App: "inkwell"}.stateNames(w.polar.OrganizationID()), beside: map[string][]byte{},
+			names: kit.NamesOf(w.polar.OrganizationID(), "inkwell"), beside: map[string][]byte{},
 		}
 	}
 	w.computers[0].open(0)
@@ -537,7 +557,7 @@ func (w *rulesWorld) failf(format string, args ...any) {
 
 func (c *computer) open(i int) {
 	p := &program{computer: c}
-	gate, err := Open(Config{
+	gate, err := polargate.Open(polargate.Config{
 		OrganizationID: c.w.polar.OrganizationID(), App: "inkwell", Label: "a computer",
 		Features: rulesFeatures, Fingerprint: c.machine, Store: p, Logger: c.w.logger,
 		BaseURL: c.w.polar.URL(), HTTPClient: &http.Client{Transport: p}, Clock: p.clock,
@@ -648,8 +668,8 @@ func (c *computer) theirs() (b belief, ok bool) {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
 	own, known := c.w.known[string(c.file)]
-	all := c.w.known[string(c.beside[c.names.of(machineTag(other.machine))])]
-	if !known || !c.natural || len(own) != 1 || own[0].seat != "" || own[0].inDoubt || len(all) != 1 || all[0].machine != other.machine || c.beside[c.names.index] == nil {
+	all := c.w.known[string(c.beside[c.names.Of(other.machine)])]
+	if !known || !c.natural || len(own) != 1 || own[0].seat != "" || own[0].inDoubt || len(all) != 1 || all[0].machine != other.machine || c.beside[c.names.Index] == nil {
 		return belief{}, false
 	}
 	return all[0], all[0].seat != ""
@@ -665,18 +685,22 @@ func (c *computer) other() *computer {
 // begun reports whether this computer has begun something with seats that is not
 // finished yet.
 func (p *program) begun() bool {
-	unfinished := func(st *state) bool {
-		return len(st.Outbox) > 0 || st.Seat != nil && st.Seat.Moving
+	unfinished := func(data []byte) bool {
+		st, err := p.stateIn(data)
+		return err == nil && (len(st.Outbox) > 0 || st.Seat != nil && st.Seat.Moving)
 	}
 	p.w.mu.Lock()
 	file := bytes.Clone(p.file)
 	if file == nil {
-		file = bytes.Clone(p.beside[p.names.earlier])
+		file = bytes.Clone(p.beside[p.names.Earlier])
 	}
 	p.w.mu.Unlock()
-	known := p.gate.holding()
-	st, err := p.gate.seal.openState(file)
-	return unfinished(&known.state) || err == nil && unfinished(st)
+	return unfinished(p.holds) || unfinished(file)
+}
+
+// stateIn is what the bytes of a state say.
+func (c *computer) stateIn(data []byte) (kit.State, error) {
+	return kit.OpenState(polargate.Config{OrganizationID: c.w.polar.OrganizationID(), App: "inkwell"}, data)
 }
 
 // seats are those that are taken.
@@ -699,7 +723,7 @@ func (p *program) call(name, key string) {
 	k, _ := w.polar.LicenseKey(w.id)
 	free := int64(w.polar.Seats(w.id)) < *k.LimitActivations
 	live := !w.faulty && w.good()
-	var status Status
+	var status polargate.Status
 	var err error
 	w.mu.Lock()
 	p.vain = time.Time{}
@@ -709,7 +733,7 @@ func (p *program) call(name, key string) {
 	case "Check":
 		// To a clock that was set to that very moment it is a moment ago.
 		rests := p.now().Sub(p.rests)
-		live = live && (rests < 0 || rests >= vainFresh)
+		live = live && (rests < 0 || rests >= rulesVain)
 		live = live && held && b.machine == p.machine
 		status, err = p.gate.Check(context.Background())
 		if status.OK() != (err == nil) {
@@ -736,7 +760,7 @@ func (p *program) call(name, key string) {
 		status = p.gate.Status()
 	}
 	p.looked = w.jumps
-	if v := p.gate.holding().verdict; name == "Check" && status.State == Grace && v != nil && v.backingOff(p.now()) {
+	if name == "Check" && status.State == polargate.Grace && p.w.now().Sub(p.restsTruly) < rulesVain {
 		live = false // asked in vain a moment ago, by a clock that was set back since
 	}
 	w.sayf("%s: %s: %s %s %v, %v", p.machine, name, status.State, status.Reason, status.Features, err)
@@ -748,11 +772,11 @@ func (p *program) call(name, key string) {
 	if name == "Check" || name == "Refresh" || live {
 		p.judge()
 	}
-	if live && (status.State != Active || err != nil && name != "Check" || name != "Check" && !slices.Equal(status.Features, rulesFeatures[k.BenefitID])) {
+	if live && (status.State != polargate.Active || err != nil && name != "Check" || name != "Check" && !slices.Equal(status.Features, rulesFeatures[k.BenefitID])) {
 		w.failf("LIVE: %s: %s at %s: %s %s %v, %v", p.machine, name, p.now(), status.State, status.Reason, status.Features, err)
 	}
 	said, jsonErr := json.Marshal(status)
-	w.secretive(fmt.Sprintf("%s %v %v %+v %v %s", said, jsonErr, err, err, status, Message(err)))
+	w.secretive(fmt.Sprintf("%s %v %v %+v %v %s", said, jsonErr, err, err, status, polargate.Message(err)))
 	time.Sleep(6 * time.Second) // for what goes on behind the caller's back
 	p.judge()
 	if name != "Check" && name != "Refresh" {
@@ -763,7 +787,7 @@ func (p *program) call(name, key string) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if p.natural && p.sure && len(p.beliefs) == 1 && p.beliefs[0].seat != "" && p.file == nil && p.beside[p.names.earlier] == nil {
+	if p.natural && p.sure && len(p.beliefs) == 1 && p.beliefs[0].seat != "" && p.file == nil && p.beside[p.names.Earlier] == nil {
 		w.failf("LOST: %s: after %s the state that was deleted is not there", p.machine, name)
 	}
 }
@@ -1155,12 +1179,12 @@ func (w *rulesWorld) tamper(c *computer, s step) {
 		put(other, data, "one of the other computer")
 	case 9:
 		if c.programs[0] == nil && c.programs[1] == nil {
-			c.beside[c.names.earlier], c.file = data, nil
+			c.beside[c.names.Earlier], c.file = data, nil
 			w.sayf("%s: the file is where an earlier build kept it", c.machine)
 		}
 	default:
 		// As a backup or a disk image is; half the time there is a state already.
-		maps.Copy(other.beside, map[string][]byte{c.names.of(machineTag(c.machine)): data, c.names.index: bytes.Clone(c.beside[c.names.index])})
+		maps.Copy(other.beside, map[string][]byte{c.names.Of(c.machine): data, c.names.Index: bytes.Clone(c.beside[c.names.Index])})
 		w.sayf("%s: the folder is that of the other computer", other.machine)
 	}
 }

@@ -1,4 +1,6 @@
-package kit
+// Package testprogram makes a test binary the programs that its tests are about: each runs
+// in a process of its own, without a second build. It is for tests only.
+package testprogram
 
 import (
 	"fmt"
@@ -10,9 +12,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ProgramVariable, when set, makes the test binary one of the programs that a test is
+// Variable, when set, makes the test binary one of the programs that a test is
 // about, instead of the tests.
-const ProgramVariable = "POLARGATE_TEST_PROGRAM"
+const Variable = "POLARGATE_TEST_PROGRAM"
 
 // Programs are the programs that a test binary can be, by name. Each ends with an error
 // or without; its arguments are those that it was started with.
@@ -22,7 +24,7 @@ type Programs map[string]func(args []string) error
 // the tests. What a user's programs share, in the user's cache folder, is kept apart from
 // what the tests share, and removed afterwards. It returns the exit code.
 func Main(m *testing.M, programs Programs) int {
-	if name, is := os.LookupEnv(ProgramVariable); is {
+	if name, is := os.LookupEnv(Variable); is {
 		program, ok := programs[name]
 		if !ok {
 			fmt.Fprintln(os.Stderr, "no such program:", name)
@@ -53,9 +55,9 @@ func Main(m *testing.M, programs Programs) int {
 // folders, on all systems.
 var homeVariables = []string{"HOME", "home", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LocalAppData", "AppData"}
 
-// Program makes the command that runs one of Main's programs. What it says on standard
+// Command makes the command that runs one of Main's programs. What it says on standard
 // error goes to that of the tests.
-func Program(t *testing.T, name string, args ...string) *exec.Cmd {
+func Command(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	switch runtime.GOOS {
 	case "js", "wasip1", "ios":
@@ -64,7 +66,15 @@ func Program(t *testing.T, name string, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self, args...)
-	cmd.Env = append(os.Environ(), ProgramVariable+"="+name)
+	cmd.Env = append(os.Environ(), Variable+"="+name)
 	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// WithHome gives a program a home, and in it a cache folder, of its own.
+func WithHome(cmd *exec.Cmd, folder string) *exec.Cmd {
+	for _, name := range homeVariables {
+		cmd.Env = append(cmd.Env, name+"="+folder)
+	}
 	return cmd
 }

@@ -1,4 +1,4 @@
-package polargate
+package gate
 
 import (
 	"context"
@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/require"
 )
@@ -156,12 +157,12 @@ func weeks(t *testing.T, seed uint64, long time.Duration, figures *soakFigures) 
 			}
 			polar.ForgetRequests()
 		}
-		var gates [3]*Gate
+		var gates [3]*polargate.Gate
 		var stops [3]func()
 		start := func(i int) {
-			gate, err := Open(Config{
+			gate, err := polargate.Open(polargate.Config{
 				OrganizationID: polar.OrganizationID(), App: "inkwell", Fingerprint: "the machine of the soak",
-				Features: map[string][]string{key.BenefitID: {"export"}}, Store: FileStore(folder),
+				Features: map[string][]string{key.BenefitID: {"export"}}, Store: polargate.FileStore(folder),
 				BaseURL: polar.URL(), HTTPClient: polar.Client(),
 			})
 			require.NoError(t, err)

@@ -1,4 +1,4 @@
-package polargate
+package gate
 
 import (
 	"bufio"
@@ -24,7 +24,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -47,12 +50,16 @@ const (
 	// serverDelay is how long Polar takes to look at a request, and how long
 	// the answer then takes at most.
 	serverDelay = 15 * time.Millisecond
+	// permitsOfPolar are how many requests go at once, and permitRests is how long a
+	// permit rests after an answer.
+	permitsOfPolar = 3
+	permitRests    = 1050 * time.Millisecond
 	// busySlack is for a machine that is busy. A lock that was left locked
 	// costs twice as much at least, with the CheckTimeout that is set here.
-	busySlack = 5 * time.Second
+	busySlack = 30 * time.Second
 )
 
-func init() { processes["use-license"] = processUsesLicense }
+func init() { programs["use-license"] = programThatUsesALicense }
 
 // licenseUse is what a process does with a license.
 type licenseUse struct {
@@ -74,8 +81,8 @@ type licenseWord struct {
 	OK     bool          // whether the program may run
 }
 
-func (u licenseUse) config(store Store) Config {
-	return Config{
+func (u licenseUse) config(store polargate.Store) polargate.Config {
+	return polargate.Config{
 		OrganizationID: u.Organization,
 		App:            "inkwell",
 		Version:        "1.4.2",
@@ -83,11 +90,11 @@ func (u licenseUse) config(store Store) Config {
 		BaseURL:        u.URL,
 		Store:          store,
 		Fingerprint:    u.Machine,
-		CheckTimeout:   20 * time.Second,
+		CheckTimeout:   2 * time.Minute,
 	}
 }
 
-func processUsesLicense(args []string) error {
+func programThatUsesALicense(args []string) error {
 	var u licenseUse
 	if err := json.Unmarshal([]byte(args[0]), &u); err != nil {
 		return err
@@ -100,7 +107,7 @@ func processUsesLicense(args []string) error {
 		}
 		fmt.Printf("%s\n", line)
 	}
-	gate, err := Open(u.config(FileStore(u.Folder)))
+	gate, err := polargate.Open(u.config(polargate.FileStore(u.Folder)))
 	if err != nil {
 		return err
 	}
@@ -207,7 +214,7 @@ func anyKillMoment(calls []string, kind string) killMoment {
 	case onCall:
 		m.nth = 1 + rand.IntN(len(calls))
 		most := []time.Duration{time.Millisecond, 10 * time.Millisecond, 30 * time.Millisecond}
-		if requests > permits {
+		if requests > permitsOfPolar {
 			most = append(most, 1300*time.Millisecond) // it waits for Polar's limit
 		}
 		m.delay = rand.N(most[rand.IntN(len(most))])
@@ -312,7 +319,7 @@ func (in *installation) passTime() {
 func (in *installation) comeTo(machine int) {
 	in.moves = machine
 	in.use.Machine = fmt.Sprintf("machine no. %d", machine)
-	in.name = in.use.config(nil).stateNames(in.use.Organization).of(machineTag(in.use.Machine))
+	in.name = kit.NamesOf(in.use.Organization, "inkwell").Of(in.use.Machine)
 }
 
 func (in *installation) tellf(format string, args ...any) {
@@ -425,7 +432,7 @@ func (in *installation) start(calls []string, stay bool, hear func(licenseWord))
 	use.Calls, use.Stay = calls, stay
 	arg, err := json.Marshal(use)
 	require.NoError(in.t, err)
-	cmd := process(in.t, "use-license", string(arg))
+	cmd := testprogram.Command(in.t, "use-license", string(arg))
 	// The folder for caches is where processes share Polar's limit of requests.
 	cmd.Env = append(cmd.Env, "XDG_CACHE_HOME="+in.cache, "HOME="+in.cache, "LocalAppData="+in.cache)
 	out, err := cmd.StdoutPipe()

@@ -1,4 +1,4 @@
-package polargate
+package gate
 
 import (
 	"context"
@@ -14,6 +14,8 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/require"
 )
 
@@ -37,24 +39,24 @@ func (in *installation) seats() map[string]taken {
 
 // left is what a program that is started now finds.
 type left struct {
-	held   record
-	status Status
+	stored kit.State // under this machine's name
+	status polargate.Status
 	now    standsFor
 	lost   []string // seats at Polar that no license and no outbox accounts for
 }
 
 // open makes a Gate in the process of the tests, which asks nobody.
-func (in *installation) open(store Store) (*Gate, error) {
+func (in *installation) open(store polargate.Store) (*polargate.Gate, error) {
 	config := in.use.config(store)
 	config.BaseURL, config.HTTPClient = in.polar.URL(), in.polar.Client()
-	return Open(config)
+	return polargate.Open(config)
 }
 
 // look opens a state with a Gate of its own and holds it to Polar's books,
 // which were read before and after the state was.
 func (in *installation) look(files map[string]string, before, after map[string]taken) (l left, faults []string) {
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	store := &MemoryStore{}
+	store := &polargate.MemoryStore{}
 	for name, data := range files {
 		_ = store.Save(context.Background(), name, []byte(data))
 	}
@@ -64,21 +66,24 @@ func (in *installation) look(files map[string]string, before, after map[string]t
 		return l, faults
 	}
 	defer gate.Close()
-	l.held, l.status = gate.holding(), gate.Status()
+	l.status = gate.Status()
 	l.now.ok = gate.Has("export")
 	l.now.key = l.status.Key.Reveal()
 	accounted := map[string]bool{}
 	for name, data := range files {
 		if strings.HasSuffix(name, ".index") {
-			if _, err := gate.seal.openIndex([]byte(data)); err != nil {
+			if _, err := kit.OpenIndex(in.use.config(nil), []byte(data)); err != nil {
 				fault("the list of machines is damaged: %d bytes", len(data))
 			}
 			continue
 		}
-		st, err := gate.seal.openState([]byte(data))
+		st, err := kit.OpenState(in.use.config(nil), []byte(data))
 		if err != nil {
 			fault("the state is damaged: %d bytes", len(data))
 			return l, faults
+		}
+		if name == in.name {
+			l.stored = st
 		}
 		for _, s := range st.Outbox {
 			accounted[s.ActivationID] = true
@@ -91,7 +96,7 @@ func (in *installation) look(files map[string]string, before, after map[string]t
 		fault("Has says %t and the status %v", l.now.ok, l.status.State)
 	}
 
-	if s := l.held.state.Seat; s != nil {
+	if s := l.stored.Seat; s != nil {
 		_, was := before[s.ActivationID]
 		_, is := after[s.ActivationID]
 		if l.now.ok && !was && !is {
@@ -107,21 +112,21 @@ func (in *installation) look(files map[string]string, before, after map[string]t
 		fault("%d seats are lost", len(l.lost))
 	}
 	for _, id := range l.lost {
-		i := l.held.state.Intent
+		i := l.stored.Intent
 		if i == nil || i.AttemptID != after[id].attempt || i.Key != after[id].key || !l.status.InDoubt {
 			fault("a seat is lost and not reported")
 		}
 	}
 	if l.now.key == "" {
-		reason := ErrNoLicense
+		reason := polargate.ErrNoLicense
 		if l.status.InDoubt {
-			reason = ErrInDoubt
+			reason = polargate.ErrInDoubt
 		}
-		if l.status.State != Unlicensed || l.status.Reason != reason {
+		if l.status.State != polargate.Unlicensed || l.status.Reason != reason {
 			fault("without a license there is %v, %q, and in doubt is %t", l.status.State, string(l.status.Reason), l.status.InDoubt)
 		}
 	}
-	if l.status.InDoubt != (l.held.state.Intent != nil) {
+	if l.status.InDoubt != (l.stored.Intent != nil) {
 		fault("in doubt is %t", l.status.InDoubt)
 	}
 	return l, faults
@@ -196,7 +201,7 @@ func (in *installation) audit(when string) left {
 	books := in.seats()
 	l, faults := in.look(data, books, books)
 	// With the files themselves, too.
-	gate, err := in.open(FileStore(in.use.Folder))
+	gate, err := in.open(polargate.FileStore(in.use.Folder))
 	if err != nil {
 		in.complainf("%s: it does not open: %v", when, err)
 		return l
@@ -209,7 +214,7 @@ func (in *installation) audit(when string) left {
 		faults = append(faults, "a state was taken for a damaged one")
 	}
 	in.tellf("%s: %v %q, in doubt: %t, waiting: %d, seats at Polar: %d, lost: %d and %d before",
-		when, l.status.State, string(l.status.Reason), l.status.InDoubt, len(l.held.state.Outbox), len(books), len(l.lost), len(in.lost))
+		when, l.status.State, string(l.status.Reason), l.status.InDoubt, len(l.stored.Outbox), len(books), len(l.lost), len(in.lost))
 	for _, f := range faults {
 		in.complainf("%s: %s", when, f)
 	}
@@ -223,14 +228,14 @@ func (in *installation) audit(when string) left {
 // after is what a call that succeeds makes of a license.
 func (in *installation) after(l left, now standsFor, call string) standsFor {
 	what, key, _ := strings.Cut(call, " ")
-	switch i := l.held.state.Intent; {
+	switch i := l.stored.Intent; {
 	case what == "activate":
 		return standsFor{key, true}
 	case what == "deactivate", now.key == "":
 		return standsFor{}
 	case what == "move":
 		return standsFor{now.key, true}
-	case l.held.elsewhere() && now == l.now:
+	case l.elsewhere() && now == l.now:
 		return now // nothing is moved unasked
 	case now.key == in.revoked:
 		return standsFor{now.key, false}
@@ -267,12 +272,17 @@ func (in *installation) killAndLook() left {
 	return killed
 }
 
+// elsewhere reports whether there is no license here, but one of another machine.
+func (l left) elsewhere() bool {
+	return l.status.Reason == polargate.ErrOtherMachine && l.stored.Seat == nil
+}
+
 // intent is the attempt that is in doubt; "" if none is.
 func (l left) intent() string {
-	if l.held.state.Intent == nil {
+	if l.stored.Intent == nil {
 		return ""
 	}
-	return l.held.state.Intent.AttemptID
+	return l.stored.Intent.AttemptID
 }
 
 // anyCalls picks calls that make sense for a license.
@@ -342,7 +352,7 @@ func (in *installation) goOn(l left, calls ...string) left {
 		n := in.requests
 		in.requests = 0
 		in.mu.Unlock()
-		most := time.Duration(n)*(2*serverDelay+rest) + busySlack
+		most := time.Duration(n)*(2*serverDelay+permitRests) + busySlack
 		if w.Took > most {
 			in.complainf("%s took %v with %d requests, and should take %v at most", calls[w.Call], w.Took, n, most)
 		}
@@ -365,7 +375,7 @@ func (in *installation) goOn(l left, calls ...string) left {
 	if !now.ok && now.key != "" {
 		return next // a refused license, or a move in doubt: nothing can be said of seats
 	}
-	if next.held.state.waiting() {
+	if slices.ContainsFunc(next.stored.Outbox, func(s kit.StoredSeat) bool { return !s.Stranded }) {
 		in.complainf("seats still wait to be given back")
 	}
 	want := len(in.lost)
@@ -386,7 +396,7 @@ func (in *installation) live(kills int) {
 		switch {
 		case in.revoked != "":
 			refused := in.goOn(l, "refresh")
-			if refused.status.State != Locked || refused.status.Reason != ErrInactive {
+			if refused.status.State != polargate.Locked || refused.status.Reason != polargate.ErrInactive {
 				in.complainf("a revoked key gives %v, %q", refused.status.State, string(refused.status.Reason))
 				in.tally.wrong()
 			}
@@ -394,7 +404,7 @@ func (in *installation) live(kills int) {
 			in.polar.Grant(in.revoked)
 			in.revoked = ""
 			in.goOn(refused, "refresh")
-		case l.held.elsewhere():
+		case l.elsewhere():
 			in.goOn(in.goOn(l, "refresh"), "move")
 		case l.now.key == "" && rand.IntN(3) > 0:
 			in.goOn(l, "activate "+in.keys[0])
@@ -409,7 +419,7 @@ func (in *installation) live(kills int) {
 	in.passTime()
 	l := in.audit("in the end")
 	key := in.keys[rand.IntN(2)]
-	if i := l.held.state.Intent; i != nil {
+	if i := l.stored.Intent; i != nil {
 		key = i.Key // which settles the doubt; another key leaves it
 	}
 	l = in.goOn(l, "activate "+key)
@@ -417,7 +427,7 @@ func (in *installation) live(kills int) {
 		in.complainf("the license is there, and still in doubt")
 	}
 	l = in.goOn(l, "deactivate", "refresh")
-	if l.status.State != Unlicensed || l.status.Reason != ErrNoLicense {
+	if l.status.State != polargate.Unlicensed || l.status.Reason != polargate.ErrNoLicense {
 		in.complainf("in the end there is %v, %q", l.status.State, string(l.status.Reason))
 	}
 }
