@@ -425,7 +425,7 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 		return nil // given back meanwhile
 	}
 	key := newKey(rec.state.Seat.Key)
-	if rec.state.Seat.Moving {
+	if rec.state.Seat.State == reactivating {
 		// A move to this machine was begun here, and is finished: that is all that
 		// a check ever does to seats. If it ended in doubt, a seat may be lost, and
 		// another is not risked unasked.
@@ -586,9 +586,9 @@ func (g *Gate) evaluate(now time.Time) validity {
 		return validity{state: Locked, reason: rec.trouble}
 	case rec.verdict == nil:
 		return validity{state: Locked, reason: ErrUnreachable}
-	case rec.verdict.Refused == "" && rec.state.Seat.Seatless && rec.verdict.Seats && g.config.takesSeats():
+	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && rec.verdict.Seats && g.config.takesSeats():
 		return g.refusedHere(rec.verdict, now, ErrSeatReleased)
-	case rec.verdict.Refused == "" && rec.state.Seat.Seatless && !g.config.allowsSeatless():
+	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && !g.config.allowsSeatless():
 		return validity{state: Locked, reason: ErrActivationsUnsupported}
 	case rec.verdict.Refused == "" && !g.accepts(rec.verdict.BenefitID):
 		return g.refusedHere(rec.verdict, now, ErrWrongBenefit)
@@ -671,7 +671,7 @@ func (g *Gate) publish(now time.Time) {
 	switch {
 	case s.reason == ErrOtherMachine && rec.state.Seat != nil:
 		next.status.say = phrases{movingHere, movingHereDo}
-	case s.reason == ErrSeatReleased && rec.state.Seat.Seatless:
+	case s.reason == ErrSeatReleased && rec.state.Seat.State == seatless:
 		next.status.say = phrases{what: seatNeeded}
 	}
 	if rec.verdict != nil {

@@ -182,7 +182,7 @@ func (g *Gate) others(ctx context.Context, own *state) []seat {
 	var found []seat
 	add := func(st *state) {
 		s := st.Seat
-		if s == nil || s.Moving || s.Gone || len(found) >= maxOthers ||
+		if s == nil || s.State == reactivating || s.State == released || len(found) >= maxOthers ||
 			slices.ContainsFunc(found, func(o seat) bool { return o.Key == s.Key && o.ActivationID == s.ActivationID }) {
 			return
 		}
@@ -293,9 +293,9 @@ func (g *Gate) Move(ctx context.Context) (Status, error) {
 func (g *Gate) move(ctx context.Context, rec record) error {
 	if s := rec.state.Seat; s != nil {
 		switch {
-		case s.Moving:
+		case s.State == reactivating:
 			return g.changeSeat(ctx, rec, newKey(s.Key), unasked) // finishes it
-		case !s.Gone && (rec.verdict == nil || rec.verdict.Refused != ErrSeatReleased):
+		case s.State != released && (rec.verdict == nil || rec.verdict.Refused != ErrSeatReleased):
 			return nil
 		}
 	}
@@ -329,7 +329,7 @@ func (g *Gate) vacate(ctx context.Context, rec *record, other *seat) error {
 	defer context.AfterFunc(g.drainCtx, cancel)()
 	rec.state.Outbox = append(slices.Clone(rec.state.Outbox), *other)
 	if s := rec.state.Seat; s == nil || !s.held() || rec.verdict != nil && rec.verdict.Refused == ErrSeatReleased {
-		rec.state.Seat, rec.state.Verdict, rec.state.Left = other.movingTo(g.fingerprint(&rec.state)), nil, false
+		rec.state.Seat, rec.state.Verdict, rec.state.Left = other.reactivatingOn(g.fingerprint(&rec.state)), nil, false
 		rec.verdict, rec.trouble = nil, ErrOtherMachine
 	}
 	err := g.save(ctx, *rec, FromDisk)

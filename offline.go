@@ -50,40 +50,83 @@ type seat struct {
 	// Conditions are the bytes that were sent when the seat was taken: Polar
 	// compares them as a whole and never tells them again.
 	Conditions json.RawMessage `json:"conditions,omitempty"`
-	// Seatless: the key has no activations, and ActivationID is empty.
+	State      seatState       `json:"-"` // stored as one of the members of storedSeat
+}
+
+// seatState is what is known of a seat at Polar. It is one of these at a time.
+type seatState int
+
+const (
+	activated    seatState = iota // Polar counts it, for all that is known here
+	seatless                      // the key has no activations, and ActivationID is empty
+	reactivating                  // released, to be activated again on this machine
+	released                      // found to be released at Polar
+	// unreleasable, in the outbox: the key is not known any more, so the seat can
+	// only be released or taken up under the key that replaced it.
+	unreleasable
+)
+
+// storedSeat is a seat as it is stored, in the words of the first version.
+type storedSeat struct {
+	seatFields
 	Seatless bool `json:"seatless,omitempty"`
-	// Moving: given back, to be taken again on this machine.
-	Moving bool `json:"moving,omitempty"`
-	// Gone: found to be released at Polar.
-	Gone bool `json:"gone,omitempty"`
-	// Stranded, in the outbox: the key is not known any more, so the seat can
-	// only be freed or taken up under the key that replaced it.
+	Moving   bool `json:"moving,omitempty"`
+	Gone     bool `json:"gone,omitempty"`
 	Stranded bool `json:"stranded,omitempty"`
+}
+
+type seatFields seat
+
+// MarshalJSON writes what UnmarshalJSON reads.
+func (s seat) MarshalJSON() ([]byte, error) {
+	return json.Marshal(storedSeat{seatFields(s), s.State == seatless, s.State == reactivating, s.State == released, s.State == unreleasable})
+}
+
+// UnmarshalJSON reads a seat of any version.
+func (s *seat) UnmarshalJSON(data []byte) error {
+	var stored storedSeat
+	if err := json.Unmarshal(data, &stored); err != nil {
+		return err
+	}
+	*s = seat(stored.seatFields)
+	switch {
+	case stored.Moving:
+		s.State = reactivating
+	case stored.Gone:
+		s.State = released
+	case stored.Stranded:
+		s.State = unreleasable
+	case stored.Seatless:
+		s.State = seatless
+	}
+	return nil
 }
 
 func (s *seat) same(t *seat) bool {
 	return s != nil && t != nil && s.Key == t.Key && s.ActivationID == t.ActivationID &&
-		s.Machine == t.Machine && s.Moving == t.Moving && s.Gone == t.Gone
+		s.Machine == t.Machine && s.State == t.State
 }
 
-// held reports whether the seat is taken at Polar, for all that is known here.
-func (s *seat) held() bool { return s.ActivationID != "" && !s.Moving && !s.Gone }
-
-func (s *seat) movingTo(machine string) *seat {
-	t := *s
-	t.Machine, t.Moving, t.Gone, t.Stranded = machine, true, false, false
-	return &t
+// held reports whether Polar counts the seat, for all that is known here.
+func (s *seat) held() bool {
+	return s.ActivationID != "" && (s.State == activated || s.State == unreleasable)
 }
 
-func (s *seat) gone() *seat {
-	t := *s
-	t.Moving, t.Gone = false, true
-	return &t
+// is is the seat in another state.
+func (s seat) is(state seatState) *seat {
+	s.State = state
+	return &s
+}
+
+// reactivatingOn is the seat, released, to be activated again on a machine.
+func (s seat) reactivatingOn(machine string) *seat {
+	s.Machine, s.State = machine, reactivating
+	return &s
 }
 
 // waiting reports whether there are seats to be given back.
 func (s *state) waiting() bool {
-	return slices.ContainsFunc(s.Outbox, func(o seat) bool { return !o.Stranded })
+	return slices.ContainsFunc(s.Outbox, func(o seat) bool { return o.State != unreleasable })
 }
 
 // conditions reads the stored bytes, with numbers as they were written.

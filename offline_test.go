@@ -1004,3 +1004,25 @@ func TestAGateGoesOnWithAStateThatAnEarlierVersionWrote(t *testing.T) {
 		})
 	}
 }
+
+func TestEachStateOfASeatIsStoredInTheWordsOfTheFirstVersion(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]seatState{
+		`{"key":"k"}`:                                 activated,
+		`{"key":"k","seatless":true}`:                 seatless,
+		`{"key":"k","moving":true}`:                   reactivating,
+		`{"key":"k","gone":true}`:                     released,
+		`{"key":"k","stranded":true}`:                 unreleasable,
+		`{"key":"k","activation_id":"a","gone":true}`: released,
+	} {
+		var s seat
+		require.NoError(t, json.Unmarshal([]byte(text), &s))
+		assert.Equal(t, want, s.State, text)
+		again, err := json.Marshal(s)
+		require.NoError(t, err)
+		assert.JSONEq(t, text, string(again))
+		again, err = json.Marshal(&state{InstallationID: "i", Seat: &s, Outbox: []seat{s}})
+		require.NoError(t, err)
+		assert.JSONEq(t, `{"installation_id":"i","seat":`+text+`,"outbox":[`+text+`]}`, string(again))
+	}
+}

@@ -110,7 +110,7 @@ func (g *Gate) load(ctx context.Context) record {
 			}
 			continue
 		}
-		if s := known.state.Seat; i == 0 && st.Seat == nil && !st.Left && known.stored && s != nil && !s.Moving {
+		if s := known.state.Seat; i == 0 && st.Seat == nil && !st.Left && known.stored && s != nil && s.State != reactivating {
 			// Nobody removed it: it was lost, and another process has begun anew.
 			known.missing = true
 			known.state.Outbox = slices.Clone(known.state.Outbox)
@@ -125,7 +125,7 @@ func (g *Gate) load(ctx context.Context) record {
 			return known
 		}
 		rec := record{state: *st, verdict: said, stored: i == 0}
-		if st.Seat != nil && st.Seat.Moving && (said == nil || said.Refused == "") {
+		if st.Seat != nil && st.Seat.State == reactivating && (said == nil || said.Refused == "") {
 			rec.verdict, rec.trouble = nil, ErrOtherMachine
 		}
 		if rec.verdict != nil && known.state.Seat.same(st.Seat) && known.verdict.newer(rec.verdict) {

@@ -305,9 +305,9 @@ func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) 
 	switch {
 	case errors.Is(err, ErrInDoubt):
 		g.config.Logger.Info("polargate: an activation is in doubt", "attempt", rec.state.Intent.AttemptID)
-		if rec.state.Seat != nil && rec.state.Seat.Moving {
+		if rec.state.Seat != nil && rec.state.Seat.State == reactivating {
 			// Not to be tried again unasked: each try may cost a seat.
-			rec.state.Seat = rec.state.Seat.gone()
+			rec.state.Seat = rec.state.Seat.is(released)
 			rec.verdict, rec.trouble = &verdict{Refused: ErrSeatReleased, CheckedAt: g.now(), HighWater: g.now()}, ""
 		}
 		before = rec.state.Intent
@@ -316,7 +316,7 @@ func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) 
 		if taken != nil && taken.ActivationID != "" && !g.rollbackActivation(hard, taken) {
 			rec.state.Outbox = append(rec.state.Outbox, *taken)
 		}
-		if s := rec.state.Seat; s != nil && s.Moving && isDenial(err) {
+		if s := rec.state.Seat; s != nil && s.State == reactivating && isDenial(err) {
 			rec.verdict, rec.trouble = nextVerdict(nil, nil, err, g.now(), g.config.FreshFor), ""
 		}
 		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit {
@@ -400,7 +400,7 @@ func (g *Gate) post(ctx, hard context.Context, rec record, key Key) (*seat, *Lic
 		ctx, cancel := context.WithTimeout(ctx, questionTime)
 		defer cancel()
 		license, err := g.client.Validate(ctx, ValidateRequest{Key: key})
-		return &seat{Key: key.Reveal(), Machine: machine, Label: g.config.Label, Seatless: true}, license, err
+		return &seat{Key: key.Reveal(), Machine: machine, Label: g.config.Label, State: seatless}, license, err
 	}
 	if !g.config.takesSeats() {
 		return seatless()
@@ -444,7 +444,7 @@ func (g *Gate) reuseActivation(ctx context.Context, rec *record, key Key) (kept 
 	consider := func(s *seat) {
 		same := s.Key == key.Reveal()
 		switch {
-		case !s.held() && !s.Gone, same && s.Machine != here:
+		case !s.held() && s.State != released, same && s.Machine != here:
 			// A key without seats is not kept: it may have got some since. And
 			// what was taken elsewhere under this key is in the way, at most.
 		case same:
@@ -479,14 +479,14 @@ func (g *Gate) reuseActivation(ctx context.Context, rec *record, key Key) (kept 
 		case err == nil && s.Machine != here:
 			// The same license under a new key, taken on another machine: it
 			// is to be given back under that key, and taken anew.
-			s.Key, s.Stranded = key.Reveal(), false
+			s.Key, s.State = key.Reveal(), activated
 			return false, nil
 		case err == nil:
 			next := *s
-			next.Key, next.Label, next.Stranded, next.Gone, next.Moving = key.Reveal(), g.config.Label, false, false, false
+			next.Key, next.Label, next.State = key.Reveal(), g.config.Label, activated
 			return true, g.settleSeat(ctx, *rec, &next, license, false)
 		case errors.Is(err, ErrSeatReleased) && same && current:
-			rec.state.Seat = s.gone()
+			rec.state.Seat = s.is(released)
 			rec.verdict = nextVerdict(rec.verdict, nil, err, g.now(), g.config.FreshFor)
 		case errors.Is(err, ErrSeatReleased) && same:
 			gone := *s
@@ -532,7 +532,7 @@ func (g *Gate) releaseConflicting(ctx context.Context, rec *record, key Key) err
 		if err := g.free(ctx, s); err != nil {
 			return err
 		}
-		rec.state.Seat = s.movingTo(g.fingerprint(&rec.state))
+		rec.state.Seat = s.reactivatingOn(g.fingerprint(&rec.state))
 		rec.verdict, rec.trouble = nil, ErrOtherMachine
 	}
 	rec.state.Outbox = slices.DeleteFunc(slices.Clone(rec.state.Outbox), func(s seat) bool {
@@ -648,7 +648,7 @@ func (g *Gate) flushHere(ctx context.Context, rec record) error {
 	var left []seat
 	var failed error
 	for i, s := range rec.state.Outbox {
-		if s.Stranded {
+		if s.State == unreleasable {
 			left = append(left, s)
 			continue
 		}
@@ -657,7 +657,10 @@ func (g *Gate) flushHere(ctx context.Context, rec record) error {
 			continue
 		}
 		failed = err
-		s.Stranded = errors.Is(err, ErrUnknownKey)
+		s.State = activated
+		if errors.Is(err, ErrUnknownKey) {
+			s.State = unreleasable
+		}
 		left = append(left, s)
 		if errors.Is(err, ErrUnreachable) || errors.Is(err, ErrRateLimited) {
 			left = append(left, rec.state.Outbox[i+1:]...)

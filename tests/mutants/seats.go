@@ -160,7 +160,7 @@ var seats = []mutant{
 		rule:  "replacing a key releases the old seat",
 		file:  "seats.go",
 		old:   `	if old != nil && old.held() && !is(*old) {`,
-		new:   `	if old != nil && old.Moving && !is(*old) {`,
+		new:   `	if old != nil && old.State == reactivating && !is(*old) {`,
 		tests: "TestAnotherKeyTakesThePlaceAndTheOldSeatIsGivenBack|TestTheOldSeatIsGivenBackLaterIfItCannotBeNow",
 	},
 	{
@@ -212,7 +212,7 @@ var seats = []mutant{
 		file: "seats.go",
 		old: `	case errors.Is(err, ErrUnknownKey):
 		e := *err.(*Error)`,
-		new: `	case errors.Is(err, ErrUnknownKey) && s.Stranded:
+		new: `	case errors.Is(err, ErrUnknownKey) && s.State == unreleasable:
 		e := *err.(*Error)`,
 		tests: "TestASeatUnderARotatedKeyIsNotSaidToBeFree|TestASeatThatWaitsUnderARotatedKeyIsTakenUpUnderTheNewOne",
 	},
@@ -222,8 +222,8 @@ var seats = []mutant{
 		name:  "a move that broke off is never finished",
 		rule:  "a check finishes a move that this computer began",
 		file:  "gate.go",
-		old:   `	if rec.state.Seat.Moving {`,
-		new:   `	if rec.state.Seat.Moving && ctx.Err() != nil {`,
+		old:   `	if rec.state.Seat.State == reactivating {`,
+		new:   `	if rec.state.Seat.State == reactivating && ctx.Err() != nil {`,
 		tests: "TestAMoveThatFailsHalfWayIsFinishedByALaterCheck",
 	},
 	{
@@ -233,8 +233,8 @@ var seats = []mutant{
 		old: `		if err := g.free(ctx, s); err != nil {
 			return err
 		}
-		rec.state.Seat = s.movingTo`,
-		new:   `		rec.state.Seat = s.movingTo`,
+		rec.state.Seat = s.reactivatingOn`,
+		new:   `		rec.state.Seat = s.reactivatingOn`,
 		tests: "TestAnotherMachineMovesTheSeat",
 	},
 	{
