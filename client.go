@@ -22,6 +22,7 @@ import (
 	"time"
 	"unicode/utf8"
 
+	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/redact"
 )
@@ -125,7 +126,7 @@ func newClient(config ClientConfig) (*Client, error) {
 		base:           base,
 		prefix:         "/v1/customer-portal/license-keys/",
 		userAgent:      userAgent(config.App, config.Version),
-		log:            recoveringLogger(config.Logger),
+		log:            logs.Recovering(config.Logger),
 		now:            wallClock,
 	}
 	if config.AccessToken == "" {

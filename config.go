@@ -13,6 +13,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/machine"
 )
 
@@ -172,7 +173,7 @@ func (c Config) withDefaults() Config {
 	if c.machine == nil {
 		c.machine = machine.This
 	}
-	c.Logger = recoveringLogger(c.Logger)
+	c.Logger = logs.Recovering(c.Logger)
 	if c.Label == "" {
 		c.Label, _ = os.Hostname()
 		if c.Label == "" {

@@ -595,7 +595,7 @@ func (c *Customers) bindKeys() error {
 	count := func(err error) {
 		cache.count(err)
 		if err != nil && !lacksScope(err) {
-			c.seldom.warn(c.config.Logger, "license key", "polargate: Polar could not say whether a customer's license key counts", "error", err)
+			c.seldom.Warn(c.config.Logger, "license key", "polargate: Polar could not say whether a customer's license key counts", "error", err)
 		}
 	}
 	keys.one = func(ctx context.Context, id uuid) (keyAnswer, error) {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/pace"
 	"golang.org/x/time/rate"
 )
@@ -109,7 +110,7 @@ func (c CustomersConfig) withDefaults() CustomersConfig {
 	if c.CacheSize == 0 {
 		c.CacheSize = 10_000
 	}
-	c.Logger = recoveringLogger(c.Logger)
+	c.Logger = logs.Recovering(c.Logger)
 	if c.Refuse == nil {
 		c.Refuse = WriteRefusal
 	}
@@ -244,7 +245,7 @@ type Customers struct {
 	seen seenEvents
 	// These log what each of many requests may meet.
 	badIDs, halfRead, overBudget, unresolvable rate.Sometimes
-	seldom                                     seldom
+	seldom                                     logs.Seldom
 }
 
 // NewCustomers makes Customers, without asking Polar. A configuration that cannot

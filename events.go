@@ -119,7 +119,7 @@ func (c *Customers) take(n notice) {
 	ours := c.organizationID()
 	if n.organization != "" && n.organization != ours {
 		c.cache.counts.eventsRefused.Add(1)
-		c.seldom.warn(c.config.Logger, "foreign event", "polargate: a webhook of another organization was refused: give this handler the secrets of this organization's endpoints alone, not those of the sandbox",
+		c.seldom.Warn(c.config.Logger, "foreign event", "polargate: a webhook of another organization was refused: give this handler the secrets of this organization's endpoints alone, not those of the sandbox",
 			"type", n.kind, "organization", n.organization, "expected", ours)
 		return
 	}
@@ -202,7 +202,7 @@ func (c *Customers) takeGrant(n notice) {
 // request of theirs has Polar asked: something is new, and only Polar can say what.
 func (c *Customers) unreadable(n notice, err error) {
 	c.cache.counts.eventsRefused.Add(1)
-	c.seldom.warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", n.kind, "error", err)
+	c.seldom.Warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", n.kind, "error", err)
 	if of, err := readCustomer(n.customer, c.organizationID()); err == nil {
 		c.cache.invalidate(of)
 	}

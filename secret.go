@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"unicode/utf8"
 	"unique"
+
+	"github.com/polargate/polargate/internal/paste"
 )
 
 // masked holds a text that must not be printed by accident, together with what
@@ -81,7 +83,7 @@ func ParseKey(pasted string) (Key, error) {
 	if len(pasted) > 1<<20 {
 		return Key{}, errKeyTooLong
 	}
-	text, problem := cleanKey(pasted)
+	text, problem := paste.Clean(pasted)
 	switch {
 	case problem != "":
 		return Key{}, &InputError{fieldKey, problem}
@@ -94,7 +96,7 @@ func ParseKey(pasted string) (Key, error) {
 }
 
 var (
-	errKeyTooLong = &InputError{fieldKey, "is far too long for a key: copy it again, on its own, from the purchase e-mail"}
+	errKeyTooLong = &InputError{fieldKey, paste.TooLong}
 	errKeyNoText  = &InputError{fieldKey, "holds characters that no key has: copy it again, on its own, from the purchase e-mail"}
 )
 

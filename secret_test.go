@@ -681,12 +681,6 @@ func FuzzParseKey(f *testing.F) {
 		require.NotEmpty(t, text)
 		require.LessOrEqual(t, len(text), maxKeyLen)
 		require.True(t, utf8.ValidString(text))
-		rest := foldForms(strings.ReplaceAll(fromUTF16(pasted), "\u00ad", "-"))
-		for _, r := range foldForms(text) {
-			at := strings.IndexRune(rest, r)
-			require.GreaterOrEqual(t, at, 0, "nothing is made up, and nothing changes places")
-			rest = rest[at+utf8.RuneLen(r):]
-		}
 		first, _ := utf8.DecodeRuneInString(text)
 		last, _ := utf8.DecodeLastRuneInString(text)
 		for _, r := range []rune{first, last} {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/polargate/polargate/internal/breaker"
 	"github.com/polargate/polargate/internal/envelope"
+	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/pace"
 )
 
@@ -127,7 +128,7 @@ func newSharedLink(config sharedLinkConfig) (*sharedLink, error) {
 	if len(config.Secrets) == 0 {
 		config.Secrets = []string{""}
 	}
-	config.Logger = recoveringLogger(config.Logger)
+	config.Logger = logs.Recovering(config.Logger)
 	l := &sharedLink{
 		config:  config,
 		kept:    map[string]keptRecord{},

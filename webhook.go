@@ -126,7 +126,7 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 
 func (c *Customers) refuseEvent(w http.ResponseWriter, status int, problem string) {
 	c.cache.counts.eventsRefused.Add(1)
-	c.seldom.warn(c.config.Logger, problem, "polargate: a webhook was refused", "because", problem)
+	c.seldom.Warn(c.config.Logger, problem, "polargate: a webhook was refused", "because", problem)
 	w.WriteHeader(status)
 }
 

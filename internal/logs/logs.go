@@ -1,4 +1,7 @@
-package polargate
+// Package logs keeps a program's log usable: lines that a crowd could bring about are
+// written seldom, and a handler that panics takes nothing down. What a line says, and that
+// it holds no secret, is up to who writes it.
+package logs
 
 import (
 	"context"
@@ -7,12 +10,12 @@ import (
 	"time"
 )
 
-// seldomEvery is how often a line of one kind is written that others can bring about.
-const seldomEvery = time.Minute
+// Every is how often a line of one kind is written that others can bring about.
+const Every = time.Minute
 
-// seldom keeps a crowd from filling the log. Of each kind one line is written a minute,
+// Seldom keeps a crowd from filling the log. Of each kind one line is written a minute,
 // with how many were left out before it. Kinds are few, and are the program's own words.
-type seldom struct {
+type Seldom struct {
 	mu   sync.Mutex
 	said map[string]*saidLine
 }
@@ -22,8 +25,8 @@ type saidLine struct {
 	more int64
 }
 
-// warn writes a line unless one of that kind was written a moment ago.
-func (s *seldom) warn(log *slog.Logger, kind, message string, args ...any) {
+// Warn writes a line unless one of that kind was written a moment ago.
+func (s *Seldom) Warn(log *slog.Logger, kind, message string, args ...any) {
 	more, due := s.due(kind, time.Now())
 	if !due {
 		return
@@ -35,7 +38,7 @@ func (s *seldom) warn(log *slog.Logger, kind, message string, args ...any) {
 }
 
 // due reports whether a line is to be written, and how many were not since the last.
-func (s *seldom) due(kind string, now time.Time) (more int64, due bool) {
+func (s *Seldom) due(kind string, now time.Time) (more int64, due bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	line := s.said[kind]
@@ -51,7 +54,7 @@ func (s *seldom) due(kind string, now time.Time) (more int64, due bool) {
 		return 0, false
 	}
 	more = line.more
-	line.next, line.more = now.Add(seldomEvery), 0
+	line.next, line.more = now.Add(Every), 0
 	return more, true
 }
 
@@ -59,7 +62,8 @@ func (s *seldom) due(kind string, now time.Time) (more int64, due bool) {
 // report them.
 type recoveringHandler struct{ slog.Handler }
 
-func recoveringLogger(l *slog.Logger) *slog.Logger {
+// Recovering is a logger whose handler's panics end in it. nil writes nothing.
+func Recovering(l *slog.Logger) *slog.Logger {
 	if l == nil {
 		return slog.New(slog.DiscardHandler)
 	}

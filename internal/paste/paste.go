@@ -1,4 +1,7 @@
-package polargate
+// Package paste finds a license key in what a person pasted: it takes off what surely
+// is no part of a key, and names what might be one. It never drops a character that a key
+// could hold, and knows nothing of whether the key is good.
+package paste
 
 import (
 	"encoding/binary"
@@ -21,9 +24,12 @@ import (
 // maxPasted bounds what a key is looked for in. A purchase mail is longer.
 const maxPasted = 4 << 10
 
-// cleanKey is the key in what was pasted, without what came along. It is empty if there
-// is none, and the problem says what is in the way.
-func cleanKey(pasted string) (text string, problem string) {
+// TooLong is the problem of a text in which no key is looked for.
+const TooLong = "is far too long for a key: copy it again, on its own, from the purchase e-mail"
+
+// Clean is the key in what was pasted, without what came along. It is empty if there is
+// none, and the problem says what is in the way, without repeating the key.
+func Clean(pasted string) (text string, problem string) {
 	text = fromUTF16(pasted)
 	if isPlain(text) {
 		return text, ""
@@ -33,7 +39,7 @@ func cleanKey(pasted string) (text string, problem string) {
 		before := text
 		text = trimKey(text)
 		if len(text) > maxPasted {
-			return "", errKeyTooLong.Problem
+			return "", TooLong
 		}
 		if i := firstInvalid(text); i >= 0 {
 			return "", noKeyHas("bytes that are no text", text[:i])
