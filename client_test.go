@@ -902,3 +902,149 @@ func TestWhoClosesAClientAndMakesAnotherGetsNoSecondAllowance(t *testing.T) {
 		})
 	}
 }
+
+func FuzzRetryAfter(f *testing.F) {
+	for _, seed := range []string{
+		"", "0", "1", "60", " 7 ", "-1", "+5", "1.5", "1e3", "4294967295", "4294967296", "99999999999999999999", "０", "60s", "\x00",
+		"Sun, 22 Nov 2026 12:00:40 GMT", "Sunday, 22-Nov-26 12:00:40 GMT", "Sun Nov 22 12:00:40 2026", "Sun, 22 Nov 1926 12:00:40 GMT", "Fri, 31 Dec 9999 23:59:59 GMT", "Sun, 22 Nov 2026 12:00:40 CET",
+	} {
+		f.Add(seed, int64(0))
+		f.Add(seed, int64(1)<<62)
+	}
+	f.Fuzz(func(t *testing.T, header string, nanos int64) {
+		d := retryAfter(header, time.Unix(0, nanos).UTC())
+		require.GreaterOrEqual(t, d, time.Second, "a pause that is none would be asked in at once")
+		require.LessOrEqual(t, d, maxPause, "nobody is silenced for days")
+		require.Equal(t, d, pace.Within(d, maxPause), "the pause is believed")
+	})
+}
+
+func FuzzDate(f *testing.F) {
+	for _, seed := range []string{
+		"", "Sun, 22 Nov 2026 12:00:00 GMT", "Sun, 22 Nov 2026 12:00:00 +0100", "Sun, 22 Nov 2026 25:00:00 GMT", "Mon, 01 Jan 0001 00:00:00 GMT",
+		"Fri, 31 Dec 9999 23:59:59 GMT", "Sunday, 22-Nov-26 12:00:00 GMT", "Sun Nov 22 12:00:00 2026", "2026-11-22T12:00:00Z", "0", "\xff",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, date string) {
+		otherwise := time.Date(2026, 11, 22, 9, 0, 0, 0, time.UTC)
+		at := serverTime(&http.Response{Header: http.Header{"Date": {date}}}, otherwise)
+		require.Equal(t, time.UTC, at.Location())
+		// Whatever clock answers, a grant by it can be kept, and opens again.
+		license := &LicenseKey{Status: KeyGranted, BenefitID: "b", ExpiresAt: otherwise.Add(time.Hour), answeredAt: at}
+		v := nextVerdict(nil, license, nil, otherwise, time.Hour)
+		s := newSealer("o", "a", "")
+		sealed, err := s.sealVerdict(v, &seat{Key: "k"}, "f")
+		require.NoError(t, err)
+		again, err := s.openVerdict(sealed, &seat{Key: "k"}, "f")
+		require.NoError(t, err)
+		require.Equal(t, v, again)
+		got := evaluate(again, otherwise, time.Hour, 24*time.Hour)
+		require.NotEqual(t, ErrClockSetBack, got.reason, "a foreign clock sets no mark here")
+	})
+}
+
+// unpaced lets every request go at once.
+type unpaced struct{}
+
+func (unpaced) Wait(context.Context) (func(pace.Outcome), error) {
+	return func(pace.Outcome) {}, nil
+}
+
+func (unpaced) PauseFor(time.Duration) {}
+
+func (unpaced) PauseLeft() time.Duration { return 0 }
+
+// oneAnswer is a transport that needs no network.
+type oneAnswer func() *http.Response
+
+func (a oneAnswer) RoundTrip(*http.Request) (*http.Response, error) { return a(), nil }
+
+func isUUID4(id string) bool {
+	_, ok := canonicalUUID4(id)
+	return ok
+}
+
+// FuzzAnswers gives a client whole answers: status, two headers and body.
+func FuzzAnswers(f *testing.F) {
+	const key, id = "INKWELL-SECRET", "11111111-2222-4333-8444-555555555555"
+	license := `{"id":"a","key":"` + key + `","organization_id":"` + testOrganization + `","benefit_id":"b","status":"granted"}`
+	for _, seed := range []struct {
+		status                   int
+		header, retryAfter, body string
+	}{
+		{200, "application/json", "", license},
+		{200, "application/json", "", `{"id":"` + id + `","license_key":` + license + `}`},
+		{200, "text/html", "", "<html>"},
+		{204, "", "", ""},
+		{404, "application/json", "", `{"error":"ResourceNotFound","detail":"Not found"}`},
+		{404, "application/json", "", `{"detail":"Not Found"}`},
+		{403, "application/json", "", `{"error":"NotPermitted","detail":"License key activation limit already reached"}`},
+		{401, "application/json", "", `{"error":"invalid_token","error_description":"` + key + `"}`},
+		{422, "application/json", "", `{"error":"RequestValidationError","detail":[{"loc":["body"],"msg":"` + key + `"}]}`},
+		{429, "application/json", "60", ""}, {302, "text/html", "", ""}, {511, "text/html", "", "login"}, {500, "", "", "Internal Server Error"},
+	} {
+		f.Add(seed.status, seed.header, seed.retryAfter, []byte(seed.body))
+	}
+	f.Fuzz(func(t *testing.T, status int, contentType, retry string, body []byte) {
+		answers := 0
+		client, err := NewClient(ClientConfig{OrganizationID: testOrganization, HTTPClient: &http.Client{Transport: oneAnswer(func() *http.Response {
+			answers++
+			return &http.Response{
+				StatusCode: status, ProtoMajor: 1, ProtoMinor: 1,
+				Header: http.Header{"Content-Type": {contentType}, "Retry-After": {retry}},
+				Body:   io.NopCloser(bytes.NewReader(body)),
+			}
+		})}})
+		require.NoError(t, err)
+		client.pace = unpaced{}
+		// Too little time to wait for another try.
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		for op, call := range map[string]func() (any, error){
+			opValidate: func() (any, error) {
+				l, err := client.validate(ctx, ValidateRequest{Key: newKey(key)})
+				return l, err
+			},
+			opActivate: func() (any, error) {
+				a, err := client.Activate(ctx, ActivateRequest{Key: newKey(key)})
+				return a, err
+			},
+			opDeactivate: func() (any, error) { return nil, client.Deactivate(ctx, newKey(key), id) },
+		} {
+			got, err := call()
+			if err != nil {
+				var e *Error
+				require.ErrorAs(t, err, &e)
+				require.Equal(t, op, e.Op)
+				require.NotEmpty(t, e.Reason)
+				require.NotContains(t, err.Error(), key)
+				require.NotContains(t, Message(err), key)
+				if e.Reason.Denial() && status != 200 {
+					require.Contains(t, []int{400, 403, 404}, status)
+				}
+				if e.Reason.Denial() {
+					require.True(t, json.Valid(body), "a denial is in Polar's shape")
+				}
+				continue
+			}
+			if op == opDeactivate {
+				require.Equal(t, 204, status)
+				continue
+			}
+			require.Equal(t, 200, status)
+			var license *LicenseKey
+			switch got := got.(type) {
+			case *LicenseKey:
+				license = got
+			case *Activation:
+				require.True(t, isUUID4(got.ID))
+				license = got.LicenseKey
+			}
+			require.Equal(t, key, license.Key.Reveal(), "a grant is of the key that was asked about")
+			require.True(t, sameUUID(license.OrganizationID, testOrganization))
+			require.Equal(t, KeyGranted, license.Status)
+		}
+		require.LessOrEqual(t, answers, 5, "only a validation is repeated")
+	})
+}

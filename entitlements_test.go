@@ -19,6 +19,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -686,4 +687,71 @@ func TestAListThatCannotBeReadLeavesWhatWasKnownForTheGracePeriod(t *testing.T) 
 		assert.False(t, ok)
 		require.ErrorIs(t, err, ErrUnreachable, "nobody can say what is left")
 	})
+}
+
+// FuzzCustomerState reads bodies as the state of a customer.
+func FuzzCustomerState(f *testing.F) {
+	for _, state := range goldenStates(f) {
+		f.Add([]byte(state.Response.Body))
+	}
+	f.Add(stateWith(`,"granted_benefits":[{"benefit_id":"` + proID + `","benefit_metadata":{"a":[1e999]}}],"active_meters":[{"meter_id":"x","balance":-0.0,"credited_units":1.7e308,"consumed_units":-1.7e308}]`))
+	f.Add(stateWith(`,"active_meters":[{"meter_id":"x","credited_units":1.7e308,"consumed_units":-1.7e308}]`))
+	f.Add(stateWith(`,"deleted_at":"2026-11-22","metadata":{"__external_id":"x"}`))
+	f.Add(stateOf(benchCustomer, "\xff", 3))
+	features := map[string][]string{proID: {"pro", "export"}}
+	f.Fuzz(func(t *testing.T, body []byte) {
+		at := time.Unix(1_800_000_000, 0)
+		e, err := readEvent(body, "", features)
+		_, errDeleted := readDeleted(body, "")
+		if err != nil {
+			require.Nil(t, e)
+			return
+		}
+		require.NoError(t, errDeleted, "who can be read can be read as deleted")
+		require.True(t, isUUID4(e.CustomerID()))
+		again, err := readState(body, at, CustomerID(e.CustomerID()), "", features)
+		require.NoError(t, err)
+		e.at = clock.PolarTime(at)
+		require.Equal(t, e, again)
+		_, err = readState(body, at, CustomerID(teaID), "", features)
+		require.True(t, err != nil || e.CustomerID() == teaID, "an answer about somebody else")
+		if e.ExternalID() != "" {
+			_, err = readState(body, at, ExternalID(e.ExternalID()+"x"), "", features)
+			require.ErrorIs(t, err, errForeignState)
+		}
+		if !e.Known() {
+			require.Empty(t, e.Features())
+			require.Empty(t, e.Benefits())
+			require.Empty(t, e.Products())
+			require.Empty(t, e.Meters())
+			return
+		}
+		require.Equal(t, e.Has("pro"), e.Meets(Benefit(proID)), "a feature comes with its benefit and not else")
+		require.Equal(t, e.Has("pro"), e.Has("export"))
+		var ids []string
+		for _, b := range e.Benefits() {
+			require.NotEmpty(t, b.ID())
+			require.NotNil(t, b.Metadata())
+			require.True(t, e.Meets(Benefit(b.ID())))
+			ids = append(ids, b.ID())
+		}
+		require.True(t, sortedOnce(ids))
+		ids = nil
+		for _, m := range e.Meters() {
+			require.NotEmpty(t, m.ID())
+			require.False(t, math.IsNaN(m.Balance) || math.IsInf(m.Balance, 0))
+			require.True(t, e.Meets(Meter(m.ID(), m.Balance)))
+			ids = append(ids, m.ID())
+		}
+		require.True(t, sortedOnce(ids))
+		require.True(t, sortedOnce(e.Products()))
+		for _, p := range e.Products() {
+			require.True(t, e.Meets(Product(p)))
+		}
+		require.Equal(t, "polargate.Entitlements{Customer:"+e.CustomerID()+"}", fmt.Sprintf("%+v", e))
+	})
+}
+
+func sortedOnce(ids []string) bool {
+	return slices.IsSorted(ids) && len(slices.Compact(slices.Clone(ids))) == len(ids)
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/aes"
 	"crypto/cipher"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -1025,4 +1026,30 @@ func TestEachStateOfASeatIsStoredInTheWordsOfTheFirstVersion(t *testing.T) {
 		require.NoError(t, err)
 		assert.JSONEq(t, `{"installation_id":"i","seat":`+text+`,"outbox":[`+text+`]}`, string(again))
 	}
+}
+
+// A state that the host's policy does not let open may be good: it is no damage.
+func TestAStateThatPolicyForbidsToOpenIsNeitherDamagedNorWrittenOver(t *testing.T) {
+	t.Parallel()
+	store := &MemoryStore{}
+	gate, err := Open(Config{OrganizationID: testOrganization, Store: store, Fingerprint: "here"})
+	require.NoError(t, err)
+	defer gate.Close()
+	require.NoError(t, store.Save(t.Context(), gate.name, []byte("PGS1 sealed by another policy")))
+	gate.seal.err = errors.New("forbidden by policy")
+	rec := gate.load(t.Context())
+	require.ErrorContains(t, rec.unread, "forbidden by policy")
+	assert.Equal(t, ErrUnreadableState, rec.trouble)
+	_, err = store.Load(t.Context(), gate.name+".corrupt")
+	require.ErrorIs(t, err, ErrNotStored)
+	err = gate.change(t.Context(), func(*record) bool { return true })
+	var failed *StoreError
+	require.ErrorAs(t, err, &failed)
+	kept, err := store.Load(t.Context(), gate.name)
+	require.NoError(t, err)
+	assert.Equal(t, "PGS1 sealed by another policy", string(kept))
+	_, err = gate.seal.sealVerdict(&verdict{}, &seat{Key: "k"}, "here")
+	require.ErrorContains(t, err, "forbidden by policy")
+	_, err = gate.seal.openVerdict(nil, &seat{Key: "k"}, "here")
+	require.ErrorContains(t, err, "forbidden by policy")
 }

@@ -1,6 +1,8 @@
 package polargate
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -23,6 +25,7 @@ import (
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/seal"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -884,5 +887,79 @@ func TestRecordedEventsOfGrantsDropTheLicenseKeysThatTheyName(t *testing.T) {
 			assert.True(t, ring.standing(id, 0).urgent, "it is to be asked about before it counts again")
 			assert.EqualValues(t, 1, customers.Stats().Events)
 		})
+	}
+}
+
+// FuzzWebhookBody delivers bodies, signed as they should be and not.
+func FuzzWebhookBody(f *testing.F) {
+	const now = `"timestamp":"2026-11-22T12:00:00Z"`
+	for _, state := range goldenStates(f) {
+		f.Add([]byte(`{"type":"customer.state_changed",`+now+`,"data":`+string(state.Response.Body)+`}`), "evt_1")
+		f.Add([]byte(`{"type":"customer.deleted",`+now+`,"data":`+string(state.Response.Body)+`}`), "evt_2")
+	}
+	f.Add([]byte(`{"type":"order.created","data":[]}`), "")
+	f.Add([]byte(`{"type":"customer.state_changed","timestamp":"0000-01-01","data":`+string(stateWith(""))+`}`), "\n")
+	f.Add([]byte(`null`), "é")
+	f.Fuzz(func(t *testing.T, body []byte, id string) {
+		customers := offlineCustomers(t, func(c *CustomersConfig) { c.AccessToken, c.CacheSize, c.OrganizationID = "polar_oat_fuzz", 8, "" })
+		defer customers.Close()
+		h := customers.WebhookHandler(oldSecret)
+		e := event{id, string(body), time.Now()}
+		require.Equal(t, 401, answerOf(h, e.signedBy(t, []byte("another"))))
+		require.Zero(t, customers.Stats().Cached)
+		r := e.signedBy(t, []byte(oldSecret))
+		if id == "" || len(id) > maxEventID || len(body) > maxEvent {
+			require.NotEqual(t, 204, answerOf(h, r))
+			require.Zero(t, customers.Stats().Cached)
+			return
+		}
+		require.Equal(t, 204, answerOf(h, r), "what is signed is acknowledged, whatever it says")
+		stats := customers.Stats()
+		require.EqualValues(t, 1, stats.Events+stats.Ignored+stats.Refused+int64(stats.Held)-1, "and counted once")
+		require.Zero(t, stats.Cached, "and decides nothing while it is not known whose events count")
+		if stats.Held == 1 {
+			customers.learn(customers.organization.held[0].organization)
+		}
+		stats = customers.Stats()
+		require.Zero(t, stats.Panics)
+		again := e.signedBy(t, []byte(oldSecret))
+		require.Equal(t, 204, answerOf(h, again))
+		require.EqualValues(t, 1, customers.Stats().Repeated)
+		require.LessOrEqual(t, stats.Cached, 1)
+		require.Equal(t, stats.Events > 0, stats.Cached > 0, "only what was taken in is kept")
+		require.Equal(t, stats.Cached, customers.Stats().Cached)
+		if stats.Events == 0 {
+			return
+		}
+		// Whoever it was: they are found by what the body says, and by nothing else.
+		var said struct {
+			Data json.RawMessage `json:"data"`
+		}
+		require.NoError(t, json.Unmarshal(body, &said))
+		who, err := readDeleted(said.Data, "")
+		require.NoError(t, err)
+		found := customers.cache.entryOf(CustomerID(who.CustomerID()).key)
+		require.NotNil(t, found)
+		have := found.value()
+		require.Equal(t, who.CustomerID(), have.CustomerID())
+		found = customers.cache.entryOf(ExternalID(have.ExternalID()).key)
+		require.Equal(t, ExternalID(have.ExternalID()).check() == nil, found != nil)
+	})
+}
+
+// signature is what Polar signs an event with.
+func signature(key []byte, id, at, body string) string {
+	mac := hmac.New(sha256.New, key)
+	_, _ = mac.Write([]byte(id + "." + at + "." + body))
+	return "v1," + base64.StdEncoding.EncodeToString(mac.Sum(nil))
+}
+
+// The codes of a short key are those of HMAC, which completes a key itself.
+func TestAKeyCompletedByHandSignsTheSame(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{0, 1, 13, 14, 32, 63, 64, 65, 200} {
+		key := []byte(strings.Repeat("k", n))
+		assert.Equal(t, signature(key, "id", "1", "body"), signature(seal.MACKey(key), "id", "1", "body"))
+		assert.Len(t, key, n, "the caller's is left as it was")
 	}
 }

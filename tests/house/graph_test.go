@@ -59,13 +59,6 @@ var knots = []string{
 	"words.go uses store.go",
 }
 
-// strays are tests of the root that are beside no file of their name. The list may only
-// get shorter.
-var strays = []string{
-	"fips_test.go",
-	"fuzz_test.go",
-}
-
 // mostFiles is how many product files the root has at most. It may only get smaller: what
 // no user meets belongs in internal/.
 const mostFiles = 33
@@ -176,10 +169,7 @@ func TestFilesOfTheRootAreFew(t *testing.T) {
 		}
 	}
 	assert.LessOrEqual(t, len(product), mostFiles, "put what no user meets in internal/")
-	for _, name := range strays {
-		assert.True(t, slices.Contains(tests, name), "%s has found its place: take it off the list", name)
-	}
 	for _, name := range tests {
-		assert.True(t, slices.Contains(strays, name) || product[whole(strings.TrimSuffix(name, "_test.go")+".go")], "%s is beside no file of its name: suites of the public API live in tests/", name)
+		assert.True(t, product[whole(strings.TrimSuffix(name, "_test.go")+".go")], "%s is beside no file of its name: suites of the public API live in tests/", name)
 	}
 }
