@@ -1,0 +1,701 @@
+package issuer
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/lease"
+)
+
+// Polar is what an Issuer asks. A polargate.Client with an access token is one.
+type Polar interface {
+	// Validate and the others are those of polargate.Client. LicenseKey gives a license
+	// key by its id: a receipt does not have the key itself, and Polar wants it.
+	Validate(ctx context.Context, r polargate.ValidateRequest) (*polargate.LicenseKey, error)
+	Activate(ctx context.Context, r polargate.ActivateRequest) (*polargate.Activation, error)
+	Deactivate(ctx context.Context, key polargate.Key, activationID string) error
+	LicenseKey(ctx context.Context, id string) (*polargate.LicenseKey, error)
+}
+
+// Config configures an Issuer. Client, OrganizationID and Key are required.
+type Config struct {
+	// Client asks Polar, with an access token.
+	Client Polar
+	// OrganizationID is the organization that leases are issued for, in lower case.
+	OrganizationID string
+	// Key signs. Programs pin its public half; see package lease for how to change it.
+	Key crypto.Signer
+	// For is how long a lease lasts; programs renew at half of it. It is also how
+	// long a license that Polar revoked can be used on a computer without a network,
+	// together with Grace. 0 means 30 days; at least a minute.
+	For time.Duration
+	// Grace is how long a lease counts beyond For, for programs that cannot reach
+	// this server. 0 means 7 days; negative means none.
+	Grace time.Duration
+	// Features maps the benefits that leases are issued for to the features that a
+	// lease names, as in polargate.Config. Empty accepts every benefit and names none.
+	Features map[string][]string
+	// Pools makes benefits floating, by their ids.
+	Pools map[string]Pool
+	// Recheck is how long a floating lease is renewed without asking Polar again. 0
+	// means 5 minutes.
+	Recheck time.Duration
+	// State keeps what was issued: a polargate.FileStore, or one of your own.
+	// Several servers can share one that can be locked. nil means memory: after a
+	// restart computers take up their places again when they next ask, activations
+	// twice.
+	State polargate.Store
+	// Claims may change what is about to be signed, for instance the newest version
+	// covered, or refuse it by an error. It can make the lease shorter and not longer,
+	// and cannot change whose it is. nil changes nothing.
+	Claims func(ctx context.Context, about About, claims *lease.Claims) error
+	// PerAddress is how many requests a minute the Handler takes from one address;
+	// 0 means 1,200, since a school has one address and a thousand computers.
+	PerAddress int
+	// Address tells the address of who asks, for servers behind a proxy. nil means
+	// the connection's.
+	Address func(*http.Request) string
+	// Logger gets an event for each lease that was issued, renewed, refused and
+	// ended, never with a license key. nil means none.
+	Logger *slog.Logger
+
+	clock func() time.Time // for tests; nil means time.Now
+}
+
+// About is what a lease is issued for.
+type About struct {
+	// LicenseKeyID, BenefitID, CustomerID and ExpiresAt are the license key's, as
+	// Polar last gave them; ExpiresAt is zero if it never does.
+	LicenseKeyID, BenefitID, CustomerID string
+	ExpiresAt                           time.Time
+	// App and Version are those of the program that asks, by its own word.
+	App, Version string
+}
+
+const (
+	defaultFor     = 30 * 24 * time.Hour
+	defaultGrace   = 7 * 24 * time.Hour
+	defaultRecheck = 5 * time.Minute
+)
+
+// An Issuer signs leases. New makes one. It is safe for use by many goroutines.
+type Issuer struct {
+	config Config
+	locks  keyedLocks
+	limits limits
+}
+
+// New makes an Issuer. A configuration that cannot work is a *polargate.InputError.
+func New(config Config) (*Issuer, error) {
+	bad := func(field, problem string) (*Issuer, error) {
+		return nil, &polargate.InputError{Field: field, Problem: problem}
+	}
+	switch {
+	case config.Client == nil:
+		return bad("Client", "is missing: give a polargate.Client with an access token")
+	case config.OrganizationID == "":
+		return bad("OrganizationID", "is missing: copy it from the organization's settings in Polar")
+	case config.Key == nil:
+		return bad("Key", "is missing: make one with polargate-keygen")
+	case config.For < 0 || config.For > 0 && config.For < time.Minute:
+		return bad("For", "is less than a minute: give how long a lease lasts, or 0 for 30 days")
+	case config.Recheck < 0:
+		return bad("Recheck", "is negative: give a duration, or 0 for 5 minutes")
+	case config.PerAddress < 0:
+		return bad("PerAddress", "is negative: give requests a minute, or 0 for 1,200")
+	}
+	for _, pool := range config.Pools {
+		if problem := pool.problem(); problem != "" {
+			return bad("Pools", "has a pool that "+problem)
+		}
+	}
+	config.Pools, config.Features = lowered(config.Pools), lowered(config.Features)
+	if config.For == 0 {
+		config.For = defaultFor
+	}
+	switch {
+	case config.Grace == 0:
+		config.Grace = defaultGrace
+	case config.Grace < 0:
+		config.Grace = 0
+	}
+	if config.Recheck == 0 {
+		config.Recheck = defaultRecheck
+	}
+	if config.PerAddress == 0 {
+		config.PerAddress = 1200
+	}
+	if config.State == nil {
+		config.State = &polargate.MemoryStore{}
+	}
+	if config.Logger == nil {
+		config.Logger = slog.New(slog.DiscardHandler)
+	}
+	if config.clock == nil {
+		config.clock = time.Now
+	}
+	s := &Issuer{config: config}
+	// What could not be signed is found out at the start.
+	if _, err := lease.Sign(config.Key, lease.Claims{ID: "try", OrganizationID: config.OrganizationID, Fingerprint: "try", Trial: true, Issued: config.clock()}); err != nil {
+		if errors.Is(err, lease.ErrMalformed) {
+			return bad("OrganizationID", "is none: copy it from the organization's settings in Polar")
+		}
+		return bad("Key", "does not sign: make one with polargate-keygen")
+	}
+	return s, nil
+}
+
+// Reason tells why no lease was issued, or a receipt was not taken. Beside these,
+// Polar's own refusals come with their polargate.Reason.
+type Reason string
+
+// Why an Issuer refuses.
+const (
+	// ErrBadRequest: the request cannot be read, or has no license key.
+	ErrBadRequest Reason = "bad_request"
+	// ErrWrongOrganization: it is for another vendor's server.
+	ErrWrongOrganization Reason = "wrong_organization"
+	// ErrPoolFull: every place of the pool is taken. Error.RetryAfter tells when the
+	// next is free at the latest.
+	ErrPoolFull Reason = "pool_full"
+	// ErrRequestUsed: the activation for this request was given back. A new request
+	// is needed.
+	ErrRequestUsed Reason = "request_used"
+	// ErrClockAhead: the program has seen a lease that this server's clock has not
+	// come to yet.
+	ErrClockAhead Reason = "clock_ahead"
+	// ErrNotProven: the receipt does not show the secret that was promised, or its
+	// lease is not known here.
+	ErrNotProven Reason = "not_proven"
+	// ErrRefused: Config.Claims refused.
+	ErrRefused Reason = "refused"
+	// ErrUnavailable: Polar or the State cannot be reached. Nothing is refused.
+	ErrUnavailable Reason = "unavailable"
+)
+
+// Error is the reason as a sentence.
+func (r Reason) Error() string {
+	for _, w := range words {
+		if w.reason == r {
+			return "issuer: " + w.what
+		}
+	}
+	return "issuer: " + string(r)
+}
+
+var words = []struct {
+	reason Reason
+	status int
+	what   string
+}{
+	{ErrBadRequest, http.StatusBadRequest, "this is no request that can be answered. Make a new one"},
+	{ErrWrongOrganization, http.StatusBadRequest, "this request is for another vendor"},
+	{ErrPoolFull, http.StatusConflict, "this license is in use on as many computers as it allows. Close the program on one of them, or try again later"},
+	{ErrRequestUsed, http.StatusConflict, "this computer was deactivated. Make a new request on it"},
+	{ErrClockAhead, http.StatusConflict, "the computer has a license from the future. Try again later"},
+	{ErrNotProven, http.StatusForbidden, "this receipt does not belong to a license that was issued here"},
+	{ErrRefused, http.StatusForbidden, "the license does not allow this"},
+	{ErrUnavailable, http.StatusServiceUnavailable, "the license server cannot be reached right now. Try again later"},
+}
+
+// Error is a lease that was not issued or not ended. It never carries a license key.
+type Error struct {
+	// Reason is what errors.Is matches, beside the cause. Empty when Polar refused:
+	// then Err is a *polargate.Error with its reason.
+	Reason Reason
+	// RetryAfter is how long to wait before asking again; 0 when not known.
+	RetryAfter time.Duration
+	// Err is the cause; may be nil.
+	Err error
+}
+
+// Error says what is the matter and what to do.
+func (e *Error) Error() string {
+	switch {
+	case e.Reason == "":
+		return "issuer: refused by Polar: " + e.Err.Error()
+	case e.Err != nil:
+		return e.Reason.Error() + ": " + e.Err.Error()
+	}
+	return e.Reason.Error()
+}
+
+// Unwrap gives the reason and the cause.
+func (e *Error) Unwrap() []error {
+	var all []error
+	if e.Reason != "" {
+		all = append(all, e.Reason)
+	}
+	if e.Err != nil {
+		all = append(all, e.Err)
+	}
+	return all
+}
+
+// Issue answers a request with a lease: the first for a computer, or its next. The
+// error is an *Error.
+func (s *Issuer) Issue(ctx context.Context, q lease.Request) (string, error) {
+	text, about, err := s.issue(ctx, q)
+	log := s.config.Logger.With("lease_request", q.ID, "license_key_id", about.LicenseKeyID, "fingerprint", q.Fingerprint)
+	if err != nil {
+		log.WarnContext(ctx, "lease refused", "reason", reasonOf(err), "err", err)
+		return "", err
+	}
+	return text, nil
+}
+
+func (s *Issuer) issue(ctx context.Context, q lease.Request) (text string, about About, err error) {
+	about = About{App: q.App, Version: q.Version}
+	if q.OrganizationID != s.config.OrganizationID {
+		return "", about, &Error{Reason: ErrWrongOrganization}
+	}
+	key, err := polargate.ParseKey(q.Key.Reveal())
+	if err != nil {
+		return "", about, &Error{Reason: ErrBadRequest, Err: err}
+	}
+	// One at a time for a computer, so that two requests take one activation.
+	unlock := s.locks.lock(q.Fingerprint)
+	defer unlock()
+
+	a, err := s.account(ctx, key)
+	if err != nil {
+		return "", about, err
+	}
+	about.LicenseKeyID, about.BenefitID = a.LicenseKeyID, a.BenefitID
+	switch {
+	case len(s.config.Features) > 0 && s.config.Features[a.BenefitID] == nil:
+		return "", about, wrongBenefit()
+	case a.used(q.ID):
+		return "", about, &Error{Reason: ErrRequestUsed}
+	}
+	if held := a.find(q.Fingerprint); held != nil && held.RequestID == q.ID && s.config.clock().Before(held.Expires) {
+		return s.sign(ctx, a, q, about) // asked again: the answer may have been lost
+	}
+	asked := Held{
+		LeaseID: rand.Text(), RequestID: q.ID, Fingerprint: q.Fingerprint, Label: q.Label, ReceiptHash: q.ReceiptHash,
+	}
+	if !q.Newest.IsZero() {
+		asked.Issued = q.Newest.Add(time.Second)
+	}
+	if asked.Issued.Sub(s.config.clock()) > lease.Skew {
+		return "", about, &Error{Reason: ErrClockAhead}
+	}
+	pool, floating := s.config.Pools[a.BenefitID]
+	if floating {
+		asked.Pool = a.BenefitID
+		a, err = s.float(ctx, key, a, pool, asked, q.Borrow)
+	} else {
+		a, err = s.seat(ctx, key, a, asked, q)
+	}
+	if err != nil {
+		return "", about, err
+	}
+	return s.sign(ctx, a, q, about)
+}
+
+// account finds what is known of the license that a key is of. Keys are rotated,
+// licenses stay.
+func (s *Issuer) account(ctx context.Context, key polargate.Key) (account, error) {
+	sum := sha256.Sum256([]byte("polargate issuer key\x00" + key.Reveal()))
+	name := "key-" + hex.EncodeToString(sum[:16])
+	known, err := s.config.State.Load(ctx, name)
+	switch {
+	case err == nil:
+		if a, err := s.load(ctx, string(known)); err != nil || a.BenefitID != "" {
+			return a, err
+		}
+	case !errors.Is(err, polargate.ErrNotStored):
+		return account{}, unavailable(err)
+	}
+	license, err := s.config.Client.Validate(ctx, polargate.ValidateRequest{Key: key})
+	if err != nil {
+		return account{}, refusal(err)
+	}
+	a, err := s.update(ctx, license.ID, func(a *account, _ time.Time) error { s.granted(a, license); return nil })
+	if err != nil {
+		return account{}, err
+	}
+	if err := s.config.State.Save(ctx, name, []byte(license.ID)); err != nil {
+		return account{}, unavailable(err)
+	}
+	return a, nil
+}
+
+// granted notes what Polar said of a license key.
+func (s *Issuer) granted(a *account, license *polargate.LicenseKey) {
+	a.BenefitID, a.CustomerID, a.ExpiresAt = license.BenefitID, license.CustomerID, license.ExpiresAt
+	a.Granted = s.config.clock().UTC().Round(0)
+}
+
+// float gives a computer a place of a pool. Polar is asked now and then, and for the
+// rest its last answer counts, for Grace if it cannot be reached.
+func (s *Issuer) float(ctx context.Context, key polargate.Key, a account, pool Pool, asked Held, borrow time.Duration) (account, error) {
+	var license *polargate.LicenseKey
+	since := s.config.clock().Sub(a.Granted)
+	if since < 0 || since >= s.config.Recheck {
+		var err error
+		license, err = s.config.Client.Validate(ctx, polargate.ValidateRequest{Key: key})
+		switch {
+		case denied(err):
+			if _, err := s.update(ctx, a.LicenseKeyID, func(a *account, _ time.Time) error { a.Granted = time.Time{}; return nil }); err != nil {
+				return a, err
+			}
+			return a, refusal(err)
+		case err != nil && (a.Granted.IsZero() || since < 0 || since >= s.config.Recheck+s.config.Grace):
+			return a, refusal(err)
+		}
+	}
+	return s.update(ctx, a.LicenseKeyID, func(a *account, now time.Time) error {
+		if license != nil {
+			s.granted(a, license)
+		}
+		if expired(a, now) {
+			return &Error{Err: &polargate.Error{Op: "lease", Reason: polargate.ErrExpired}}
+		}
+		if free, err := a.place(now, pool, asked, borrow); err != nil {
+			return &Error{Reason: ErrPoolFull, RetryAfter: free.Sub(now)}
+		}
+		return nil
+	})
+}
+
+// expired reports whether no lease could begin before the license key ends.
+func expired(a *account, now time.Time) bool {
+	return !a.ExpiresAt.IsZero() && a.ExpiresAt.Unix() <= now.Unix()+1
+}
+
+func wrongBenefit() error {
+	return &Error{Err: &polargate.Error{Op: "lease", Reason: polargate.ErrWrongBenefit}}
+}
+
+// seat gives a computer a lease for its activation at Polar, which it takes if it
+// has none.
+func (s *Issuer) seat(ctx context.Context, key polargate.Key, a account, asked Held, q lease.Request) (account, error) {
+	conditions := map[string]any{"fingerprint": q.Fingerprint}
+	var license *polargate.LicenseKey
+	if held := a.find(q.Fingerprint); held != nil && held.ActivationID != "" {
+		answer, err := s.config.Client.Validate(ctx, polargate.ValidateRequest{Key: key, ActivationID: held.ActivationID, Conditions: conditions})
+		switch {
+		case err == nil:
+			license, asked.ActivationID = answer, held.ActivationID
+		case errors.Is(err, polargate.ErrSeatReleased):
+			// The customer freed it in the portal: it may take another, below.
+		default:
+			return a, refusal(err)
+		}
+	}
+	fresh := license == nil
+	if fresh {
+		activation, err := s.config.Client.Activate(ctx, polargate.ActivateRequest{
+			Key: key, Label: labelOf(q), Conditions: conditions,
+			Meta: map[string]any{"fingerprint": q.Fingerprint, "request": q.ID, "issuer": "polargate lease"},
+		})
+		if err != nil {
+			return a, refusal(err)
+		}
+		license, asked.ActivationID = activation.LicenseKey, activation.ID
+	}
+	if len(s.config.Features) > 0 && license != nil && s.config.Features[license.BenefitID] == nil {
+		if fresh {
+			s.giveBack(ctx, key, asked.ActivationID)
+		}
+		return a, wrongBenefit()
+	}
+	noted, err := s.update(ctx, a.LicenseKeyID, func(a *account, now time.Time) error {
+		if license != nil {
+			s.granted(a, license)
+		}
+		if expired(a, now) {
+			return &Error{Err: &polargate.Error{Op: "lease", Reason: polargate.ErrExpired}}
+		}
+		asked.Expires = now.Add(s.config.For)
+		asked.Ends = asked.Expires.Add(s.config.Grace)
+		if !a.ExpiresAt.IsZero() {
+			asked.Expires, asked.Ends = earlier(asked.Expires, a.ExpiresAt), earlier(asked.Ends, a.ExpiresAt)
+		}
+		a.hold(now, asked)
+		return nil
+	})
+	if err != nil && fresh {
+		s.giveBack(ctx, key, asked.ActivationID)
+	}
+	return noted, err
+}
+
+// giveBack frees an activation that nothing came of.
+func (s *Issuer) giveBack(ctx context.Context, key polargate.Key, activationID string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	defer cancel()
+	if err := s.config.Client.Deactivate(ctx, key, activationID); err != nil {
+		s.config.Logger.ErrorContext(ctx, "an activation that nothing came of could not be given back", "activation_id", activationID, "err", err)
+	}
+}
+
+func labelOf(q lease.Request) string {
+	if q.Label != "" {
+		return q.Label
+	}
+	return q.App
+}
+
+// sign makes the lease that the account has of a computer.
+func (s *Issuer) sign(ctx context.Context, a account, q lease.Request, about About) (string, About, error) {
+	id, held := a.LicenseKeyID, a.find(q.Fingerprint)
+	about.LicenseKeyID, about.BenefitID, about.CustomerID, about.ExpiresAt = id, a.BenefitID, a.CustomerID, a.ExpiresAt
+	claims := lease.Claims{
+		ID: held.LeaseID, OrganizationID: s.config.OrganizationID, BenefitID: a.BenefitID, LicenseKeyID: id,
+		ActivationID: held.ActivationID, Fingerprint: held.Fingerprint, Features: s.config.Features[a.BenefitID],
+		Issued: held.Issued, Expires: held.Expires, Grace: held.Ends.Sub(held.Expires),
+	}
+	if held.Pool != "" {
+		claims.Pool, claims.Holder = held.Pool, held.Label
+	}
+	if s.config.Claims != nil {
+		if err := s.config.Claims(ctx, about, &claims); err != nil {
+			return "", about, &Error{Reason: ErrRefused, Err: err}
+		}
+		// Whose it is, and how long its place is kept, is not for others to change.
+		claims.ID, claims.OrganizationID, claims.LicenseKeyID, claims.ActivationID = held.LeaseID, s.config.OrganizationID, id, held.ActivationID
+		claims.Fingerprint, claims.Issued, claims.Pool = held.Fingerprint, held.Issued, held.Pool
+		if claims.Expires.IsZero() || claims.Ends().After(held.Ends) {
+			claims.Expires, claims.Grace = held.Expires, held.Ends.Sub(held.Expires)
+		}
+	}
+	text, err := lease.Sign(s.config.Key, claims)
+	if err != nil {
+		return "", about, unavailable(err)
+	}
+	what := "lease issued"
+	if q.LeaseID != "" {
+		what = "lease renewed"
+	}
+	s.config.Logger.InfoContext(ctx, what, "lease_request", q.ID, "lease_id", held.LeaseID, "license_key_id", id, "benefit_id", a.BenefitID,
+		"activation_id", held.ActivationID, "fingerprint", held.Fingerprint, "pool", held.Pool, "borrowed", held.Borrowed,
+		"issued", held.Issued, "expires", held.Expires)
+	return text, about, nil
+}
+
+// Release ends a lease by the receipt of a computer that was deactivated. Doing it
+// again is harmless. The error is an *Error.
+func (s *Issuer) Release(ctx context.Context, d lease.Receipt) error {
+	if d.OrganizationID != s.config.OrganizationID {
+		return &Error{Reason: ErrWrongOrganization}
+	}
+	if d.LicenseKeyID == "" {
+		return &Error{Reason: ErrNotProven}
+	}
+	a, err := s.load(ctx, d.LicenseKeyID)
+	if err != nil {
+		return err
+	}
+	for _, e := range a.Ended {
+		if e.Fingerprint == d.Fingerprint && d.Proves(e.ReceiptHash) {
+			return nil
+		}
+	}
+	held := a.find(d.Fingerprint)
+	if held == nil || !d.Proves(held.ReceiptHash) {
+		s.config.Logger.WarnContext(ctx, "receipt refused", "receipt", d.ID, "license_key_id", d.LicenseKeyID, "fingerprint", d.Fingerprint)
+		return &Error{Reason: ErrNotProven}
+	}
+	return s.End(ctx, d.LicenseKeyID, d.Fingerprint)
+}
+
+// Leases gives what was issued for a license key and not given back, floating ones
+// only while they last.
+func (s *Issuer) Leases(ctx context.Context, licenseKeyID string) ([]Held, error) {
+	a, err := s.load(ctx, licenseKeyID)
+	if err != nil {
+		return nil, err
+	}
+	a.sweep(a.now(s.config.clock()))
+	return a.Held, nil
+}
+
+// End takes the place of a computer back: its activation at Polar, or its place in a
+// pool. The lease that is out there counts until it ends. Ending what is not held is
+// harmless. The error is an *Error.
+func (s *Issuer) End(ctx context.Context, licenseKeyID, fingerprint string) error {
+	unlock := s.locks.lock(fingerprint)
+	defer unlock()
+	a, err := s.load(ctx, licenseKeyID)
+	if err != nil {
+		return err
+	}
+	held := a.find(fingerprint)
+	if held == nil {
+		return nil
+	}
+	if held.ActivationID != "" {
+		license, err := s.config.Client.LicenseKey(ctx, licenseKeyID)
+		if err == nil {
+			err = s.config.Client.Deactivate(ctx, license.Key, held.ActivationID)
+		}
+		// What Polar does not know any more is given back already.
+		if err != nil && !errors.Is(err, polargate.ErrUnknownKey) && !errors.Is(err, polargate.ErrSeatReleased) {
+			return refusal(err)
+		}
+	}
+	if _, err := s.update(ctx, licenseKeyID, func(a *account, _ time.Time) error { a.release(fingerprint); return nil }); err != nil {
+		return err
+	}
+	s.config.Logger.InfoContext(ctx, "lease ended", "lease_id", held.LeaseID, "license_key_id", licenseKeyID, "activation_id", held.ActivationID,
+		"fingerprint", fingerprint, "pool", held.Pool)
+	return nil
+}
+
+// load reads the account of a license key; an empty one if there is none.
+func (s *Issuer) load(ctx context.Context, id string) (account, error) {
+	a := account{LicenseKeyID: id}
+	data, err := s.config.State.Load(ctx, accountName(id))
+	switch {
+	case errors.Is(err, polargate.ErrNotStored):
+		return a, nil
+	case err != nil:
+		return a, unavailable(err)
+	}
+	if err := json.Unmarshal(data, &a); err != nil || a.LicenseKeyID != id {
+		return a, unavailable(fmt.Errorf("what is stored of license key %s cannot be read", id))
+	}
+	return a, nil
+}
+
+// update changes the account of a license key, with nobody else at it.
+func (s *Issuer) update(ctx context.Context, id string, change func(a *account, now time.Time) error) (account, error) {
+	unlock := s.locks.lock("account " + id)
+	defer unlock()
+	release, err := s.config.State.Lock(ctx, accountName(id))
+	switch {
+	case errors.Is(err, errors.ErrUnsupported):
+		release = func() {}
+	case err != nil:
+		return account{}, unavailable(err)
+	}
+	defer release()
+	a, err := s.load(ctx, id)
+	if err != nil {
+		return a, err
+	}
+	if err := change(&a, a.now(s.config.clock())); err != nil {
+		return a, err
+	}
+	data, err := json.Marshal(a)
+	if err != nil {
+		return a, unavailable(err)
+	}
+	if err := s.config.State.Save(ctx, accountName(id), data); err != nil {
+		return a, unavailable(err)
+	}
+	return a, nil
+}
+
+// accountName is a name that every Store takes, whatever the id.
+func accountName(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return "license-" + hex.EncodeToString(sum[:16])
+}
+
+func unavailable(err error) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		return e
+	}
+	return &Error{Reason: ErrUnavailable, Err: err}
+}
+
+// denied reports whether Polar itself refused.
+func denied(err error) bool {
+	e, ok := errors.AsType[*polargate.Error](err)
+	return ok && e.Reason.Denial()
+}
+
+// refusal is what became of a question to Polar: its own refusal, or that nobody can
+// say.
+func refusal(err error) error {
+	if err == nil {
+		return nil
+	}
+	if denied(err) {
+		return &Error{Err: err}
+	}
+	if _, ok := errors.AsType[*polargate.InputError](err); ok {
+		return &Error{Reason: ErrBadRequest, Err: err}
+	}
+	unknown := &Error{Reason: ErrUnavailable, Err: err}
+	if e, ok := errors.AsType[*polargate.Error](err); ok {
+		unknown.RetryAfter = e.RetryAfter
+	}
+	return unknown
+}
+
+// reasonOf is the one word for an error.
+func reasonOf(err error) string {
+	if e, ok := errors.AsType[*Error](err); ok && e.Reason != "" {
+		return string(e.Reason)
+	}
+	if e, ok := errors.AsType[*polargate.Error](err); ok {
+		return string(e.Reason)
+	}
+	return string(ErrUnavailable)
+}
+
+// lowered is a map by ids, however they were written.
+func lowered[V any](m map[string]V) map[string]V {
+	lower := make(map[string]V, len(m))
+	for id, v := range m {
+		lower[strings.ToLower(id)] = v
+	}
+	return lower
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// keyedLocks are locks by name that take no room while nobody holds them.
+type keyedLocks struct {
+	mu    sync.Mutex
+	locks map[string]*keyedLock
+}
+
+type keyedLock struct {
+	sync.Mutex
+	users int
+}
+
+func (l *keyedLocks) lock(name string) (unlock func()) {
+	l.mu.Lock()
+	if l.locks == nil {
+		l.locks = map[string]*keyedLock{}
+	}
+	one := l.locks[name]
+	if one == nil {
+		one = &keyedLock{}
+		l.locks[name] = one
+	}
+	one.users++
+	l.mu.Unlock()
+	one.Lock()
+	return func() {
+		one.Unlock()
+		l.mu.Lock()
+		if one.users--; one.users == 0 {
+			delete(l.locks, name)
+		}
+		l.mu.Unlock()
+	}
+}
