@@ -151,9 +151,11 @@ func inDoubt(err error) error {
 	doubt.Reason = ErrInDoubt
 	switch {
 	case e.Op == opConsume:
-		doubt.say.do = inDoubtUsesDo
+		doubt.situation = inDoubtUses
 	case errors.Is(err, errWebPage):
-		doubt.say.do = inDoubtPageDo
+		doubt.situation = inDoubtPage
+	case e.situation != callEnded:
+		doubt.situation = ""
 	}
 	return &doubt
 }

@@ -131,5 +131,7 @@ func (e *MissingError) Error() string {
 	return "polargate: await: " + what + " (" + e.Err.Error() + "). Polar grants what was bought seconds to minutes after the payment: show a page that asks again, and check that the product bought has the benefit."
 }
 
+func (e *MissingError) message(l *Language) string { return l.text(phraseMissing) }
+
 // Unwrap gives why the wait ended, for errors.Is and errors.As.
 func (e *MissingError) Unwrap() error { return e.Err }

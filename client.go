@@ -329,14 +329,19 @@ type exchange struct {
 func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []byte, at time.Time) error) error {
 	err := c.tries(ctx, x, accept)
 	if e, ok := err.(*Error); ok && !c.token.IsZero() {
-		if e.say == (phrases{}) || e.Reason != ErrUnreachable {
-			e.say = ofServer[e.Reason]
-		}
 		switch {
 		case e.Reason == ErrMisconfigured && e.StatusCode == http.StatusUnprocessableEntity:
-			e.say = phrases{do: serverFieldDo}
+			e.situation = serverField
 		case e.Reason == ErrMisconfigured && x.op == opState:
-			e.say = phrases{do: serverStateDo}
+			e.situation = serverState
+		case e.Reason == ErrMisconfigured:
+			e.situation = serverKeys
+		case e.Reason == ErrSeatReleased:
+			e.situation = serverSeat
+		case e.Reason == ErrUnreachable && e.situation == "":
+			e.situation = serverUnreachable
+		case e.Reason != ErrUnreachable:
+			e.situation = ""
 		}
 	}
 	return err
@@ -380,7 +385,7 @@ func (w *worthAnotherTry) Unwrap() error { return w.error }
 
 func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept func(body []byte, at time.Time) error) (err error) {
 	if err := ctx.Err(); err != nil {
-		return &Error{Op: x.op, Reason: ErrUnreachable, say: ended, Err: err}
+		return &Error{Op: x.op, Reason: ErrUnreachable, situation: callEnded, Err: err}
 	}
 	done, err := c.pace.Wait(ctx)
 	if err != nil {
@@ -397,7 +402,7 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 
 	if err := ctx.Err(); err != nil {
 		outcome = pace.Unsent
-		return &Error{Op: x.op, Reason: ErrUnreachable, say: ended, Err: err}
+		return &Error{Op: x.op, Reason: ErrUnreachable, situation: callEnded, Err: err}
 	}
 	if x.hard != nil {
 		ctx = x.hard
@@ -427,14 +432,14 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 		if !sent {
 			// Without a network the answer is at hand: a start must not wait
 			// for what will not change within a second.
-			return &Error{Op: x.op, Reason: ErrUnreachable, Err: c.tidy(err, x), say: trouble(err)}
+			return &Error{Op: x.op, Reason: ErrUnreachable, Err: c.tidy(err, x), situation: trouble(err)}
 		}
-		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{c.tidy(err, x)}, say: trouble(err), sent: true}
+		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{c.tidy(err, x)}, situation: trouble(err), sent: true}
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
-		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, say: trouble(err), sent: true}
+		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, situation: trouble(err), sent: true}
 	}
 	outcome = pace.Answered
 	err = c.classify(x, resp, answer, accept)
@@ -455,7 +460,7 @@ func (c *Client) notItsTurn(op string, err error) *Error {
 	case *pace.LateError:
 		e.RetryAfter, e.Err = err.For, context.DeadlineExceeded
 	case *pace.StoppedError:
-		e.Err, e.say = err.Err, ended
+		e.Err, e.situation = err.Err, callEnded
 		if !c.token.IsZero() {
 			e.RetryAfter = err.For // a server tells its caller
 		}
@@ -554,9 +559,9 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		e := &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: status, Err: cause, sent: sent}
 		switch {
 		case status == http.StatusProxyAuthRequired:
-			e.say = causeProxyLogin.phrases()
+			e.situation = causeProxyLogin
 		case errors.Is(cause, errWebPage), errors.Is(cause, errRedirect), status == http.StatusNetworkAuthenticationRequired:
-			e.say = causePage.phrases()
+			e.situation = causePage
 		}
 		return e
 	}
@@ -582,7 +587,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		cause := notPolar(resp, errServerFailed)
 		failure := unknown(&worthAnotherTry{cause})
 		if cause == errServerFailed { // and not the page of a proxy
-			failure.say = phrases{serverFailed, serverFailedDo}
+			failure.situation = serverFailed
 		}
 		return failure
 	}

@@ -690,7 +690,7 @@ func TestAfterA429NobodyAsksBeforeThePauseIsOver(t *testing.T) {
 		require.ErrorAs(t, err, &failed)
 		assert.Equal(t, ErrRateLimited, failed.Reason)
 		assert.Equal(t, 42*time.Second, failed.RetryAfter)
-		assert.Contains(t, err.Error(), "Try again in 42s")
+		assert.Contains(t, err.Error(), "Try again in 45 seconds")
 		assert.Equal(t, 1, polar.Count("/validate"), "a 429 is not retried")
 
 		time.Sleep(41 * time.Second)

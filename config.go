@@ -232,8 +232,8 @@ func (c Config) validate() error {
 	if err := checkFeatures(c.Features); err != nil {
 		return err
 	}
-	if err := c.Language.validate(); err != nil {
-		return err
+	if c.Language.hasUnknownPhrase() {
+		return &InputError{"Language", "translates a phrase that doesn't exist: the names are those of Phrases()"}
 	}
 	switch c.Ephemeral {
 	case "", ReleaseOnClose, ValidateOnly, IfUnwritable:

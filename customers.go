@@ -489,12 +489,12 @@ func (c *Customers) callError(err error) error {
 	case err == nil:
 		return nil
 	case errors.Is(err, flight.ErrClosed), c.cache.life.Err() != nil:
-		return &Error{Op: opEntitlements, Reason: ErrClosed, say: phrases{customersClosed, customersClosedDo}}
+		return &Error{Op: opEntitlements, Reason: ErrClosed, situation: customersClosed}
 	case errors.As(err, &panicked):
 		c.logPanic(panicked)
 		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Detail: "a fault in the program: see its log"}
 	case err == context.Canceled, err == context.DeadlineExceeded:
-		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Err: err, say: ended}
+		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Err: err, situation: callEnded}
 	}
 	return err
 }

@@ -149,11 +149,11 @@ func (d *Diagnosis) lookAtStore(store Store, name string, own []string) {
 	}
 	if problem != nil {
 		d.StoreProblem = anonymous(problem.Error())
-		if what, do, ok := (*Language)(nil).ofStore(&StoreError{"load", problem}); ok {
-			d.Problems = append(d.Problems, anonymous((*Language)(nil).refused(what, do)))
-			return
+		text := Message(&StoreError{"load", problem})
+		if text == english[phraseStore] {
+			text = strings.TrimSuffix(text, ".") + " (" + d.StoreProblem + ")."
 		}
-		d.Problems = append(d.Problems, "The license cannot be kept on this computer ("+d.StoreProblem+"). Check that the folder can be written, and that the disk is not full.")
+		d.Problems = append(d.Problems, anonymous(text))
 	}
 }
 
@@ -177,13 +177,13 @@ func (d *Diagnosis) lookAtPolar(ctx context.Context, g *Gate) {
 			d.ClockAhead = g.now().Sub(e.date).Round(time.Second)
 		}
 		if d.ClockAhead.Abs() > wrongClock {
-			d.Problems = append(d.Problems, fmt.Sprintf("This computer's clock is %s. Set it right.", aheadOrBehind(d.ClockAhead)))
+			d.Problems = append(d.Problems, fmt.Sprintf("This computer's clock is %s. Correct it.", aheadOrBehind(d.ClockAhead)))
 		}
 		return
 	case e.Reason == ErrRateLimited:
 		d.Answer = "not asked, or not answered, because of the limit on requests"
 	default:
-		d.Answer, _ = (*Language)(nil).ofError(e)
+		d.Answer, _ = e.words(nil)
 		if e.Err != nil {
 			d.Answer += " (" + anonymous(cleanDetail(e.Err.Error())) + ")"
 		}
@@ -196,9 +196,9 @@ func aheadOrBehind(d time.Duration) string {
 	case d.Abs() <= 2*time.Second: // a Date has whole seconds, and takes a while to come
 		return "right"
 	case d < 0:
-		return (-d).String() + " behind"
+		return spoken(-d) + " behind"
 	}
-	return d.String() + " ahead"
+	return spoken(d) + " ahead"
 }
 
 // String is the report as lines of text, to be pasted into a mail.
@@ -216,7 +216,7 @@ func (d Diagnosis) String() string {
 		line("clock", "%s", aheadOrBehind(d.ClockAhead))
 	}
 	if d.Pause > 0 {
-		line("pause", "for another %s", readable(d.Pause))
+		line("pause", "for another %s", spoken(d.Pause))
 	}
 	if !d.PaceShared {
 		line("pacing", "of this process only")
@@ -241,7 +241,7 @@ func (d Diagnosis) String() string {
 	}
 	line("license", "%s", state)
 	if d.SinceChecked != 0 {
-		line("checked", "%s ago", d.SinceChecked.Round(time.Second))
+		line("checked", "%s ago", spoken(d.SinceChecked))
 	}
 	if !d.GraceUntil.IsZero() {
 		line("grace until", "%s", d.GraceUntil.Format(time.RFC3339))
@@ -250,7 +250,7 @@ func (d Diagnosis) String() string {
 		line("expires", "%s", d.ExpiresAt.Format(time.RFC3339))
 	}
 	if d.SeatsToRelease > 0 {
-		line("to release", "%d activations", d.SeatsToRelease)
+		line("to release", "%s", count(d.SeatsToRelease, "activation", "activations"))
 	}
 	for _, p := range d.Problems {
 		line("problem", "%s", p)

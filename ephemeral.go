@@ -243,7 +243,7 @@ func (g *Gate) release(s *seat, left *release) error {
 		if wait, ok := left.turns.next(err, left.turns.left); ok {
 			// Who ends the program now finds here what it leaves behind.
 			if wait > closeWait {
-				g.config.Logger.Warn("polargate: an activation is given back as soon as Polar's limit on requests allows", "activation", s.ActivationID, "wait", readable(wait))
+				g.config.Logger.Warn("polargate: an activation is given back as soon as Polar's limit on requests allows", "activation", s.ActivationID, "wait", wait.Round(time.Second))
 			}
 			time.Sleep(wait)
 			continue

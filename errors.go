@@ -8,8 +8,6 @@ import (
 	"net/http"
 	"strings"
 	"time"
-
-	"github.com/polargate/polargate/internal/redact"
 )
 
 // Reason says why a license is not plainly active, or why a call failed. Its
@@ -114,6 +112,22 @@ func (r Reason) Error() string {
 	return "polargate: " + string(r)
 }
 
+func (r Reason) message(l *Language) string {
+	if r == "" {
+		return ""
+	}
+	return l.sentences(l.words(Phrase(r), ""))
+}
+
+// provesNothing reports whether r only says why Polar gave no answer.
+func (r Reason) provesNothing() bool {
+	switch r {
+	case ErrUnreachable, ErrRateLimited, ErrMisconfigured, ErrInDoubt, ErrClosed, ErrBusy:
+		return true
+	}
+	return false
+}
+
 // Denial reports whether r is Polar's own refusal, as against an answer that
 // proves nothing. In answer to a validation it locks the license. The refusal of
 // an activation leaves the license that is held as it is, and ErrUsageExceeded,
@@ -152,8 +166,8 @@ type Error struct {
 	unasked bool
 	// heldBack: Polar was not asked, since it had asked for a pause.
 	heldBack bool
-	// say replaces the phrases of the reason, where they are known better.
-	say phrases
+	// situation is what is known more exactly than the reason tells; "" if nothing is.
+	situation Phrase
 	// store is why the stored license could not be read, if that is the reason.
 	store error
 	// kept: the call was about a key that was entered while the license of another one
@@ -170,8 +184,7 @@ func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("polargate: ")
 	b.WriteString(e.Op)
-	var english *Language
-	what, do := english.ofError(e)
+	what, do := e.words(nil)
 	fmt.Fprintf(&b, ": %s", what)
 	more := e.facts()
 	if len(more) > 0 {
@@ -185,7 +198,6 @@ func (e *Error) Error() string {
 // facts are what is known of a failure beside its reason. Of a cause that is an
 // Error too, its advice is left out: one is enough.
 func (e *Error) facts() []string {
-	var english *Language
 	var facts []string
 	if e.StatusCode != 0 {
 		facts = append(facts, fmt.Sprintf("%d %s", e.StatusCode, http.StatusText(e.StatusCode)))
@@ -196,10 +208,10 @@ func (e *Error) facts() []string {
 	switch inner := e.Err.(type) {
 	case nil:
 	case *Error:
-		what, _ := english.ofError(inner)
+		what, _ := inner.words(nil)
 		facts = append(append(facts, what), inner.facts()...)
 	case Reason:
-		facts = append(facts, english.text(Phrase(inner)))
+		facts = append(facts, english[Phrase(inner)])
 	default:
 		facts = append(facts, inner.Error())
 	}
@@ -230,10 +242,57 @@ func (e *Error) Unwrap() []error {
 
 // cause is what kept Polar from being reached, as a phrase; "" if not known.
 func (e *Error) cause() Phrase {
-	if e.Reason == ErrUnreachable && e.say.do == e.say.what+".do" && strings.HasPrefix(string(e.say.what), string(ErrUnreachable)+".") {
-		return e.say.what
+	if e.situation.exists() && e.Reason == ErrUnreachable && strings.HasPrefix(string(e.situation), string(ErrUnreachable)+".") {
+		return e.situation
 	}
 	return ""
+}
+
+// words are what happened and what to do.
+func (e *Error) words(l *Language) (what, do string) {
+	what, do = l.words(Phrase(e.Reason), e.situation)
+	if e.kept {
+		what, do = l.wordsEntered(Phrase(e.Reason), e.situation)
+	}
+	if e.store != nil {
+		if w, d, ok := wordsOfStore(l, e.store); ok {
+			what, do = w, d
+		} else if e.Reason == ErrUnreadableState {
+			_, do = l.words(Phrase(e.Reason), unreadableDisk)
+		}
+	}
+	if e.RetryAfter > 0 {
+		do = l.text(phraseTryAgainIn, "{wait}", l.duration(e.RetryAfter))
+	}
+	return what, do
+}
+
+func (e *Error) message(l *Language) string {
+	text := l.sentences(e.words(l))
+	if what, do, ok := e.recheck(l); ok {
+		text += " " + l.text(phraseNoteRecheck, "{what}", what, "{do}", do)
+	}
+	if e.kept {
+		text = l.unchanged(text)
+	}
+	return text
+}
+
+// recheck is why the reason couldn't be checked again, where that is a fact of its own.
+func (e *Error) recheck(l *Language) (what, do string, ok bool) {
+	if e.StatusCode != 0 || e.Reason.provesNothing() || e.Reason == ErrGraceEnded { // which says it itself
+		return "", "", false
+	}
+	switch also := e.Err.(type) {
+	case *Error:
+		if also.Reason.provesNothing() {
+			what, do = also.words(l)
+			return what, do, true
+		}
+	case *StoreError:
+		return also.ownWords(l)
+	}
+	return "", "", false
 }
 
 func isDenial(err error) bool {
@@ -252,6 +311,31 @@ type InputError struct {
 
 func (e *InputError) Error() string {
 	return "polargate: " + e.Field + " " + e.Problem
+}
+
+// fieldKey is what an InputError calls a license key.
+const fieldKey = "license key"
+
+func (e *InputError) message(l *Language) string {
+	phrase := phraseInput
+	if e.Field == fieldKey {
+		phrase = phraseKeyInput
+	}
+	return l.text(phrase, "{field}", e.Field, "{problem}", e.Problem)
+}
+
+// keptError is an error about a key that was just entered while the license of another
+// key stays in use, and is no *Error.
+type keptError struct{ error }
+
+func (e *keptError) Unwrap() error { return e.error }
+
+func (e *keptError) message(l *Language) string {
+	text := l.Message(e.error)
+	if input, ok := errors.AsType[*InputError](e.error); ok && input.Field == fieldKey {
+		text = l.text(phraseKeyInput+entered, "{problem}", input.Problem)
+	}
+	return l.unchanged(text)
 }
 
 // StoreError is a license state that could not be read or written. After it,
@@ -285,7 +369,20 @@ func (e *StoreError) Unwrap() error { return e.Err }
 const opLock = "lock"
 
 // errBusyHere is the wait for another call of the same Gate that took too long.
-var errBusyHere = fmt.Errorf("another call is still under way: %w", context.DeadlineExceeded)
+var errBusyHere error = busyHereError{}
+
+type busyHereError struct{}
+
+func (busyHereError) Error() string {
+	return "another call is still under way: " + context.DeadlineExceeded.Error()
+}
+
+func (busyHereError) Unwrap() error { return context.DeadlineExceeded }
+
+func (busyHereError) ownWords(l *Language) (what, do string, ok bool) {
+	what, do = l.words(Phrase(ErrBusy), busyHere)
+	return what, do, true
+}
 
 // Is reports whether target is the Reason of the cause.
 func (e *StoreError) Is(target error) bool {
@@ -298,8 +395,32 @@ func (e *StoreError) Is(target error) bool {
 	return false
 }
 
-// cleanDetail makes a text from the network fit for an error: one line,
-// printable, short, and redacted.
-func cleanDetail(s string, secrets ...string) string {
-	return shorten(cleanText(redact.Text(s, secrets...)), 200)
+func (e *StoreError) message(l *Language) string {
+	if what, do, ok := e.ownWords(l); ok {
+		return l.sentences(what, do)
+	}
+	return l.text(phraseStore)
+}
+
+func (e *StoreError) ownWords(l *Language) (what, do string, ok bool) {
+	if of, found := errors.AsType[worded](e.Err); found {
+		if what, do, ok = of.ownWords(l); ok {
+			return what, do, true
+		}
+	}
+	for _, reason := range []Reason{ErrBusy, ErrNoPermission} {
+		if errors.Is(e, reason) {
+			what, do = l.words(Phrase(reason), "")
+			return what, do, true
+		}
+	}
+	return "", "", false
+}
+
+// wordsOfStore are those of an error of the Store. ok is false if it has none.
+func wordsOfStore(l *Language, err error) (what, do string, ok bool) {
+	if e, ok := errors.AsType[worded](err); ok {
+		return e.ownWords(l)
+	}
+	return (&StoreError{Err: err}).ownWords(l)
 }

@@ -39,7 +39,7 @@ func TestEveryReasonHasWordsForADeveloperAndForAPerson(t *testing.T) {
 func TestAnErrorWithinAnErrorGivesOneAdvice(t *testing.T) {
 	t.Parallel()
 	outer := &Error{Op: "check", Reason: ErrExpired, Err: &Error{Op: opValidate, Reason: ErrUnreachable}}
-	assert.Equal(t, "polargate: check: this license has expired (the license server could not be reached). Renew the license, then check again.", outer.Error())
+	assert.Equal(t, "polargate: check: "+english["expired"]+" ("+english["unreachable"]+"). "+english["expired.do"], outer.Error())
 	assert.ErrorIs(t, outer, ErrUnreachable)
 }
 
@@ -52,7 +52,7 @@ func TestWordsFitTheSituation(t *testing.T) {
 		polar.Inject(polartest.Fault{Effect: polartest.LoginPage(200)})
 		_, err := openGate(t, polar, nil).Activate(t.Context(), key.Key)
 		require.ErrorIs(t, err, ErrActivationInDoubt)
-		assert.Contains(t, Message(err), "log in to the Wi-Fi")
+		assert.Contains(t, Message(err), english["in_doubt.page.do"])
 	})
 	t.Run("a fault of Polar's own, and a proxy's", func(t *testing.T) {
 		t.Parallel()
@@ -65,13 +65,13 @@ func TestWordsFitTheSituation(t *testing.T) {
 			polar.Inject(polartest.Fault{Effect: polartest.ServerError(500)})
 			_, err = gate.Refresh(t.Context())
 			require.ErrorIs(t, err, ErrUnreachable)
-			assert.Contains(t, Message(err), "a problem of its own")
-			assert.NotContains(t, Message(err), "internet connection")
+			assert.Contains(t, Message(err), english["unreachable.failed.do"])
+			assert.NotContains(t, Message(err), "internet")
 			polar.ClearFaults()
 			polar.Inject(polartest.Fault{Effect: polartest.ProxyPage(502)})
 			_, err = gate.Refresh(t.Context())
 			require.ErrorIs(t, err, ErrUnreachable)
-			assert.Contains(t, Message(err), "internet connection")
+			assert.Contains(t, Message(err), english["unreachable.page.do"])
 		})
 	})
 	t.Run("a caller who gives up", func(t *testing.T) {
@@ -89,7 +89,7 @@ func TestWordsFitTheSituation(t *testing.T) {
 			func() error { _, err := gate.Refresh(ctx); return err }(),
 		} {
 			require.ErrorIs(t, err, context.Canceled)
-			assert.Contains(t, Message(err), "ended before an answer came")
+			assert.Contains(t, Message(err), english["ended.do"])
 			assert.NotContains(t, Message(err), "Wi-Fi")
 		}
 	})
@@ -104,7 +104,7 @@ func TestWordsFitTheSituation(t *testing.T) {
 		for range 2 {
 			_, err = gate.Activate(t.Context(), key.Key)
 			require.ErrorIs(t, err, ErrActivationLimit)
-			assert.Contains(t, Message(err), "An earlier attempt from this computer")
+			assert.Contains(t, Message(err), english["activation_limit.earlier.do"])
 		}
 	})
 	t.Run("a server with a token that is not good", func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestWordsFitTheSituation(t *testing.T) {
 		require.NoError(t, err)
 		_, err = client.Validate(t.Context(), ValidateRequest{Key: newKey("ACME-KEY")})
 		require.ErrorIs(t, err, ErrMisconfigured)
-		assert.Contains(t, err.Error(), "Check the access token")
+		assert.Contains(t, err.Error(), english["misconfigured.server.do"])
 	})
 	t.Run("a server whose question Polar does not take", func(t *testing.T) {
 		t.Parallel()
@@ -139,7 +139,7 @@ func TestWordsFitTheSituation(t *testing.T) {
 		require.NoError(t, store.Save(t.Context(), gate.name, []byte("garbage")))
 		err := gate.Deactivate(t.Context())
 		require.ErrorIs(t, err, ErrUnreadableState)
-		assert.Contains(t, Message(err), "customer portal")
+		assert.Contains(t, Message(err), english["unreadable_state.seat.do"])
 		_, err = gate.Consume(t.Context(), 1)
 		require.ErrorIs(t, err, ErrUnreadableState)
 	})

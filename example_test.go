@@ -48,7 +48,7 @@ func Example() {
 	}
 	fmt.Println(status.State, status.Key, status.Features, gate.Has("export"))
 	// Output:
-	// No license key has been activated. Enter your license key.
+	// This program isn't activated yet. Enter your license key.
 	// active ****-0A1B2C [export sync] true
 }
 
@@ -151,7 +151,7 @@ func ExampleGate_Check() {
 	fmt.Println(status.State, polargate.Message(err))
 	// Output:
 	// active <nil>
-	// locked This license key is no longer active. The license was revoked or disabled. Renew the subscription, or ask the vendor.
+	// locked This license key is no longer active. It was revoked or disabled. Renew your subscription, or contact support.
 }
 
 func TestALicenseLastsThroughTwoWeeksOffline(t *testing.T) {
@@ -399,9 +399,9 @@ func ExampleGate_Move() {
 	_, err = old.Refresh(ctx)
 	fmt.Println(polargate.Message(err))
 	// Output:
-	// locked ****-0A1B2C This license is activated on another computer. Move it to this computer, which deactivates the other one, or activate a license key here.
+	// locked ****-0A1B2C This license belongs to another computer. Move it here, which deactivates the other computer, or activate another license key.
 	// active <nil>
-	// This computer's activation was released. Activate the license key again to use it on this computer.
+	// This computer was deactivated. Activate your license key again to use it on this computer.
 }
 
 func ExampleStoreError() {

@@ -152,7 +152,7 @@ func (g *Gate) Close() error {
 	if g.timer != nil {
 		g.timer.Stop()
 	}
-	g.current.Store(&snapshot{status: Status{State: Locked, Reason: ErrClosed, Message: upperFirst(g.config.Language.text(Phrase(ErrClosed))) + "."}})
+	g.current.Store(&snapshot{status: Status{State: Locked, Reason: ErrClosed, Message: g.config.Language.Message(ErrClosed)}})
 	g.mu.Unlock()
 	if !first {
 		<-g.ended
@@ -297,7 +297,7 @@ func (g *Gate) callError(op string, err error) error {
 	case err == context.DeadlineExceeded && g.isLockedOut():
 		return &Error{Op: op, Reason: ErrBusy, Err: err}
 	case err == context.Canceled, err == context.DeadlineExceeded:
-		return &Error{Op: op, Reason: ErrUnreachable, Err: err, say: ended}
+		return &Error{Op: op, Reason: ErrUnreachable, Err: err, situation: callEnded}
 	}
 	return err
 }
@@ -318,7 +318,7 @@ func statusError(s Status, cause error) error {
 	if s.State == Unlicensed && s.Reason != ErrNoLicense && cause == nil {
 		cause = ErrNoLicense // that too is the case
 	}
-	return &Error{Op: "check", Reason: s.Reason, Err: cause, say: s.phrases(vain), store: s.unread()}
+	return &Error{Op: "check", Reason: s.Reason, Err: cause, situation: s.situationSince(vain), store: s.unread()}
 }
 
 // fromMemory answers from memory, if what is there is fresh.
@@ -517,7 +517,7 @@ func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*Lic
 	}
 	license, err := g.client.Validate(ctx, r)
 	if e, ok := err.(*Error); ok && e.Reason == ErrUnknownKey && key.Reveal() == s.Key {
-		e.say = noLongerKnown
+		e.situation = unknownHeld
 	}
 	return license, err
 }
@@ -670,9 +670,9 @@ func (g *Gate) publish(now time.Time) {
 	}
 	switch {
 	case s.reason == ErrOtherMachine && rec.state.Seat != nil:
-		next.status.say = phrases{movingHere, movingHereDo}
+		next.status.situation = movingHere
 	case s.reason == ErrSeatReleased && rec.state.Seat.State == seatless:
-		next.status.say = phrases{what: seatNeeded}
+		next.status.situation = seatNeeded
 	}
 	if rec.verdict != nil {
 		next.status.CheckedAt = rec.verdict.CheckedAt
@@ -697,7 +697,7 @@ func (g *Gate) publish(now time.Time) {
 			next.status.cause = rec.verdict.Cause
 		}
 	}
-	next.status.Message = g.config.Language.ofStatus(next.status, vain, g.fallback.inUse())
+	next.status.Message = next.status.message(g.config.Language, vain, g.fallback.inUse())
 	last := g.current.Swap(next)
 	if last != nil && changed(last.status, next.status) {
 		g.notify(last.status, next.status)

@@ -317,7 +317,7 @@ func lockError(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
 	case ctx.Err() != nil && errors.Is(err, errBusyHere):
-		return &Error{Op: opLock, Reason: ErrBusy, Err: ctx.Err(), say: phrases{busyHere, busyHereDo}}
+		return &Error{Op: opLock, Reason: ErrBusy, Err: ctx.Err(), situation: busyHere}
 	case ctx.Err() != nil:
 		return &Error{Op: opLock, Reason: ErrBusy, Err: ctx.Err()}
 	}

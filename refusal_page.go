@@ -60,7 +60,7 @@ func (r Refusal) words() (heading, text string) {
 	case r.Status == http.StatusUnauthorized:
 		return "Please sign in", "Sign in, then open this page again."
 	case r.Status == http.StatusServiceUnavailable:
-		return "Please try again", "We can't check what your plan includes right now. Try again " + inWords(r.RetryAfter) + "."
+		return "Please try again", "We can't check what your plan includes right now. Try again " + soon(r.RetryAfter) + "."
 	case r.Status != http.StatusPaymentRequired:
 		return http.StatusText(r.Status), r.detail()
 	case english[Phrase(r.Reason)] != "":
@@ -73,17 +73,12 @@ func (r Refusal) words() (heading, text string) {
 	return "Upgrade to continue", "You need a subscription or purchase to continue."
 }
 
-// inWords says when a wait is over, as roughly as a person wants to know.
-func inWords(d time.Duration) string {
-	switch {
-	case d <= 15*time.Second:
-		return "in a few seconds"
-	case d <= 90*time.Second:
-		return "in a minute"
-	case d <= 90*time.Minute:
-		return "in " + strconv.Itoa(int((d+time.Minute-1)/time.Minute)) + " minutes"
+// soon says when a wait is over.
+func soon(d time.Duration) string {
+	if d > 30*24*time.Hour {
+		return "later"
 	}
-	return "later"
+	return "in " + spoken(d)
 }
 
 // upgradeLink is where a refusal sends people for more; nil if there is no such page, or

@@ -74,7 +74,7 @@ func (g *Gate) inTurn(ctx context.Context, t *turns, do func() error) error {
 		if !ok {
 			return err
 		}
-		g.config.Logger.Info("polargate: an activation waits for its turn, since Polar's limit on requests is reached", "wait", readable(wait))
+		g.config.Logger.Info("polargate: an activation waits for its turn, since Polar's limit on requests is reached", "wait", wait.Round(time.Second))
 		if err := g.waitInLine(ctx, wait, err); err != nil {
 			return err
 		}
@@ -102,7 +102,7 @@ func (g *Gate) waitInLine(ctx context.Context, wait time.Duration, why error) er
 		return g.callError(opActivate, ctx.Err())
 	}
 	e := *of
-	e.RetryAfter, e.Err, e.say = 0, ctx.Err(), ended
+	e.RetryAfter, e.Err, e.situation = 0, ctx.Err(), callEnded
 	return &e
 }
 
@@ -153,7 +153,7 @@ func (g *Gate) ofEntered(licenseKey string, err error) error {
 	}
 	switch e := err.(type) {
 	case *Error:
-		if e.Reason == ErrClosed || e.say == ended {
+		if e.Reason == ErrClosed || e.situation == callEnded {
 			return err
 		}
 		own := *e // others may have been given the same
@@ -168,11 +168,6 @@ func (g *Gate) ofEntered(licenseKey string, err error) error {
 	}
 	return err
 }
-
-// keptError is an error of Activate that is no *Error, while a license is held.
-type keptError struct{ error }
-
-func (e *keptError) Unwrap() error { return e.error }
 
 // purchaseLag is how long a key can be unknown to Polar after it was bought:
 // 30 s to 2 min are reported, since a worker makes the grant.
@@ -322,9 +317,9 @@ func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) 
 		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit {
 			switch {
 			case before != nil && before.Key == key.Reveal():
-				e.say.do = limitEarlierDo
+				e.situation = limitEarlier
 			case rec.trouble == ErrUnreadableState:
-				e.say.do = limitUnreadableDo
+				e.situation = limitUnreadable
 			}
 		}
 		return nothingTaken(err)
@@ -556,7 +551,7 @@ func (g *Gate) free(ctx context.Context, s *seat) error {
 	switch {
 	case errors.Is(err, ErrUnknownKey):
 		e := *err.(*Error)
-		e.Op, e.say = opDeactivate, noLongerKnown
+		e.Op, e.situation = opDeactivate, unknownHeld
 		return &e
 	case err == nil, isDenial(err):
 		return nil
@@ -609,7 +604,7 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 			return true
 		})
 		if err == nil && unreadable {
-			err = &Error{Op: opDeactivate, Reason: ErrUnreadableState, say: phrases{do: unreadableSeatDo}}
+			err = &Error{Op: opDeactivate, Reason: ErrUnreadableState, situation: unreadableSeat}
 		}
 		return struct{}{}, err
 	})
@@ -729,7 +724,7 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 // of the two facts this one decides. What may have been counted stays in doubt.
 func (g *Gate) ofLocked(err error) error {
 	e, ok := err.(*Error)
-	if s := g.Status(); ok && s.State == Locked && e.Reason.provesNothing() && e.Reason != ErrInDoubt && e.Reason != ErrClosed && e.say != ended {
+	if s := g.Status(); ok && s.State == Locked && e.Reason.provesNothing() && e.Reason != ErrInDoubt && e.Reason != ErrClosed && e.situation != callEnded {
 		if locked, ok := statusError(s, err).(*Error); ok && locked != e {
 			locked.Op = e.Op
 			return locked

@@ -88,7 +88,7 @@ func ParseKey(pasted string) (Key, error) {
 	case problem != "":
 		return Key{}, &InputError{fieldKey, problem}
 	case text == "":
-		return Key{}, &InputError{fieldKey, "is empty: paste the key from the purchase e-mail or the customer portal"}
+		return Key{}, &InputError{fieldKey, "is empty: paste it from your purchase email or the customer portal"}
 	case len(text) > maxKeyLen:
 		return Key{}, errKeyTooLong
 	}
@@ -97,7 +97,7 @@ func ParseKey(pasted string) (Key, error) {
 
 var (
 	errKeyTooLong = &InputError{fieldKey, paste.TooLong}
-	errKeyNoText  = &InputError{fieldKey, "holds characters that no key has: copy it again, on its own, from the purchase e-mail"}
+	errKeyNoText  = &InputError{fieldKey, "has characters that no key has: copy only the key from your purchase email"}
 )
 
 func newKey(text string) Key {

@@ -69,9 +69,9 @@ type Status struct {
 	// Message is for a person: what is the matter, and what to do.
 	Message string
 
-	cause Phrase  // why Polar could not be reached when it was asked last; "" if not known
-	say   phrases // replace those of the reason, where they are known better
-	store error   // why the Store could not be read or, if Unsaved, written
+	cause     Phrase // why Polar couldn't be reached last time; "" if that isn't known
+	situation Phrase // what is known more exactly than the reason tells; "" if nothing is
+	store     error  // why the Store couldn't be read or, if Unsaved, written
 }
 
 // unread is why there is no license: the Store could not be read.
@@ -80,6 +80,70 @@ func (s Status) unread() error {
 		return s.store
 	}
 	return nil
+}
+
+// message explains a Status to a person. failed is why Polar couldn't verify the
+// license since it last did, and inMemory whether nothing of it is stored.
+func (s Status) message(l *Language, failed Reason, inMemory bool) string {
+	text := s.validity(l, failed)
+	if s.InDoubt && s.Reason != ErrInDoubt {
+		text += " " + l.text(phraseNoteInDoubt)
+	}
+	if s.ReleasePending {
+		text += " " + l.text(phraseNoteRelease)
+	}
+	if !s.Unsaved || s.Key.IsZero() {
+		return text
+	}
+	if inMemory {
+		return text + " " + l.text(phraseNoteUnstored)
+	}
+	if s.store != nil {
+		if what, do, ok := wordsOfStore(l, s.store); ok {
+			return text + " " + l.text(phraseNoteUnsavedFor, "{what}", what, "{do}", do)
+		}
+	}
+	return text + " " + l.text(phraseNoteUnsaved)
+}
+
+func (s Status) validity(l *Language, failed Reason) string {
+	situation := s.situationSince(failed)
+	until := l.time(s.GraceUntil)
+	switch {
+	case s.State == Active && s.ExpiresAt.IsZero():
+		return l.text(phraseActive)
+	case s.State == Active:
+		return l.text(phraseActiveUntil, "{until}", l.time(s.ExpiresAt))
+	case s.State == Grace && failed == "":
+		return l.text(phraseGraceDue, "{until}", until)
+	case s.State == Grace && s.Reason == ErrUnreachable && (situation == "" || situation == causeName): // which is what being offline looks like // which is what being offline looks like
+		what, do := l.words(Phrase(s.Reason), situation)
+		return l.text(phraseGrace, "{what}", what, "{do}", do, "{until}", until)
+	case s.State == Grace:
+		what, do := l.words(Phrase(s.Reason), situation)
+		return l.text(phraseGraceCause, "{what}", what, "{do}", do, "{until}", until)
+	}
+	return l.sentences((&Error{Reason: s.Reason, situation: situation, store: s.unread()}).words(l))
+}
+
+// situationSince is what is known more exactly than the reason tells, after Polar
+// failed to verify the license.
+func (s Status) situationSince(failed Reason) Phrase {
+	switch {
+	case s.situation != "":
+		return s.situation
+	case s.Reason == ErrGraceEnded && (failed == ErrRateLimited || failed == ErrMisconfigured):
+		return Phrase(failed) // it isn't the connection that is missing
+	case s.Reason == ErrGraceEnded && s.cause.inTheWay():
+		return s.cause
+	case s.Reason == ErrUnreachable:
+		return s.cause
+	case s.State == Unlicensed && s.Reason == ErrInDoubt:
+		return inDoubtHere
+	case s.State == Locked && s.Reason == ErrUnknownKey:
+		return unknownHeld
+	}
+	return ""
 }
 
 // OK reports whether the program may run: active, or in grace.

@@ -267,6 +267,35 @@ func (e *placeError) Error() string {
 
 func (e *placeError) Unwrap() error { return e.err }
 
+func (e *placeError) ownWords(l *Language) (what, do string, ok bool) {
+	if e.isFolder {
+		return l.text(storeFolder, "{file}", e.file), l.text(storeFolder + ".do"), true
+	}
+	of := noPermissionFile
+	switch e.whose {
+	case owned.Root:
+		of = noPermissionRoot
+	case owned.Others:
+		of = noPermissionOther
+	}
+	what, do = l.text(of, "{file}", e.file), l.text(Phrase(ErrNoPermission)+".do")
+	if e.repair != "" {
+		do = l.text(noPermissionRepair+".do", "{file}", forShell(e.repair))
+	}
+	return what, do, true
+}
+
+// forShell is a path as a command takes it.
+func forShell(path string) string {
+	plain := func(r rune) bool {
+		return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+@", r)
+	}
+	if strings.IndexFunc(path, func(r rune) bool { return !plain(r) }) < 0 {
+		return path
+	}
+	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+}
+
 // Is: one that is not permitted is ErrNoPermission.
 func (e *placeError) Is(target error) bool {
 	return target == ErrNoPermission && !e.isFolder

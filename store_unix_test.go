@@ -188,7 +188,7 @@ func TestALicenseThatAnotherCopyKeepsLockedIsBusyAndNotBroken(t *testing.T) {
 		t.Helper()
 		require.ErrorIs(t, err, ErrBusy)
 		require.ErrorIs(t, err, context.DeadlineExceeded)
-		assert.Contains(t, Message(err), "Another copy of this program is busy")
+		assert.Contains(t, Message(err), english[Phrase(ErrBusy)][1:])
 		assert.NotContains(t, Message(err), "folder")
 		assert.NotContains(t, err.Error(), "writable")
 	}
@@ -243,7 +243,7 @@ func TestALicenseThatAnotherCopyKeepsLockedIsBusyAndNotBroken(t *testing.T) {
 			gate.seatTurn <- struct{}{}
 			_, err := gate.Activate(t.Context(), key.Key)
 			require.ErrorIs(t, err, ErrBusy)
-			assert.Equal(t, "An earlier request is still under way. Wait until it's done, then try again.", Message(err))
+			assert.Equal(t, "An earlier request is still running. Wait until it's done, then try again.", Message(err))
 			<-gate.seatTurn
 		})
 	})
@@ -262,7 +262,7 @@ func TestALicenseThatAnotherCopyKeepsLockedIsBusyAndNotBroken(t *testing.T) {
 			status, err := gate.Refresh(t.Context())
 			require.NoError(t, err)
 			assert.True(t, status.Unsaved)
-			assert.Contains(t, status.Message, "The last check couldn't be saved: another copy of this program is busy")
+			assert.Contains(t, status.Message, "last check of your license: "+english[Phrase(ErrBusy)])
 			assert.NotContains(t, status.Message, "folder")
 		})
 	})
@@ -279,7 +279,7 @@ func TestAFolderAtTheFilesPlaceIsNamedAndNotCalledDamage(t *testing.T) {
 		require.NoError(t, os.Mkdir(path, 0o700))
 		gate := openGate(t, polar, func(c *Config) { c.Store = store })
 		_, err := gate.Activate(t.Context(), key.Key)
-		want := "There's a folder where the license file should be: " + path + ". Move that folder away, then start the program again."
+		want := "There's a folder where the license file should be: " + path + ". Move that folder away, then restart the program."
 		require.Error(t, err)
 		assert.Equal(t, want, Message(err))
 		require.NotErrorIs(t, err, ErrNoPermission)

@@ -254,9 +254,8 @@ func goesDirect(u *url.URL, except string) bool {
 	return false
 }
 
-// trouble is what kept a request from its answer, in words; zero if no more can be
-// said than that there was none.
-func trouble(err error) phrases {
+// trouble is why a request got no answer; "" if that isn't known.
+func trouble(err error) Phrase {
 	var op *net.OpError
 	byProxy := errors.As(err, &op) && (op.Op == "proxyconnect" || strings.HasPrefix(op.Op, "socks"))
 	_, badSetting := errors.AsType[*proxySettingError](err)
@@ -269,23 +268,23 @@ func trouble(err error) phrases {
 	_, noName := errors.AsType[*net.DNSError](err)
 	switch {
 	case errors.Is(err, context.Canceled):
-		return ended
+		return callEnded
 	case badSetting:
-		return causeProxySetting.phrases()
+		return causeProxySetting
 	case refusedByProxy && refusal.status == http.StatusProxyAuthRequired:
-		return causeProxyLogin.phrases()
+		return causeProxyLogin
 	case refusedByProxy, byProxy:
-		return causeProxy.phrases()
+		return causeProxy
 	case isInvalid && invalid.Reason == x509.Expired:
-		return causeClock.phrases()
+		return causeClock
 	case isInvalid, unverified, unknown, otherHost, notTLS, errors.Is(err, http.ErrSchemeMismatch):
-		return causeIntercepted.phrases()
+		return causeIntercepted
 	case timedOut(err):
-		return causeTimeout.phrases()
+		return causeTimeout
 	case noName:
-		return causeName.phrases()
+		return causeName
 	case op != nil && op.Op == "dial" && strings.Contains(err.Error(), "refused"): // in the words of every system
-		return causeRefused.phrases()
+		return causeRefused
 	}
-	return phrases{}
+	return ""
 }

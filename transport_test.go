@@ -406,14 +406,14 @@ func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
 			l.template.TLSClientConfig.Time = func() time.Time { return time.Unix(-1e9, 0) }
 			l.current.Store(l.template.Clone())
 			return s.URL
-		}, causeClock, []string{"date and time of this computer"}},
+		}, causeClock, []string{english["unreachable.clock.do"]}},
 		"a clock a century ahead": {func(t *testing.T, l *lines) string {
 			s := serverOf(t, polar)
 			trusts(t, l, s)
 			l.template.TLSClientConfig.Time = func() time.Time { return time.Now().AddDate(100, 0, 0) }
 			l.current.Store(l.template.Clone())
 			return s.URL
-		}, causeClock, []string{"date and time of this computer"}},
+		}, causeClock, []string{english["unreachable.clock.do"]}},
 		"an authority that is not known": {func(t *testing.T, _ *lines) string { return serverOf(t, polar).URL }, causeIntercepted, []string{"proxy", "ecurity software"}},
 		"a certificate of another name": {func(t *testing.T, l *lines) string {
 			s := serverOf(t, polar)
@@ -426,7 +426,7 @@ func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
 			s := httptest.NewServer(polar)
 			t.Cleanup(s.Close)
 			return strings.Replace(s.URL, "http:", "https:", 1)
-		}, causeIntercepted, []string{"log in first"}},
+		}, causeIntercepted, []string{"asks you to log in"}},
 		"nobody at the address": {func(t *testing.T, _ *lines) string {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)
@@ -439,7 +439,7 @@ func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
 			}
 			l.current.Store(l.template.Clone())
 			return "https://polar.invalid"
-		}, causeName, []string{"address was not found", "internet connection"}},
+		}, causeName, []string{"address wasn't found", "internet connection"}},
 		"silence": {func(t *testing.T, _ *lines) string {
 			l, err := net.Listen("tcp", "127.0.0.1:0")
 			require.NoError(t, err)
@@ -482,7 +482,7 @@ func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
 			}))
 			t.Cleanup(s.Close)
 			return s.URL
-		}, causePage, []string{"log in first"}},
+		}, causePage, []string{"asks you to log in"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -521,7 +521,11 @@ func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
 			defer next.Close()
 			report := away.Diagnose(t.Context())
 			for what, text := range map[string]string{"the status": status.Message, "in the next run": next.Status().Message, "the error": Message(failure), "the report": report.String()} {
-				for _, words := range test.says {
+				says := test.says
+				if test.cause == causeName && text == status.Message {
+					says = []string{"Working offline."} // which is what it means, nearly always
+				}
+				for _, words := range says {
 					assert.Contains(t, text, words, what)
 				}
 				assert.NotContains(t, text, "s3cret", what)
@@ -535,7 +539,7 @@ func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
 func TestGraceThatEndedBehindAProxySaysMoreThanToGoOnline(t *testing.T) {
 	t.Parallel()
 	s := Status{State: Locked, Reason: ErrGraceEnded, cause: causeClock}
-	assert.Contains(t, (*Language)(nil).ofStatus(s, ErrUnreachable, false), "date and time of this computer")
+	assert.Contains(t, s.message(nil, ErrUnreachable, false), english["unreachable.clock.do"])
 	s.cause = causeTimeout
-	assert.Contains(t, (*Language)(nil).ofStatus(s, ErrUnreachable, false), "Connect to the internet")
+	assert.Contains(t, s.message(nil, ErrUnreachable, false), english["grace_ended.do"])
 }

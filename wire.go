@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/polargate/polargate/internal/redact"
 )
 
 // wireRequest is the body of the three license key endpoints. It holds a key in
@@ -266,4 +268,10 @@ func shorten(s string, n int) string {
 		return s
 	}
 	return string([]rune(s)[:n-1]) + "…"
+}
+
+// cleanDetail makes a text from the network fit for an error: one line,
+// printable, short, and redacted.
+func cleanDetail(s string, secrets ...string) string {
+	return shorten(cleanText(redact.Text(s, secrets...)), 200)
 }

@@ -1,151 +1,196 @@
-package polargate_test
+package polargate
 
 import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
-	"github.com/polargate/polargate"
-	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/internal/owned"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
-var placeholder = regexp.MustCompile(`\{[a-z]*\}`)
+var update = flag.Bool("update", false, "write testdata/messages.txt anew")
 
-func TestEveryPhraseCanBeTranslatedAndIsUsed(t *testing.T) {
-	t.Parallel()
-	english := polargate.Phrases()
-	for name, text := range english {
-		assert.NotEmpty(t, text, name)
-		assert.Regexp(t, `^[a-z_]+(\.[a-z_]+)*$`, string(name))
-		if strings.HasSuffix(string(name), ".do") {
-			assert.Regexp(t, `^[A-Z].*\.$`, text, "what to do is a whole sentence")
+// reasons are all there are, in the order of errors.go.
+var reasons = []Reason{
+	ErrUnknownKey, ErrInactive, ErrExpired, ErrSeatReleased, ErrConditionsMismatch, ErrWrongBenefit, ErrWrongCustomer, ErrActivationLimit,
+	ErrActivationsUnsupported, ErrUsageExceeded, ErrDenied, ErrUnreachable, ErrRateLimited, ErrMisconfigured, ErrInDoubt, ErrGraceEnded,
+	ErrClockSetBack, ErrOtherMachine, ErrUnreadableState, ErrNoPermission, ErrBusy, ErrNoLicense, ErrClosed,
+}
+
+// situations are all there are, in order, with the reason of each.
+func situations() []Error {
+	var all []Error
+	for _, p := range slices.Sorted(maps.Keys(english)) {
+		name := strings.TrimSuffix(string(p), ".do")
+		reason, _, exact := strings.Cut(name, ".")
+		if p == callEnded {
+			reason, exact = string(ErrUnreachable), true
 		}
-		for _, p := range placeholder.FindAllString(text, -1) {
-			assert.Contains(t, []string{"{until}", "{wait}", "{file}", "{what}", "{do}", "{field}", "{problem}"}, p, name)
+		e := Error{Op: "check", Reason: Reason(reason), situation: Phrase(name)}
+		if strings.Contains(english[Phrase(name)], "{file}") || p == noPermissionRepair+".do" {
+			continue // of a file: see the errors of the disk
+		}
+		if exact && slices.Contains(reasons, e.Reason) && !strings.HasSuffix(name, string(entered)) && !slices.ContainsFunc(all, func(other Error) bool { return other.situation == e.situation }) {
+			all = append(all, e)
 		}
 	}
-	for _, reason := range []polargate.Reason{
-		polargate.ErrUnknownKey, polargate.ErrInactive, polargate.ErrExpired, polargate.ErrSeatReleased, polargate.ErrConditionsMismatch,
-		polargate.ErrWrongBenefit, polargate.ErrWrongCustomer, polargate.ErrActivationLimit, polargate.ErrActivationsUnsupported,
-		polargate.ErrUsageExceeded, polargate.ErrDenied, polargate.ErrUnreachable, polargate.ErrRateLimited, polargate.ErrMisconfigured,
-		polargate.ErrInDoubt, polargate.ErrGraceEnded, polargate.ErrClockSetBack, polargate.ErrOtherMachine, polargate.ErrUnreadableState,
-		polargate.ErrNoPermission, polargate.ErrBusy, polargate.ErrNoLicense, polargate.ErrClosed,
+	return all
+}
+
+// messages are what people read, one a line, beside where they read it.
+func messages() string {
+	var b strings.Builder
+	part := func(title string) { fmt.Fprintf(&b, "\n== %s\n", title) }
+	line := func(name, text string) { fmt.Fprintf(&b, "%s: %s\n", name, text) }
+	until := time.Date(2030, 1, 15, 10, 30, 0, 0, time.UTC)
+	utc := &Language{Time: func(t time.Time) string { return t.Format("2 January 2006 15:04") }}
+
+	part("A license")
+	status := func(name string, s Status, failed Reason, inMemory bool) {
+		s.Key = newKey("INKWELL-0001")
+		line(name, s.message(utc, failed, inMemory))
+	}
+	status("active", Status{State: Active}, "", false)
+	status("active, with an end", Status{State: Active, ExpiresAt: until}, "", false)
+	status("grace, not asked yet", Status{State: Grace, Reason: ErrUnreachable, GraceUntil: until}, "", false)
+	for _, reason := range []Reason{ErrUnreachable, ErrRateLimited, ErrMisconfigured} {
+		status("grace, "+string(reason), Status{State: Grace, Reason: reason, GraceUntil: until}, reason, false)
+	}
+	for _, e := range situations() {
+		if cause := e.cause(); cause != "" {
+			status("grace, "+string(cause), Status{State: Grace, Reason: ErrUnreachable, GraceUntil: until, cause: cause}, ErrUnreachable, false)
+		}
+	}
+	for _, reason := range reasons {
+		status("locked, "+string(reason), Status{State: Locked, Reason: reason}, "", false)
+	}
+	for _, failed := range []Reason{ErrRateLimited, ErrMisconfigured} {
+		status("locked, grace_ended, then "+string(failed), Status{State: Locked, Reason: ErrGraceEnded}, failed, false)
+	}
+	status("locked, grace_ended, the clock", Status{State: Locked, Reason: ErrGraceEnded, cause: causeClock}, ErrUnreachable, false)
+	status("unlicensed, in doubt", Status{State: Unlicensed, Reason: ErrInDoubt, InDoubt: true}, "", false)
+	status("active, another key in doubt", Status{State: Active, InDoubt: true}, "", false)
+	status("active, another key to be deactivated", Status{State: Active, ReleasePending: true}, "", false)
+	status("active, not saved", Status{State: Active, Unsaved: true}, "", false)
+	status("active, not saved, for a reason", Status{State: Active, Unsaved: true, store: fs.ErrPermission}, "", false)
+	status("active, nothing saved", Status{State: Active, Unsaved: true}, "", true)
+
+	part("An error")
+	for _, reason := range reasons {
+		line(string(reason), Message(&Error{Op: "check", Reason: reason}))
+	}
+	for _, e := range situations() {
+		line(string(e.situation), Message(&e))
+	}
+	for _, wait := range []time.Duration{time.Millisecond, 20 * time.Second, time.Minute, 90 * time.Second, time.Hour, 5 * time.Hour, 72 * time.Hour} {
+		line("rate_limited, "+wait.String(), Message(&Error{Op: "check", Reason: ErrRateLimited, RetryAfter: wait}))
+	}
+	line("expired, and then unreachable", Message(&Error{Op: "check", Reason: ErrExpired, Err: &Error{Op: opValidate, Reason: ErrUnreachable}}))
+	line("expired, and then rate_limited", Message(&Error{Op: "check", Reason: ErrExpired, Err: &Error{Op: opValidate, Reason: ErrRateLimited, RetryAfter: time.Minute}}))
+	line("a license key", Message(&InputError{fieldKey, "is empty: paste it from your purchase email or the customer portal"}))
+	line("an argument", Message(&InputError{"BenefitID", "is not a UUID"}))
+	line("missing", Message(&MissingError{Err: context.DeadlineExceeded}))
+	line("a reason alone", Message(ErrExpired))
+
+	part("An error about a key that was just entered")
+	for _, reason := range reasons {
+		line(string(reason), Message(&Error{Op: opActivate, Reason: reason, kept: true}))
+	}
+	for _, e := range situations() {
+		e.kept = true
+		line(string(e.situation), Message(&e))
+	}
+	line("a license key", Message(&keptError{errKeyTooLong}))
+	line("the disk", Message(&keptError{&StoreError{"save", errors.New("disk full")}}))
+
+	part("An error of the disk")
+	line("unknown", Message(&StoreError{"save", errors.New("disk full")}))
+	line("permission", Message(&StoreError{"save", fs.ErrPermission}))
+	line("busy", Message(&StoreError{opLock, context.DeadlineExceeded}))
+	line("busy here", Message(&StoreError{opLock, errBusyHere}))
+	for _, place := range []placeError{
+		{isFolder: true}, {}, {whose: owned.Root}, {whose: owned.Others}, {whose: owned.Root, repair: "/home/ada/.config/ink well"},
 	} {
-		what, do := polargate.Phrase(reason), polargate.Phrase(reason)+".do"
-		require.Contains(t, english, what)
-		require.Contains(t, english, do)
-		german := &polargate.Language{Phrases: map[polargate.Phrase]string{what: "was ist", do: "Was tun."}}
-		assert.Equal(t, "Was ist. Was tun.", german.Message(&polargate.Error{Op: "check", Reason: reason}), reason)
-		delete(english, what)
+		place.file, place.err = "/home/ada/.config/ink well", fs.ErrPermission
+		line("a place", Message(&StoreError{"load", &place}))
 	}
-	assert.Contains(t, polargate.Phrases(), polargate.Phrase("expired"), "the table is the caller's own")
+
+	part("A page of a server")
+	for _, r := range []Refusal{
+		{Status: http.StatusBadRequest}, {Status: http.StatusUnauthorized}, {Status: http.StatusUnauthorized, Reason: ErrUnknownKey},
+		{Status: http.StatusPaymentRequired}, {Status: http.StatusPaymentRequired, Reason: ErrExpired}, {Status: http.StatusPaymentRequired, Required: Meter("00000000-0000-4000-8000-000000000001", 1)},
+		{Status: http.StatusServiceUnavailable, RetryAfter: 5 * time.Second}, {Status: http.StatusServiceUnavailable, RetryAfter: time.Minute},
+	} {
+		heading, text := r.words()
+		line(heading, text)
+	}
+
+	part("An error for a developer")
+	for _, reason := range reasons {
+		line(string(reason), (&Error{Op: "check", Reason: reason}).Error())
+	}
+
+	part("Every phrase")
+	for _, p := range slices.Sorted(maps.Keys(english)) {
+		line(string(p), english[p])
+	}
+	return strings.TrimPrefix(b.String(), "\n")
 }
 
-func TestAProgramSpeaksTheLanguageOfItsUser(t *testing.T) {
+// The other tests look at reasons and fields. Whoever changes a text runs
+// "go test -run TestTheMessages . -update" and reads what has changed.
+func TestTheMessagesAreThoseOfTheGoldenFile(t *testing.T) {
 	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		polar := polartest.New(polartest.Config{Unlimited: true})
-		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), ExpiresAt: time.Now().AddDate(0, 1, 0)})
-		german := &polargate.Language{
-			Phrases: map[polargate.Phrase]string{
-				"no_license":           "kein Lizenzschlüssel wurde aktiviert",
-				"no_license.do":        "Geben Sie Ihren Schlüssel ein.",
-				"active_until":         "Lizenziert bis {until}.",
-				"grace":                "Lizenziert, aber {what}. {do} Ohne Antwort gilt die Lizenz bis {until}.",
-				"unreachable":          "der Lizenzserver war nicht zu erreichen",
-				"unreachable.do":       "Prüfen Sie die Verbindung.",
-				"license_key_input":    "So sieht kein Lizenzschlüssel aus.",
-				"refused":              "{what}! {do}",
-				"note_release_pending": "Die Aktivierung wird noch zurückgegeben.",
-			},
-			Time: func(at time.Time) string { return at.UTC().Format("02.01.2006") },
+	golden := filepath.Join("testdata", "messages.txt")
+	got := messages()
+	if *update {
+		require.NoError(t, os.WriteFile(golden, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(golden)
+	require.NoError(t, err)
+	assert.Equal(t, strings.ReplaceAll(string(want), "\r\n", "\n"), got, "read the difference, then run this test with -update")
+}
+
+func TestNoMessageSpeaksLikeAMachine(t *testing.T) {
+	t.Parallel()
+	text, _, _ := strings.Cut(messages(), "== An error for a developer")
+	for line := range strings.Lines(text) {
+		_, said, ok := strings.Cut(line, ": ")
+		if !ok || strings.HasPrefix(line, "misconfigured.") || strings.HasPrefix(line, "an argument") { // for whoever runs a server
+			continue
 		}
-		gate, err := polargate.Open(polargate.Config{
-			OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client(), Store: &polargate.MemoryStore{},
-			Language: german,
-		})
-		require.NoError(t, err)
-		defer gate.Close()
-		german.Phrases["active_until"] = "changed too late"
-
-		status, err := gate.Check(t.Context())
-		assert.Equal(t, "Kein Lizenzschlüssel wurde aktiviert! Geben Sie Ihren Schlüssel ein.", status.Message)
-		assert.Equal(t, status.Message, german.Message(err))
-		_, err = gate.Activate(t.Context(), "")
-		assert.Equal(t, "So sieht kein Lizenzschlüssel aus.", german.Message(err))
-
-		status, err = gate.Activate(t.Context(), key.Key)
-		require.NoError(t, err)
-		assert.Equal(t, "Lizenziert bis 01.02.2000.", status.Message)
-		polar.SetOffline(true)
-		time.Sleep(25 * time.Hour)
-		status, err = gate.Check(t.Context())
-		require.NoError(t, err)
-		assert.Equal(t, "Lizenziert, aber der Lizenzserver war nicht zu erreichen. Prüfen Sie die Verbindung. Ohne Antwort gilt die Lizenz bis 15.01.2000.", status.Message)
-
-		require.Error(t, gate.Deactivate(t.Context()))
-		status = gate.Status()
-		assert.Contains(t, status.Message, "Die Aktivierung wird noch zurückgegeben.")
-		assert.True(t, status.ReleasePending)
-		polar.SetOffline(false)
-		time.Sleep(2 * time.Minute)
-		status, _ = gate.Check(t.Context())
-		assert.False(t, status.ReleasePending)
-		assert.Zero(t, polar.Seats(key.ID))
-	})
-}
-
-func TestAPhraseThatDoesNotExistIsATypingError(t *testing.T) {
-	t.Parallel()
-	polar := polartest.New(polartest.Config{})
-	_, err := polargate.Open(polargate.Config{
-		OrganizationID: polar.OrganizationID(), Store: &polargate.MemoryStore{},
-		Language: &polargate.Language{Phrases: map[polargate.Phrase]string{"expierd": "…"}},
-	})
-	var input *polargate.InputError
-	require.ErrorAs(t, err, &input)
-	assert.Equal(t, "Language", input.Field)
-}
-
-func TestAStatusShowsTheUsesOfTheKeyAsPolarSaidLast(t *testing.T) {
-	t.Parallel()
-	polar := polartest.New(polartest.Config{Unlimited: true})
-	store := &polargate.MemoryStore{}
-	open := func() *polargate.Gate {
-		gate, err := polargate.Open(polargate.Config{
-			OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client(), Store: store,
-		})
-		require.NoError(t, err)
-		return gate
+		assert.NotRegexp(t, `\b[0-9]+(\.[0-9]+)?(ns|µs|ms|s|m|h)\b`, said, "a duration as Go writes it")
+		assert.NotRegexp(t, regexp.MustCompile(`(?i)\b(seat|release[ds]?|vendor|activation limit|in vain|gate|null)\b`), said)
+		assert.NotRegexp(t, `\{[a-z]+\}`, said, "something is not filled in")
+		assert.NotContains(t, said, "%!")
+		assert.NotContains(t, said, "..")
 	}
-	limited := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), LimitUsage: polartest.Limit(10), Usage: 3})
-	free := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+}
 
-	gate := open()
-	assert.Zero(t, gate.Status().LimitUsage, "nothing is known")
-	status, err := gate.Activate(t.Context(), limited.Key)
-	require.NoError(t, err)
-	assert.Equal(t, []int64{3, 10}, []int64{status.Usage, status.LimitUsage})
-	_, err = gate.Consume(t.Context(), 4)
-	require.NoError(t, err)
-	assert.EqualValues(t, 7, gate.Status().Usage)
-	require.NoError(t, gate.Close())
-
-	gate = open()
-	defer gate.Close()
-	assert.EqualValues(t, 7, gate.Status().Usage, "it is stored")
-	text, err := gate.Status().MarshalJSON()
-	require.NoError(t, err)
-	assert.Contains(t, string(text), `"usage":7,"limit_usage":10`)
-
-	status, err = gate.Activate(t.Context(), free.Key)
-	require.NoError(t, err)
-	assert.Equal(t, polargate.Unlimited, status.LimitUsage)
-	text, err = status.MarshalJSON()
-	require.NoError(t, err)
-	assert.NotContains(t, string(text), "usage")
+func TestADurationIsSaidAsAPersonWouldSayIt(t *testing.T) {
+	t.Parallel()
+	for d, want := range map[time.Duration]string{
+		0: "a few seconds", time.Second: "a few seconds", 16 * time.Second: "20 seconds", 50 * time.Second: "50 seconds", 51 * time.Second: "a minute",
+		time.Minute: "a minute", 70 * time.Second: "a minute", 71 * time.Second: "2 minutes", 10 * time.Minute: "10 minutes", 59 * time.Minute: "59 minutes",
+		time.Hour: "an hour", 71 * time.Minute: "2 hours", 2 * time.Hour: "2 hours", 36 * time.Hour: "36 hours", 37 * time.Hour: "2 days", 72 * time.Hour: "3 days",
+	} {
+		assert.Equal(t, want, spoken(d), d)
+	}
+	german := &Language{Duration: func(d time.Duration) string { return fmt.Sprintf("%.0f Sekunden", d.Seconds()) }}
+	assert.Contains(t, german.Message(&Error{Op: "check", Reason: ErrRateLimited, RetryAfter: time.Minute}), "60 Sekunden")
+	assert.Equal(t, "1 activation", count(1, "activation", "activations"))
+	assert.Equal(t, "2 activations", count(2, "activation", "activations"))
 }

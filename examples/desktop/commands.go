@@ -31,14 +31,13 @@ type command struct {
 var commands = []command{
 	{
 		name: "activate", synopsis: "[KEY] [--wait] [--json]",
-		about: "take a seat for this computer",
-		details: `Takes a seat of a license key for this computer. Without KEY it asks for it on the
-terminal, or reads it from what it is given; so does "-". A key that a mail program has
-broken into lines is put together again.
+		about: "activate a license key on this computer",
+		details: `Activates a license key on this computer. Without KEY, or with "-" for it, the program
+asks for the key on the terminal, or reads it from standard input. A key that a mail
+program broke into lines is put together again.
 
-  --wait   the key was bought a moment ago: wait until it is known, for two and a
-           half minutes at most
-  --json   answer with a JSON object
+  --wait   you just bought the key: keep trying, for up to two and a half minutes
+  --json   print a JSON object
 
 examples:
   desktop activate
@@ -49,12 +48,12 @@ examples:
 	},
 	{
 		name: "move", synopsis: "[--json]",
-		about: "move the license of another computer here",
-		details: `Moves a license that was activated on another computer to this one, without its key:
-after a disk moved, a backup was restored, or the system was set up anew. The other
-computer is deactivated by it.
+		about: "move the license from another computer to this one",
+		details: `Moves a license that was activated on another computer to this one, without entering
+its key: after you moved a disk, restored a backup or reinstalled the system. This
+deactivates the other computer.
 
-  --json   answer with a JSON object
+  --json   print a JSON object
 
 example:
   desktop move
@@ -63,11 +62,11 @@ example:
 	},
 	{
 		name: "status", synopsis: "[--refresh] [--json]",
-		about: "tell where the license stands",
-		details: `Tells where the license stands. The license server is asked when that is due.
+		about: "show the license",
+		details: `Shows the license, and verifies it if that is due.
 
-  --refresh   ask the license server now
-  --json      answer with a JSON object
+  --refresh   verify it now
+  --json      print a JSON object
 
 examples:
   desktop status
@@ -78,10 +77,10 @@ examples:
 	},
 	{
 		name: "use", synopsis: "N [--json]",
-		about: "count N uses against the key",
-		details: `Counts N uses, at least 1, against the license key. It cannot be undone.
+		about: "count N uses of the license key",
+		details: `Counts N uses of the license key, at least 1. This can't be undone.
 
-  --json   answer with a JSON object
+  --json   print a JSON object
 
 examples:
   desktop use 1
@@ -91,11 +90,10 @@ examples:
 	},
 	{
 		name: "deactivate", synopsis: "[--json]",
-		about: "give the seat back",
-		details: `Removes the license from this computer and gives its seat back, so that the key can
-be used on another one.
+		about: "deactivate this computer",
+		details: `Removes the license from this computer, so that you can use the key on another one.
 
-  --json   answer with a JSON object
+  --json   print a JSON object
 
 example:
   desktop deactivate
@@ -104,10 +102,10 @@ example:
 	},
 	{
 		name: "doctor", synopsis: "[--json]",
-		about: "a report for a support mail, without secrets",
-		details: `Finds out why a license does not work. The report has no key and no names in it.
+		about: "write a report for support, without secrets",
+		details: `Finds out why a license doesn't work. The report contains no keys and no names.
 
-  --json   answer with a JSON object
+  --json   print a JSON object
 
 examples:
   desktop doctor
@@ -117,9 +115,9 @@ examples:
 	},
 	{
 		name: "serve", synopsis: "[--no-browser]",
-		about: "the license page, in the browser",
-		details: `Shows the license page in the browser, until Ctrl-C. Without POLAR_ORGANIZATION_ID it
-is on an embedded Polar, with keys to try.
+		about: "open the license page in the browser",
+		details: `Opens the license page in the browser. Press Ctrl-C to quit. Without
+POLAR_ORGANIZATION_ID, it uses an embedded Polar, with keys to try.
 
   --no-browser   only print the address
 
@@ -152,14 +150,14 @@ func usage() string {
 	for _, c := range commands {
 		fmt.Fprintf(&b, "  %-11s %s\n", c.name, c.about)
 	}
-	b.WriteString(`  help        how a command is used: desktop help COMMAND
+	b.WriteString(`  help        show how to use a command: desktop help COMMAND
 
 examples:
-  desktop activate          asks for the key, and does not show it
+  desktop activate          asks for the key, and hides what you type
   desktop activate KEY
   desktop status --json
 
-Without POLAR_ORGANIZATION_ID and arguments it is a tour.
+Without POLAR_ORGANIZATION_ID and arguments, the program is a tour.
 `)
 	return b.String()
 }
@@ -180,7 +178,7 @@ func help(args []string) (answer, error) {
 	if c, ok := commandNamed(args[0]); ok && len(args) == 1 {
 		return answer{text: c.help()}, nil
 	}
-	return answer{}, &usageError{"There is no help on that.", usage()}
+	return answer{}, &usageError{"There is no help for that.", usage()}
 }
 
 // wantsJSON reports whether args ask for JSON, even if they are wrong.
@@ -193,7 +191,7 @@ func wantsJSON(args []string) bool {
 
 // parse reads flags and operands, in any order.
 func (c *call) parse(cmd command) error {
-	wrong := &usageError{"This is not how the command is used.", cmd.usage() + "See: desktop help " + cmd.name + "\n"}
+	wrong := &usageError{"That's not how to use this command.", cmd.usage() + "See: desktop help " + cmd.name + "\n"}
 	flags := flag.NewFlagSet(cmd.name, flag.ContinueOnError)
 	flags.SetOutput(io.Discard) // it would repeat what was typed
 	c.flags = map[string]*bool{}
@@ -231,27 +229,27 @@ func (c *call) is(name string) bool {
 func parse(flags *flag.FlagSet, args []string) error {
 	flags.SetOutput(io.Discard)
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
-		return &usageError{"This is not how the command is used.", ""}
+		return &usageError{"That's not how to use this command.", ""}
 	}
 	return nil
 }
 
-const asking = "Asking the license server"
+const asking = "Contacting the license server"
 
 func activate(ctx context.Context, c *call, gate *polargate.Gate) (answer, error) {
 	key, err := c.licenseKey(ctx)
 	if err != nil {
 		return answer{}, err
 	}
-	take, what, until := gate.Activate, asking, time.Time{}
+	start, what, until := gate.Activate, asking, time.Time{}
 	if c.is("wait") {
-		take, what, until = gate.ActivateWait, "Waiting for the purchase to be known", time.Now().Add(purchaseWait)
+		start, what, until = gate.ActivateWait, "Waiting for your purchase", time.Now().Add(purchaseWait)
 	}
 	done := c.stderr.waiting(what, until)
-	status, err := take(ctx, key)
+	status, err := start(ctx, key)
 	done()
 	if ctx.Err() != nil && errors.Is(err, polargate.ErrUnknownKey) {
-		err = ctx.Err() // it was waited for, and could have become known
+		err = ctx.Err() // the key may still become known
 	}
 	a := answer{fields: []any{status}}
 	if err == nil {
@@ -279,7 +277,7 @@ func (c *call) licenseKey(ctx context.Context) (string, error) {
 	}
 	key, err := readSecret(ctx, c.stdin, c.stderr, "License key: ")
 	if errors.Is(err, errLineTooLong) {
-		err = &usageError{"That is far too long for a license key.", ""}
+		err = &usageError{"That's too long for a license key.", ""}
 	}
 	return key, err
 }
@@ -301,7 +299,7 @@ func status(ctx context.Context, c *call, gate *polargate.Gate) (answer, error) 
 func use(ctx context.Context, c *call, gate *polargate.Gate) (answer, error) {
 	n, err := strconv.ParseInt(c.operands[0], 10, 64)
 	if err != nil {
-		return answer{}, &usageError{"Uses are a whole number, at least 1.", ""}
+		return answer{}, &usageError{"N must be a whole number, at least 1.", ""}
 	}
 	done := c.stderr.waiting(asking, time.Time{})
 	left, err := gate.Consume(ctx, n)
@@ -316,7 +314,7 @@ func use(ctx context.Context, c *call, gate *polargate.Gate) (answer, error) {
 	a.text = "Counted. This license has no limit.\n"
 	if left != polargate.Unlimited {
 		counted.Left = &left
-		a.text = fmt.Sprintln("Counted. Left:", left)
+		a.text = "Counted. " + count(int(left), "use", "uses") + " left.\n"
 	}
 	a.fields = append(a.fields, counted)
 	return a, nil
@@ -330,14 +328,14 @@ func deactivate(ctx context.Context, c *call, gate *polargate.Gate) (answer, err
 	a := answer{fields: []any{gate.Status()}}
 	switch {
 	case err == nil && had:
-		a.text = "The license was removed from this computer, and its seat is free.\n"
+		a.text = "This computer is deactivated. You can use the license key on another computer.\n"
 	case err == nil:
 		a.text = "There is no license on this computer.\n"
 	case !had || !gate.Status().Key.IsZero():
 	case errors.Is(err, polargate.ErrUnknownKey):
-		a.text = "The license was removed from this computer. Its key has been replaced, so its seat must be freed with the new key or in the customer portal.\n"
+		a.text = "The license was removed from this computer. Its key has been replaced: to use the license on another computer, deactivate this one with the new key or in the customer portal.\n"
 	default:
-		a.text = "The license was removed from this computer. Its seat could not be given back yet; that is tried again at a later start.\n"
+		a.text = "The license was removed from this computer. We'll deactivate it at the license server when you start the program again.\n"
 	}
 	return a, err
 }

@@ -14,15 +14,15 @@ import (
 	"github.com/polargate/polargate/polartest"
 )
 
-// demo is the license page on an embedded Polar, with keys for everything that can
-// become of one, and buttons for what happens outside of the program.
+// demo is the license page on an embedded Polar, with a key for each kind of outcome,
+// and buttons for what happens outside the program.
 type demo struct {
 	polar   *polartest.Polar
 	keys    []string // their ids
 	offline atomic.Bool
 }
 
-// demoFresh is short, so that one need not wait for a day to see a license go stale.
+// demoFresh is short, so that nobody has to wait for a day to see a license go stale.
 const demoFresh = 15 * time.Second
 
 func serveDemo(ctx context.Context, args []string, out, logs io.Writer) error {
@@ -42,9 +42,9 @@ func serveDemo(ctx context.Context, args []string, out, logs io.Writer) error {
 		about string
 		key   polartest.LicenseKey
 	}{
-		{"for a year, on two computers, with ten syncs", polartest.LicenseKey{LimitActivations: polartest.Limit(2), LimitUsage: polartest.Limit(10), ExpiresAt: now.AddDate(1, 0, 0)}},
-		{"every seat is taken", polartest.LicenseKey{LimitActivations: polartest.Limit(1), Activations: []polartest.Activation{{Label: "another computer"}}}},
-		{"bought just now: known in half a minute", polartest.LicenseKey{LimitActivations: polartest.Limit(1), VisibleFrom: now.Add(30 * time.Second)}},
+		{"for a year, two computers and ten syncs", polartest.LicenseKey{LimitActivations: polartest.Limit(2), LimitUsage: polartest.Limit(10), ExpiresAt: now.AddDate(1, 0, 0)}},
+		{"already in use on the maximum number of computers", polartest.LicenseKey{LimitActivations: polartest.Limit(1), Activations: []polartest.Activation{{Label: "another computer"}}}},
+		{"just bought: works in half a minute", polartest.LicenseKey{LimitActivations: polartest.Limit(1), VisibleFrom: now.Add(30 * time.Second)}},
 		{"expired", polartest.LicenseKey{LimitActivations: polartest.Limit(1), ExpiresAt: now.AddDate(0, 0, -1)}},
 		{"for another product", polartest.LicenseKey{LimitActivations: polartest.Limit(1), BenefitID: "5a2f3f6e-7d0c-4b8e-9c41-6e8d2b7a1f90"}},
 	} {

@@ -1,53 +1,51 @@
-// Desktop is a program that is sold by license key, reduced to what has to do
-// with the license.
+// Desktop is a program sold by license key, reduced to what has to do with the
+// license.
 //
-// With nothing set it is a tour against an embedded Polar, which needs no
-// account and no network, and ends by itself. With POLAR_ORGANIZATION_ID set it
-// is the program:
+// With nothing set, it is a tour on an embedded Polar. The tour needs no account and no
+// network, and ends by itself. With POLAR_ORGANIZATION_ID set, it is the program:
 //
-//	desktop activate [KEY] [--wait]   take a seat for this computer
-//	desktop move                      move the license of another computer here
-//	desktop status [--refresh]        tell where the license stands
-//	desktop use N                     count N uses against the key
-//	desktop deactivate                give the seat back
-//	desktop doctor                    a report for a support mail, without secrets
-//	desktop serve [--no-browser]      the license page, in the browser
-//	desktop help [COMMAND]            how each is used, with examples
+//	desktop activate [KEY] [--wait]   activate a license key on this computer
+//	desktop move                      move the license from another computer to this one
+//	desktop status [--refresh]        show the license
+//	desktop use N                     count N uses of the license key
+//	desktop deactivate                deactivate this computer
+//	desktop doctor                    write a report for support, without secrets
+//	desktop serve [--no-browser]      open the license page in the browser
+//	desktop help [COMMAND]            show how to use a command, with examples
 //
-// The page can be seen with nothing set, too: desktop serve shows it on the embedded
-// Polar, with keys to try.
+// With nothing set, "desktop serve" shows the page on the embedded Polar, with keys to
+// try.
 //
-// Without KEY, or with "-" for it, activate asks for the key on the terminal and
-// does not show it, or reads it from what it is given, in one line or broken into
-// several: a key in an argument is seen by other programs, and stays in the shell's
-// history.
+// Without KEY, or with "-" for it, activate asks for the key on the terminal and hides
+// what you type, or reads it from standard input, in one line or several. Other programs
+// can see a key in an argument, and the shell keeps it in its history.
 //
-// POLAR_API_URL is another base URL, for a proxy or a test; POLARGATE_DIR the
-// folder for the state; POLARGATE_FEATURES the benefits that the program
-// accepts and what they unlock, as "benefit=feature,feature;benefit=…". A
-// product would build in all of these, the organization above all. NO_COLOR, if
-// not empty, and TERM=dumb keep colours away.
+// POLAR_API_URL is another base URL, for a proxy or a test. POLARGATE_DIR is the folder
+// for the state. POLARGATE_FEATURES lists the benefits that the program accepts and what
+// they unlock, as "benefit=feature,feature;benefit=…". A product would have all of these
+// built in, above all the organization. NO_COLOR, if not empty, and TERM=dumb turn
+// colors off.
 //
-// The exit code is of the command: 0 when licensed or done, 2 when locked or
-// refused, 3 when there is no license, 4 when it could not be decided or done
-// now, and 64 when called wrongly. A refused key does not take away the license
-// that is held: status then still is 0. Of two facts the one about the license decides,
-// and both are said: one that is locked is 2, and none is 3, also when the license server
-// could not be asked anew.
+// The exit code is 0 if the program is licensed or the command succeeded, 2 if the
+// license is locked or a key was refused, 3 if there is no license, 4 if the command
+// couldn't be completed now, and 64 if it was called wrongly. A refused key doesn't take
+// away the license in use: the exit code of status is still 0. If a license is locked or
+// missing and the license server can't be reached either, the program reports both, and
+// the exit code is that of the license: 2 or 3.
 //
-// With --json, which all commands but serve take, standard output is one JSON
-// object, whatever happens. Its fields are those of polargate.Status, as the
-// license stands after the command; doctor has those of polargate.Diagnosis
-// instead, which begin with state and reason in the same sense. Beside them are
+// With --json, which every command except serve takes, standard output is one JSON
+// object, whatever happens. Its fields are those of polargate.Status after the command;
+// for doctor they are those of polargate.Diagnosis, which start with the same state and
+// reason. In addition there are
 //
 //	left     after use: how many uses are left; null if there is no limit
-//	error    {"reason": "…", "message": "…"}, exactly when the exit code is not 0
-//	warning  the same, when a refresh failed and the license goes on; and beside an
-//	         error, why it could not be found out whether that still holds
+//	error    {"reason": "…", "message": "…"}, exactly if the exit code isn't 0
+//	warning  the same, if the license couldn't be verified but stays usable, and
+//	         beside an error, if the license couldn't be verified again
 //
-// A reason is one of polargate's, or usage, input, store, problems_found,
-// interrupted or failed. A call that goes wrong before the license is looked at has
-// the error and nothing else. Keys are masked.
+// A reason is one of polargate's, or usage, input, store, problems_found, interrupted or
+// failed. A call that fails before it gets to the license has the error and nothing
+// else. Keys are masked.
 package main
 
 import (
@@ -76,7 +74,7 @@ const (
 func main() {
 	// SIGTERM, too: whoever ends the program at its prompt wants the terminal back.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	code := run(ctx, os.Args[1:], os.Getenv, os.Stdin, os.Stdout, os.Stderr)
 	stop()
 	os.Exit(code)
@@ -121,7 +119,7 @@ func (c *call) perform(ctx context.Context, args []string, getenv func(string) s
 	}
 	if !configured {
 		if cmd.unconfigured == nil {
-			return answer{}, &usageError{"POLAR_ORGANIZATION_ID is not set. Set it to use the program, or give no arguments for the tour.", usage()}
+			return answer{}, &usageError{"POLAR_ORGANIZATION_ID isn't set. Set it to use the program, or give no arguments for the tour.", usage()}
 		}
 		return cmd.unconfigured(ctx, c)
 	}
@@ -157,7 +155,7 @@ func openGate(getenv func(string) string, logs io.Writer) (*polargate.Gate, erro
 	return gate, nil
 }
 
-// usageError is a call that cannot be right. It never repeats what was typed.
+// usageError is a call that can't be right. It never repeats what was typed.
 type usageError struct {
 	text string
 	help string // what would be right; "" if the environment is at fault
@@ -165,18 +163,18 @@ type usageError struct {
 
 func (e *usageError) Error() string { return e.text }
 
-// statusNote is a refresh that failed while the license goes on.
+// statusNote is a refresh that failed while the license stays usable.
 type statusNote struct{ error }
 
 func (n *statusNote) Unwrap() error { return n.error }
 
-// tourError is a tour that did not go as it tells.
+// tourError is a tour in which something went differently than it says.
 type tourError struct{ error }
 
-func (e *tourError) Error() string { return "the tour broke off: " + e.error.Error() }
+func (e *tourError) Error() string { return "the tour stopped early: " + e.error.Error() }
 
-// errFindings is a report that found something wrong, and says so itself.
-var errFindings = errors.New("something is wrong: see the problems above")
+// errFindings: the report lists problems.
+var errFindings = errors.New("There are problems: see above.")
 
 // exitCode is what an error means to a script.
 func exitCode(err error) int {

@@ -129,7 +129,7 @@ func TestTheTourTellsTheLifeOfALicenseAndEndsByItself(t *testing.T) {
 	t.Parallel()
 	i := &installation{t: t, env: map[string]string{}}
 	r := i.expect(exitOK)
-	for _, words := range []string{"unlicensed", "active", "grace", "locked", "****-", "left: 7 of 10", "seats taken at Polar: 0"} {
+	for _, words := range []string{"unlicensed", "active", "grace", "locked", "****-", "left: 7 of 10", "activations at Polar: 0"} {
 		assert.Contains(t, r.stdout, words)
 	}
 	assert.Empty(t, r.stderr)
@@ -153,7 +153,7 @@ func TestALicenseOfAnotherComputerIsMovedByOneCommandAndNotBefore(t *testing.T) 
 		status := i.status(exitLocked, args...)
 		assert.Equal(t, "locked", status["state"])
 		assert.Equal(t, "other_machine", status["reason"])
-		assert.Contains(t, status["message"], "Move it to this computer")
+		assert.Contains(t, status["message"], polargate.Phrases()["other_machine.do"])
 	}
 	assert.Equal(t, 1, i.polar.Count("/activate"))
 	i.polar.Advance(time.Minute)
@@ -199,11 +199,11 @@ func TestALicenseIsActivatedUsedAndGivenBackByTheCommandLine(t *testing.T) {
 	assert.Len(t, i.polar.Requests(), asked, "a fresh answer on disk asks nobody")
 	assert.Equal(t, "network", i.status(exitOK, "--refresh")["source"])
 
-	assert.Contains(t, i.expect(exitOK, "use", "4").stdout, "Left: 6")
-	assert.Contains(t, i.expect(exitLocked, "use", "7").stderr, "Not enough uses")
+	assert.Contains(t, i.expect(exitOK, "use", "4").stdout, "6 uses left")
+	assert.Contains(t, i.expect(exitLocked, "use", "7").stderr, polargate.Phrases()["usage_exceeded.do"])
 	assert.Equal(t, "active", i.status(exitOK)["state"], "a use too many refuses the one call")
 
-	assert.Contains(t, i.expect(exitOK, "deactivate").stdout, "seat is free")
+	assert.Contains(t, i.expect(exitOK, "deactivate").stdout, "This computer is deactivated.")
 	assert.Zero(t, i.polar.Seats(i.key.ID))
 	assert.Contains(t, i.expect(exitOK, "deactivate").stdout, "no license")
 	assert.Contains(t, i.expect(exitOK, "--help").stdout, "activate KEY")
@@ -235,9 +235,9 @@ func TestARefusedLicenseStaysLockedWithoutANetworkAndBothAreSaid(t *testing.T) {
 	i.expect(exitLocked, "status", "--refresh")
 	i.polar.SetOffline(true)
 	r := i.expect(exitLocked, "status", "--refresh")
-	assert.Contains(t, r.stderr, "This license key is no longer active")
-	assert.Contains(t, r.stderr, "A check just now failed: the license server could not be reached")
-	assert.NotContains(t, r.stdout, "no longer active", "it is said once")
+	assert.Contains(t, r.stderr, polargate.Phrases()["inactive.do"])
+	assert.Contains(t, r.stderr, polargate.Phrases()["unreachable.do"])
+	assert.NotContains(t, r.stdout, polargate.Phrases()["inactive.do"], "it is said once")
 	o := i.object(exitLocked, "status", "--refresh", "--json")
 	assert.Equal(t, "locked", o["state"])
 	assert.Equal(t, "inactive", o["reason"])
@@ -260,14 +260,14 @@ func TestAKeyThatIsEnteredBesideALicenseIsToldFromIt(t *testing.T) {
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(3)})
 	i.expect(exitOK, "activate", i.key.Key)
 	for key, says := range map[string]string{
-		"ACME-NO-SUCH-KEY": "doesn't know that key",
-		i.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)}).Key: "That key is for another product",
+		"ACME-NO-SUCH-KEY": polargate.Phrases()["unknown_key.entered.do"],
+		i.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)}).Key: polargate.Phrases()["wrong_benefit.entered.do"],
 	} {
 		r := i.expect(exitLocked, "activate", key)
 		assert.Contains(t, r.stderr, says)
-		assert.Contains(t, r.stderr, "Your current license stays unchanged.")
+		assert.Contains(t, r.stderr, polargate.Phrases()["note_kept"])
 	}
-	assert.Contains(t, i.expect(exitUsage, "activate", "").stderr, "Your current license stays unchanged.")
+	assert.Contains(t, i.expect(exitUsage, "activate", "").stderr, polargate.Phrases()["note_kept"])
 	i.polar.SetOffline(true)
 	o := i.object(exitNotNow, "activate", "ACME-OTHER-KEY", "--json")
 	assert.Equal(t, "active", o["state"])
@@ -280,7 +280,7 @@ func TestALicenseThatAnotherProgramKeepsLockedIsBusy(t *testing.T) {
 	busy := &polargate.StoreError{Op: "lock", Err: context.DeadlineExceeded}
 	assert.Equal(t, exitNotNow, exitCode(busy))
 	assert.Equal(t, "busy", problemOf(busy).Reason)
-	assert.Contains(t, problemOf(busy).Message, "Another copy of this program is busy")
+	assert.Contains(t, problemOf(busy).Message, polargate.Phrases()["busy.do"])
 	denied := &polargate.StoreError{Op: "load", Err: fs.ErrPermission}
 	assert.Equal(t, exitNotNow, exitCode(denied))
 	assert.Equal(t, "no_permission", problemOf(denied).Reason)
@@ -294,15 +294,15 @@ func TestALicenseThatAnotherProgramKeepsLockedIsBusy(t *testing.T) {
 func TestKeysThatCannotBeActivatedSayWhy(t *testing.T) {
 	t.Parallel()
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
-	assert.Contains(t, i.expect(exitLocked, "activate", "ACME-NO-SUCH-KEY").stderr, "does not know this license key")
+	assert.Contains(t, i.expect(exitLocked, "activate", "ACME-NO-SUCH-KEY").stderr, polargate.Phrases()["unknown_key.do"])
 	i.expect(exitUsage, "activate", "")
 	i.expect(exitUsage, "activate", strings.Repeat("x", 600))
 	i.polar.Update(i.key.ID, func(k *polartest.LicenseKey) {
 		k.Activations = append(k.Activations, polartest.Activation{Label: "elsewhere"})
 	})
-	assert.Contains(t, i.expect(exitLocked, "activate", i.key.Key).stderr, "in use")
+	assert.Contains(t, i.expect(exitLocked, "activate", i.key.Key).stderr, polargate.Phrases()["activation_limit.do"])
 	other := i.polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
-	assert.Contains(t, i.expect(exitLocked, "activate", other.Key).stderr, "another product")
+	assert.Contains(t, i.expect(exitLocked, "activate", other.Key).stderr, polargate.Phrases()["wrong_benefit.do"])
 	assert.Zero(t, i.polar.Seats(other.ID))
 	i.expect(exitUnlicensed, "status")
 }
@@ -316,9 +316,9 @@ func TestWithoutANetworkALicenseLastsAndNothingElseIsDecided(t *testing.T) {
 	i.polar.SetOffline(false)
 	i.expect(exitOK, "activate", i.key.Key)
 	i.polar.SetOffline(true)
-	assert.Contains(t, i.expect(exitOK, "status", "--refresh").stderr, "could not be reached", "a check that failed says so")
+	assert.Contains(t, i.expect(exitOK, "status", "--refresh").stderr, polargate.Phrases()["unreachable.do"], "a check that failed says so")
 	r := i.expect(exitNotNow, "deactivate")
-	assert.Contains(t, r.stdout, "tried again at a later start")
+	assert.Contains(t, r.stdout, "when you start the program again")
 	i.expect(exitUnlicensed, "status")
 	assert.Equal(t, 1, i.polar.Seats(i.key.ID))
 	i.polar.SetOffline(false)
@@ -466,7 +466,7 @@ func TestARefusedConnectionIsNotNow(t *testing.T) {
 	require.NoError(t, listener.Close())
 	began := time.Now()
 	r := i.expect(exitNotNow, "activate", i.key.Key)
-	assert.Contains(t, r.stderr, "could not be reached")
+	assert.Contains(t, r.stderr, polargate.Phrases()["unreachable.refused.do"])
 	assert.Less(t, time.Since(began), 30*time.Second)
 }
 

@@ -60,12 +60,12 @@ type job struct {
 	done   chan struct{}
 }
 
-// notice is what came of the last form.
+// notice is the result of the last form.
 type notice struct {
 	Bad  bool
 	Text string
-	Buy  bool // the key may be too new: offer to wait for it
-	Full bool // every seat is taken: tell how to free one
+	Buy  bool // the key may be too new: offer to keep trying
+	Full bool // in use on too many computers: say how to deactivate one
 }
 
 func newSite(l license) *site {
@@ -146,7 +146,7 @@ func (s *site) start(key string, wait bool) {
 		s.mu.Unlock()
 		return
 	}
-	// It goes on when the page is closed: a seat may be taken by then.
+	// It continues when the page is closed: Polar may have counted the activation by then.
 	ctx, cancel := context.WithCancel(context.Background())
 	j := &job{wait: wait, until: time.Now().Add(purchaseWait), cancel: cancel, done: make(chan struct{})}
 	s.job, s.pending, s.notice = j, "", notice{}
@@ -187,20 +187,20 @@ func (s *site) check(r *http.Request) notice {
 	status, err := s.license.Refresh(r.Context())
 	switch {
 	case err != nil && status.OK():
-		return failed(err) // the license goes on all the same
+		return failed(err) // the license stays usable all the same
 	case beside(err) != nil:
-		return failed(beside(err)) // the status does not say that it was not asked anew
+		return failed(beside(err)) // the status doesn't say that it couldn't be verified
 	case err != nil:
 		return notice{} // the status says it
 	}
-	return notice{Text: "Checked just now."}
+	return notice{Text: "Verified just now."}
 }
 
 func (s *site) move(r *http.Request) notice {
 	if _, err := s.license.Move(r.Context()); err != nil {
 		return failed(err)
 	}
-	return notice{Text: "The license was moved to this computer."}
+	return notice{Text: "Your license was moved to this computer."}
 }
 
 func (s *site) deactivate(r *http.Request) notice {
@@ -209,23 +209,23 @@ func (s *site) deactivate(r *http.Request) notice {
 	} else if err != nil {
 		return notice{} // the status says it
 	}
-	return notice{Text: "The seat was given back. The license key can be used on another computer."}
+	return notice{Text: "This computer is deactivated. You can use the license key on another computer."}
 }
 
 // The toy: what the program is for. One thing is free, one is for a feature, and one
 // is counted as well.
 
 func (s *site) count(r *http.Request) notice {
-	return notice{Text: fmt.Sprintf("The text has %d words.", len(strings.Fields(r.PostFormValue("text"))))}
+	return notice{Text: "The text has " + count(len(strings.Fields(r.PostFormValue("text"))), "word", "words") + "."}
 }
 
-const needsLicense = "This needs a license with the feature "
+const needsLicense = "You need a license that includes "
 
 func (s *site) export(r *http.Request) notice {
 	if !s.license.Has("export") {
 		return notice{Bad: true, Text: needsLicense + "export."}
 	}
-	return notice{Text: fmt.Sprintf("Exported %d bytes.", len(template.HTMLEscapeString(r.PostFormValue("text"))))}
+	return notice{Text: "Exported " + count(len(template.HTMLEscapeString(r.PostFormValue("text"))), "byte", "bytes") + "."}
 }
 
 func (s *site) sync(r *http.Request) notice {
@@ -239,7 +239,7 @@ func (s *site) sync(r *http.Request) notice {
 	case left == polargate.Unlimited:
 		return notice{Text: "Synced."}
 	}
-	return notice{Text: fmt.Sprintf("Synced. Left: %d.", left)}
+	return notice{Text: "Synced. " + count(int(left), "sync", "syncs") + " left."}
 }
 
 // view is what the page shows.
@@ -247,7 +247,7 @@ type view struct {
 	Tone     string // good, warn, bad or busy: for the eye; the words say it, too
 	Headline string
 	Words    string
-	Next     string // what to offer first: enter, check, move, wait or ""
+	Next     string // what to offer first: enter, check, move, wait, or "" for nothing
 	Notice   notice
 	Status   polargate.Status
 	Machine  string
@@ -273,15 +273,15 @@ func (s *site) view(now time.Time) view {
 	v.Tone, v.Headline, v.Next = describeState(status)
 	switch {
 	case status.State == polargate.Active && !status.Unsaved && !status.InDoubt && !status.ReleasePending:
-		v.Words = "Everything that you bought is unlocked."
+		v.Words = "Everything you bought is unlocked."
 	case status.State == polargate.Grace:
-		v.Words = fmt.Sprintf("The license server could not be reached since %s. Everything works until %s; connect to the internet before then.", moment(status.CheckedAt), moment(status.GraceUntil))
+		v.Words = fmt.Sprintf("Everything works until %s. Connect to the internet before then to keep using this program.", moment(status.GraceUntil))
 	}
 	if j != nil {
-		v.Tone, v.Headline, v.Words, v.Next = "busy", "Activating…", "The license server is asked.", "busy"
+		v.Tone, v.Headline, v.Words, v.Next = "busy", "Activating…", "Contacting the license server…", "busy"
 		if j.wait {
 			v.Headline, v.Next = "Waiting for your purchase…", "wait"
-			v.Words = "A key that was just bought can take two minutes to be known. It is tried again until then."
+			v.Words = "A key can take up to two minutes to work after you buy it. We'll keep trying."
 			v.Left = max(0, int(math.Ceil(j.until.Sub(now).Seconds())))
 		}
 	}
@@ -297,10 +297,10 @@ func (s *site) view(now time.Time) view {
 		add("Expires", day(status.ExpiresAt, now))
 	}
 	if !status.CheckedAt.IsZero() {
-		add("Last answer", moment(status.CheckedAt))
+		add("Last verified", moment(status.CheckedAt))
 	}
 	if status.Reason == polargate.ErrClockSetBack {
-		add("Clock of this computer", moment(now))
+		add("This computer's clock", moment(now))
 	}
 	v.CanExport, v.CanSync = s.license.Has("export"), s.license.Has("sync")
 	v.Quota = status.OK() && status.LimitUsage > 0 && status.LimitUsage != polargate.Unlimited
@@ -318,7 +318,7 @@ func describeState(s polargate.Status) (tone, headline, next string) {
 		return "warn", "Working offline", "check"
 	case polargate.Unlicensed:
 		if s.Reason == polargate.ErrInDoubt {
-			return "warn", "An activation is in doubt", "enter"
+			return "warn", "Activation not confirmed", "enter"
 		}
 		if s.Reason == polargate.ErrNoPermission {
 			return "bad", "Your license can't be opened", "check"
@@ -327,21 +327,29 @@ func describeState(s polargate.Status) (tone, headline, next string) {
 	}
 	headlines := map[polargate.Reason]struct{ headline, next string }{
 		polargate.ErrExpired:       {"Your license has expired", "check"},
-		polargate.ErrInactive:      {"Your license is not active", "check"},
-		polargate.ErrSeatReleased:  {"This computer was released", "enter"},
-		polargate.ErrUnknownKey:    {"Your license key is no longer known", "enter"},
+		polargate.ErrInactive:      {"Your license is inactive", "check"},
+		polargate.ErrSeatReleased:  {"This computer was deactivated", "enter"},
+		polargate.ErrUnknownKey:    {"License key no longer recognized", "enter"},
 		polargate.ErrWrongBenefit:  {"This key is for another product", "enter"},
-		polargate.ErrGraceEnded:    {"Too long without a check", "check"},
-		polargate.ErrUnreachable:   {"The license could not be checked", "check"},
-		polargate.ErrRateLimited:   {"The license could not be checked", "check"},
-		polargate.ErrMisconfigured: {"The license could not be checked", "check"},
-		polargate.ErrClockSetBack:  {"This computer's clock is wrong", "check"},
+		polargate.ErrGraceEnded:    {"Not verified for too long", "check"},
+		polargate.ErrUnreachable:   {"Your license couldn't be verified", "check"},
+		polargate.ErrRateLimited:   {"Your license couldn't be verified", "check"},
+		polargate.ErrMisconfigured: {"Your license couldn't be verified", "check"},
+		polargate.ErrClockSetBack:  {"This computer's clock has been set back", "check"},
 		polargate.ErrOtherMachine:  {"This license belongs to another computer", "move"},
 	}
 	if h, ok := headlines[s.Reason]; ok {
 		return "bad", h.headline, h.next
 	}
-	return "bad", "The license is locked", "enter"
+	return "bad", "Your license is locked", "enter"
+}
+
+// count is a number with its noun.
+func count(n int, one, many string) string {
+	if n == 1 {
+		many = one
+	}
+	return fmt.Sprint(n, " ", many)
 }
 
 func moment(t time.Time) string { return t.Local().Format("2 January 2006, 15:04") }
@@ -360,5 +368,8 @@ func (s *site) state(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprint(w, v.Version)
 }
 
-// Portal is where customers see their purchases; a product puts its own here.
+// Clock is what is left of a wait, as on a clock.
+func (v view) Clock() string { return seconds(time.Duration(v.Left) * time.Second) }
+
+// Portal is where customers see their purchases. A product puts its own address here.
 func (v view) Portal() string { return cmp.Or(os.Getenv("POLARGATE_PORTAL_URL"), "") }

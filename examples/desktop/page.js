@@ -1,10 +1,14 @@
 "use strict";
-// Counts down, and loads the page again when there is something new to show. All
-// else works without.
+// Counts down, and reloads the page when there is something new to show. Everything
+// else works without it.
 const version = document.documentElement.dataset.version;
 const left = document.getElementById("left");
 const busy = left !== null || document.title.includes("…");
 const end = left === null ? 0 : Date.now() + 1000 * left.dataset.seconds;
+
+function clock(seconds) {
+  return Math.floor(seconds / 60) + ":" + String(seconds % 60).padStart(2, "0");
+}
 
 function typing() {
   const key = document.getElementById("key");
@@ -13,7 +17,7 @@ function typing() {
 }
 
 if (left !== null) {
-  setInterval(() => { left.textContent = Math.max(0, Math.ceil((end - Date.now()) / 1000)); }, 1000);
+  setInterval(() => { left.textContent = clock(Math.max(0, Math.ceil((end - Date.now()) / 1000))); }, 1000);
 }
 
 setInterval(async () => {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -162,27 +163,27 @@ func TestEveryStateThatAPersonMeetsHasAPageOfItsOwn(t *testing.T) {
 		says     []string
 		next     string // the one thing to do first; "" for nothing
 	}{
-		{"no-license", unlicensed(polargate.ErrNoLicense), "No license yet", []string{"Enter your license key", "Export needs a license"}, "activate"},
+		{"no-license", unlicensed(polargate.ErrNoLicense), "No license yet", []string{"Enter your license key", "To export, you need a license"}, "activate"},
 		{"active", licensed, "Licensed", []string{"****-0A1B2C", "studio-laptop", "export, sync", "in 21 days", "3 of 10"}, ""},
 		{"active-without-end", unlimited, "Licensed", []string{"****-0A1B2C"}, ""},
-		{"grace", grace, "Working offline", []string{"could not be reached since", "Everything works until"}, "check"},
-		{"in-doubt", unlicensed(polargate.ErrInDoubt), "An activation is in doubt", []string{"release the lost one"}, "activate"},
-		{"unreadable", unlicensed(polargate.ErrUnreadableState), "No license yet", []string{"could not be read"}, "activate"},
-		{"no-permission", unlicensed(polargate.ErrNoPermission), "Your license can't be opened", []string{"isn't allowed to use its license file", "Give your user account access"}, "check"},
-		{"release-pending", pending, "No license yet", []string{"to be given back"}, "release"},
-		{"clock-wrong", locked(polargate.ErrClockSetBack), "This computer's clock is wrong", []string{"Set the clock right", "Clock of this computer"}, "check"},
-		{"expired", locked(polargate.ErrExpired), "Your license has expired", []string{"Renew the license"}, "check"},
-		{"inactive", locked(polargate.ErrInactive), "Your license is not active", []string{"revoked or disabled"}, "check"},
-		{"released", locked(polargate.ErrSeatReleased), "This computer was released", []string{"Activate the license key again"}, "activate"},
-		{"unknown-key", locked(polargate.ErrUnknownKey), "Your license key is no longer known", nil, "activate"},
-		{"other-product", locked(polargate.ErrWrongBenefit), "This key is for another product", []string{"that came with this program"}, "activate"},
-		{"other-machine", locked(polargate.ErrOtherMachine), "This license belongs to another computer", []string{"deactivates the other one"}, "move"},
-		{"grace-ended", locked(polargate.ErrGraceEnded), "Too long without a check", []string{"Connect to the internet"}, "check"},
-		{"never-checked", locked(polargate.ErrUnreachable), "The license could not be checked", []string{"Check the internet connection"}, "check"},
-		{"denied", locked(polargate.ErrDenied), "The license is locked", []string{"Ask the vendor"}, "activate"},
-		{"without-seats", locked(polargate.ErrActivationsUnsupported), "The license is locked", []string{"Tell the vendor"}, "activate"},
-		{"other-conditions", locked(polargate.ErrConditionsMismatch), "The license is locked", []string{"ask the vendor"}, "activate"},
-		{"misconfigured", locked(polargate.ErrMisconfigured), "The license could not be checked", []string{"tell the vendor"}, "check"},
+		{"grace", grace, "Working offline", []string{"Everything works until", "Last verified"}, "check"},
+		{"in-doubt", unlicensed(polargate.ErrInDoubt), "Activation not confirmed", []string{polargate.Phrases()["in_doubt.do"]}, "activate"},
+		{"unreadable", unlicensed(polargate.ErrUnreadableState), "No license yet", []string{polargate.Phrases()["unreadable_state.do"]}, "activate"},
+		{"no-permission", unlicensed(polargate.ErrNoPermission), "Your license can't be opened", []string{polargate.Phrases()["no_permission"][1:], polargate.Phrases()["no_permission.do"]}, "check"},
+		{"release-pending", pending, "No license yet", []string{polargate.Phrases()["note_release_pending"]}, "release"},
+		{"clock-wrong", locked(polargate.ErrClockSetBack), "This computer's clock has been set back", []string{polargate.Phrases()["clock_set_back.do"], "This computer's clock"}, "check"},
+		{"expired", locked(polargate.ErrExpired), "Your license has expired", []string{polargate.Phrases()["expired.do"]}, "check"},
+		{"inactive", locked(polargate.ErrInactive), "Your license is inactive", []string{polargate.Phrases()["inactive.do"]}, "check"},
+		{"released", locked(polargate.ErrSeatReleased), "This computer was deactivated", []string{polargate.Phrases()["seat_released.do"]}, "activate"},
+		{"unknown-key", locked(polargate.ErrUnknownKey), "License key no longer recognized", nil, "activate"},
+		{"other-product", locked(polargate.ErrWrongBenefit), "This key is for another product", []string{polargate.Phrases()["wrong_benefit.do"]}, "activate"},
+		{"other-machine", locked(polargate.ErrOtherMachine), "This license belongs to another computer", []string{polargate.Phrases()["other_machine.do"]}, "move"},
+		{"grace-ended", locked(polargate.ErrGraceEnded), "Not verified for too long", []string{polargate.Phrases()["grace_ended.do"]}, "check"},
+		{"never-checked", locked(polargate.ErrUnreachable), "Your license couldn't be verified", []string{polargate.Phrases()["unreachable.do"]}, "check"},
+		{"denied", locked(polargate.ErrDenied), "Your license is locked", []string{polargate.Phrases()["denied.do"]}, "activate"},
+		{"without-seats", locked(polargate.ErrActivationsUnsupported), "Your license is locked", []string{polargate.Phrases()["activations_unsupported.do"]}, "activate"},
+		{"other-conditions", locked(polargate.ErrConditionsMismatch), "Your license is locked", []string{polargate.Phrases()["conditions_mismatch.do"]}, "activate"},
+		{"misconfigured", locked(polargate.ErrMisconfigured), "Your license couldn't be verified", []string{polargate.Phrases()["misconfigured.do"]}, "check"},
 	} {
 		p.set(s.status)
 		reload(b)
@@ -258,6 +259,9 @@ func demoSite(t *testing.T, keys ...polartest.LicenseKey) (*site, *polartest.Pol
 	return newSite(gate), polar, keys
 }
 
+// quoted is a phrase for a script.
+func quoted(name polargate.Phrase) string { return strconv.Quote(polargate.Phrases()[name]) }
+
 // enter types a license key, as a person does.
 func enter(b *chromium.Browser, text string) {
 	b.Sees(true, "(e => { e?.focus(); return document.activeElement === e && e !== null })(document.getElementById('key'))")
@@ -283,14 +287,14 @@ func TestAPersonActivatesUsesAndGivesBackALicenseInTheBrowser(t *testing.T) {
 
 			enter(b, "INKWELL-TYPO")
 			b.Click("#activate")
-			b.Sees(true, "document.getElementById('notice')?.innerText.includes('does not know this license key')")
+			b.Sees(true, "document.getElementById('notice')?.innerText.includes("+quoted("unknown_key.do")+")")
 			b.Sees("", "document.getElementById('key').value")
-			b.Sees("I have just bought it: wait for it", "document.getElementById('wait').innerText")
+			b.Sees("I just bought this key: keep trying", "document.getElementById('wait').innerText")
 			b.Picture("typing-error")
 
 			enter(b, keys[1].Key)
 			b.Click("#activate")
-			b.Sees(true, "document.getElementById('free')?.innerText.startsWith('To free one:')")
+			b.Sees(true, "document.getElementById('free')?.innerText.startsWith('To deactivate one,')")
 			b.Picture("limit-reached")
 
 			enter(b, "  "+keys[0].Key+" ")
@@ -300,20 +304,20 @@ func TestAPersonActivatesUsesAndGivesBackALicenseInTheBrowser(t *testing.T) {
 			b.Click("#export")
 			b.Sees(true, "document.getElementById('notice')?.innerText.startsWith('Exported')")
 			b.Click("#sync")
-			b.Text("notice", "Synced. Left: 2.")
+			b.Text("notice", "Synced. 2 syncs left.")
 			b.Sees(float64(1), "document.getElementById('quota').value")
 			b.Click("#sync")
-			b.Text("notice", "Synced. Left: 1.")
+			b.Text("notice", "Synced. 1 sync left.")
 			b.Click("#sync")
-			b.Text("notice", "Synced. Left: 0.")
+			b.Text("notice", "Synced. 0 syncs left.")
 			b.Click("#sync")
-			b.Sees(true, "document.getElementById('notice')?.innerText.startsWith('Not enough uses are left')")
+			b.Sees(true, "document.getElementById('notice')?.innerText.includes("+quoted("usage_exceeded.do")+")")
 			b.Sees(float64(3), "document.getElementById('quota').value")
 			b.Picture("quota-used-up")
 
 			polar.SetOffline(true)
 			b.Click("#check")
-			b.Sees(true, "document.getElementById('notice')?.innerText.startsWith('The license server could not be reached')")
+			b.Sees(true, "document.getElementById('notice')?.innerText.includes("+quoted("unreachable.do")+")")
 			time.Sleep(1100 * time.Millisecond) // FreshFor
 			b.Click("#check")
 			b.Text("headline", "Working offline")
@@ -324,7 +328,7 @@ func TestAPersonActivatesUsesAndGivesBackALicenseInTheBrowser(t *testing.T) {
 
 			polar.Revoke(keys[0].ID)
 			b.Click("#check")
-			b.Text("headline", "Your license is not active")
+			b.Text("headline", "Your license is inactive")
 			b.Sees(true, "document.getElementById('export').disabled")
 			polar.Grant(keys[0].ID)
 			time.Sleep(1100 * time.Millisecond) // a refusal is believed for a second
@@ -334,7 +338,7 @@ func TestAPersonActivatesUsesAndGivesBackALicenseInTheBrowser(t *testing.T) {
 			polar.SetOffline(true)
 			b.Click("#deactivate")
 			b.Text("headline", "No license yet")
-			b.Sees(true, "document.getElementById('words').innerText.includes('is to be given back')")
+			b.Sees(true, "document.getElementById('words').innerText.includes("+quoted("note_release_pending")+")")
 			assert.Equal(t, 1, polar.Seats(keys[0].ID))
 			b.Picture("deactivated-offline")
 			polar.SetOffline(false)
@@ -355,8 +359,8 @@ func TestAPersonWhoHasJustBoughtSeesTheWaitAndItsEnd(t *testing.T) {
 	b.Click("#activate")
 	b.Click("#wait")
 	b.Text("headline", "Waiting for your purchase…")
-	b.Sees(true, "Number(document.getElementById('left').innerText) > 120")
-	b.Sees(true, "Number(document.getElementById('left').innerText) < 149") // it counts down by itself
+	b.Sees(true, "document.getElementById('left').innerText.startsWith('2:')")
+	b.Sees(true, "document.getElementById('left').innerText < '2:29'") // it counts down by itself
 	fits(t, b)
 	b.Picture("fresh-purchase")
 	b.Click("#cancel")

@@ -35,21 +35,21 @@ func serveFlags(args []string) (openBrowser bool, err error) {
 }
 
 func (s *site) serve(ctx context.Context, openBrowser bool, out io.Writer) error {
-	// A port of the system's choice, which nobody but this computer can reach.
+	// The system chooses a port, which only this computer can reach.
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
 	}
 	door := newDoor(listener.Addr().String())
 	link := door.link()
-	fmt.Fprintf(out, "The license page is at\n\n  %s\n\nThe address works once. Ctrl-C ends the program.\n", link)
+	fmt.Fprintf(out, "The license page is at\n\n  %s\n\nThe address works once. Press Ctrl-C to quit.\n", link)
 	if openBrowser {
 		if err := openPage(link); err != nil {
-			fmt.Fprintln(out, "No browser could be started: open the address yourself.")
+			fmt.Fprintln(out, "No browser could be started. Open the address yourself.")
 		}
 	}
 
-	// The page stays right while it is open.
+	// The page stays current while it is open.
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { _ = s.license.Run(ctx) })
@@ -124,7 +124,7 @@ func (d *door) guard(inside http.Handler) http.Handler {
 		switch {
 		case r.Host != d.host:
 			// Another name for this address: a page of that name could read it.
-			http.Error(w, "This is not the address that the program printed.", http.StatusMisdirectedRequest)
+			http.Error(w, "This isn't the address that the program printed.", http.StatusMisdirectedRequest)
 		case d.knows(r):
 			if r.URL.RawQuery != "" {
 				http.Redirect(w, r, r.URL.Path, http.StatusSeeOther)
@@ -136,7 +136,7 @@ func (d *door) guard(inside http.Handler) http.Handler {
 			http.SetCookie(w, &http.Cookie{Name: sessionCookie, Value: d.cookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
 			http.Redirect(w, r, "/", http.StatusSeeOther)
 		default:
-			http.Error(w, "Open the address that the program printed. It works once: if it was used, start the program again.", http.StatusForbidden)
+			http.Error(w, "Open the address that the program printed. It works once: if you've used it, restart the program.", http.StatusForbidden)
 		}
 	})
 }

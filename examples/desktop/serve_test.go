@@ -114,7 +114,7 @@ func TestServeOpensTheBrowserAndSaysSoWhereItCannot(t *testing.T) {
 	i := install(t, polartest.LicenseKey{})
 	i.env["PATH"] = t.TempDir()
 	s := i.serve()
-	assert.Contains(t, s.output(), "No browser could be started: open the address yourself.")
+	assert.Contains(t, s.output(), "No browser could be started. Open the address yourself.")
 
 	seen := filepath.Join(t.TempDir(), "seen")
 	script := "#!/bin/sh\nprintf %s \"$1\" > '" + seen + ".new' && /bin/mv '" + seen + ".new' '" + seen + "'\n"
@@ -139,12 +139,12 @@ func TestThePageCanBeSeenWithNothingSet(t *testing.T) {
 	page := s.page("/activate", url.Values{"key": {key[1]}})
 	assert.Contains(t, page, "Licensed")
 	assert.Regexp(t, `in 36[56] days`, page)
-	assert.Contains(t, s.page("/sync", url.Values{}), "Synced. Left: 9.")
+	assert.Contains(t, s.page("/sync", url.Values{}), "Synced. 9 syncs left.")
 	assert.Contains(t, s.page("/demo", url.Values{"do": {"revoke"}}), "Licensed", "nobody has asked yet")
-	assert.Contains(t, s.page("/check", url.Values{}), "Your license is not active")
+	assert.Contains(t, s.page("/check", url.Values{}), "Your license is inactive")
 	s.page("/demo", url.Values{"do": {"grant"}})
-	assert.Contains(t, s.page("/demo", url.Values{"do": {"offline"}}), "The network is pulled out")
-	assert.Contains(t, s.page("/demo", url.Values{"do": {"online"}}), "It can be reached")
+	assert.Contains(t, s.page("/demo", url.Values{"do": {"offline"}}), "You're offline")
+	assert.Contains(t, s.page("/demo", url.Values{"do": {"online"}}), "You're online")
 	require.Eventually(t, func() bool { return strings.Contains(s.page("/check", url.Values{}), "Licensed") }, 20*time.Second, 100*time.Millisecond)
 }
 

@@ -233,8 +233,8 @@ func (c *call) paint(tone, text string) string {
 	return "\x1b[" + color + "m" + text + "\x1b[0m"
 }
 
-// describe tells a person where the license stands. err is what will be said beside it,
-// and so need not be said here.
+// describe shows a license to a person. err is printed beside it, so it isn't repeated
+// here.
 func (c *call) describe(s polargate.Status, err error) string {
 	var b strings.Builder
 	line := func(name, value string) { fmt.Fprintf(&b, "%-14s %s\n", name, value) }
@@ -256,7 +256,7 @@ func (c *call) describe(s polargate.Status, err error) string {
 		line("Used", fmt.Sprintf("%d of %d", s.Usage, s.LimitUsage))
 	}
 	if !s.CheckedAt.IsZero() {
-		line("Checked", moment(s.CheckedAt))
+		line("Last verified", moment(s.CheckedAt))
 	}
 	switch {
 	case s.State == polargate.Grace:
@@ -285,7 +285,7 @@ func (c *call) describe(s polargate.Status, err error) string {
 	return b.String()
 }
 
-// day is a moment to come, and how many midnights away it is.
+// day is a moment in the future, and how many midnights away it is.
 func day(t, now time.Time) string {
 	midnight := func(t time.Time) time.Time {
 		year, month, day := t.Local().Date()
@@ -305,7 +305,7 @@ func day(t, now time.Time) string {
 func hostname() string {
 	name, err := os.Hostname()
 	if err != nil || name == "" {
-		return "has no name"
+		return "this computer"
 	}
 	return name
 }

@@ -338,7 +338,7 @@ func TestAStatusIsToldInLines(t *testing.T) {
 		`Key            \*\*\*\*-` + i.key.Key[len(i.key.Key)-6:],
 		`Features       export, sync`,
 		`Used           0 of 10`,
-		`Checked        \d.*`,
+		`Last verified  \d.*`,
 		`Works offline  until \d.* \(in \d+ days\)`,
 		`Expires        \d.* \(in (29|30|31) days\)`, // midnight and summer time may be on the way
 		`This computer  \S.*`,
@@ -348,7 +348,7 @@ func TestAStatusIsToldInLines(t *testing.T) {
 	}
 	i.polar.Revoke(i.key.ID)
 	r := i.expect(exitLocked, "status", "--refresh")
-	assert.Regexp(t, `(?m)^State          locked: your license is not active$`, r.stdout)
+	assert.Regexp(t, `(?m)^State          locked: your license is inactive$`, r.stdout)
 	assert.NotContains(t, r.stdout, "Works")
 	assert.Contains(t, r.stderr, "no longer active")
 	assert.NotContains(t, r.stdout, "no longer active", "it is said once")
@@ -358,11 +358,11 @@ func TestAStatusSaysInWordsWhatItsColourSays(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	for want, s := range map[string]polargate.Status{
-		"\x1b[32mactive\x1b[0m":                             {State: polargate.Active},
-		"\x1b[33mgrace: working offline\x1b[0m":             {State: polargate.Grace, Reason: polargate.ErrUnreachable, GraceUntil: now},
-		"\x1b[31mlocked: your license has expired\x1b[0m":   {State: polargate.Locked, Reason: polargate.ErrExpired, ExpiresAt: now.Add(-time.Hour)},
-		"State          unlicensed: no license yet\n":       {State: polargate.Unlicensed, Reason: polargate.ErrNoLicense},
-		"\x1b[33munlicensed: an activation is in doubt\x1b": {State: polargate.Unlicensed, Reason: polargate.ErrInDoubt},
+		"\x1b[32mactive\x1b[0m":                            {State: polargate.Active},
+		"\x1b[33mgrace: working offline\x1b[0m":            {State: polargate.Grace, Reason: polargate.ErrUnreachable, GraceUntil: now},
+		"\x1b[31mlocked: your license has expired\x1b[0m":  {State: polargate.Locked, Reason: polargate.ErrExpired, ExpiresAt: now.Add(-time.Hour)},
+		"State          unlicensed: no license yet\n":      {State: polargate.Unlicensed, Reason: polargate.ErrNoLicense},
+		"\x1b[33munlicensed: activation not confirmed\x1b": {State: polargate.Unlicensed, Reason: polargate.ErrInDoubt},
 	} {
 		colored := (&call{color: true}).describe(s, nil)
 		plain := (&call{}).describe(s, nil)

@@ -12,8 +12,8 @@ import (
 	"github.com/polargate/polargate/polartest"
 )
 
-// freshFor is short, so that the tour need not wait for a day to see a license
-// go stale.
+// freshFor is short, so that the tour doesn't take a day to show a license that goes
+// stale.
 const freshFor = time.Second
 
 // tour walks through the life of a license against an embedded Polar on
@@ -50,9 +50,9 @@ func tour(ctx context.Context, out io.Writer) (err error) {
 	defer func() { gate.Close() }()
 	show := func(s polargate.Status) {
 		say("   %s: %s", s.State, s.Message)
-		say("   may export: %v; seats taken at Polar: %d", gate.Has("export"), polar.Seats(key.ID))
+		say("   can export: %v; activations at Polar: %d", gate.Has("export"), polar.Seats(key.ID))
 	}
-	// expect holds the tour to what it tells.
+	// expect fails the tour if something else happens than it says.
 	expect := func(s polargate.Status, err error, want polargate.State, reason polargate.Reason) error {
 		show(s)
 		if s.State != want || s.Reason != reason {
@@ -61,26 +61,26 @@ func tour(ctx context.Context, out io.Writer) (err error) {
 		return nil
 	}
 
-	say("1. The first start. Nothing is stored, so nobody is asked.")
+	say("1. You start the program for the first time. Nothing is stored, so Polar isn't asked.")
 	status, err := gate.Check(ctx)
 	if err := expect(status, err, polargate.Unlicensed, polargate.ErrNoLicense); err != nil {
 		return err
 	}
 
-	say("2. The user pastes the key, with a line break and quotes around it.")
+	say("2. You paste the key, with quotes and a line break around it.")
 	status, err = gate.Activate(ctx, " \""+key.Key+"\"\n")
 	if err := expect(status, err, polargate.Active, ""); err != nil {
 		return err
 	}
 	say("   the key prints as %v", status.Key)
 
-	say("3. A second click on Activate takes no second seat.")
+	say("3. You click Activate again. That takes no second activation.")
 	status, err = gate.Activate(ctx, key.Key)
 	if err := expect(status, err, polargate.Active, ""); err != nil {
 		return err
 	}
 
-	say("4. The program is closed and started again. The answer on disk is fresh: Polar is not asked.")
+	say("4. You restart the program. The answer on disk is still fresh, so Polar isn't asked.")
 	if err := gate.Close(); err != nil {
 		return err
 	}
@@ -94,14 +94,14 @@ func tour(ctx context.Context, out io.Writer) (err error) {
 	}
 	say("   answered from %s; requests to Polar: %d", status.Source, len(polar.Requests())-asked)
 
-	say("5. A use is counted.")
+	say("5. The program counts three uses.")
 	left, err := gate.Consume(ctx, 3)
 	if err != nil {
 		return err
 	}
 	say("   left: %d of 10", left)
 
-	say("6. The network is pulled out, and the answer goes stale. The license lives on in grace.")
+	say("6. You go offline, and the answer goes stale. The grace period starts.")
 	polar.SetOffline(true)
 	if err := wait(ctx, freshFor+200*time.Millisecond); err != nil {
 		return err
@@ -111,14 +111,14 @@ func tour(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 
-	say("7. The network is back.")
+	say("7. You're online again.")
 	polar.SetOffline(false)
 	status, err = gate.Refresh(ctx)
 	if err := expect(status, err, polargate.Active, ""); err != nil {
 		return err
 	}
 
-	say("8. The subscription ends: Polar revokes the key.")
+	say("8. Your subscription ends, and Polar revokes the key.")
 	polar.Revoke(key.ID)
 	status, err = gate.Refresh(ctx)
 	if err := expect(status, err, polargate.Locked, polargate.ErrInactive); err != nil {
@@ -128,14 +128,14 @@ func tour(ctx context.Context, out io.Writer) (err error) {
 		return fmt.Errorf("expected an inactive key, found %w", err)
 	}
 
-	say("9. It is renewed, and the license is back.")
+	say("9. You renew it, and the license works again.")
 	polar.Grant(key.ID)
 	status, err = gate.Refresh(ctx)
 	if err := expect(status, err, polargate.Active, ""); err != nil {
 		return err
 	}
 
-	say("10. The user moves to another computer and gives the seat back.")
+	say("10. You deactivate this computer, to use the key on another one.")
 	if err := gate.Deactivate(ctx); err != nil {
 		return err
 	}
@@ -144,7 +144,7 @@ func tour(ctx context.Context, out io.Writer) (err error) {
 		return err
 	}
 	if seats := polar.Seats(key.ID); seats != 0 {
-		return fmt.Errorf("expected no seat to be taken, found %d", seats)
+		return fmt.Errorf("expected no activation to be left, found %d", seats)
 	}
 	return nil
 }

@@ -25,7 +25,7 @@ import (
 const maxPasted = 4 << 10
 
 // TooLong is the problem of a text in which no key is looked for.
-const TooLong = "is far too long for a key: copy it again, on its own, from the purchase e-mail"
+const TooLong = "is too long: copy only the key from your purchase email"
 
 // Clean is the key in what was pasted, without what came along. It is empty if there is
 // none, and the problem says what is in the way, without repeating the key.
@@ -50,7 +50,7 @@ func Clean(pasted string) (text string, problem string) {
 			text = unwrap(trimKey(text))
 		}
 		if strings.HasPrefix(text, "****") {
-			return "", "is shown shortened, with asterisks for most of it: copy the whole key from the purchase e-mail or the customer portal"
+			return "", "is hidden behind asterisks: copy the whole key from your purchase email or the customer portal"
 		}
 		polarMade := false
 		if text, polarMade, problem = onlyKey(text); problem != "" {
@@ -69,7 +69,7 @@ func Clean(pasted string) (text string, problem string) {
 	}
 	if i := lookAlike(text); i >= 0 {
 		r, _ := utf8.DecodeRuneInString(text[i:])
-		return "", fmt.Sprintf("holds %c (%U) %s, which only looks like a Latin letter: copy the key from the purchase e-mail instead of typing it", r, r, place(text[:i]))
+		return "", fmt.Sprintf("has %c (%U) %s, which only looks like a Latin letter: copy the key from your purchase email instead of typing it", r, r, place(text[:i]))
 	}
 	return text, ""
 }
@@ -135,7 +135,7 @@ func place(before string) string {
 }
 
 func noKeyHas(what, before string) string {
-	return fmt.Sprintf("holds %s %s, which no key has: copy it again, on its own, from the purchase e-mail", what, place(before))
+	return fmt.Sprintf("has %s %s, which doesn't belong in a key: copy only the key from your purchase email", what, place(before))
 }
 
 func controlName(r rune) string {
@@ -355,7 +355,7 @@ func onlyKey(s string) (key string, polarMade bool, problem string) {
 	uuid := withoutSpace(folded[start:end])
 	for from, to := findUUID(folded, end); from >= 0; from, to = findUUID(folded, to) {
 		if withoutSpace(folded[from:to]) != uuid {
-			return "", false, "is more than one key: enter one of them"
+			return "", false, "is more than one key: enter only one"
 		}
 	}
 	behind, _, _ := strings.Cut(folded[end:], "\n")
@@ -364,7 +364,7 @@ func onlyKey(s string) (key string, polarMade bool, problem string) {
 	case trimKey(text) == "", text[0] == '<', text != behind && startsWithSpace(text):
 		// The key has ended, and with it a sentence or an element.
 	case startsWithSpace(text):
-		return "", false, fmt.Sprintf("is followed by something else %s: enter the key alone", place(withoutSpace(folded[:end])))
+		return "", false, fmt.Sprintf("is followed by something else %s: enter only the key", place(withoutSpace(folded[:end])))
 	default:
 		return s, false, "" // the UUID is a part of something
 	}
@@ -504,7 +504,7 @@ func joinLines(s string) (joined, problem string) {
 		joined += line
 	}
 	if label, rest, ok := strings.Cut(joined, ":"); ok && label != "" && startsWithSpace(rest) {
-		return "", fmt.Sprintf("has a colon %s: enter only the key, without what is before it", place(label))
+		return "", fmt.Sprintf("has a colon %s: enter only the key, without what comes before it", place(label))
 	}
 	if i := brokenAtDash(foldForms(joined)); i >= 0 {
 		return "", fmt.Sprintf("has a space %s, on one side of a dash: if a line was broken there, leave it out", place(foldForms(joined)[:i]))

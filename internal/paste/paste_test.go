@@ -22,7 +22,7 @@ func TestAKeyIsFoundAndWhatIsNotCertainIsNamed(t *testing.T) {
 		"a key in a sentence":       {"Your license key is <" + polarKey + ">.", polarKey, ""},
 		"nothing":                   {" \n", "", ""},
 		"two keys":                  {polarKey + "\n" + strings.Replace(polarKey, "8", "9", 1), "", "more than one key"},
-		"a key that was shortened":  {"****-0A1B2C", "", "shown shortened"},
+		"a key that was shortened":  {"****-0A1B2C", "", "behind asterisks"},
 		"far too much of something": {strings.Repeat("ä", 3000), "", TooLong},
 	} {
 		t.Run(name, func(t *testing.T) {

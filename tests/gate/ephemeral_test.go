@@ -820,7 +820,7 @@ func TestALicenseThatCannotBeKeptLastsUntilClose(t *testing.T) {
 					assert.Equal(t, polargate.Active, status.State)
 					assert.True(t, gate.Has("export"))
 					assert.True(t, status.Unsaved)
-					assert.Contains(t, status.Message, "could not be saved")
+					assert.Contains(t, status.Message, polargate.Phrases()["note_unstored"])
 					assert.Contains(t, log.String(), "level=WARN")
 					assert.NotContains(t, log.String(), w.Key.Key)
 					data, err := status.MarshalJSON()
@@ -1141,7 +1141,7 @@ func TestALicenseWhoseRenewalsCannotBeSavedGoesOn(t *testing.T) {
 						}
 						status := gate.Status()
 						assert.True(t, status.Unsaved)
-						assert.Contains(t, status.Message, "could not be saved")
+						assert.Contains(t, status.Message, polargate.Phrases()["note_unsaved"])
 						store.Set(nil, nil, nil)
 						again(t, gate)
 						status = gate.Status()

@@ -19,23 +19,23 @@ func TestALicenseThatIsLockedStaysSoWhenItCannotBeAskedAboutAndBothFactsAreSaid(
 	for name, lock := range map[string]struct {
 		how  func(*testing.T, *kit.World, *polargate.Gate)
 		want polargate.Reason
-		says string
+		says polargate.Phrase
 	}{
 		"revoked": {func(t *testing.T, w *kit.World, gate *polargate.Gate) {
 			w.Polar.Revoke(w.Key.ID)
 			_, err := gate.Refresh(t.Context())
 			require.Equal(t, polargate.ErrInactive, kit.ReasonOf(err))
-		}, polargate.ErrInactive, "This license key is no longer active"},
+		}, polargate.ErrInactive, "inactive"},
 		"replaced": {func(t *testing.T, w *kit.World, gate *polargate.Gate) {
 			w.Polar.Rotate(w.Key.ID)
 			_, err := gate.Refresh(t.Context())
 			require.Equal(t, polargate.ErrUnknownKey, kit.ReasonOf(err))
-		}, polargate.ErrUnknownKey, "This license key is no longer known"},
+		}, polargate.ErrUnknownKey, "unknown_key.held"},
 		"expired while offline": {func(_ *testing.T, w *kit.World, gate *polargate.Gate) {
 			expireAt(w, time.Now().Add(kit.Day))
 			_, _ = gate.Refresh(context.Background())
 			time.Sleep(2 * kit.Day)
-		}, polargate.ErrExpired, "This license has expired"},
+		}, polargate.ErrExpired, "expired"},
 		"beyond grace": {func(_ *testing.T, w *kit.World, _ *polargate.Gate) {
 			time.Sleep(20 * kit.Day)
 		}, polargate.ErrGraceEnded, ""},
@@ -45,9 +45,9 @@ func TestALicenseThatIsLockedStaysSoWhenItCannotBeAskedAboutAndBothFactsAreSaid(
 			want polargate.Reason
 			says string
 		}{
-			"no network":   {func(w *kit.World) { w.Polar.SetOffline(true) }, polargate.ErrUnreachable, "A check just now failed: the license server could not be reached"},
-			"a login page": {injectAll(polartest.LoginPage(200)), polargate.ErrUnreachable, "log in first"},
-			"a pause":      {injectAll(polartest.RateLimited("40")), polargate.ErrRateLimited, "A check just now failed: the license server asked for a pause. Try again in 40s."},
+			"no network":   {func(w *kit.World) { w.Polar.SetOffline(true) }, polargate.ErrUnreachable, "just now: the license server couldn't be reached"},
+			"a login page": {injectAll(polartest.LoginPage(200)), polargate.ErrUnreachable, polargate.Phrases()["unreachable.page.do"]},
+			"a pause":      {injectAll(polartest.RateLimited("40")), polargate.ErrRateLimited, "just now: too many requests. Try again in 40 seconds."},
 		} {
 			t.Run(name+", and then "+fault, func(t *testing.T) {
 				t.Parallel()
@@ -71,7 +71,7 @@ func TestALicenseThatIsLockedStaysSoWhenItCannotBeAskedAboutAndBothFactsAreSaid(
 					}
 					if lock.says != "" {
 						for _, err := range said {
-							assert.Contains(t, polargate.Message(err), lock.says)
+							assert.Contains(t, polargate.Message(err), polargate.Phrases()[lock.says+".do"])
 						}
 						assert.Contains(t, polargate.Message(err), strike.says)
 					}
@@ -92,7 +92,7 @@ func TestWithoutALicenseThatIsTheFactAlsoWhenASeatCannotBeGivenBack(t *testing.T
 		_, err := gate.Refresh(t.Context())
 		assert.Equal(t, polargate.ErrNoLicense, kit.ReasonOf(err))
 		require.ErrorIs(t, err, polargate.ErrUnreachable)
-		assert.Contains(t, polargate.Message(err), "Enter your license key. A check just now failed: the license server could not be reached")
+		assert.Contains(t, polargate.Message(err), polargate.Phrases()["no_license.do"]+" We couldn't recheck it just now: "+polargate.Phrases()["unreachable"])
 	})
 }
 
@@ -125,7 +125,7 @@ func TestAUseWhoseAnswerIsLostStaysInDoubtWhateverTheLicenseIs(t *testing.T) {
 
 func TestAnErrorAboutAKeyThatWasJustEnteredSaysThatTheCurrentLicenseStays(t *testing.T) {
 	t.Parallel()
-	const stays = " Your current license stays unchanged."
+	const stays = " Your current license is unchanged."
 	for name, test := range map[string]struct {
 		change func(*polartest.LicenseKey)
 		effect polartest.Effect
@@ -133,7 +133,7 @@ func TestAnErrorAboutAKeyThatWasJustEnteredSaysThatTheCurrentLicenseStays(t *tes
 		reason polargate.Reason
 		says   string
 	}{
-		"unknown":             {key: "INKWELL-MISTYPED-0001", reason: polargate.ErrUnknownKey, says: "The license server doesn't know that key."},
+		"unknown":             {key: "INKWELL-MISTYPED-0001", reason: polargate.ErrUnknownKey, says: "The license server doesn't recognize that key."},
 		"revoked":             {change: func(k *polartest.LicenseKey) { k.Status = "revoked" }, reason: polargate.ErrInactive, says: "That key is no longer active."},
 		"expired":             {change: func(k *polartest.LicenseKey) { k.ExpiresAt = time.Now().Add(-1) }, reason: polargate.ErrExpired, says: "That key has expired."},
 		"of another product":  {change: func(k *polartest.LicenseKey) { k.BenefitID = otherBenefit }, reason: polargate.ErrWrongBenefit, says: "That key is for another product."},
@@ -141,9 +141,9 @@ func TestAnErrorAboutAKeyThatWasJustEnteredSaysThatTheCurrentLicenseStays(t *tes
 		"full": {change: func(k *polartest.LicenseKey) {
 			k.LimitActivations, k.Activations = polartest.Limit(1), []polartest.Activation{{Label: "other"}}
 		}, reason: polargate.ErrActivationLimit, says: "That key is already in use on the maximum number of computers."},
-		"refused without words": {effect: polartest.Body(403, applicationJSON, `{"error":"NotPermitted","detail":"No."}`), reason: polargate.ErrDenied, says: "The license server refused that key."},
+		"refused without words": {effect: polartest.Body(403, applicationJSON, `{"error":"NotPermitted","detail":"No."}`), reason: polargate.ErrDenied, says: "The license server rejected that key."},
 		"not reached":           {effect: polartest.ProxyPage(407), reason: polargate.ErrUnreachable, says: "That key couldn't be activated: "},
-		"in a pause":            {effect: polartest.RateLimited("40"), reason: polargate.ErrRateLimited, says: "That key couldn't be activated: the license server asked for a pause. Try again in 40s."},
+		"in a pause":            {effect: polartest.RateLimited("40"), reason: polargate.ErrRateLimited, says: "That key couldn't be activated: too many requests. Try again in 40 seconds."},
 		"malformed at Polar":    {effect: polartest.Body(422, applicationJSON, `{"error":"RequestValidationError","detail":[{"loc":["body","key"],"msg":"Field required","type":"missing"}]}`), reason: polargate.ErrMisconfigured, says: "That key couldn't be activated: "},
 		"in doubt":              {effect: polartest.AnswerLost(), reason: polargate.ErrInDoubt, says: "We couldn't confirm the activation of that key."},
 		"empty":                 {key: " ", says: "That key is empty"},

@@ -232,7 +232,7 @@ func TestARotatedKeyGoesOnWithItsSeatAndADeadOneFreesNothing(t *testing.T) {
 		fresh := w.Polar.Rotate(w.Key.ID)
 		_, err := gate.Refresh(t.Context())
 		require.ErrorIs(t, err, polargate.ErrUnknownKey)
-		assert.Contains(t, polargate.Message(err), "new one")
+		assert.Contains(t, polargate.Message(err), polargate.Phrases()["unknown_key.held.do"])
 		for range 2 {
 			_, err = gate.Activate(t.Context(), fresh)
 			require.NoError(t, err)

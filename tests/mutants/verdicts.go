@@ -185,7 +185,7 @@ var verdicts = []mutant{
 		rule: "5xx is unknown, whatever is in it",
 		file: "client.go",
 		old: `		if cause == errServerFailed { // and not the page of a proxy
-			failure.say = phrases{serverFailed, serverFailedDo}
+			failure.situation = serverFailed
 		}
 		return failure
 	}`,

@@ -106,7 +106,7 @@ func noSessions(*http.Request) (polargate.CustomerRef, error) {
 func TestAWaitIsSaidInWordsThatAPersonUses(t *testing.T) {
 	t.Parallel()
 	for wait, want := range map[time.Duration]string{
-		0: "in a few seconds", time.Second: "in a few seconds", 60 * time.Second: "in a minute", 91 * time.Second: "in 2 minutes", time.Hour: "in 60 minutes", 5 * time.Hour: "later", 1 << 62: "later",
+		0: "in a few seconds", time.Second: "in a few seconds", 60 * time.Second: "in a minute", 91 * time.Second: "in 2 minutes", 40 * time.Minute: "in 40 minutes", time.Hour: "in an hour", 5 * time.Hour: "in 5 hours", 72 * time.Hour: "in 3 days", 1 << 62: "later",
 	} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.Header.Set("Accept", browser)
