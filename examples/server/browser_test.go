@@ -19,7 +19,7 @@ func TestAPersonWithABrowserSeesWhatTheyMayUse(t *testing.T) {
 	p := start(t, nil)
 	b := chromium.Open(t, p.url)
 
-	b.Text("user", "Nobody is signed in.")
+	b.Text("user", "You aren't signed in.")
 	b.Sees(nil, "document.getElementById('features')?.innerText")
 	buttons(b, false, false)
 	b.Picture("nobody")
@@ -30,14 +30,14 @@ func TestAPersonWithABrowserSeesWhatTheyMayUse(t *testing.T) {
 	b.Text("benefits", "custom")
 	b.Text("meters", "/meter: 5 left of 5")
 	buttons(b, true, false)
-	b.Sees("/free ✓ open for everybody|/pro ✓ open needs the feature pro|/meter ✓ open uses one unit of a meter",
+	b.Sees("/free ✓ open for everybody|/pro ✓ open for customers with the feature pro|/meter ✓ open uses one unit of a meter",
 		"[...document.querySelectorAll('#routes tr')].map(r => r.innerText.replace(/\\s+/g, ' ').trim()).join('|')")
 	b.Picture("ada")
 
 	b.Click("#cancel")
 	b.Text("features", "none")
 	buttons(b, false, true)
-	b.Sees(true, "document.getElementById('plan').innerText.includes('is canceled')")
+	b.Sees(true, "document.getElementById('plan').innerText.includes('was canceled')")
 	b.Picture("ada-canceled")
 	b.Click("a[href='/pro']")
 	b.Sees(p.url+"/#plans", "location.href")
@@ -58,7 +58,7 @@ func TestAPersonWithABrowserSeesWhatTheyMayUse(t *testing.T) {
 	b.Picture("brook")
 
 	b.Click("button[value='']")
-	b.Text("user", "Nobody is signed in.")
+	b.Text("user", "You aren't signed in.")
 	assert.Empty(t, b.Errors)
 }
 
@@ -66,7 +66,7 @@ func TestAPersonWithABrowserReadsARefusalAndNoJSON(t *testing.T) {
 	t.Parallel()
 	p := start(t, nil)
 	b := chromium.Open(t, p.url)
-	b.Text("user", "Nobody is signed in.")
+	b.Text("user", "You aren't signed in.")
 	b.Click("a[href='/pro']")
 	b.Sees("Please sign in", "document.querySelector('h1')?.innerText")
 	b.Sees("Please sign in", "document.title")

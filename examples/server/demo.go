@@ -88,7 +88,7 @@ func (d *demo) try(url string) []string {
 }
 
 func (d *demo) introduce(out io.Writer, url string) {
-	fmt.Fprintf(out, "\nPolar is an embedded one, with the customers %s, who pays, and %s, who does not.\nOpen %s, or try:\n\n", ada, brook, url)
+	fmt.Fprintf(out, "\nThis is an embedded Polar with two customers: %s, who pays, and %s, who doesn't.\nOpen %s, or try:\n\n", ada, brook, url)
 	for _, line := range d.try(url) {
 		fmt.Fprintln(out, " ", line)
 	}
@@ -107,8 +107,8 @@ func (d *demo) routes() http.Handler {
 	return mux
 }
 
-// changing does something to the subscription of who is signed in, and waits until
-// the webhooks of it have come.
+// changing changes the subscription of the customer who is signed in, and waits until its
+// webhooks have arrived.
 func (d *demo) changing(change func(customer, subscription string)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		customer, ok := d.polar.Customer(userOf(r))
@@ -120,7 +120,7 @@ func (d *demo) changing(change func(customer, subscription string)) http.Handler
 		ctx, cancel := context.WithTimeout(r.Context(), 5*time.Second)
 		defer cancel()
 		if err := d.polar.WaitForDeliveries(ctx); err != nil {
-			http.Error(w, "The webhook did not arrive: "+err.Error(), http.StatusInternalServerError)
+			http.Error(w, "The webhook didn't arrive: "+err.Error(), http.StatusInternalServerError)
 			return
 		}
 		http.Redirect(w, r, "/", http.StatusSeeOther)

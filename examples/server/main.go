@@ -1,26 +1,26 @@
-// Server is a small web service that is sold through Polar, reduced to what has
-// to do with who may use what.
+// Server is a small web service sold through Polar, reduced to deciding which customer
+// may use what.
 //
-// With nothing set it starts an embedded Polar with a few customers, listens on
-// 127.0.0.1:8080, and prints what to try. With POLAR_ACCESS_TOKEN set it asks the
-// real one. It ends, after the requests under way, with SIGTERM or Ctrl-C.
+// With nothing set, it starts an embedded Polar with a few customers, listens on
+// 127.0.0.1:8080 and prints what to try. With POLAR_ACCESS_TOKEN set, it asks the real
+// Polar. SIGTERM or Ctrl-C ends it after the requests in progress.
 //
-//	GET  /                a page: who is signed in, and what they may use
+//	GET  /                a page: the customer who is signed in, and what they may use
 //	GET  /free            for everybody
 //	GET  /pro             for customers with the feature "pro"
 //	GET  /meter           uses one unit of a meter, if there is one
-//	GET  /return          where the checkout sends a customer back to
-//	GET  /api/data        for license keys, in the header X-License-Key
+//	GET  /return          the page that the checkout sends customers back to
+//	GET  /api/data        for license keys in the header X-License-Key
 //	POST /webhooks/polar  Polar's webhooks
 //	GET  /healthz         for a load balancer
 //
-// ADDR is where to listen; POLAR_API_URL another base URL, for a proxy or a test;
-// POLAR_WEBHOOK_SECRET the secret of the webhook endpoint, two with a comma while
-// it is being replaced; POLARGATE_FEATURES the features that benefits unlock, as
-// "benefit=feature,feature;benefit=…"; POLARGATE_METER the id of the meter.
+// ADDR is the address to listen on. POLAR_API_URL is another base URL, for a proxy or a
+// test. POLAR_WEBHOOK_SECRET is the secret of the webhook endpoint; while you replace it,
+// give both, separated by a comma. POLARGATE_FEATURES lists the features that benefits
+// unlock, as "benefit=feature,feature;benefit=…". POLARGATE_METER is the id of the meter.
 //
-// A product has sessions. This example believes the header X-Demo-User, which
-// names a customer by external id: do not copy that part.
+// A product has sessions. This example trusts the header X-Demo-User, which names a
+// customer by external id. Don't copy that part.
 package main
 
 import (
@@ -42,17 +42,17 @@ import (
 	"github.com/polargate/polargate/examples/internal/setting"
 )
 
-// usage is what arguments are answered with: there are none.
+// usage is printed if there are arguments: the program takes none.
 const usage = `usage: server
 
-It is set up by the environment:
+Set it up with environment variables:
 
   POLAR_ACCESS_TOKEN    the organization access token; without it, an embedded Polar
-  POLAR_WEBHOOK_SECRET  the secret of the webhook endpoint; old,new while it is replaced
+  POLAR_WEBHOOK_SECRET  the secret of the webhook endpoint; old,new while you replace it
   POLARGATE_FEATURES    what benefits unlock: benefit=feature,feature;benefit=…
   POLARGATE_METER       the id of the meter that /meter uses
   POLAR_API_URL         another base URL, for a proxy or a test
-  ADDR                  where to listen; 127.0.0.1:8080 if empty
+  ADDR                  the address to listen on; default 127.0.0.1:8080
 `
 
 func main() {
@@ -61,7 +61,7 @@ func main() {
 		os.Exit(2)
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second Ctrl-C does not wait
+	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
 	err := run(ctx, os.Getenv, os.Stdout, os.Stderr)
 	stop()
 	if err != nil {
@@ -70,7 +70,7 @@ func main() {
 	}
 }
 
-// drain is how long requests under way may take when the server is told to end.
+// drain is how long requests in progress may take once the server is told to end.
 const drain = 10 * time.Second
 
 func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writer) error {
@@ -136,7 +136,7 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 		return err
 	case <-ctx.Done():
 	}
-	fmt.Fprintln(stdout, "Ending, after the requests under way.")
+	fmt.Fprintln(stdout, "Ending after the requests in progress.")
 	patient, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
 	if err := server.Shutdown(patient); err != nil {
@@ -198,11 +198,11 @@ func newServer(s settings) (http.Handler, *polargate.Customers, error) {
 	return mux, customers, nil
 }
 
-// signedIn tells who sent a request. A product looks into its session here.
+// signedIn names the customer who sent a request. A product looks into its session here.
 func signedIn(r *http.Request) polargate.CustomerRef { return polargate.ExternalID(userOf(r)) }
 
-// userOf is whom a request claims to be of: by a header, or by the cookie that the
-// page sets.
+// userOf is the user that a request claims to come from, by a header or by the cookie
+// that the page sets.
 func userOf(r *http.Request) string {
 	if user := r.Header.Get("X-Demo-User"); user != "" {
 		return user
@@ -229,12 +229,12 @@ func useMeter(meter string) http.HandlerFunc {
 		have, _ := polargate.FromContext(r.Context())
 		balance, _ := have.Meter(meter)
 		// A product sends its usage event to Polar here.
-		fmt.Fprintf(w, "One unit was used. Left: %g.\n", balance.Balance)
+		fmt.Fprintf(w, "You used one unit. Left: %g.\n", balance.Balance)
 	}
 }
 
 func noMeter(w http.ResponseWriter, _ *http.Request) {
-	http.Error(w, "This server counts nothing: POLARGATE_METER is not set.", http.StatusNotFound)
+	http.Error(w, "This server has no meter: POLARGATE_METER isn't set.", http.StatusNotFound)
 }
 
 func data(w http.ResponseWriter, r *http.Request) {
@@ -247,13 +247,13 @@ func data(w http.ResponseWriter, r *http.Request) {
 // pageTime is how long a person waits for a page.
 const pageTime = 10 * time.Second
 
-// returned is the page that the checkout in Polar sends a customer back to (its success
-// URL). What was bought is granted a moment later: it waits for that.
+// returned is the page that Polar's checkout sends a customer back to (its success URL).
+// Polar grants what was bought a moment later, so the page waits for that.
 func returned(customers *polargate.Customers) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
 		if signedIn(r).IsZero() {
-			http.Error(w, "Nobody is signed in. Sign in first.", http.StatusUnauthorized)
+			http.Error(w, "You aren't signed in. Sign in first.", http.StatusUnauthorized)
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), pageTime)
@@ -273,8 +273,8 @@ func returned(customers *polargate.Customers) http.HandlerFunc {
 	}
 }
 
-// healthz is about this server alone: Polar being down is no reason to take it
-// out of service.
+// healthz is about this server alone: an outage of Polar is no reason to take it out of
+// service.
 func healthz(w http.ResponseWriter, _ *http.Request) {
 	fmt.Fprintln(w, "ok")
 }

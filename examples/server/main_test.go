@@ -349,7 +349,7 @@ func TestTheMeterOfTheDemoCountsDownAndThenRefuses(t *testing.T) {
 	p.expect(http.StatusUnauthorized, "/meter", "")
 	p.expect(http.StatusPaymentRequired, "/meter", brook)
 	for _, left := range []string{"4", "3", "2", "1", "0"} {
-		assert.Equal(t, "One unit was used. Left: "+left+".\n", p.expect(http.StatusOK, "/meter", ada).body)
+		assert.Equal(t, "You used one unit. Left: "+left+".\n", p.expect(http.StatusOK, "/meter", ada).body)
 	}
 	problem := p.problem(p.expect(http.StatusPaymentRequired, "/meter", ada))
 	assert.Regexp(t, "^meter .* of at least 1$", problem["required"])
@@ -440,10 +440,10 @@ func TestThePageShowsWhoIsSignedIn(t *testing.T) {
 	t.Parallel()
 	p := start(t, nil)
 	a := p.expect(http.StatusOK, "/", "")
-	assert.Contains(t, a.body, "Nobody is signed in.")
+	assert.Contains(t, a.body, "You aren't signed in.")
 	assert.Contains(t, a.header.Get("Content-Security-Policy"), "frame-ancestors 'none'")
 	assert.Contains(t, p.get("/", ada).body, `<strong id="user">ada</strong>`)
-	assert.Contains(t, p.get("/", "casey").body, "whom Polar does not know")
+	assert.Contains(t, p.get("/", "casey").body, "unknown to Polar")
 	a = p.get("/", "<script>alert(1)</script>")
 	assert.NotContains(t, a.body, "<script>")
 	assert.Contains(t, a.body, `role="alert"`, "an id that cannot be asked about")

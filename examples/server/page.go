@@ -13,8 +13,8 @@ var pageText string
 
 var pageTemplate = template.Must(template.New("page").Parse(pageText))
 
-// page shows who is signed in and what they may use. It is for everybody, so it
-// asks for Entitlements instead of being wrapped.
+// page shows the customer who is signed in and what they may use. It is for everybody, so
+// it calls Entitlements instead of using the middleware.
 type page struct {
 	customers *polargate.Customers
 	settings  settings
@@ -36,7 +36,7 @@ type meter struct {
 func (p page) show(w http.ResponseWriter, r *http.Request) {
 	view := struct {
 		User      string
-		Problem   string // why nobody can say what the user may use
+		Problem   string // why it isn't known what the user may use
 		Have      *polargate.Entitlements
 		Routes    []route
 		Meters    []meter
@@ -55,13 +55,13 @@ func (p page) show(w http.ResponseWriter, r *http.Request) {
 	}
 	view.Routes = []route{
 		{"/free", true, "for everybody"},
-		{"/pro", view.Have.Meets(polargate.Feature("pro")), "needs the feature pro"},
+		{"/pro", view.Have.Meets(polargate.Feature("pro")), "for customers with the feature pro"},
 	}
 	if p.settings.meter != "" {
 		view.Routes = append(view.Routes, route{"/meter", view.Have.Meets(polargate.Meter(p.settings.meter, 1)), "uses one unit of a meter"})
 	}
 	for _, m := range view.Have.Meters() {
-		name := m.ID() // Polar tells no names here
+		name := m.ID() // a customer's state has no names
 		if m.ID() == p.settings.meter {
 			name = "/meter"
 		}
