@@ -81,7 +81,6 @@ const (
 // that are not atomic are guarded by that lock.
 type entry struct {
 	answer     atomic.Pointer[answer]
-	id         uuid          // Polar's, of a customer
 	nextTouch  atomic.Uint32 // a clock.Seconds: when its next use is worth noting
 	refreshing atomic.Bool
 	hopeUntil  clock.Seconds // until then an answer that grants nothing new is doubted too
@@ -92,14 +91,17 @@ type entry struct {
 	event, answered clock.Polar
 	told, asked     clock.Local
 	ledger          *ledger // nil until something is spent
+	id              uuid    // Polar's, of a customer
 }
 
-// answer is what an entry serves, and for how long. It is immutable.
+// answer is what an entry serves, and for how long. It is immutable. What each look-up
+// reads stands first, so that it is in one place in memory.
 type answer struct {
-	value Entitlements
 	// freshUntil: served without asking. staleUntil: served, and asked about in the
 	// background. graceUntil: served while Polar cannot be asked.
-	freshUntil, staleUntil, graceUntil clock.Local
+	freshUntil             clock.Local
+	value                  Entitlements
+	staleUntil, graceUntil clock.Local
 	// doubtAt: a refusal by this answer has Polar asked again from then on. memoryUntil:
 	// served without asking while others are turned away.
 	doubtAt, memoryUntil clock.Local

@@ -23,9 +23,9 @@ import (
 // allocates nothing, but for methods that return a list, a map or CustomerID. The zero
 // value, and nil, belong to no customer and allow nothing.
 type Entitlements struct {
-	customer uuid   // zero where not known
 	external string // "" where not known
 	common   *plan
+	customer uuid      // zero where not known
 	amounts  []amounts // of the plan's meters, in their order
 	own      *particulars
 	at       clock.Polar // when Polar said so
