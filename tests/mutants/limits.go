@@ -230,11 +230,13 @@ var limits = []mutant{
 		tests: "TestACallerDoesNotWaitForThoseWhoHaveLeftTheLine|TestACallerThatGivesUpWaitingLeavesItsPlaceToTheNext",
 	},
 	{
-		name:  "strangers may use up all requests",
-		rule:  "who was never seen cannot starve the known ones",
-		file:  "cache.go",
-		old:   `	if !c.known[key.kind].Contains(key.id) {`,
-		new:   `	if c.known[key.kind].Contains(key.id) {`,
+		name: "strangers may use up all requests",
+		rule: "who was never seen cannot starve the known ones",
+		file: "cache.go",
+		old: `if e, _ := c.known.find(key); e == nil {
+		end, ok`,
+		new: `if e, _ := c.known.find(key); e != nil {
+		end, ok`,
 		tests: "TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown",
 	},
 	{
