@@ -133,12 +133,16 @@ func (t FactTime) Time() time.Time {
 	for _, digit := range []byte(t) {
 		n = 10*n + uint64(digit-'0')
 	}
-	return time.Unix(0, int64(min(n, math.MaxInt64))).UTC()
+	return time.Unix(0, int64(n)).UTC()
 }
 
-// Valid reports whether it is 19 digits.
+// maxFactTime is the last moment of a FactTime.
+const maxFactTime = "9223372036854775807"
+
+// Valid reports whether it is 19 digits, and no later than its last moment, as another
+// program's number may be.
 func (t FactTime) Valid() bool {
-	if len(t) != 19 {
+	if len(t) != len(maxFactTime) || t > maxFactTime {
 		return false
 	}
 	for _, c := range []byte(t) {

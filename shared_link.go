@@ -293,8 +293,6 @@ func (l *sharedLink) lookup(ctx context.Context, name sharedName, notBefore time
 	}
 }
 
-const maxFactTime = "9223372036854775807"
-
 // await has a channel told of hints about a key, until stop is called.
 func (l *sharedLink) await(key string, news chan struct{}) (stop func()) {
 	l.mu.Lock()

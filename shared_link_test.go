@@ -576,6 +576,10 @@ func TestNoMoreRequestsThanTheBudgetLeaveInAnyMinute(t *testing.T) {
 			}
 			require.Positive(t, turn.Wait)
 			require.LessOrEqual(t, turn.Wait, 61*time.Second)
+			if turn.Wait > 7*time.Second { // some are impatient
+				time.Sleep(7 * time.Second)
+				continue
+			}
 			time.Sleep(turn.Wait)
 			again, err := links[0].take(t.Context(), 1, 0)
 			require.NoError(t, err)
@@ -606,9 +610,8 @@ func TestTimesOfFactsCompareAsTextAsTheyDoAsTimes(t *testing.T) {
 	require.Equal(t, NewFactTime(factTime), NewFactTime(factTime.In(time.FixedZone("", 3600))))
 	require.Equal(t, FactTime(strings.Repeat("0", 19)), NewFactTime(time.Time{}))
 	require.Equal(t, FactTime(maxFactTime), NewFactTime(time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)))
-	for _, wrong := range []FactTime{"", "1", "000000000000000000a", "00000000000000000000", " 00000000000000000", "-000000000000000001"} {
+	for _, wrong := range []FactTime{"", "1", "000000000000000000a", "00000000000000000000", " 00000000000000000", "-000000000000000001", "9223372036854775808", "9999999999999999999"} {
 		require.False(t, wrong.Valid(), wrong)
 		require.True(t, wrong.Time().IsZero(), wrong)
 	}
-	require.False(t, FactTime("9999999999999999999").Time().IsZero())
 }

@@ -914,36 +914,42 @@ func (s *sharedSuite) wrongBytes(t *testing.T) {
 		t.Skip("nobody else can write to this store")
 	}
 	a, b := s.two(t)
-	ctx := bounded(t)
 	put(t, a, record("good", base, "good"))
-	s.spoil(t, a, "k")
-	if records, err := b.Get(ctx, "k", "good"); err != nil || len(records) > 2 || len(records) == 0 || records[len(records)-1].Key != "good" {
+	for i := range 8 { // there are several kinds of wrong
+		s.wrongBytesAt(t, a, b, "k"+strconv.Itoa(i))
+	}
+}
+
+func (s *sharedSuite) wrongBytesAt(t *testing.T, a, b polargate.Shared, k string) {
+	ctx := bounded(t)
+	s.spoil(t, a, k)
+	if records, err := b.Get(ctx, k, "good"); err != nil || len(records) > 2 || len(records) == 0 || records[len(records)-1].Key != "good" {
 		t.Fatalf("what is beside wrong bytes is read: %+v, %v", records, err)
 	}
-	if _, err := b.Load(ctx, "k"); err != nil {
+	if _, err := b.Load(ctx, k); err != nil {
 		t.Fatalf("load: %v", err)
 	}
-	s.spoil(t, a, "k")
-	if _, err := b.Lookup(ctx, polargate.SharedLookup{Key: "k", Holder: "h", ClaimFor: long, Budget: polargate.SharedBudget{Name: "k", Limit: 10, Window: long}}); err != nil {
+	s.spoil(t, a, k)
+	if _, err := b.Lookup(ctx, polargate.SharedLookup{Key: k, Holder: "h", ClaimFor: long, Budget: polargate.SharedBudget{Name: k, Limit: 10, Window: long}}); err != nil {
 		t.Fatalf("lookup: %v", err)
 	}
-	if turn, err := b.Take(ctx, polargate.SharedBudget{Name: "k", Limit: 10, Window: long}); err != nil || !turn.Taken {
+	if turn, err := b.Take(ctx, polargate.SharedBudget{Name: k, Limit: 10, Window: long}); err != nil || !turn.Taken {
 		t.Fatalf("take: %+v, %v", turn, err)
 	}
 	if n, err := b.Beat(ctx, "r", long); err != nil || n != 1 {
 		t.Fatalf("beat: %d, %v", n, err)
 	}
-	s.spoil(t, a, "k")
-	if _, err := b.Put(ctx, "h", record("k", base.AddDate(150, 0, 0), "new")); err != nil {
+	s.spoil(t, a, k)
+	if _, err := b.Put(ctx, "h", record(k, base.AddDate(150, 0, 0), "new")); err != nil {
 		t.Fatalf("put: %v", err)
 	}
-	holds(t, a, "k", "new")
-	s.spoil(t, a, "k")
-	noError(t, b.Discard(ctx, record("k", base, "x")))
-	noError(t, b.Release(ctx, "h", "k"))
-	value, err := b.Load(ctx, "k")
+	holds(t, a, k, "new")
+	s.spoil(t, a, k)
+	noError(t, b.Discard(ctx, record(k, base, "x")))
+	noError(t, b.Release(ctx, "h", k))
+	value, err := b.Load(ctx, k)
 	noError(t, err)
-	if _, swapped, err := b.Swap(ctx, "k", value.Version, []byte("new"), long); err != nil || !swapped {
+	if _, swapped, err := b.Swap(ctx, k, value.Version, []byte("new"), long); err != nil || !swapped {
 		t.Fatalf("swap: %v", err)
 	}
 }

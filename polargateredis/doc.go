@@ -1,0 +1,26 @@
+// Package polargateredis is a polargate.Shared in Redis or Valkey, for replicas that run
+// on several computers.
+//
+//	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{"redis:6379"}, DisableCache: true})
+//	store, err := polargateredis.New(client, polargateredis.Options{Prefix: "inkwell:"})
+//	customers, err := polargate.NewCustomers(polargate.CustomersConfig{AccessToken: token, Shared: store})
+//
+// The client is the program's own, and is used for other things as well if you like. It
+// may be one server, a cluster, or behind Sentinel. Server-assisted caching is not used,
+// so DisableCache can be set, as it has to be where the server lacks CLIENT TRACKING.
+// Closing the client is up to the program, after it has closed its Customers.
+//
+// # What the server needs
+//
+// Redis 6.2 or later, or Valkey. All keys begin with the prefix and have one hash tag, so
+// that they are in one slot of a cluster: each change is one script, and a look-up, its
+// claim and its unit of the budget are one round trip. A customer takes about 1 KiB there;
+// 100,000 of them take 100 MB of one node, and no more than a few thousand operations a
+// second. All reads go to the primary, whatever the client's SendToReplicas says. With
+// access control, a user needs ~inkwell:* and &inkwell:*, and +@read +@write +@pubsub
+// +@scripting +@connection.
+//
+// Everything in there ends by itself; nothing needs persistence. If memory runs out, set
+// maxmemory-policy to one that evicts (allkeys-lru): where the server refuses to write
+// instead, the store counts as away, and replicas go on with their own memory and Polar.
+package polargateredis

@@ -1,0 +1,115 @@
+package main
+
+var replicas = []mutant{
+	{
+		name:  "what arrives last stays",
+		rule:  "of two facts the younger stays",
+		file:  "shared.go",
+		old:   `			case order > 0, order == 0 && endsLater(tx, record):`,
+		new:   `			case order != 0, order == 0 && endsLater(tx, record):`,
+		tests: "TestWhatIsSharedInMemoryKeepsTheContract",
+	},
+	{
+		name:  "every replica asks about a cold customer",
+		rule:  "one replica asks, the others wait",
+		file:  "shared.go",
+		old:   `ok && claim.Head != q.Holder {`,
+		new:   `ok && claim.Head != q.Holder && tx == nil {`,
+		tests: "TestWhatIsSharedInMemoryKeepsTheContract",
+	},
+	{
+		name:  "who is refused by the budget holds the claim",
+		rule:  "claim and unit are taken together or not at all",
+		file:  "shared.go",
+		old:   `			if a.Turn = take(tx, q.Budget); !a.Turn.Taken {`,
+		new:   `			if a.Turn = take(tx, q.Budget); !a.Turn.Taken && tx == nil {`,
+		tests: "TestWhatIsSharedInMemoryKeepsTheContract",
+	},
+	{
+		name:  "twice the budget goes out around the middle of a window",
+		rule:  "one budget for all replicas, in any window",
+		file:  "shared.go",
+		old:   `part-windowParts <= when &&`,
+		new:   `part-windowParts/2 <= when &&`,
+		tests: "TestNoMoreRequestsThanTheBudgetLeaveInAnyMinute",
+	},
+	{
+		name:  "a late writer replaces a value that was begun anew",
+		rule:  "a version is never used twice",
+		file:  "shared.go",
+		old:   `now = SharedValue{Version: rand.Text(), Data: data}`,
+		new:   `now = SharedValue{Version: "1"[:min(1, len(rand.Text()))], Data: data}`,
+		tests: "TestWhatIsSharedInMemoryKeepsTheContract",
+	},
+	{
+		name:  "what was learnt while the store was away stays on one replica",
+		rule:  "store back again: merged",
+		file:  "shared_link.go",
+		old:   `	l.keep(false, records...)`,
+		new:   ``,
+		tests: "TestWhatWasLearntWhileTheStoreWasAwayForHalfAMinuteIsMergedWhenItIsBack",
+	},
+	{
+		name: "a write that a failing server acknowledged is lost",
+		rule: "after a gap what was put lately is put again",
+		file: "shared_link.go",
+		old: `	if gap {
+		l.merge()
+	}`,
+		new:   ``,
+		tests: "TestWhatAServerLostThatFailedRightAfterItAcknowledgedIsPutAgain",
+	},
+	{
+		name:  "a store that hangs keeps requests as long as it likes",
+		rule:  "nothing blocks longer than a bound",
+		file:  "shared_link.go",
+		old:   `breaker.Breaker{Bound: config.Bound,`,
+		new:   `breaker.Breaker{Bound: time.Hour,`,
+		tests: "TestASlowStoreIsWaitedForWithinTheBoundOnly",
+	},
+	{
+		name:  "everybody waits for a store that has just failed",
+		rule:  "a store that failed is left alone for a moment",
+		file:  "internal/breaker/breaker.go",
+		old:   `		if b.probing || time.Now().Before(b.until) {`,
+		new:   `		if b.probing {`,
+		tests: "TestAfterAFailureOneTriesAtATimeUntilItWorks",
+	},
+	{
+		name:  "another customer's record lets somebody in",
+		rule:  "who can write to the store cannot let anybody in",
+		file:  "internal/envelope/envelope.go",
+		old:   `"record "+name, 32)`,
+		new:   `"record "+name[:0], 32)`,
+		tests: "TestARecordOpensForItsSecretPurposeNameAndTimeOnly",
+	},
+	{
+		name: "hints are dropped when there are too many",
+		rule: "hints coalesce, none is dropped",
+		file: "internal/hints/hints.go",
+		old: `		q.gap = true
+		clear(q.keys)
+	}
+	q.wake()`,
+		new: `		clear(q.keys)
+	}
+	q.wake()`,
+		tests: "TestMoreKeysThanAreKeptBecomeAGapAndNoneIsDropped",
+	},
+	{
+		name:  "damaged bytes are read as a customer",
+		rule:  "wrong bytes in the store are ignored",
+		file:  "internal/sharedlog/file.go",
+		old:   ` || crc32.Checksum(b[8:size], castagnoli) != order.Uint32(b[4:]) {`,
+		new:   ` {`,
+		tests: "TestDamageAnywhereCostsOnlyWhatItHit",
+	},
+	{
+		name:  "the file grows for ever",
+		rule:  "the file grows to about twice what is in it",
+		file:  "internal/sharedlog/file.go",
+		old:   `l.file.end > 2*l.live ||`,
+		new:   `l.file.end < 0 ||`,
+		tests: "TestTheFileDoesNotGrowBeyondTwiceWhatIsInIt",
+	},
+}
