@@ -174,7 +174,7 @@ func (g *Gate) saveAgain(ctx context.Context) {
 	due := g.unsaved != nil && g.record.state.Seat != nil && !g.fallback.inUse()
 	g.mu.Unlock()
 	if due {
-		_ = g.change(ctx, func(rec *record) bool { return rec.state.Seat != nil })
+		_, _, _ = g.change(ctx, unsaved{})
 	}
 }
 

@@ -60,7 +60,7 @@ type Gate struct {
 	timer     *time.Timer
 	unsaved   error    // why what is known is not in the Store
 	complaint string   // logged last about the Store
-	attempt   string   // the activation that is under way here
+	underWay  string   // the activation that is under way here
 	changes   []change // to be told to OnChange
 	notifying bool
 }
@@ -483,7 +483,7 @@ func (g *Gate) storeTime(ctx context.Context, rec record, now time.Time) {
 	if now.Sub(rec.verdict.HighWater) < clockSlack {
 		return
 	}
-	_ = g.change(ctx, func(rec *record) bool { return rec.noteTime(now) })
+	_, _, _ = g.change(ctx, timeSeen{now})
 }
 
 // noteTime has the verdict follow the clock, and raises the high-water mark of time,
@@ -501,10 +501,7 @@ func (g *Gate) noteTime(now time.Time) {
 	}
 	g.record.noteTime(now)
 	g.background.Go(func() {
-		_ = g.change(g.drainCtx, func(rec *record) bool {
-			rec.noteTime(now) // what is stored may be another verdict by now
-			return rec.verdict != nil
-		})
+		_, _, _ = g.change(g.drainCtx, clockFollowed{now})
 	})
 }
 
@@ -529,19 +526,7 @@ const settleTime = 500 * time.Millisecond
 // that state at hand, unless the seat has been changed since, or somebody else
 // stored an answer that came later. It does its part even if ctx has ended.
 func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, err error, asked time.Time) {
-	now := g.now()
-	applied := false
-	apply := func(rec *record) bool {
-		if rec.trouble != "" || !rec.state.Seat.same(before.state.Seat) || rec.verdict.replaced(before.verdict) && rec.verdict.CheckedAt.After(asked) {
-			return false
-		}
-		next := nextVerdict(rec.verdict, license, err, now, g.config.FreshFor)
-		if next == nil {
-			return false
-		}
-		rec.verdict, applied = next, true
-		return true
-	}
+	outcome := answered{of: before.state.Seat, after: before.verdict, asked: asked, at: g.now(), license: license, err: err}
 	// What is left of the time, or as much as a disk needs.
 	left := settleTime
 	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil {
@@ -549,23 +534,24 @@ func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, e
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), left)
 	defer cancel()
-	if saveErr := g.change(ctx, apply); saveErr != nil {
+	_, effects, saveErr := g.change(ctx, outcome)
+	if saveErr != nil {
 		// A disk that fails costs memory across restarts, not the license now.
 		g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
 		g.saved(saveErr)
 		g.mu.Lock()
 		defer g.mu.Unlock()
-		if rec := g.record; apply(&rec) {
+		if rec, effects := g.record.next(outcome, outcome.at, g.rules(g.record)); len(effects) > 0 {
 			g.adoptions++
 			g.record, g.source = rec, FromNetwork
-			g.publish(now)
+			g.publish(outcome.at)
 		}
 		return
 	}
-	if applied && (license != nil || isDenial(err)) {
+	if len(effects) > 0 && (license != nil || isDenial(err)) {
 		g.mu.Lock()
 		g.source = FromNetwork
-		g.publish(now)
+		g.publish(outcome.at)
 		g.mu.Unlock()
 	}
 }
@@ -605,11 +591,6 @@ func (g *Gate) refusedHere(v *verdict, now time.Time, why Reason) validity {
 	return s
 }
 
-// elsewhere reports whether there is no license here, but one of another machine.
-func (rec *record) elsewhere() bool {
-	return rec.state.Seat == nil && !rec.state.Left && rec.trouble == "" && len(rec.others) > 0
-}
-
 // doubtLasts is how long a doubt is reported. Later, whoever can do something
 // about it has done it.
 const doubtLasts = 30 * 24 * time.Hour
@@ -618,7 +599,7 @@ const doubtLasts = 30 * 24 * time.Hour
 // g.mu is held.
 func (g *Gate) inDoubt(now time.Time) bool {
 	i := g.record.state.Intent
-	return i != nil && i.AttemptID != g.attempt && now.Sub(i.At).Abs() < doubtLasts
+	return i != nil && i.AttemptID != g.underWay && now.Sub(i.At).Abs() < doubtLasts
 }
 
 // attempting names the activation that is under way, "" for none: as long as it
@@ -626,7 +607,7 @@ func (g *Gate) inDoubt(now time.Time) bool {
 func (g *Gate) attempting(id string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.attempt = id
+	g.underWay = id
 	g.publish(g.now())
 }
 

@@ -294,7 +294,7 @@ func (g *Gate) move(ctx context.Context, rec record) error {
 	if s := rec.state.Seat; s != nil {
 		switch {
 		case s.State == reactivating:
-			return g.changeSeat(ctx, rec, newKey(s.Key), unasked) // finishes it
+			return g.attempt(ctx, rec, newKey(s.Key), unasked) // finishes it
 		case s.State != released && (rec.verdict == nil || rec.verdict.Refused != ErrSeatReleased):
 			return nil
 		}
@@ -312,7 +312,7 @@ func (g *Gate) move(ctx context.Context, rec record) error {
 		}
 		return &Error{Op: opMove, Reason: reason}
 	}
-	return g.changeSeat(ctx, rec, newKey(rec.others[0].Key), moving)
+	return g.attempt(ctx, rec, newKey(rec.others[0].Key), moving)
 }
 
 // vacate releases the seat that another machine has, so that this one can take
@@ -327,15 +327,8 @@ func (g *Gate) vacate(ctx context.Context, rec *record, other *seat) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*questionTime)
 	defer cancel()
 	defer context.AfterFunc(g.drainCtx, cancel)()
-	rec.state.Outbox = append(slices.Clone(rec.state.Outbox), *other)
-	if s := rec.state.Seat; s == nil || !s.held() || rec.verdict != nil && rec.verdict.Refused == ErrSeatReleased {
-		rec.state.Seat, rec.state.Verdict, rec.state.Left = other.reactivatingOn(g.fingerprint(&rec.state)), nil, false
-		rec.verdict, rec.trouble = nil, ErrOtherMachine
-	}
-	err := g.save(ctx, *rec, FromDisk)
-	if err != nil && g.useMemory(ctx, err) {
-		err = g.save(ctx, *rec, FromDisk)
-	}
+	*rec, _ = rec.next(vacating{*other}, g.now(), g.rules(*rec))
+	err := g.saveOrFallBack(ctx, *rec, FromDisk)
 	if err == nil {
 		err = g.free(ctx, other)
 	}
@@ -357,7 +350,7 @@ func (g *Gate) vacate(ctx context.Context, rec *record, other *seat) error {
 func (g *Gate) restore(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
 	defer cancel()
-	_ = g.change(ctx, func(*record) bool { return false }) // a state that is missing is saved in any case
+	_, _, _ = g.change(ctx, nil) // a state that is missing is saved in any case
 }
 
 const (

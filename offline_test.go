@@ -1042,7 +1042,7 @@ func TestAStateThatPolicyForbidsToOpenIsNeitherDamagedNorWrittenOver(t *testing.
 	assert.Equal(t, ErrUnreadableState, rec.trouble)
 	_, err = store.Load(t.Context(), gate.name+".corrupt")
 	require.ErrorIs(t, err, ErrNotStored)
-	err = gate.change(t.Context(), func(*record) bool { return true })
+	_, _, err = gate.change(t.Context(), unsaved{})
 	var failed *StoreError
 	require.ErrorAs(t, err, &failed)
 	kept, err := store.Load(t.Context(), gate.name)

@@ -43,6 +43,319 @@ func (rec *record) noteTime(now time.Time) bool {
 	return true
 }
 
+// worthKeeping reports whether something would be lost with the state.
+func (rec *record) worthKeeping() bool {
+	return rec.state.Seat != nil || len(rec.state.Outbox) > 0 || rec.state.Intent != nil
+}
+
+// elsewhere reports whether there is no license here, but one of another machine.
+func (rec *record) elsewhere() bool {
+	return rec.state.Seat == nil && !rec.state.Left && rec.trouble == "" && len(rec.others) > 0
+}
+
+// rules are what next goes by, besides the record itself.
+type rules struct {
+	fresh   time.Duration // how long an answer is fresh
+	here    string        // this machine's fingerprint
+	accepts func(benefitID string) bool
+}
+
+// recordEvent is something that happened to a record; see next.
+type recordEvent any
+
+// What Polar said, and what the clock shows.
+type (
+	// answered: Polar was asked about the activation of a record that had the verdict
+	// after, at a time, and answered at another, or did not.
+	answered struct {
+		of        *seat
+		after     *verdict
+		asked, at time.Time
+		license   *LicenseKey
+		err       error
+	}
+	// timeSeen: the clock was looked at.
+	timeSeen struct{ at time.Time }
+	// clockFollowed: the verdict in memory has followed the clock, back to this time.
+	clockFollowed struct{ at time.Time }
+	// unsaved: what is known is not stored yet.
+	unsaved struct{}
+)
+
+// The steps of an activation, and of its end.
+type (
+	// judged: Polar was asked about an activation of before, under the key to activate.
+	judged struct {
+		candidate
+		finding finding
+		license *LicenseKey
+		err     error
+	}
+	// vacating: the activation that another machine has is about to be released.
+	vacating struct{ other seat }
+	// begun: an activation is about to be asked for.
+	begun struct{ intent intent }
+	// cleared: an activation that was in the way has been released.
+	cleared struct{ was seat }
+	// turnedDown: Polar gave no activation, or one of no use, which is left if it could
+	// not be released again.
+	turnedDown struct {
+		err  error
+		left *seat
+	}
+	// doubted: nobody knows whether Polar has given an activation.
+	doubted struct{}
+	// abandoned: the intent is over, and the doubt of before is what is left.
+	abandoned struct{ earlier *intent }
+	// settled: an activation is the one to hold.
+	settled struct {
+		seat    *seat
+		license *LicenseKey
+	}
+	// removed: the license is removed here on purpose.
+	removed struct{}
+	// flushed: these are left of the activations that waited to be released.
+	flushed struct {
+		left   []seat
+		failed bool
+	}
+)
+
+// effect is what is to be done about an event.
+type effect int
+
+const (
+	storing   effect = iota // the record is to be stored
+	releasing               // an activation waits to be released at Polar
+)
+
+// next is the record after an event, and what is to be done about it: nothing if it
+// changes nothing. It does no I/O, and leaves the record that it is called on as it is.
+func (rec record) next(what recordEvent, now time.Time, r rules) (record, []effect) {
+	was := rec
+	st := &rec.state
+	st.Outbox = slices.Clone(st.Outbox)
+	switch e := what.(type) {
+	case answered:
+		if rec.trouble != "" || !st.Seat.same(e.of) || rec.verdict.replaced(e.after) && rec.verdict.CheckedAt.After(e.asked) {
+			return was, nil // of another activation, or overtaken by a later answer
+		}
+		next := nextVerdict(rec.verdict, e.license, e.err, e.at, r.fresh)
+		if next == nil {
+			return was, nil
+		}
+		rec.verdict = next
+	case timeSeen:
+		if !rec.noteTime(e.at) {
+			return was, nil
+		}
+	case clockFollowed:
+		rec.noteTime(e.at) // what is stored may be another verdict by now
+		if rec.verdict == nil {
+			return was, nil
+		}
+	case unsaved:
+		if st.Seat == nil {
+			return was, nil
+		}
+	case judged:
+		return rec.judged(e, now, r)
+	case vacating:
+		st.Outbox = append(st.Outbox, e.other)
+		if s := st.Seat; s == nil || !s.held() || rec.verdict != nil && rec.verdict.Refused == ErrSeatReleased {
+			st.Seat, st.Verdict, st.Left = e.other.reactivatingOn(r.here), nil, false
+			rec.verdict, rec.trouble = nil, ErrOtherMachine
+		}
+	case begun:
+		st.Intent = &e.intent
+	case cleared:
+		if s := st.Seat; s != nil && s.same(&e.was) {
+			st.Seat = s.reactivatingOn(r.here)
+			rec.verdict, rec.trouble = nil, ErrOtherMachine
+		} else {
+			st.Outbox = slices.DeleteFunc(st.Outbox, func(o seat) bool { return o.same(&e.was) })
+		}
+	case turnedDown:
+		if e.left != nil {
+			st.Outbox = append(st.Outbox, *e.left)
+		}
+		if s := st.Seat; s != nil && s.State == reactivating && isDenial(e.err) {
+			rec.verdict, rec.trouble = nextVerdict(nil, nil, e.err, now, r.fresh), ""
+		}
+	case doubted:
+		if s := st.Seat; s != nil && s.State == reactivating {
+			// Not to be tried again unasked: each try may cost an activation.
+			st.Seat = s.is(released)
+			rec.verdict, rec.trouble = &verdict{Refused: ErrSeatReleased, CheckedAt: now, HighWater: now}, ""
+		}
+	case abandoned:
+		st.Intent = e.earlier
+	case settled:
+		mine := func(o seat) bool { return o.ActivationID == e.seat.ActivationID }
+		st.Outbox = slices.DeleteFunc(st.Outbox, mine)
+		if old := st.Seat; old != nil && old.held() && !mine(*old) {
+			st.Outbox = append(st.Outbox, *old)
+		}
+		if st.Intent != nil && st.Intent.Key == e.seat.Key {
+			st.Intent = nil
+		}
+		st.Seat, st.Left, rec.trouble = e.seat, false, ""
+		rec.verdict = nextVerdict(rec.verdict, e.license, nil, now, r.fresh)
+	case removed:
+		s := st.Seat
+		if s == nil && !rec.elsewhere() {
+			return was, nil
+		}
+		if s != nil && s.held() {
+			st.Outbox = append(st.Outbox, *s)
+		}
+		st.Left = true
+		if s != nil {
+			st.Seat, rec.verdict, rec.trouble = nil, nil, ""
+		}
+	case flushed:
+		st.Outbox, st.OutboxRetry = capped(e.left), time.Time{}
+		if e.failed {
+			st.OutboxRetry = now.Add(outboxPause)
+		}
+	default:
+		return was, nil
+	}
+	return rec, rec.effects()
+}
+
+// effects are those of a record that has changed.
+func (rec *record) effects() []effect {
+	if rec.state.waiting() {
+		return []effect{storing, releasing}
+	}
+	return []effect{storing}
+}
+
+// judged is next for an activation of before that Polar was asked about.
+func (rec record) judged(e judged, now time.Time, r rules) (record, []effect) {
+	st := &rec.state
+	switch e.finding {
+	case foundElsewhere:
+		// It is to be released under the new key, and activated anew.
+		s := e.seat
+		s.Key, s.State = e.key, activated
+		if e.current {
+			st.Seat = &s
+		} else {
+			st.Outbox[e.index] = s
+		}
+	case foundReleasedHere:
+		st.Seat = e.seat.is(released)
+		rec.verdict = nextVerdict(rec.verdict, nil, e.err, now, r.fresh)
+	case foundReleased:
+		st.Outbox = slices.DeleteFunc(st.Outbox, func(o seat) bool { return o.same(&e.seat) })
+	case foundForeign, foundRefused:
+		if !e.same || !e.current {
+			return rec, nil
+		}
+		rec.verdict = nextVerdict(rec.verdict, e.license, e.err, now, r.fresh)
+	default:
+		return rec, nil
+	}
+	return rec, rec.effects()
+}
+
+// problem is why the key cannot be activated.
+func (e judged) problem() error {
+	if failure, ok := errors.AsType[*Error](e.err); ok && e.finding == foundOnlyThis {
+		return failure.Err
+	}
+	if e.finding == foundForeign {
+		return &Error{Op: opActivate, Reason: ErrWrongBenefit}
+	}
+	return e.err
+}
+
+// candidate is an activation of before that may do for a key.
+type candidate struct {
+	seat    seat
+	key     string // that is to be activated
+	same    bool   // it is the seat's own
+	current bool   // the seat is the one at hand, or else the one of that index in the outbox
+	index   int
+}
+
+// maxCandidates bounds the questions of one Activate. More than one seat to
+// choose from is rare.
+const maxCandidates = 3
+
+// candidates are the activations of before that an activation of a key may go on with,
+// the likeliest first: the one at hand, and those that wait to be released, which are
+// as good as new ones. The key may be another than theirs, since Polar keeps
+// activations when it rotates a key. A key without activations is not among them: it
+// may have got some since. And what was activated elsewhere under this key is in the
+// way, at most.
+func candidates(rec record, key Key, here string) []candidate {
+	var all []candidate
+	consider := func(s seat, current bool, index int) {
+		c := candidate{seat: s, key: key.Reveal(), same: s.Key == key.Reveal(), current: current, index: index}
+		switch {
+		case !s.held() && s.State != released, c.same && s.Machine != here:
+		case c.same:
+			all = slices.Insert(all, 0, c)
+		default:
+			all = append(all, c)
+		}
+	}
+	if s := rec.state.Seat; s != nil {
+		consider(*s, true, 0)
+	}
+	for i, s := range rec.state.Outbox {
+		consider(s, false, i)
+	}
+	return all[:min(len(all), maxCandidates)]
+}
+
+// finding is what an answer makes of a candidate.
+type finding int
+
+const (
+	foundGood         finding = iota // it is used
+	foundForeign                     // the key is of a benefit that this program does not take
+	foundElsewhere                   // it is of this license, but of another machine
+	foundReleasedHere                // the one at hand is released: the others are looked at
+	foundReleased                    // it is released: a new one is due
+	foundAnother                     // it is not of this key, or not under these conditions
+	foundOnlyThis                    // it is refused, and it is not known whether the key is good
+	foundRefused                     // the key is refused
+	foundUnclear                     // nobody can say
+)
+
+// judge is what Polar's answer about a candidate means.
+func judge(c candidate, license *LicenseKey, err error, r rules) finding {
+	e, _ := errors.AsType[*Error](err)
+	switch {
+	case err == nil && !r.accepts(license.BenefitID):
+		return foundForeign
+	case err == nil && c.seat.Machine != r.here:
+		return foundElsewhere
+	case err == nil:
+		return foundGood
+	case errors.Is(err, ErrSeatReleased) && c.same && c.current:
+		return foundReleasedHere
+	case errors.Is(err, ErrSeatReleased) && c.same:
+		return foundReleased
+	case errors.Is(err, ErrSeatReleased), errors.Is(err, ErrConditionsMismatch):
+		return foundAnother
+	case e != nil && e.Reason == ErrDenied && !c.same && e.Err != nil:
+		return foundOnlyThis
+	case isDenial(err):
+		return foundRefused
+	}
+	return foundUnclear
+}
+
+// rules are those of this program, for a record.
+func (g *Gate) rules(rec record) rules {
+	return rules{fresh: g.config.FreshFor, here: g.fingerprint(&rec.state), accepts: g.accepts}
+}
+
 // load reads and opens the stored state. What cannot be read is kept aside and
 // counts as absent, unless memory knows better: a disk that fails under a
 // running program does not take its license, nor give back one that was refused.
@@ -142,11 +455,6 @@ func (g *Gate) load(ctx context.Context) record {
 	return rec
 }
 
-// worthKeeping reports whether something would be lost with the state.
-func (rec *record) worthKeeping() bool {
-	return rec.state.Seat != nil || len(rec.state.Outbox) > 0 || rec.state.Intent != nil
-}
-
 // keepAside saves what cannot be opened, once, for whoever can make something of it.
 func (g *Gate) keepAside(ctx context.Context, name string, data []byte, why error, known record) {
 	aside := name + ".corrupt"
@@ -225,28 +533,29 @@ func (g *Gate) save(ctx context.Context, rec record, source Source) error {
 	return nil
 }
 
-// change loads the state, lets f change it, and saves it if f says so, while
-// nobody else on this machine can.
-func (g *Gate) change(ctx context.Context, f func(*record) bool) error {
+// change loads the record, takes an event into it, and saves it if that changes
+// something, while nobody else on this machine can. was is the record that it found.
+func (g *Gate) change(ctx context.Context, e recordEvent) (was record, effects []effect, err error) {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil {
-		return err
+		return was, nil, err
 	}
 	defer unlock()
 	// The others do not wait for a Store that hangs.
 	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
 	defer cancel()
-	rec := g.reload(ctx)
-	if rec.unread != nil {
-		return rec.unread
+	was = g.reload(ctx)
+	if was.unread != nil {
+		return was, nil, was.unread
 	}
-	if !f(&rec) && !rec.missing {
-		return nil
+	rec, effects := was.next(e, g.now(), g.rules(was))
+	if len(effects) == 0 && !was.missing {
+		return was, nil, nil
 	}
-	if rec.missing {
+	if was.missing {
 		g.config.Logger.Warn("polargate: the license state was taken out of the Store and is written again")
 	}
-	return g.save(ctx, rec, FromDisk)
+	return was, effects, g.save(ctx, rec, FromDisk)
 }
 
 // lockSeat keeps out all others that would change the seat: in this Gate, in

@@ -199,10 +199,10 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 	}
 }
 
-// activate is Activate: the change of seats, and then the release of those that
+// activate is Activate: the change of activations, and then the release of those that
 // were given up by it.
 func (g *Gate) activate(ctx context.Context, key Key, by consent) error {
-	return g.withSeat(ctx, func(ctx context.Context, rec record) error { return g.changeSeat(ctx, rec, key, by) })
+	return g.withSeat(ctx, func(ctx context.Context, rec record) error { return g.attempt(ctx, rec, key, by) })
 }
 
 // consent is what a change of seats may do to the seats of other machines.
@@ -238,108 +238,178 @@ func (g *Gate) withSeat(ctx context.Context, f func(context.Context, record) err
 	return nil
 }
 
-// changeSeat gets a seat for a key. The seat is locked.
-func (g *Gate) changeSeat(ctx context.Context, rec record, key Key, by consent) error {
-	kept, err := g.reuseActivation(ctx, &rec, key)
-	if kept || err != nil {
-		return err
-	}
-	if by != unasked && (by == moving || rec.state.Seat == nil) {
-		others := rec.others
-		if by == asked {
-			others = slices.DeleteFunc(slices.Clone(others), func(s seat) bool { return !g.usedToBeHere(s) })
-		}
-		other, err := g.elsewhere(ctx, others, key)
-		if err != nil {
-			return err
-		}
-		if other != nil {
-			if err := g.vacate(ctx, &rec, other); err != nil {
-				return err
-			}
-		}
-	}
-	before := rec.state.Intent
-	rec.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}
-	g.attempting(rec.state.Intent.AttemptID)
-	defer g.attempting("")
-	err = g.save(ctx, rec, FromDisk)
-	if err != nil && g.useMemory(ctx, err) {
-		err = g.save(ctx, rec, FromDisk)
-	}
-	if err != nil {
-		g.adoptRefusal(rec, before)
-		g.withdraw(ctx, rec, before)
-		return err
-	}
-	nothingTaken := func(why error) error {
-		rec.state.Intent = before
-		ctx, cancel := g.lastMoment(ctx)
-		defer cancel()
-		if err := g.save(ctx, rec, FromDisk); err != nil {
-			g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
-		}
-		return why
-	}
-	if err := ctx.Err(); err != nil {
-		return nothingTaken(err)
-	}
-	if err := g.releaseConflicting(ctx, &rec, key); err != nil {
-		return nothingTaken(err)
-	}
+// An attempt is one activation of a key on its way, with the activation locked. What
+// is about to be done is stored before it is done, so that a program that is killed
+// finds at its next start what it had begun:
+//
+//	step    what it does                             found after a kill
+//	reuse   goes on with an activation of before      nothing was begun
+//	vacate  releases the one of another computer      it is reactivating, or in the outbox
+//	begin   stores that an activation is asked for    an intent: it is in doubt
+//	clear   releases those in the way of a new one    the same, and one that is reactivating
+//	post    asks Polar for the activation             the same
+//	commit  stores the activation                     the activation
+//	abandon takes the intent back                     what was there before
+type attempt struct {
+	g    *Gate
+	key  Key
+	rec  record  // as it stands after the last step
+	last *intent // that was there before: an earlier doubt
+}
 
+// attempt gets an activation for a key.
+func (g *Gate) attempt(ctx context.Context, rec record, key Key, by consent) error {
+	a := &attempt{g: g, key: key, rec: rec, last: rec.state.Intent}
+	if done, err := a.reuse(ctx); done || err != nil {
+		return err
+	}
+	if err := a.vacate(ctx, by); err != nil {
+		return err
+	}
+	if err := a.begin(ctx); err != nil {
+		return err
+	}
+	defer g.attempting("")
+	if err := a.clear(ctx); err != nil {
+		return a.abandon(ctx, err)
+	}
 	// From here on the caller may go, but the request is seen through.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(g.drainCtx, cancel)()
-
-	taken, license, err := g.post(ctx, hard, rec, key)
-	if taken != nil && err == nil && !g.accepts(license.BenefitID) {
-		err = &Error{Op: opActivate, Reason: ErrWrongBenefit}
+	given, license, err := a.post(ctx, hard)
+	if err != nil {
+		return a.abandon(ctx, err)
 	}
-	switch {
-	case errors.Is(err, ErrInDoubt):
-		g.config.Logger.Info("polargate: an activation is in doubt", "attempt", rec.state.Intent.AttemptID)
-		if rec.state.Seat != nil && rec.state.Seat.State == reactivating {
-			// Not to be tried again unasked: each try may cost a seat.
-			rec.state.Seat = rec.state.Seat.is(released)
-			rec.verdict, rec.trouble = &verdict{Refused: ErrSeatReleased, CheckedAt: g.now(), HighWater: g.now()}, ""
-		}
-		before = rec.state.Intent
-		return nothingTaken(err)
-	case err != nil:
-		if taken != nil && taken.ActivationID != "" && !g.rollbackActivation(hard, taken) {
-			rec.state.Outbox = append(rec.state.Outbox, *taken)
-		}
-		if s := rec.state.Seat; s != nil && s.State == reactivating && isDenial(err) {
-			rec.verdict, rec.trouble = nextVerdict(nil, nil, err, g.now(), g.config.FreshFor), ""
-		}
-		if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit {
-			switch {
-			case before != nil && before.Key == key.Reveal():
-				e.situation = limitEarlier
-			case rec.trouble == ErrUnreadableState:
-				e.situation = limitUnreadable
-			}
-		}
-		return nothingTaken(err)
-	}
-	rec.state.Intent = before
-	return g.settleSeat(hard, rec, taken, license, true)
+	return a.commit(hard, given, license)
 }
 
-// adoptRefusal keeps in memory what Polar said of the seat at hand, where it
+// happens takes an event into the record, without storing it, and reports whether it
+// changed something.
+func (a *attempt) happens(e recordEvent) (changed bool) {
+	next, effects := a.rec.next(e, a.g.now(), a.g.rules(a.rec))
+	a.rec = next
+	return len(effects) > 0
+}
+
+// reuse goes on with an activation of before, if there is one for the key. done means
+// that the license is settled; neither that nor an error means that a new one is due.
+func (a *attempt) reuse(ctx context.Context) (done bool, err error) {
+	g := a.g
+	for _, c := range candidates(a.rec, a.key, g.fingerprint(&a.rec.state)) {
+		license, err := g.askInTime(ctx, &c.seat, a.key)
+		if e, ok := errors.AsType[*Error](err); ok {
+			e.Op = opActivate
+		}
+		found := judged{c, judge(c, license, err, g.rules(a.rec)), license, err}
+		changed := a.happens(found)
+		switch found.finding {
+		case foundGood:
+			next := *c.seat.is(activated)
+			next.Key, next.Label = a.key.Reveal(), g.config.Label
+			return true, g.settleSeat(ctx, a.rec, &next, license, false)
+		case foundElsewhere, foundReleased:
+			return false, nil // a new one it is
+		case foundReleasedHere, foundAnother:
+			continue
+		}
+		if changed {
+			// What Polar said of the activation at hand is kept, whatever comes of the key.
+			if saveErr := g.save(ctx, a.rec, FromNetwork); saveErr != nil {
+				g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
+				g.adoptRefusal(a.rec, a.last)
+			}
+		}
+		return false, found.problem()
+	}
+	return false, nil
+}
+
+// vacate releases the activation that another computer has, if consent allows it.
+func (a *attempt) vacate(ctx context.Context, by consent) error {
+	if by == unasked || by != moving && a.rec.state.Seat != nil {
+		return nil
+	}
+	others := a.rec.others
+	if by == asked {
+		others = slices.DeleteFunc(slices.Clone(others), func(s seat) bool { return !a.g.usedToBeHere(s) })
+	}
+	other, err := a.g.elsewhere(ctx, others, a.key)
+	if err != nil || other == nil {
+		return err
+	}
+	return a.g.vacate(ctx, &a.rec, other)
+}
+
+// begin stores that an activation is about to be asked for.
+func (a *attempt) begin(ctx context.Context) error {
+	a.happens(begun{intent{AttemptID: crand.Text(), Key: a.key.Reveal(), At: a.g.now()}})
+	a.g.attempting(a.rec.state.Intent.AttemptID)
+	err := a.g.saveOrFallBack(ctx, a.rec, FromDisk)
+	if err != nil {
+		a.g.adoptRefusal(a.rec, a.last)
+		a.g.withdraw(ctx, a.rec, a.last)
+		a.g.attempting("")
+	}
+	return err
+}
+
+// clear releases activations of this key that are in the way of a new one: with a
+// limit of one there is no other order. That is so after a move to another computer,
+// and for what waits in the outbox.
+func (a *attempt) clear(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if s := a.rec.state.Seat; s != nil && s.Key == a.key.Reveal() && s.held() {
+		if err := a.g.free(ctx, s); err != nil {
+			return err
+		}
+		a.happens(cleared{*s})
+	}
+	for _, s := range a.rec.state.Outbox {
+		if s.Key == a.key.Reveal() && a.g.free(ctx, &s) == nil {
+			a.happens(cleared{s})
+		}
+	}
+	return nil
+}
+
+// abandon ends an attempt without an activation, and says why. An activation that is in
+// doubt stays so.
+func (a *attempt) abandon(ctx context.Context, why error) error {
+	if errors.Is(why, ErrInDoubt) {
+		a.g.config.Logger.Info("polargate: an activation is in doubt", "attempt", a.rec.state.Intent.AttemptID)
+		a.happens(doubted{})
+	} else {
+		a.happens(abandoned{a.last})
+	}
+	ctx, cancel := a.g.lastMoment(ctx)
+	defer cancel()
+	if err := a.g.save(ctx, a.rec, FromDisk); err != nil {
+		a.g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
+	}
+	return why
+}
+
+// commit stores an activation that Polar has given.
+func (a *attempt) commit(ctx context.Context, given *seat, license *LicenseKey) error {
+	a.happens(abandoned{a.last}) // the intent is fulfilled
+	return a.g.settleSeat(ctx, a.rec, given, license, true)
+}
+
+// adoptRefusal keeps in memory what Polar said of the activation at hand, where it
 // could not be stored.
-func (g *Gate) adoptRefusal(rec record, before *intent) {
+func (g *Gate) adoptRefusal(rec record, last *intent) {
 	if rec.verdict != nil && rec.verdict != rec.loaded && rec.verdict.Refused != "" {
-		rec.state.Intent = before
+		rec.state.Intent = last
 		g.adopt(rec, FromNetwork)
 	}
 }
 
 // withdraw takes back an intent that is stored although storing it failed, as when the
 // disk fails after it has the file: nothing was asked for, and nothing is in doubt.
-func (g *Gate) withdraw(ctx context.Context, rec record, before *intent) {
+func (g *Gate) withdraw(ctx context.Context, rec record, last *intent) {
 	ctx, cancel := g.lastMoment(ctx)
 	defer cancel()
 	data, err := g.store.Load(ctx, g.name)
@@ -350,7 +420,7 @@ func (g *Gate) withdraw(ctx context.Context, rec record, before *intent) {
 	if err != nil || st.Intent == nil || st.Intent.AttemptID != rec.state.Intent.AttemptID {
 		return
 	}
-	rec.state.Intent = before
+	rec.state.Intent = last
 	_ = g.save(ctx, rec, FromDisk)
 }
 
@@ -360,45 +430,69 @@ func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelF
 }
 
 // settleSeat makes a seat the one that is held, and stores it. One that was taken
-// just now is given back if it cannot be stored. A doubt about another key stays.
+// just now is released if it cannot be stored. A doubt about another key stays.
 func (g *Gate) settleSeat(ctx context.Context, rec record, s *seat, license *LicenseKey, taken bool) error {
-	is := func(o seat) bool { return o.ActivationID == s.ActivationID }
-	last := rec
-	old := rec.state.Seat
-	rec.state.Outbox = slices.DeleteFunc(slices.Clone(rec.state.Outbox), is)
-	if old != nil && old.held() && !is(*old) {
-		rec.state.Outbox = append(rec.state.Outbox, *old)
-	}
-	if rec.state.Intent != nil && rec.state.Intent.Key == s.Key {
-		rec.state.Intent = nil
-	}
-	rec.state.Seat, rec.state.Left, rec.trouble = s, false, ""
-	rec.verdict = nextVerdict(rec.verdict, license, nil, g.now(), g.config.FreshFor)
-	err := g.save(ctx, rec, FromNetwork)
-	if err != nil && g.useMemory(ctx, err) {
-		err = g.save(ctx, rec, FromNetwork)
-	}
+	next, _ := rec.next(settled{s, license}, g.now(), g.rules(rec))
+	err := g.saveOrFallBack(ctx, next, FromNetwork)
 	if err != nil && taken && s.ActivationID != "" && g.rollbackActivation(ctx, s) {
 		// The Store may have stored it all the same.
 		ctx, cancel := g.lastMoment(ctx)
 		defer cancel()
-		_ = g.save(ctx, last, FromDisk)
+		_ = g.save(ctx, rec, FromDisk)
 	}
 	return err
 }
 
-// post asks Polar for a seat. A seat may come with an error: Polar gave it, and
+// saveOrFallBack is save for the steps of an activation: a Store that cannot be written
+// is answered by going over to memory, if the program wants that.
+func (g *Gate) saveOrFallBack(ctx context.Context, rec record, source Source) error {
+	err := g.save(ctx, rec, source)
+	if err != nil && g.useMemory(ctx, err) {
+		err = g.save(ctx, rec, source)
+	}
+	return err
+}
+
+// post asks Polar for the activation, and sorts out one that is given and of no use: it
+// is released, now or later.
+func (a *attempt) post(ctx, hard context.Context) (*seat, *LicenseKey, error) {
+	given, license, err := a.ask(ctx, hard)
+	if given != nil && err == nil && !a.g.accepts(license.BenefitID) {
+		err = &Error{Op: opActivate, Reason: ErrWrongBenefit}
+	}
+	if err == nil || errors.Is(err, ErrInDoubt) {
+		return given, license, err
+	}
+	refused := turnedDown{err: err}
+	if given != nil && given.ActivationID != "" && !a.g.rollbackActivation(hard, given) {
+		refused.left = given
+	}
+	earlier := a.last != nil && a.last.Key == a.key.Reveal()
+	if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrActivationLimit {
+		switch {
+		case earlier:
+			e.situation = limitEarlier
+		case a.rec.trouble == ErrUnreadableState:
+			e.situation = limitUnreadable
+		}
+	}
+	a.happens(refused)
+	return nil, nil, err
+}
+
+// ask is the request itself. An activation may come with an error: Polar gave it, and
 // refuses the key all the same.
-func (g *Gate) post(ctx, hard context.Context, rec record, key Key) (*seat, *LicenseKey, error) {
+func (a *attempt) ask(ctx, hard context.Context) (*seat, *LicenseKey, error) {
+	g, rec, key := a.g, a.rec, a.key
 	machine := g.fingerprint(&rec.state)
-	seatless := func() (*seat, *LicenseKey, error) {
+	without := func() (*seat, *LicenseKey, error) {
 		ctx, cancel := context.WithTimeout(ctx, questionTime)
 		defer cancel()
 		license, err := g.client.Validate(ctx, ValidateRequest{Key: key})
 		return &seat{Key: key.Reveal(), Machine: machine, Label: g.config.Label, State: seatless}, license, err
 	}
 	if !g.config.takesSeats() {
-		return seatless()
+		return without()
 	}
 	taken := &seat{Key: key.Reveal(), Machine: machine, Label: g.config.Label, Conditions: g.config.conditions(machine)}
 	meta := map[string]any{
@@ -413,96 +507,13 @@ func (g *Gate) post(ctx, hard context.Context, rec record, key Key) (*seat, *Lic
 	}
 	activation, err := g.client.activate(ctx, hard, ActivateRequest{Key: key, Label: g.config.Label, Conditions: taken.conditions(), Meta: meta})
 	if errors.Is(err, ErrActivationsUnsupported) && g.config.AllowKeysWithoutSeats {
-		return seatless()
+		return without()
 	}
 	if activation == nil {
 		return nil, nil, err
 	}
 	taken.ActivationID = activation.ID
 	return taken, activation.LicenseKey, err
-}
-
-// reuseActivation tries to go on with a seat that this machine took before: the one at
-// hand, or one that waits to be given back, which is as good as a new one. The
-// key may be another than the seat's: Polar keeps activations when it rotates a
-// key. kept means that the license is settled; neither that nor an error means
-// that a new seat is due.
-func (g *Gate) reuseActivation(ctx context.Context, rec *record, key Key) (kept bool, err error) {
-	here := g.fingerprint(&rec.state)
-	// Copies, so that what is in memory stays as it is.
-	rec.state.Outbox = slices.Clone(rec.state.Outbox)
-	if rec.state.Seat != nil {
-		own := *rec.state.Seat
-		rec.state.Seat = &own
-	}
-	var candidates []*seat
-	consider := func(s *seat) {
-		same := s.Key == key.Reveal()
-		switch {
-		case !s.held() && s.State != released, same && s.Machine != here:
-			// A key without seats is not kept: it may have got some since. And
-			// what was taken elsewhere under this key is in the way, at most.
-		case same:
-			candidates = slices.Insert(candidates, 0, s)
-		default:
-			candidates = append(candidates, s)
-		}
-	}
-	if rec.state.Seat != nil {
-		consider(rec.state.Seat)
-	}
-	for i := range rec.state.Outbox {
-		consider(&rec.state.Outbox[i])
-	}
-	for _, s := range candidates[:min(len(candidates), maxCandidates)] {
-		same := s.Key == key.Reveal()
-		current := s == rec.state.Seat
-		license, err := g.askInTime(ctx, s, key)
-		e, _ := errors.AsType[*Error](err)
-		if e != nil {
-			e.Op = opActivate
-		}
-		switch {
-		case err == nil && !g.accepts(license.BenefitID):
-			if same && current {
-				rec.verdict = nextVerdict(rec.verdict, license, nil, g.now(), g.config.FreshFor)
-				if saveErr := g.save(ctx, *rec, FromNetwork); saveErr != nil {
-					g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
-				}
-			}
-			return false, &Error{Op: opActivate, Reason: ErrWrongBenefit}
-		case err == nil && s.Machine != here:
-			// The same license under a new key, taken on another machine: it
-			// is to be given back under that key, and taken anew.
-			s.Key, s.State = key.Reveal(), activated
-			return false, nil
-		case err == nil:
-			next := *s
-			next.Key, next.Label, next.State = key.Reveal(), g.config.Label, activated
-			return true, g.settleSeat(ctx, *rec, &next, license, false)
-		case errors.Is(err, ErrSeatReleased) && same && current:
-			rec.state.Seat = s.is(released)
-			rec.verdict = nextVerdict(rec.verdict, nil, err, g.now(), g.config.FreshFor)
-		case errors.Is(err, ErrSeatReleased) && same:
-			gone := *s
-			rec.state.Outbox = slices.DeleteFunc(slices.Clone(rec.state.Outbox), func(o seat) bool { return o.same(&gone) })
-			return false, nil // the slice has moved under the other candidates; a new seat it is
-		case errors.Is(err, ErrSeatReleased), errors.Is(err, ErrConditionsMismatch):
-			// Not this key's seat, or not under these conditions.
-		case e != nil && e.Reason == ErrDenied && !same && e.Err != nil:
-			return false, e.Err // refused with this seat, and nobody could say whether the key is good
-		case isDenial(err) && same && current:
-			rec.verdict = nextVerdict(rec.verdict, nil, err, g.now(), g.config.FreshFor)
-			if saveErr := g.save(ctx, *rec, FromNetwork); saveErr != nil {
-				g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
-				g.adoptRefusal(*rec, rec.state.Intent)
-			}
-			return false, err
-		default:
-			return false, err
-		}
-	}
-	return false, nil
 }
 
 // questionTime bounds a question to Polar while the seat is locked, which others
@@ -513,27 +524,6 @@ func (g *Gate) askInTime(ctx context.Context, s *seat, key Key) (*LicenseKey, er
 	ctx, cancel := context.WithTimeout(ctx, questionTime)
 	defer cancel()
 	return g.ask(ctx, s, key, 0)
-}
-
-// maxCandidates bounds the questions of one Activate. More than one seat to
-// choose from is rare.
-const maxCandidates = 3
-
-// releaseConflicting frees seats of this key that are in the way of a new one: with a
-// limit of one there is no other order. That is so after a move to another
-// machine, and for what waits in the outbox.
-func (g *Gate) releaseConflicting(ctx context.Context, rec *record, key Key) error {
-	if s := rec.state.Seat; s != nil && s.Key == key.Reveal() && s.held() {
-		if err := g.free(ctx, s); err != nil {
-			return err
-		}
-		rec.state.Seat = s.reactivatingOn(g.fingerprint(&rec.state))
-		rec.verdict, rec.trouble = nil, ErrOtherMachine
-	}
-	rec.state.Outbox = slices.DeleteFunc(slices.Clone(rec.state.Outbox), func(s seat) bool {
-		return s.Key == key.Reveal() && g.free(ctx, &s) == nil
-	})
-	return nil
 }
 
 // free gives a seat back. A 404 can mean that it was free before, or that the
@@ -589,20 +579,8 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 	// The first part is local, and is done even for a caller in a hurry: what
 	// the error means must not depend on when ctx ended.
 	_, err := flight.Do(context.WithoutCancel(ctx), &g.flights, "forget", func(ctx context.Context) (struct{}, error) {
-		unreadable := false
-		err := g.change(ctx, func(rec *record) bool {
-			s := rec.state.Seat
-			if s == nil {
-				unreadable = rec.trouble == ErrUnreadableState
-				rec.state.Left = rec.elsewhere()
-				return rec.state.Left
-			}
-			if s.held() {
-				rec.state.Outbox = append(slices.Clone(rec.state.Outbox), *s)
-			}
-			rec.state.Seat, rec.state.Left, rec.verdict, rec.trouble = nil, true, nil, ""
-			return true
-		})
+		was, _, err := g.change(ctx, removed{})
+		unreadable := was.state.Seat == nil && was.trouble == ErrUnreadableState
 		if err == nil && unreadable {
 			err = &Error{Op: opDeactivate, Reason: ErrUnreadableState, situation: unreadableSeat}
 		}
@@ -662,10 +640,7 @@ func (g *Gate) flushHere(ctx context.Context, rec record) error {
 			break
 		}
 	}
-	rec.state.Outbox, rec.state.OutboxRetry = capped(left), time.Time{}
-	if failed != nil {
-		rec.state.OutboxRetry = g.now().Add(outboxPause)
-	}
+	rec, _ = rec.next(flushed{left, failed != nil}, g.now(), g.rules(rec))
 	ctx, cancel := g.lastMoment(ctx)
 	defer cancel()
 	if err := g.save(ctx, rec, g.sourceNow()); err != nil {

@@ -195,9 +195,9 @@ var clocks = []mutant{
 	{
 		name:  "a denial is for ever",
 		rule:  "a denial is never terminal",
-		file:  "gate.go",
-		old:   `		if rec.trouble != "" || !rec.state.Seat.same(before.state.Seat) ||`,
-		new:   `		if rec.trouble != "" || rec.verdict != nil && rec.verdict.Refused != "" || !rec.state.Seat.same(before.state.Seat) ||`,
+		file:  "record.go",
+		old:   `		if rec.trouble != "" || !st.Seat.same(e.of) ||`,
+		new:   `		if rec.trouble != "" || rec.verdict != nil && rec.verdict.Refused != "" || !st.Seat.same(e.of) ||`,
 		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestARevokedLicenseRecoversAndExpiryIsTheOneOfToday",
 	},
 	{

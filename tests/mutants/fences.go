@@ -97,11 +97,11 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*verdict
 		name: "a state that cannot be read for the moment is written over",
 		rule: "what the Store holds unread is not known, and not written over",
 		file: "record.go",
-		old: `	if rec.unread != nil {
-		return rec.unread
+		old: `	if was.unread != nil {
+		return was, nil, was.unread
 	}
-	if !f(&rec) && !rec.missing {`,
-		new:   `	if !f(&rec) && !rec.missing {`,
+`,
+		new:   "",
 		tests: "TestAnAnswerIsNotStoredOverAStateThatCannotBeRead",
 	},
 	{

@@ -27,16 +27,16 @@ var seats = []mutant{
 		name:  "the same key entered again takes another seat",
 		rule:  "a stored activation of the same key is reused",
 		file:  "seats.go",
-		old:   `	kept, err := g.reuseActivation(ctx, &rec, key)`,
-		new:   `	kept, err := false, ctx.Err()`,
+		old:   `	if done, err := a.reuse(ctx); done || err != nil {`,
+		new:   `	if err := ctx.Err(); err != nil {`,
 		tests: "TestASecondActivateOfTheSameKeyGoesOnWithItsSeat|TestActivatingAgainAndAgainStaysAtOneSeat",
 	},
 	{
 		name: "a rotated key takes another seat",
 		rule: "a new key for the same license adopts the old activation",
-		file: "seats.go",
+		file: "record.go",
 		old: `		default:
-			candidates = append(candidates, s)
+			all = append(all, c)
 		}`,
 		new:   `		}`,
 		tests: "TestARotatedKeyKeepsItsSeat|TestARotatedKeyGoesOnWithItsSeatAndADeadOneFreesNothing",
@@ -60,26 +60,20 @@ var seats = []mutant{
 
 	// Written ahead.
 	{
-		name: "a seat is asked for before that is stored",
-		rule: "the intent is stored before the POST",
-		file: "seats.go",
-		old: `	defer g.attempting("")
-	err = g.save(ctx, rec, FromDisk)
-`,
-		new: `	defer g.attempting("")
-	err = nil
-`,
+		name:  "a seat is asked for before that is stored",
+		rule:  "the intent is stored before the POST",
+		file:  "seats.go",
+		old:   `	err := a.g.saveOrFallBack(ctx, a.rec, FromDisk)`,
+		new:   `	err := ctx.Err()`,
 		tests: "TestTheIntentIsStoredBeforeTheRequestLeaves|TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt",
 	},
 	{
 		name: "a seat that was given is not stored",
 		rule: "the activation is stored right after, before returning",
 		file: "seats.go",
-		old: `	err := g.save(ctx, rec, FromNetwork)
-	if err != nil && g.useMemory(ctx, err) {`,
-		new: `	g.adopt(rec, FromNetwork)
-	err := ctx.Err()
-	if err != nil && g.useMemory(ctx, err) {`,
+		old:  `	err := g.saveOrFallBack(ctx, next, FromNetwork)`,
+		new: `	g.adopt(next, FromNetwork)
+	err := ctx.Err()`,
 		tests: "TestManyClicksTakeOneSeat|TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt",
 	},
 	{
@@ -118,12 +112,10 @@ var seats = []mutant{
 	{
 		name: "a doubt is forgotten",
 		rule: "the intent stays for the next attempt to reason with",
-		file: "seats.go",
-		old: `		before = rec.state.Intent
-		return nothingTaken(err)
-	case err != nil:`,
-		new: `		return nothingTaken(err)
-	case err != nil:`,
+		file: "record.go",
+		old: `	case doubted:
+`,
+		new:   "	case doubted:\n\t\tst.Intent = nil\n",
 		tests: "TestALostAnswerIsInDoubtAndCanBeTriedAgain",
 	},
 	{
@@ -140,17 +132,17 @@ var seats = []mutant{
 	{
 		name:  "the refusal of a new key locks the license that is held",
 		rule:  "a failed Activate never harms the license already held",
-		file:  "seats.go",
-		old:   `		case isDenial(err) && same && current:`,
-		new:   `		case isDenial(err):`,
+		file:  "record.go",
+		old:   `		if !e.same || !e.current {`,
+		new:   `		if e.finding == foundForeign && (!e.same || !e.current) {`,
 		tests: "TestAFailedActivateNeverHarmsTheHeldLicense",
 	},
 	{
 		name:  "a key for another product takes the place of the license",
 		rule:  "a failed Activate never harms the license already held",
 		file:  "seats.go",
-		old:   `	if taken != nil && err == nil && !g.accepts(license.BenefitID) {`,
-		new:   `	if taken != nil && err != nil && !g.accepts(license.BenefitID) {`,
+		old:   `	if given != nil && err == nil && !a.g.accepts(license.BenefitID) {`,
+		new:   `	if given != nil && err != nil && !a.g.accepts(license.BenefitID) {`,
 		tests: "TestAWrongBenefitGivesItsSeatBack|TestAFailedActivateNeverHarmsTheHeldLicense",
 	},
 
@@ -158,31 +150,27 @@ var seats = []mutant{
 	{
 		name:  "a new key leaves the old seat taken",
 		rule:  "replacing a key releases the old seat",
-		file:  "seats.go",
-		old:   `	if old != nil && old.held() && !is(*old) {`,
-		new:   `	if old != nil && old.State == reactivating && !is(*old) {`,
+		file:  "record.go",
+		old:   `old != nil && old.held() && !mine(*old) {`,
+		new:   `old != nil && old.State == reactivating && !mine(*old) {`,
 		tests: "TestAnotherKeyTakesThePlaceAndTheOldSeatIsGivenBack|TestTheOldSeatIsGivenBackLaterIfItCannotBeNow",
 	},
 	{
 		name: "Deactivate forgets the seat",
 		rule: "the seat release goes to a durable outbox",
-		file: "seats.go",
-		old: `				rec.state.Outbox = append(slices.Clone(rec.state.Outbox), *s)
+		file: "record.go",
+		old: `			st.Outbox = append(st.Outbox, *s)
 `,
-		new:   "\t\t\t\t_ = *s\n",
+		new:   "\t\t\t_ = *s\n",
 		tests: "TestDeactivateGivesTheSeatBack|TestDeactivateOfflineIsMadeGoodLater",
 	},
 	{
 		name: "Deactivate keeps access until the seat is given back",
 		rule: "Deactivate offline: access ends now",
-		file: "seats.go",
-		old: `*s)
-			}
-			rec.state.Seat, rec.state.Left`,
-		new: `*s)
-				return true
-			}
-			rec.state.Seat, rec.state.Left`,
+		file: "record.go",
+		old: `			st.Seat, rec.verdict, rec.trouble = nil, nil, ""
+`,
+		new:   "\t\t\trec.trouble = \"\"\n",
 		tests: "TestDeactivateOfflineIsMadeGoodLater|TestDeactivateGivesTheSeatBack",
 	},
 	{
@@ -227,25 +215,19 @@ var seats = []mutant{
 		tests: "TestAMoveThatFailsHalfWayIsFinishedByALaterCheck",
 	},
 	{
-		name: "a changed machine burns another seat",
-		rule: "a changed machine releases, then activates",
-		file: "seats.go",
-		old: `		if err := g.free(ctx, s); err != nil {
-			return err
-		}
-		rec.state.Seat = s.reactivatingOn`,
-		new:   `		rec.state.Seat = s.reactivatingOn`,
+		name:  "a changed machine burns another seat",
+		rule:  "a changed machine releases, then activates",
+		file:  "machines.go",
+		old:   `		err = g.free(ctx, other)`,
+		new:   `		err = ctx.Err()`,
 		tests: "TestAnotherMachineMovesTheSeat",
 	},
 	{
-		name: "a seat is given up that could not be replaced",
-		rule: "the intent is stored before a seat is given up",
-		file: "seats.go",
-		old:  `	rec.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}`,
-		new: `	if err := g.releaseConflicting(ctx, &rec, key); err != nil {
-		return err
-	}
-	rec.state.Intent = &intent{AttemptID: crand.Text(), Key: key.Reveal(), At: g.now()}`,
+		name:  "a seat is given up that could not be replaced",
+		rule:  "that a seat is given up is stored before it is",
+		file:  "machines.go",
+		old:   `	err := g.saveOrFallBack(ctx, *rec, FromDisk)`,
+		new:   `	err := ctx.Err()`,
 		tests: "TestNoSeatIsFreedThatCouldNotBeReplaced",
 	},
 }
