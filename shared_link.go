@@ -34,6 +34,7 @@ type sharedLink struct {
 
 	unreadable, lost atomic.Int64
 	unreadableLog    sync.Once
+	tooLarge         sync.Once
 	awayLogged       atomic.Bool
 	replicas         atomic.Int64
 
@@ -347,8 +348,12 @@ func (l *sharedLink) put(ctx context.Context, facts ...sharedFact) (younger []sh
 	for _, fact := range facts {
 		at := NewFactTime(fact.At)
 		data, err := l.boxes[0].Seal(fact.Name.key, string(at), fact.Data)
-		if err != nil { // it is too large, and stays this replica's own
-			l.cannotRead("a record that is too large to be shared", err)
+		if err != nil { // it stays this replica's own, and others may ask for it
+			l.lost.Add(1)
+			l.tooLarge.Do(func() {
+				l.config.Logger.Warn("polargate: what is known of a customer is too large to be shared: each replica asks Polar for it", "bytes", len(fact.Data), "most", envelope.MaxPlain, "error", err)
+			})
+			l.goBehind(func() { _ = l.release(l.life, fact.Name) })
 			continue
 		}
 		records = append(records, SharedRecord{Key: fact.Name.key, At: at, Data: data, TTL: fact.TTL})
@@ -660,7 +665,8 @@ type sharedLinkStats struct {
 	// Away is since when the store has been failing; zero if it is not.
 	Away time.Time
 	// Unreadable counts what was in the store and could not be read; Lost the records
-	// that could not be put for so long that they were given up.
+	// that stay this replica's own: they are too large, or could not be put for so long
+	// that they were given up.
 	Unreadable, Lost int64
 	// Waiting is how many records wait for the store to be back.
 	Waiting int

@@ -351,6 +351,25 @@ func TestWhatAServerLostThatFailedRightAfterItAcknowledgedIsPutAgain(t *testing.
 	})
 }
 
+func TestARecordTooLargeToShareKeepsNobodyWaitingForIt(t *testing.T) {
+	t.Parallel()
+	store := SharedInMemory()
+	a, b := linkTo(t, store), linkTo(t, store)
+	name := a.name("customer", "large")
+	ask, err := a.lookup(t.Context(), name, time.Time{}, 0)
+	require.NoError(t, err)
+	require.True(t, ask.Claimed)
+	_, err = a.put(t.Context(), fact(a, "large", factTime, strings.Repeat("x", 40_000)), fact(a, "small", factTime, "x"))
+	require.NoError(t, err)
+	a.work.Wait()
+	assert.Equal(t, "x", known(t, b, "small"), "others of the batch are shared")
+	ask, err = b.lookup(t.Context(), name, time.Time{}, 0)
+	require.NoError(t, err)
+	assert.True(t, ask.Claimed)
+	assert.EqualValues(t, 1, a.stats().Lost)
+	assert.Zero(t, a.stats().Unreadable)
+}
+
 func TestAYoungerFactInTheStoreIsToldToWhoPutsAnOlderOne(t *testing.T) {
 	t.Parallel()
 	store := SharedInMemory()
