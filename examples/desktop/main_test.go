@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/examples/internal/chromium"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -39,7 +40,7 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(string(out))
 	}
-	code := m.Run()
+	code := chromium.Run(m)
 	_ = os.RemoveAll(folder)
 	os.Exit(code)
 }
@@ -344,7 +345,7 @@ func TestAProcessKilledWhileActivatingLeavesAStateThatWorks(t *testing.T) {
 	i.polar.Inject(polartest.Fault{Path: "/activate", Times: 1, Effect: polartest.Delay(time.Minute)})
 	cmd, _, _ := i.command("activate", i.key.Key)
 	require.NoError(t, cmd.Start())
-	require.Eventually(t, func() bool { return i.polar.Seats(i.key.ID) == 1 }, 10*time.Second, 10*time.Millisecond)
+	require.Eventually(t, func() bool { return i.polar.Seats(i.key.ID) == 1 }, time.Minute, 10*time.Millisecond)
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
 	i.expect(exitUnlicensed, "status")
@@ -467,7 +468,7 @@ func TestARefusedConnectionIsNotNow(t *testing.T) {
 	began := time.Now()
 	r := i.expect(exitNotNow, "activate", i.key.Key)
 	assert.Contains(t, r.stderr, polargate.Phrases()["unreachable.refused.do"])
-	assert.Less(t, time.Since(began), 30*time.Second)
+	assert.Less(t, time.Since(began), 2*time.Minute)
 }
 
 func TestABenefitThatUnlocksNothingStillKeepsOthersOut(t *testing.T) {

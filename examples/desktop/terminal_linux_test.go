@@ -98,7 +98,7 @@ func (s *session) types(text string) {
 // waitsFor waits until something was printed.
 func (s *session) waitsFor(text string) {
 	s.t.Helper()
-	require.Eventually(s.t, func() bool { return strings.Contains(s.output(), text) }, 30*time.Second, 5*time.Millisecond,
+	require.Eventually(s.t, func() bool { return strings.Contains(s.output(), text) }, time.Minute, 5*time.Millisecond,
 		"%q was expected", text)
 }
 

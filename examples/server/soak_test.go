@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-var soak = flag.Duration("soak", 0, "how long TestTheServerUnderLoad goes on; 0 is two seconds")
+var soak = flag.Duration("soak", 0, "how long TestTheServerUnderLoad goes on; 0 is two seconds, or more on a busy machine")
 
 // ledger is what the server was told of one customer, and took in.
 type ledger struct {
@@ -40,7 +40,7 @@ func (l *ledger) sure() (version int, pro, sure bool) {
 	return l.version, l.pro, !l.at.Before(l.changed)
 }
 
-// TestTheServerUnderLoad is two seconds of clients, faults, cancellations and webhooks
+// TestTheServerUnderLoad is some seconds of clients, faults, cancellations and webhooks
 // that come late, twice and in the wrong order; with -soak as long as it says. Whoever
 // is known is served right through all of it, and nobody else is.
 func TestTheServerUnderLoad(t *testing.T) {
@@ -132,16 +132,20 @@ func TestTheServerUnderLoad(t *testing.T) {
 
 	long := max(*soak, 2*time.Second)
 	end := time.Now().Add(long)
+	var judged, unsure, strangers, unavailable, faults, changes atomic.Int64
+	// On a busy machine two seconds may pass before anything was judged.
+	goesOn := func() bool {
+		return time.Now().Before(end) || (judged.Load() < 50 || strangers.Load() < 10) && time.Now().Before(end.Add(patience))
+	}
 	var work sync.WaitGroup
 	every := func(pause time.Duration, do func()) {
 		work.Go(func() {
-			for time.Now().Before(end) && !t.Failed() {
+			for goesOn() && !t.Failed() {
 				do()
 				time.Sleep(time.Duration(rand.Int64N(int64(2 * pause))))
 			}
 		})
 	}
-	var judged, unsure, strangers, unavailable, faults, changes atomic.Int64
 	ask := func(path string, headers ...string) int {
 		a, err := p.try("GET", path, headers...)
 		if err != nil {
@@ -181,6 +185,15 @@ func TestTheServerUnderLoad(t *testing.T) {
 		}
 	})
 	every(max(long/1000, 20*time.Millisecond), func() {
+		settled := 0
+		for _, user := range users {
+			if _, _, sure := books[user].sure(); sure {
+				settled++
+			}
+		}
+		if settled <= len(users)/2 {
+			return // the events of a busy machine are slow: some have to arrive, for something to be judged
+		}
 		changes.Add(1)
 		change(users[rand.IntN(len(users))])
 	})

@@ -1,4 +1,5 @@
-// Package chromium shows pages to tests, in a headless browser.
+// Package chromium shows pages to tests, in a headless browser. The tests of a package
+// share one process of it; each page has a profile of its own.
 package chromium
 
 import (
@@ -6,32 +7,80 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
-// Browser is a headless Chromium with one page. It takes commands of the DevTools
-// protocol by a pipe: JSON, with a NUL after each.
-type Browser struct {
-	t       testing.TB
-	to      *os.File
-	answers chan answer
-	session string
-	last    int
-	Errors  []string // what the console of the page shows as errors
+const (
+	// patience is enough for a machine that does much else.
+	patience = time.Minute
+	// A command that is asked again is not waited for as long.
+	commandPatience = 5 * time.Second
+	// starts is how often the browser is started before tests are skipped.
+	starts = 3
+)
+
+var (
+	errNoAnswer = errors.New("no answer")
+	errEnded    = errors.New("the browser has ended")
+)
+
+// Run is for TestMain: it runs the tests, and then ends the browser that they shared.
+func Run(m *testing.M) int {
+	code := m.Run()
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if one.process != nil {
+		one.process.end()
+	}
+	return code
 }
 
-// patience is enough for a machine that does much else.
-const patience = 20 * time.Second
+// one is the browser of the tests of a package.
+var one struct {
+	mu      sync.Mutex
+	process *process
+	skip    string // why there is none
+}
 
-// A command that is asked again is not waited for as long.
-const commandPatience = 5 * time.Second
+// running returns the browser, started if need be, or why there is none.
+func running() (p *process, skip string) {
+	one.mu.Lock()
+	defer one.mu.Unlock()
+	if one.process != nil {
+		select {
+		case <-one.process.ended:
+			one.process.end()
+			one.process = nil
+		default:
+		}
+	}
+	if one.process != nil || one.skip != "" {
+		return one.process, one.skip
+	}
+	path := find()
+	if path == "" || runtime.GOOS == "windows" {
+		one.skip = "this needs chromium, chromium-browser or google-chrome in PATH"
+		return nil, one.skip
+	}
+	var err error
+	for range starts {
+		if one.process, err = start(path); err == nil {
+			return one.process, ""
+		}
+	}
+	one.skip = fmt.Sprintf("%s does not start here: %v", path, err)
+	return nil, one.skip
+}
 
 func find() string {
 	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "google-chrome-stable"} {
@@ -42,130 +91,228 @@ func find() string {
 	return ""
 }
 
-// Open shows a page, until the end of the test, which is skipped where there is no
-// browser.
-func Open(t testing.TB, url string) *Browser {
-	t.Helper()
-	path := find()
-	if path == "" || runtime.GOOS == "windows" {
-		t.Skip("this needs chromium, chromium-browser or google-chrome in PATH")
-	}
-	b := &Browser{t: t}
-	theirs, to, err := os.Pipe()
-	b.must(err)
-	from, theirsToo, err := os.Pipe()
-	b.must(err)
-	cmd := exec.Command(path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-		"--disable-background-networking", "--disable-component-update", "--no-proxy-server", "--window-size=900,1000",
-		"--user-data-dir="+t.TempDir(), "--remote-debugging-pipe", "about:blank")
-	cmd.ExtraFiles = []*os.File{theirs, theirsToo} // 3 and 4
-	b.must(cmd.Start())
-	_, _ = theirs.Close(), theirsToo.Close()
-	timer := time.AfterFunc(2*time.Minute, func() { _ = cmd.Process.Kill() })
-	b.to, b.answers = to, make(chan answer, 10_000)
-	go b.listen(bufio.NewReader(from))
-	t.Cleanup(func() {
-		b.session = ""
-		_, _ = b.command("Browser.close", nil)
-		timer.Reset(commandPatience)
-		_ = cmd.Wait()
-		timer.Stop()
-		_, _ = to.Close(), from.Close()
-	})
-	target := b.Do("Target.createTarget", map[string]any{"url": url})["targetId"]
-	session := b.Do("Target.attachToTarget", map[string]any{"targetId": target, "flatten": true})["sessionId"]
-	b.session, _ = session.(string)
-	b.Do("Log.enable", nil)
-	return b
-}
+// process is a Chromium that takes commands of the DevTools protocol by a pipe: JSON, with
+// a NUL after each.
+type process struct {
+	cmd    *exec.Cmd
+	folder string
+	ended  chan struct{} // closed when it says no more
 
-// command sends a command and waits for its answer.
-func (b *Browser) command(method string, params map[string]any) (map[string]any, error) {
-	b.last++
-	message := map[string]any{"id": b.last, "method": method}
-	if params != nil {
-		message["params"] = params
-	}
-	if b.session != "" {
-		message["sessionId"] = b.session
-	}
-	text, err := json.Marshal(message)
-	if err != nil {
-		return nil, err
-	}
-	if _, err := b.to.Write(append(text, 0)); err != nil {
-		return nil, err
-	}
-	patient := time.NewTimer(commandPatience)
-	defer patient.Stop()
-	for {
-		select {
-		case a, ok := <-b.answers:
-			switch {
-			case !ok:
-				return nil, errors.New("the browser has ended")
-			case a.Method == "Log.entryAdded" && a.Params.Entry.Level == "error":
-				if strings.HasSuffix(a.Params.Entry.URL, "/favicon.ico") {
-					continue // plain text has no icon
-				}
-				b.Errors = append(b.Errors, a.Params.Entry.Text+" "+a.Params.Entry.URL)
-			case a.ID != b.last:
-			case a.Error != nil:
-				return nil, fmt.Errorf("%s: %s", method, a.Error.Message)
-			default:
-				return a.Result, nil
-			}
-		case <-patient.C:
-			// A page that is replaced takes commands with it, now and then.
-			return nil, fmt.Errorf("%s: %w", method, errNoAnswer)
-		}
-	}
+	mu      sync.Mutex
+	to      io.WriteCloser
+	last    int
+	waiting map[int]chan answer
+	pages   map[string]*Browser // by session
 }
-
-var errNoAnswer = errors.New("no answer")
 
 // answer is what the browser says: to a command, or by itself.
 type answer struct {
-	ID     int
-	Result map[string]any
-	Error  *struct{ Message string }
-	Method string
-	Params struct {
+	ID        int
+	SessionID string
+	Result    map[string]any
+	Error     *struct{ Message string }
+	Method    string
+	Params    struct {
 		Entry struct{ Level, Text, URL string }
 	}
 }
 
+func start(path string) (*process, error) {
+	folder, err := os.MkdirTemp("", "chromium-")
+	if err != nil {
+		return nil, err
+	}
+	theirs, to, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	from, theirsToo, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{folder: folder, to: to, ended: make(chan struct{}), waiting: map[int]chan answer{}, pages: map[string]*Browser{}}
+	p.cmd = exec.Command(path, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
+		"--disable-background-networking", "--disable-component-update", "--no-proxy-server", "--window-size=900,1000",
+		"--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows", "--disable-renderer-backgrounding",
+		"--user-data-dir="+folder, "--remote-debugging-pipe", "about:blank")
+	p.cmd.Env = os.Environ()
+	for _, name := range []string{"HOME", "TMPDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME"} {
+		p.cmd.Env = append(p.cmd.Env, name+"="+folder) // whatever it leaves goes with the folder
+	}
+	p.cmd.ExtraFiles = []*os.File{theirs, theirsToo} // 3 and 4
+	err = p.cmd.Start()
+	_, _ = theirs.Close(), theirsToo.Close()
+	if err != nil {
+		_, _, _ = to.Close(), from.Close(), os.RemoveAll(folder)
+		return nil, err
+	}
+	go p.listen(from)
+	for deadline := time.Now().Add(patience); ; {
+		_, err := p.command("", "Browser.getVersion", nil)
+		if err == nil {
+			return p, nil
+		}
+		if !errors.Is(err, errNoAnswer) || time.Now().After(deadline) {
+			p.end()
+			return nil, err
+		}
+	}
+}
+
+// end ends the browser, and removes what it has stored.
+func (p *process) end() {
+	_, _ = p.command("", "Browser.close", nil)
+	p.mu.Lock()
+	_ = p.to.Close()
+	p.mu.Unlock()
+	late := time.AfterFunc(commandPatience, func() { _ = p.cmd.Process.Kill() })
+	_ = p.cmd.Wait()
+	late.Stop()
+	for range 50 { // processes of its own may still write
+		if os.RemoveAll(p.folder) == nil {
+			return
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
 // listen reads all that the browser says, until it ends.
-func (b *Browser) listen(from *bufio.Reader) {
-	defer close(b.answers)
-	for {
-		text, err := from.ReadBytes(0)
+func (p *process) listen(from io.ReadCloser) {
+	defer close(p.ended)
+	defer from.Close()
+	for lines := bufio.NewReader(from); ; {
+		text, err := lines.ReadBytes(0)
 		if err != nil {
 			return
 		}
 		var a answer
-		if err := json.Unmarshal(text[:len(text)-1], &a); err != nil {
+		if json.Unmarshal(text[:len(text)-1], &a) != nil {
 			return
 		}
-		b.answers <- a
+		p.mu.Lock()
+		switch page := p.pages[a.SessionID]; {
+		case a.ID != 0:
+			if c := p.waiting[a.ID]; c != nil {
+				c <- a // there is room for it
+				delete(p.waiting, a.ID)
+			}
+		case page != nil && a.Method == "Log.entryAdded" && a.Params.Entry.Level == "error":
+			if !strings.HasSuffix(a.Params.Entry.URL, "/favicon.ico") { // plain text has no icon
+				page.found = append(page.found, a.Params.Entry.Text+" "+a.Params.Entry.URL)
+			}
+		}
+		p.mu.Unlock()
 	}
 }
 
-// Do gives a command of the DevTools protocol, and its answer.
+// command sends a command and waits for its answer.
+func (p *process) command(session, method string, params map[string]any) (map[string]any, error) {
+	message := map[string]any{"method": method}
+	if params != nil {
+		message["params"] = params
+	}
+	if session != "" {
+		message["sessionId"] = session
+	}
+	done := make(chan answer, 1)
+	p.mu.Lock()
+	p.last++
+	id := p.last
+	message["id"] = id
+	p.waiting[id] = done
+	text, err := json.Marshal(message)
+	if err == nil {
+		_, err = p.to.Write(append(text, 0))
+	}
+	p.mu.Unlock()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", method, errEnded, err)
+	}
+	patient := time.NewTimer(commandPatience)
+	defer patient.Stop()
+	select {
+	case a := <-done:
+		if a.Error != nil {
+			return nil, fmt.Errorf("%s: %s", method, a.Error.Message)
+		}
+		return a.Result, nil
+	case <-p.ended:
+		return nil, fmt.Errorf("%s: %w", method, errEnded)
+	case <-patient.C:
+		// A page that is replaced takes commands with it, now and then.
+		p.mu.Lock()
+		delete(p.waiting, id)
+		p.mu.Unlock()
+		return nil, fmt.Errorf("%s: %w", method, errNoAnswer)
+	}
+}
+
+// Browser is a window with one page.
+type Browser struct {
+	t       testing.TB
+	process *process
+	session string
+	found   []string // errors, until they are looked at; the process guards them
+	Errors  []string // what the console of the page shows as errors
+}
+
+// Open shows a page, until the end of the test, which is skipped where there is no
+// browser.
+func Open(t testing.TB, url string) *Browser {
+	t.Helper()
+	p, skip := running()
+	if skip != "" {
+		t.Skip(skip)
+	}
+	b := &Browser{t: t, process: p}
+	profile := b.Do("Target.createBrowserContext", nil)["browserContextId"]
+	t.Cleanup(func() {
+		_, _ = p.command("", "Target.disposeBrowserContext", map[string]any{"browserContextId": profile})
+	})
+	target := b.Do("Target.createTarget", map[string]any{"url": "about:blank", "browserContextId": profile, "newWindow": true})["targetId"]
+	session, _ := b.Do("Target.attachToTarget", map[string]any{"targetId": target, "flatten": true})["sessionId"].(string)
+	b.session = session
+	p.mu.Lock()
+	p.pages[session] = b
+	p.mu.Unlock()
+	b.Do("Log.enable", nil)
+	b.Do("Emulation.setFocusEmulationEnabled", map[string]any{"enabled": true}) // other windows may have it
+	b.Do("Page.navigate", map[string]any{"url": url})
+	return b
+}
+
+// command sends a command to the page, and takes note of errors on it.
+func (b *Browser) command(method string, params map[string]any) (map[string]any, error) {
+	b.t.Helper()
+	result, err := b.process.command(b.session, method, params)
+	b.process.mu.Lock()
+	b.Errors, b.found = append(b.Errors, b.found...), nil
+	b.process.mu.Unlock()
+	if errors.Is(err, errEnded) {
+		b.t.Skip(err) // which says nothing of the page
+	}
+	return result, err
+}
+
+// Do gives a command of the DevTools protocol, and its answer. What the browser does not
+// answer in the middle of other work is asked again.
 func (b *Browser) Do(method string, params map[string]any) map[string]any {
 	b.t.Helper()
-	result, err := b.command(method, params)
-	for range 2 {
-		if errors.Is(err, errNoAnswer) {
-			result, err = b.command(method, params)
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		result, err := b.command(method, params)
+		if err == nil {
+			return result
+		}
+		notNow := errors.Is(err, errNoAnswer) || strings.Contains(err.Error(), "ot attached") || strings.Contains(err.Error(), "navigat")
+		if !notNow || time.Now().After(deadline) {
+			b.t.Fatal(err)
 		}
 	}
-	b.must(err)
-	return result
 }
 
 // Value is what an expression comes to in the page; nil while it is loaded.
 func (b *Browser) Value(expression string) any {
+	b.t.Helper()
 	result, err := b.command("Runtime.evaluate", map[string]any{"expression": expression, "returnByValue": true})
 	if err != nil {
 		return nil
@@ -178,7 +325,7 @@ func (b *Browser) Value(expression string) any {
 func (b *Browser) Sees(want any, expression string) {
 	b.t.Helper()
 	var got any
-	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 		if got = b.Value(expression); got == want {
 			return
 		}
@@ -198,17 +345,18 @@ func (b *Browser) Click(selector string) {
 	b.Sees(true, fmt.Sprintf("(e => { e?.click(); return !!e })(document.querySelector(%q))", selector))
 }
 
-// Picture keeps a screenshot among the artifacts of the test: go test -artifacts.
+// Picture keeps a screenshot among the artifacts of the test, if there are to be any: go
+// test -artifacts.
 func (b *Browser) Picture(name string) {
 	b.t.Helper()
+	if f := flag.Lookup("test.artifacts"); f == nil || f.Value.String() != "true" {
+		return
+	}
 	data, _ := b.Do("Page.captureScreenshot", map[string]any{"captureBeyondViewport": true})["data"].(string)
 	image, err := base64.StdEncoding.DecodeString(data)
-	b.must(err)
-	b.must(os.WriteFile(filepath.Join(b.t.ArtifactDir(), name+".png"), image, 0o600))
-}
-
-func (b *Browser) must(err error) {
-	b.t.Helper()
+	if err == nil {
+		err = os.WriteFile(filepath.Join(b.t.ArtifactDir(), name+".png"), image, 0o600)
+	}
 	if err != nil {
 		b.t.Fatal(err)
 	}
