@@ -1,11 +1,11 @@
-// Package polargate gates what is sold through Polar (polar.sh): an installed
-// program by its license key, and a server's routes by what the customer has
-// bought.
+// Package polargate adds license checks and paid-feature gating to Go programs sold
+// through Polar (polar.sh): to desktop and command-line programs by their license key,
+// and to the routes of a server by what the customer has bought.
 //
-// # Installed programs
+// # Desktop and command-line programs
 //
-// A [Gate] answers one question: may the program run here and now, and with which
-// features?
+// A [Gate] answers one question: may the program run on this computer now, and with
+// which features?
 //
 //	gate, err := polargate.Open(polargate.Config{
 //		OrganizationID: "…", App: "inkwell", Version: "1.4.2",
@@ -13,50 +13,27 @@
 //	})
 //	status, err := gate.Check(ctx) // err is nil exactly when the program may run
 //
-// When there is no license yet, err is [ErrNoLicense] and status.Message says
-// so to the user; [Gate.Activate] takes the key that the user pastes.
-// [Gate.Has] tells, on the hot path, whether a feature is unlocked,
-// [Gate.Consume] counts usage, and [Gate.Deactivate] gives the seat back. A
-// program that runs for hours or days starts [Gate.Run] beside it, which keeps
-// the license fresh:
+// Without a license, err is [ErrNoLicense] and status.Message tells the user what to do.
+// [Gate.Activate] takes the key that the user pastes. [Gate.Has] reports whether a
+// feature is unlocked, [Gate.Consume] counts usage, and [Gate.Deactivate] deactivates
+// this computer. A program that runs for hours starts [Gate.Run], which keeps the license
+// verified:
 //
 //	go gate.Run(ctx)
 //
-// A license of another computer, as on a disk that moved or in a copy of an image,
-// is [ErrOtherMachine]. [Gate.Move] takes it here; nothing moves by itself.
+// If the stored license belongs to another computer, as after a disk was moved or an
+// image copied, err is [ErrOtherMachine]. [Gate.Move] moves the license here; nothing
+// moves by itself.
 //
-// [Gate.Import] goes on with an activation that an earlier version of the program
-// made by other means, Config.Ephemeral is for build jobs and containers (with
-// Config.WaitForTurn where many are behind one address), and
-// [Gate.Diagnose] makes a report that a user can paste into a support mail.
-//
-// # What a Gate does
-//
-//   - It takes one seat for an installation, however often Activate is called
-//     and from however many goroutines or processes. What it is about to do is
-//     stored before it is done. Nothing that runs unasked takes or releases one.
-//   - It asks Polar when the last answer is older than Config.FreshFor, and for
-//     no longer than Config.CheckTimeout. In between it answers from memory or
-//     from disk, in the next run of the program as well.
-//   - When Polar cannot be reached, the last granted answer counts for
-//     Config.GracePeriod, but never past the key's own expiry, and a clock that
-//     is set back buys no time.
-//   - Only an answer in Polar's own shape is a verdict. The login page of a
-//     Wi-Fi, a proxy's error page, a broken or empty answer, a rate limit: none
-//     of them unlocks or locks anything.
-//   - A refusal is never final: the next granted answer restores the license,
-//     with expiry and benefit as they are then.
-//   - All programs of a user that embed this package together keep to Polar's
-//     limit of three requests a second for programs without an access token, and
-//     to the pauses that Polar asks for, through a few small files in the user's
-//     cache folder.
-//   - License keys, tokens and e-mail addresses have types that print masked.
-//     Errors and logs do not carry them.
+// [Gate.Import] adopts an activation that an earlier version of your program made in
+// another way. Config.Ephemeral is for build jobs and containers; add Config.WaitForTurn
+// if many of them share one address. [Gate.Diagnose] writes a report that a user can
+// paste into an email to support.
 //
 // # Servers
 //
-// [Customers] answers what a customer may use. It needs an organization access
-// token, which never leaves the server:
+// [Customers] answers what a customer may use. It needs an organization access token,
+// which never leaves the server:
 //
 //	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
 //		AccessToken: os.Getenv("POLAR_ACCESS_TOKEN"),
@@ -66,49 +43,79 @@
 //	mux.Handle("GET /export", export(handler))
 //	mux.Handle("POST /webhooks/polar", customers.WebhookHandler(secret))
 //
-// [Customers.Middleware] lets those through who meet its [Requirement]s, and puts
-// their [Entitlements] into the request's context, where [FromContext] finds them.
-// [Customers.LicenseMiddleware] does so for license keys in a header, and
-// [Customers.Route] has all that can be said of a route, for instance what it
-// spends of a meter. [Customers.Decide] and [Customers.Entitlements] are for what
-// does not speak HTTP. [Customers.Await] is for the page that a customer comes back to
-// from the checkout: it waits until Polar has granted what was bought.
+// [Customers.Middleware] lets a request through if its customer meets every
+// [Requirement]. The handler finds the customer's [Entitlements] in the request's context
+// with [FromContext]. [Customers.LicenseMiddleware] does the same for a license key in a
+// header. [Customers.Route] has all options of a route, such as the units of a meter that
+// a request costs, or a resolver that can fail. [Customers.Decide] and
+// [Customers.Entitlements] are for servers that don't speak HTTP. [Customers.Await] is
+// for the page that customers come back to from the checkout: it waits until Polar has
+// granted what they bought.
 //
-// Answers come from a cache: at once while they are fresh, at once and with a new
-// one fetched behind while they are stale, and for days while Polar cannot be
-// reached. [Customers.WebhookHandler] brings changes into it as they happen. A benefit
-// that comes with a license key counts only while the key does, which Polar's customer
-// state does not tell: the key is looked up, and its expiry known in advance.
-// Customers whom nobody can say anything of are answered 503, and not told to pay.
-// A refusal is JSON for programs and a small page for people; a browser is sent to the
-// upgrade page. docs/operations.md has sizing, webhooks, replicas, the order of middleware
-// and what to watch.
+// docs/operations.md covers sizing, webhooks, replicas, the order of middleware, and what
+// to watch.
 //
-// # What it cannot do
+// # Low-level client
 //
-// A program that runs on its user's machine can be patched, and so can the time
-// and the network it sees. The sealed state keeps an editor from making a
-// license, and another machine from using a copied one offline. It does not
-// stop somebody who takes the program apart. docs/threat-model.md has it at length,
-// with the test that shows each.
+// A [Client] calls the three license key endpoints and stores nothing. Package polartest
+// has a Polar that runs inside a test.
+//
+// # What a Gate guarantees
+//
+//   - One computer uses one activation, however often Activate is called and from
+//     however many goroutines or processes. Intent is persisted before each request.
+//     Nothing that runs in the background takes or gives up an activation.
+//   - Polar is asked when the last answer is older than Config.FreshFor, for at most
+//     Config.CheckTimeout. In between, answers come from memory, or from disk after a
+//     restart.
+//   - If Polar can't be reached, the last granted answer counts for
+//     Config.GracePeriod, but never past the key's own expiry. Setting the clock back
+//     gains no time.
+//   - Only an answer in Polar's own shape is a verdict. Wi-Fi login pages, error pages
+//     of proxies, broken answers and rate limits neither unlock nor lock anything.
+//   - No refusal is final: the next granted answer restores the license, with the expiry
+//     and benefit that it has then.
+//   - All programs of a user that embed this package keep together within Polar's limit
+//     of three requests a second without an access token, and wait out the pauses that
+//     Polar asks for. They coordinate through a few small files in the user's cache
+//     folder.
+//   - License keys, tokens and e-mail addresses have types that print masked. Errors and
+//     logs don't contain them.
+//
+// # What Customers guarantees
+//
+//   - While an answer is fresh, requests are decided from memory. While it is stale, they
+//     are decided from memory and a new answer is fetched in the background. During an
+//     outage of Polar, the last answer counts for CustomersConfig.GracePeriod.
+//   - [Customers.WebhookHandler] applies changes as they happen. Events may come late,
+//     twice or out of order.
+//   - A benefit that comes with a license key counts only while the key does. Polar's
+//     customer state doesn't say so; the key is looked up, and its expiry is known in
+//     advance.
+//   - If Polar can't be reached and nothing is cached, the answer is 503, never 402: nobody
+//     is told to pay because something failed.
+//   - A refusal is JSON for programs, a small page for people, and a redirect to the
+//     upgrade page for browsers.
+//
+// # What it can't do
+//
+// A program on its user's computer can be patched, and so can the time and the network
+// that it sees. The sealed state can't be edited by hand, and a copy of it doesn't work
+// offline on another computer. That doesn't stop a person who takes the program apart.
+// docs/threat-model.md has the details, with the test behind each.
 //
 // # Errors
 //
-// Every error that concerns a license is an [*Error], and errors.Is tells its
-// [Reason]: denials such as [ErrExpired], which Polar said, and others such as
-// [ErrUnreachable], which prove nothing. An [*InputError] is a value that cannot
-// be right, an [*StoreError] a state that cannot be read or written; errors.Is tells
-// [ErrNoPermission] and [ErrBusy] among those. Their texts
-// say what to do next, to a developer; [Message] says it to a person.
-//
-// # Without either
-//
-// A [Client] speaks to the three license key endpoints and keeps nothing. Package
-// polartest has a Polar that runs inside a test.
+// Every error about a license is an [*Error], and errors.Is finds its [Reason]: denials
+// such as [ErrExpired], which Polar decided, and others such as [ErrUnreachable], which
+// prove nothing about the license. An [*InputError] is a value that can't be right. A
+// [*StoreError] is a state that can't be read or written; errors.Is finds
+// [ErrNoPermission] and [ErrBusy] in it. The text of an error tells a developer what to
+// do next; [Message] tells a person.
 //
 // # Compatibility
 //
-// The package follows semantic versioning; before 1.0, a minor version may
-// change names. A state written by any version stays readable by later ones:
-// testdata/state has one of each.
+// The package follows semantic versioning. Before 1.0, a minor version may change names.
+// Later versions read the state that any version has stored: testdata/state has one of
+// each.
 package polargate
