@@ -42,25 +42,25 @@ var matrixFaults = []matrixFault{
 	{name: "no network", by: `SetOffline(true)`, strike: func(s *stage) { s.polar.SetOffline(true) }},
 	{name: "a Wi-Fi login page", by: `LoginPage(200)`, effect: polartest.LoginPage(200)},
 	{name: "a redirect to a login page", by: `LoginPage(302)`, effect: polartest.LoginPage(302)},
-	{name: "the same, which keeps the method", by: `LoginPage(307)`, effect: polartest.LoginPage(307)},
-	{name: "a login page that says so", by: `LoginPage(511)`, effect: polartest.LoginPage(511)},
+	{name: "a redirect that keeps the method", by: `LoginPage(307)`, effect: polartest.LoginPage(307)},
+	{name: "a login page with status 511", by: `LoginPage(511)`, effect: polartest.LoginPage(511)},
 	{name: "a firewall's 403 page", by: `ProxyPage(403)`, effect: polartest.ProxyPage(403)},
 	{name: "a proxy's 404 page", by: `ProxyPage(404)`, effect: polartest.ProxyPage(404)},
-	{name: "a proxy that wants a password", by: `ProxyPage(407)`, effect: polartest.ProxyPage(407)},
+	{name: "a proxy that asks for a password", by: `ProxyPage(407)`, effect: polartest.ProxyPage(407)},
 	{name: "a gateway's 502 page", by: `ProxyPage(502)`, effect: polartest.ProxyPage(502)},
-	{name: "a path that is gone", by: `RouterNotFound()`, effect: polartest.RouterNotFound()},
+	{name: "a path that no longer exists", by: `RouterNotFound()`, effect: polartest.RouterNotFound()},
 	{name: "429 for half a minute", by: `RateLimited("30")`, effect: polartest.RateLimited("30")},
-	{name: "429 that says nothing more", by: `RateLimited("")`, effect: polartest.RateLimited("")},
+	{name: "429 without Retry-After", by: `RateLimited("")`, effect: polartest.RateLimited("")},
 	{name: "429 for a day", by: `RateLimited("86400")`, effect: polartest.RateLimited("86400")},
-	{name: "Polar's rate limit was reached", by: "more requests than Polar takes", strike: (*stage).reachTheLimit},
-	{name: "a pause that is known of", by: "a 429 that another request met", strike: (*stage).meetAPause},
+	{name: "Polar's rate limit is reached", by: "more requests than Polar accepts", strike: (*stage).reachTheLimit},
+	{name: "a pause that is already known", by: "a 429 to another request", strike: (*stage).meetAPause},
 	{name: "Polar fails", by: `ServerError(500)`, effect: polartest.ServerError(500)},
 	{name: "Polar is overloaded", by: `ServerError(503)`, effect: polartest.ServerError(503)},
 	{name: "Polar fails once", by: `ServerError(500)`, effect: polartest.ServerError(500), times: 1},
-	{name: "silence", by: `Hang()`, effect: polartest.Hang()},
-	{name: "silence, once", by: `Hang()`, effect: polartest.Hang(), times: 1},
-	{name: "a slow line", by: `SlowDrip(time.Millisecond)`, effect: polartest.SlowDrip(time.Millisecond)},
-	{name: "a line that drips", by: `SlowDrip(time.Second)`, effect: polartest.SlowDrip(time.Second)},
+	{name: "no answer", by: `Hang()`, effect: polartest.Hang()},
+	{name: "no answer, once", by: `Hang()`, effect: polartest.Hang(), times: 1},
+	{name: "a slow connection", by: `SlowDrip(time.Millisecond)`, effect: polartest.SlowDrip(time.Millisecond)},
+	{name: "one byte per second", by: `SlowDrip(time.Second)`, effect: polartest.SlowDrip(time.Second)},
 	{name: "an answer after 2 seconds", by: `Delay(2 * time.Second)`, effect: polartest.Delay(2 * time.Second)},
 	{name: "an answer after a minute", by: `Delay(time.Minute)`, effect: polartest.Delay(time.Minute)},
 	{name: "connections are reset", by: `Reset()`, effect: polartest.Reset()},
@@ -69,19 +69,19 @@ var matrixFaults = []matrixFault{
 	{name: "answers are lost", by: `AnswerLost()`, effect: polartest.AnswerLost()},
 	{name: "an answer is lost once", by: `AnswerLost()`, effect: polartest.AnswerLost(), times: 1},
 	{name: "half an answer", by: `Truncated()`, effect: polartest.Truncated()},
-	{name: "bytes that are no JSON", by: `Garbage()`, effect: polartest.Garbage()},
+	{name: "not JSON", by: `Garbage()`, effect: polartest.Garbage()},
 	{name: "32 MiB", by: `Huge()`, effect: polartest.Huge()},
 	{name: "200 with `{}`", by: "Body(200, …)", effect: polartest.Body(200, applicationJSON, `{}`)},
-	{name: "Polar takes it for malformed", by: "Body(422, …)", effect: polartest.Body(422, applicationJSON,
+	{name: "Polar calls the request malformed", by: "Body(422, …)", effect: polartest.Body(422, applicationJSON,
 		`{"error":"RequestValidationError","detail":[{"loc":["body","key"],"msg":"Field required","type":"missing"}]}`)},
-	{name: "Polar refuses the token", by: "Body(401, …)", effect: polartest.Body(401, applicationJSON,
+	{name: "Polar rejects the token", by: "Body(401, …)", effect: polartest.Body(401, applicationJSON,
 		`{"error":"invalid_token","error_description":"The access token provided is expired."}`)},
 	{name: "the token lacks a scope", by: "Body(403, …)", effect: polartest.Body(403, applicationJSON,
 		`{"error":"insufficient_scope","error_description":"The request requires higher privileges."}`)},
 	{name: "Polar's own “Not found”", by: "Body(404, …)", effect: polartest.Body(404, applicationJSON,
 		`{"error":"ResourceNotFound","detail":"Not found"}`)},
 	{name: "the answer of another organization", by: "Rewrite(…)", effect: polartest.Rewrite(ofAnotherOrganization)},
-	{name: "an answer with HTML behind it", by: "Rewrite(…)", effect: polartest.Rewrite(withHTMLBehind)},
+	{name: "an answer followed by HTML", by: "Rewrite(…)", effect: polartest.Rewrite(withHTMLBehind)},
 }
 
 const noFault = "no fault"
@@ -299,7 +299,7 @@ type matrixOperation struct {
 }
 
 const (
-	seatsTaken  = "Seats"
+	seatsTaken  = "Activations"
 	usesCounted = "Uses"
 )
 
@@ -307,7 +307,7 @@ func countSeats(s *stage) int { return s.world.Seats() }
 func countUses(s *stage) int  { return int(s.world.Now().Usage) }
 
 var matrixOperations = []matrixOperation{
-	{name: "Open", about: "A license that was checked 25 hours ago is stored, and so is stale. Open does not ask Polar.",
+	{name: "Open", about: "The stored license was verified 25 hours ago, so it is stale. Open does not ask Polar.",
 		prepare: func(s *stage) act {
 			require.NoError(s.t, s.licensed(25*time.Hour).Close())
 			return func() (string, error) {
@@ -317,33 +317,33 @@ var matrixOperations = []matrixOperation{
 				return inWords(gate.Status()), nil
 			}
 		}},
-	{name: "Check, with nothing stored", about: "There is nothing to ask about.",
+	{name: "Check, with nothing stored", about: "There is nothing to verify.",
 		prepare: func(s *stage) act { return checking(s, s.gates().Open()) }},
-	{name: "Check, with a fresh license", about: "Polar was asked an hour ago, by an earlier run of the program.",
+	{name: "Check, with a fresh license", about: "An earlier run of the program verified the license an hour ago.",
 		prepare: func(s *stage) act { return checking(s, s.licensed(time.Hour)) }},
 	{name: "Check, with a license past half its freshness",
-		about:   "Polar was asked 13 hours ago. Check answers from the store, and Polar is asked behind the caller's back.",
+		about:   "The license was verified 13 hours ago. Check answers from the store and asks Polar in the background.",
 		prepare: func(s *stage) act { return checking(s, s.licensed(13*time.Hour)) }},
-	{name: "Check, with a stale license", about: "Polar was asked 25 hours ago.",
+	{name: "Check, with a stale license", about: "The license was verified 25 hours ago.",
 		prepare: func(s *stage) act { return checking(s, s.licensed(25*time.Hour)) }},
 	{name: "Check, with a license whose grace is over",
-		about:   "Polar was asked 15 days ago. Only Polar can let the program run now.",
+		about:   "The license was verified 15 days ago. Only Polar can let the program run now.",
 		prepare: func(s *stage) act { return checking(s, s.licensed(15*kit.Day)) }},
-	{name: "Refresh", about: "Polar was asked an hour ago.",
+	{name: "Refresh", about: "The license was verified an hour ago.",
 		prepare: func(s *stage) act {
 			gate := s.licensed(time.Hour)
 			return ofGate(gate, func() error { _, err := gate.Refresh(s.t.Context()); return err })
 		}},
-	{name: "Activate", about: "Nothing is stored, and the key has three seats.", counted: seatsTaken, count: countSeats,
+	{name: "Activate", about: "Nothing is stored, and the key allows three activations.", counted: seatsTaken, count: countSeats,
 		prepare: func(s *stage) act {
 			w := s.gates()
 			return activating(s, w.Open(), w.Key.Key)
 		}},
-	{name: "Activate, with the key that is active here", about: "The seat that is held is gone on with.",
+	{name: "Activate, with the key in use", about: "The activation is used again.",
 		counted: seatsTaken, count: countSeats,
 		prepare: func(s *stage) act { return activating(s, s.licensed(time.Hour), s.world.Key.Key) }},
-	{name: "Activate, with another key than the one that is active here",
-		about:   "The license that is held must outlive any failure. The seats are those of both keys.",
+	{name: "Activate, with a key other than the one in use",
+		about:   "The license in use must survive any failure. Activations are those of both keys.",
 		counted: seatsTaken,
 		count: func(s *stage) int {
 			return s.world.Seats() + s.polar.Seats(newKey)
@@ -353,7 +353,7 @@ var matrixOperations = []matrixOperation{
 			s.polar.AddKey(polartest.LicenseKey{Key: newKey, BenefitID: s.world.Key.BenefitID, LimitActivations: polartest.Limit(3)})
 			return activating(s, gate, newKey)
 		}},
-	{name: "Deactivate", about: "Access ends here at once. The seat is given back when Polar can be reached.",
+	{name: "Deactivate", about: "Access ends here at once. The activation ends when Polar can be reached.",
 		counted: seatsTaken, count: countSeats,
 		prepare: func(s *stage) act {
 			gate := s.licensed(time.Hour)
@@ -365,13 +365,13 @@ var matrixOperations = []matrixOperation{
 			return ofGate(gate, func() error { _, err := gate.Consume(s.t.Context(), 1); return err })
 		}},
 	{name: "Middleware, for a customer who is known and stale",
-		about:   "Polar was asked 10 minutes ago. The answer comes from the cache, and Polar is asked behind it.",
+		about:   "Polar was asked 10 minutes ago. The answer comes from the cache, and Polar is asked in the background.",
 		prepare: func(s *stage) act { return s.server(10 * time.Minute).asCustomer(kit.Paying) }},
 	{name: "Middleware, for a customer who was last seen 2 hours ago",
-		about:   "Polar is asked first. When nobody can say, the last answer counts.",
+		about:   "Polar is asked first. If Polar can't be reached, the last answer counts.",
 		prepare: func(s *stage) act { return s.server(2 * time.Hour).asCustomer(kit.Paying) }},
 	{name: "Middleware, for the same customer 10 seconds later",
-		about: "The second request while the fault lasts. The wait is that of this one, and the requests are those of both.",
+		about: "The second request while the fault lasts. The wait is that of this request, and the requests are those of both.",
 		prepare: func(s *stage) act {
 			ask := s.server(2 * time.Hour).asCustomer(kit.Paying)
 			return func() (string, error) {
@@ -389,9 +389,9 @@ var matrixOperations = []matrixOperation{
 		prepare: func(s *stage) act { return s.server(2 * time.Hour).withKey(knownKey) }},
 	{name: "LicenseMiddleware, for a key that was never seen", about: "As for a customer.",
 		prepare: func(s *stage) act { return s.server(10 * time.Minute).withKey(newKey) }},
-	{name: "WebhookHandler, which is told of a purchase",
-		about: "The customer was refused a minute ago, and buys. The verdict is what Polar's delivery was answered, " +
-			"and what the customer's next request then is.",
+	{name: "WebhookHandler, with a purchase",
+		about: "The customer was refused a minute ago, then buys. The verdict is the answer to Polar's delivery, " +
+			"then the answer to the customer's next request.",
 		prepare: func(s *stage) act {
 			s.server(time.Minute)
 			var answered atomic.Int64

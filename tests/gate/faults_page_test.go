@@ -94,39 +94,39 @@ const faultsIntroduction = `<!-- Written by: ` + faultsCommand + ` -->
 
 # What happens when something is wrong
 
-Each thing that can be wrong between a program and Polar, and what each operation of this
-library then comes to. The page is written by a test that plays all of it against the
-embedded Polar, and that fails when anything changes. Nobody edits it by hand; this
-writes it anew:
+What can go wrong between a program and Polar, and the outcome of each operation then. A
+test plays all of it on the embedded Polar, writes this page, and fails if anything changes.
+Don't edit the page by hand. Write it again with
 
     ` + faultsCommand + `
 
 How to read it:
 
-- There is a table for each operation. Its first row is the operation without a fault.
-  **With a fault that has no row there, it goes as in the first one.**
-- A fault is there before the operation begins and lasts until after it, except for those
-  that strike once.
-- *Verdict* is the state of the license when the call returns, with the reason if it is in
-  grace; of a server it is the HTTP status. *Error* is the Reason of the error, and of a
-  server that of the refusal; – is none.
-- *Requests* are all that were sent to Polar, or that were tried to be: also those behind
-  the caller's back, and those to give a seat back.
-- *Longest wait* is how long the caller was kept, who set no deadline of its own. The
-  pauses between tries are random, so that it is rounded up, to the next of
-  %s. A few milliseconds are –.
-- *Seats* and *Uses* are how many are taken or counted at Polar after the operation.
-  *Later* is the same when the fault was over, and the operation was done again a quarter
-  of an hour later. A seat too many then is one whose answer was lost: Polar cannot be
-  asked about it.
-- When a fault is over, each operation goes as without one. That is tried for each row.
+- Each operation has a table. Its first row is the operation without a fault. **A fault
+  that has no row has the outcome of the first row.**
+- A fault exists before the operation starts and lasts until after it, except for faults
+  that happen once.
+- *Verdict* is the state of the license when the call returns, with the reason if it is
+  grace. For a server, it is the HTTP status. *Error* is the Reason of the error, or of a
+  server's refusal; – is none.
+- *Requests* are all requests sent to Polar, or attempted: also those in the background,
+  and those that deactivate.
+- *Longest wait* is how long the caller waited without a deadline of its own. The pauses
+  between attempts are random, so it is rounded up to the next of %s. A few milliseconds
+  are –.
+- *Activations* and *Uses* are what Polar counts after the operation. *Later* is the same
+  after the fault is over and the operation was repeated a quarter of an hour later. One
+  activation too many then is one whose answer was lost: there is no way to ask Polar
+  about it.
+- When a fault is over, each operation has the outcome of its first row. Each row is
+  tested for this.
 
-All settings are the defaults, with a CheckTimeout of 5 seconds and a Timeout of 5 seconds
-for a server.
+All settings are the defaults, with a CheckTimeout of 5 seconds, and a Timeout of 5 seconds
+for servers.
 
 ## The faults
 
-| Fault | How the test makes it, by package polartest |
+| Fault | How the test causes it, with package polartest |
 |---|---|
 `
 
@@ -269,22 +269,22 @@ func TestThePageOfFaultsIsReadAsItWasWritten(t *testing.T) {
 
 func TestACellThatIsAnotherThanOnThePageOfFaultsIsNamed(t *testing.T) {
 	t.Parallel()
-	const silent = "silence"
+	const silent = "no answer"
 	for name, test := range map[string]struct {
 		operation string
 		change    func(*cell)
 		want      string
 	}{
-		"locked":         {"Consume", func(c *cell) { c.verdict = "locked" }, "access is refused (locked) where it was given (grace: unreachable)"},
-		"refused":        {"Consume", func(c *cell) { c.verdict = "503" }, "access is refused (503) where it was given"},
-		"another error":  {"Consume", func(c *cell) { c.err = "in_doubt" }, "the error is in_doubt and was –"},
-		"more requests":  {"Consume", func(c *cell) { c.requests++ }, "requests and took"},
-		"a longer wait":  {"Consume", func(c *cell) { c.wait = time.Hour }, "it waits for 3600 s and waited for 8 s"},
-		"a lost seat":    {"Activate", func(c *cell) { c.later++ }, "seats later and were"},
-		"one seat more":  {"Activate", func(c *cell) { c.counted++ }, "seats and were"},
-		"fewer requests": {"Activate", func(c *cell) { c.requests-- }, "if that is meant, run " + faultsCommand},
-		"a shorter wait": {"Activate", func(c *cell) { c.wait = 0 }, "if that is meant, run " + faultsCommand},
-		"another grace":  {"Activate", func(c *cell) { c.verdict = "grace: rate_limited" }, "if that is meant, run " + faultsCommand},
+		"locked":              {"Consume", func(c *cell) { c.verdict = "locked" }, "access is refused (locked) where it was given (grace: unreachable)"},
+		"refused":             {"Consume", func(c *cell) { c.verdict = "503" }, "access is refused (503) where it was given"},
+		"another error":       {"Consume", func(c *cell) { c.err = "in_doubt" }, "the error is in_doubt and was –"},
+		"more requests":       {"Consume", func(c *cell) { c.requests++ }, "requests and took"},
+		"a longer wait":       {"Consume", func(c *cell) { c.wait = time.Hour }, "it waits for 3600 s and waited for 8 s"},
+		"a lost activation":   {"Activate", func(c *cell) { c.later++ }, "activations later and were"},
+		"one activation more": {"Activate", func(c *cell) { c.counted++ }, "activations and were"},
+		"fewer requests":      {"Activate", func(c *cell) { c.requests-- }, "if that is meant, run " + faultsCommand},
+		"a shorter wait":      {"Activate", func(c *cell) { c.wait = 0 }, "if that is meant, run " + faultsCommand},
+		"another grace":       {"Activate", func(c *cell) { c.verdict = "grace: rate_limited" }, "if that is meant, run " + faultsCommand},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -297,7 +297,7 @@ func TestACellThatIsAnotherThanOnThePageOfFaultsIsNamed(t *testing.T) {
 			now.set(test.operation, silent, c)
 			changes := compareMatrices(page, now)
 			require.Len(t, changes, 1)
-			assert.Contains(t, changes[0], test.operation+`, with "silence": `)
+			assert.Contains(t, changes[0], test.operation+`, with "no answer": `)
 			assert.Contains(t, changes[0], test.want)
 		})
 	}

@@ -22,15 +22,14 @@ func table(by map[string][]string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# Mutants
 
-A test that nothing can fail shows nothing. Here each rule of the design is broken on
-purpose, one at a time, in %d ways, and the tests named beside it notice. This page is
-written by
+A test that can't fail shows nothing. Here each rule of the design is broken on purpose, one
+at a time, in %d ways, and the tests named beside it notice. Write this page again with
 
     go run ./tests/mutants -write
 
-which takes a while, and so is run by hand and not by CI. What CI does run is a short
-test that each mutant still fits the code and compiles. Who changes a rule changes
-its mutants in [tests/mutants](../tests/mutants).
+That takes a while, so it is run by hand, not by CI. CI checks that each mutant still fits the
+code and compiles. If you change a rule, change its mutants in
+[tests/mutants](../tests/mutants).
 `, len(all()))
 	for _, c := range chapters {
 		fmt.Fprintf(&b, "\n## %s\n\n| the rule | broken so that | noticed by |\n|---|---|---|\n", c.title)
