@@ -47,14 +47,15 @@ type Gate struct {
 	background          sync.WaitGroup
 	ended               chan struct{} // closed when Close has done all
 
-	mu       sync.Mutex // guards what follows; never held across I/O
-	closed   bool
-	checked  bool // by a Check; until then the Store is read anew
-	record   record
-	source   Source
-	renewing bool      // a renewal is under way
-	enlisted bool      // this machine is on the list of those with a state
-	looked   time.Time // when a Check from memory last looked at the Store
+	mu        sync.Mutex // guards what follows; never held across I/O
+	closed    bool
+	checked   bool // by a Check; until then the Store is read anew
+	record    record
+	source    Source
+	published validity  // what current was made of
+	renewing  bool      // a renewal is under way
+	enlisted  bool      // this machine is on the list of those with a state
+	looked    time.Time // when a Check from memory last looked at the Store
 	// adoptions counts the states that were made the one in memory.
 	adoptions int
 	timer     *time.Timer
@@ -683,18 +684,37 @@ func (g *Gate) publish(now time.Time) {
 	if last != nil && changed(last.status, next.status) {
 		g.notify(last.status, next.status)
 	}
+	g.published = s
+	g.arm(s, now)
+}
+
+// arm sets the timer for when what is published may have to change. g.mu is held.
+func (g *Gate) arm(s validity, now time.Time) {
 	if g.timer != nil {
 		g.timer.Stop()
 		g.timer = nil
 	}
 	if !s.changes.IsZero() {
-		nap := min(max(s.changes.Sub(now), time.Millisecond), maxNap)
-		g.timer = time.AfterFunc(nap, func() {
-			g.mu.Lock()
-			defer g.mu.Unlock()
-			g.publish(g.now())
-		})
+		g.timer = time.AfterFunc(min(max(s.changes.Sub(now), time.Millisecond), maxNap), g.tick)
 	}
+}
+
+// tick looks at the clock, and publishes anew only if that changes something: it runs
+// each minute on every computer that the program runs on.
+func (g *Gate) tick() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return
+	}
+	now, before := g.now(), g.record.verdict
+	g.noteTime(now)
+	s := g.evaluate(now)
+	if s != g.published || g.record.verdict != before || g.inDoubt(now) != g.current.Load().status.InDoubt {
+		g.publish(now)
+		return
+	}
+	g.arm(s, now)
 }
 
 func changed(a, b Status) bool {

@@ -459,3 +459,22 @@ func servesByPolicy(ctx context.Context) error {
 	fmt.Println("all is well")
 	return nil
 }
+
+func TestAMinuteInWhichNothingChangesBuildsNoStatus(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{Unlimited: true})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		gate := openGate(t, polar, func(c *Config) { c.Features = withExport(key) })
+		_, err := gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		built := gate.current.Load()
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		assert.Same(t, built, gate.current.Load())
+		time.Sleep(24 * time.Hour)
+		synctest.Wait()
+		assert.NotSame(t, built, gate.current.Load())
+		assert.Equal(t, Grace, gate.Status().State)
+	})
+}

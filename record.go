@@ -12,6 +12,15 @@ import (
 	"github.com/polargate/polargate/internal/seal"
 )
 
+// A license is seen in four ways, each made of the one before:
+//
+//	record    what is stored, opened: the activation, the outbox, the intent, the verdict
+//	verdict   what Polar said last of the activation, by which clock
+//	validity  what a verdict is worth at a moment: fresh, in grace or locked, and until when
+//	snapshot  the validity published: the features for Has, and the Status for everybody
+//
+// A record changes only by next, and is then saved and published as a whole.
+
 // record is the stored state, opened.
 type record struct {
 	state   state
