@@ -87,6 +87,7 @@ func unauthorized() *answer {
 
 func oauthError(status int, kind, description, scope string) *answer {
 	a := jsonAnswer(status, newObject("error", kind, "error_description", description))
+	a.header.Set("Cache-Control", "no-store")
 	if scope != "" {
 		scope = `, scope="` + scope + `"`
 	}
@@ -96,6 +97,11 @@ func oauthError(status int, kind, description, scope string) *answer {
 func invalidToken() *answer {
 	return oauthError(http.StatusUnauthorized, "invalid_token",
 		"The access token provided is expired, revoked, malformed, or invalid for other reasons.", "")
+}
+
+func wrongSubject() *answer {
+	return oauthError(http.StatusUnauthorized, "invalid_token",
+		"The subject of this access token is not valid for this endpoint.", "")
 }
 
 func insufficientScope(scopes []string) *answer {
@@ -122,7 +128,8 @@ type call struct {
 
 	at         time.Time // when it arrived
 	parameters map[string]string
-	token      *Token // a valid one, on the endpoints that ask for it
+	token      *Token   // a valid one, on the endpoints that ask for it
+	session    *Session // the same of the portal's endpoints
 }
 
 // bearer is the token that was sent; an empty one counts as none.

@@ -70,8 +70,17 @@ type Subscription struct {
 	// the period, if zero.
 	CurrentPeriodStart, CurrentPeriodEnd, TrialStart, TrialEnd, StartedAt time.Time
 	// CancelAtPeriodEnd is a subscription that was canceled and still runs, until EndsAt.
-	CancelAtPeriodEnd     bool
-	CanceledAt, EndsAt    time.Time
+	CancelAtPeriodEnd  bool
+	CanceledAt, EndsAt time.Time
+	// PauseAtPeriodEnd is a subscription that pauses then, until ResumesAt. The others are when it
+	// became past due, was paused, and ended.
+	PauseAtPeriodEnd                        bool
+	PastDueAt, PausedAt, ResumesAt, EndedAt time.Time
+	// Seats is how many a subscription to a price by seats has. Nil: it has none.
+	Seats *int64
+	// CancellationReason and CancellationComment are what the customer said. Empty: null.
+	CancellationReason, CancellationComment string
+
 	Metadata              map[string]any // strings, numbers and booleans
 	CustomFieldData       map[string]any // anything that JSON can say
 	Meters                []SubscriptionMeter
@@ -104,8 +113,15 @@ type Benefit struct {
 	// Type are then the key's, if empty; Properties tell its id and display_key as they are now; and
 	// to revoke the grant revokes the key, as at Polar. Empty: none.
 	LicenseKeyID string
-	// Revoked grants do not appear in the state.
-	Revoked bool
+	// OrderID is the order that the benefit was bought with, and MemberID the member whom it is for.
+	// Empty: null.
+	OrderID, MemberID string
+	// Revoked grants do not appear in the state. RevokedAt is then when that happened; zero: now.
+	Revoked   bool
+	RevokedAt time.Time
+	// PreviousProperties are what [Polar.Emit] tells of Properties before. Webhooks of changes that
+	// happen here say that by themselves.
+	PreviousProperties map[string]any
 	// GrantedAt and CreatedAt are now, if zero. A zero ModifiedAt is null.
 	GrantedAt, CreatedAt, ModifiedAt time.Time
 }
@@ -124,7 +140,8 @@ func (m Meter) Balance() float64 { return float64(m.CreditedUnits) - m.ConsumedU
 // account is a customer that was added, and the state of it that Polar last put into its cache.
 type account struct {
 	Customer
-	change  int // counts the changes
+	owner   Member // what the first member is to be, as far as it is known beforehand
+	change  int    // counts the changes
 	shown   *object
 	shownAt time.Time
 	shownOf int // the change that shown is of
@@ -146,10 +163,15 @@ func (c *Customer) byEmail() customerName {
 func (p *Polar) AddCustomer(customer Customer) Customer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	a := &account{}
-	p.change("AddCustomer", a, customer)
+	return p.addCustomer("AddCustomer", customer, Member{}).clone()
+}
+
+// addCustomer adds a customer together with the member who owns it.
+func (p *Polar) addCustomer(method string, customer Customer, owner Member) *account {
+	a := &account{owner: owner}
+	p.change(method, a, customer)
 	p.customers = append(p.customers, a)
-	return a.clone()
+	return a
 }
 
 // Customer gives a copy of the customer with that ID or external ID.
@@ -176,15 +198,7 @@ func (p *Polar) UpdateCustomer(idOrExternalID string, change func(*Customer)) bo
 func (p *Polar) DeleteCustomer(idOrExternalID string) {
 	now := p.now()
 	p.mustUpdateCustomer("DeleteCustomer", idOrExternalID, func(c *Customer) {
-		settleTimes(now, &c.DeletedAt)
-		for i := range c.Subscriptions {
-			if s := &c.Subscriptions[i]; s.Status == active || s.Status == trialing || s.Status == "past_due" {
-				s.cancel(now)
-			}
-		}
-		for i := range c.Benefits {
-			c.Benefits[i].Revoked = true
-		}
+		p.deleteCustomer(c, now)
 	})
 }
 
@@ -243,17 +257,24 @@ func (p *Polar) RevokeBenefit(idOrExternalID, benefitID string) {
 	})
 }
 
-// Subscribe adds a subscription together with the benefits that come with it, and returns it. It
-// panics if there is no such customer.
+// Subscribe adds a subscription together with the benefits that come with it, and returns it. Without
+// benefits they are those of the product, if that is in the catalog; of a product that is sold by seats
+// they go to those who claim one. It panics if there is no such customer.
 func (p *Polar) Subscribe(idOrExternalID string, subscription Subscription, benefits ...Benefit) Subscription {
 	at := 0
 	c := p.mustUpdateCustomer("Subscribe", idOrExternalID, func(c *Customer) {
 		at = len(c.Subscriptions)
 		subscription.ID = cmp.Or(subscription.ID, newUUID())
+		if d := p.product(strings.ToLower(subscription.ProductID)); d != nil {
+			d.complete(&subscription)
+		}
 		c.Subscriptions = append(c.Subscriptions, subscription)
 		for _, b := range benefits {
 			b.SubscriptionID = subscription.ID
 			c.Benefits = append(c.Benefits, b)
+		}
+		if len(benefits) == 0 {
+			p.fulfil(c, &c.Subscriptions[at], "")
 		}
 	})
 	return c.Subscriptions[at]
@@ -267,11 +288,7 @@ func (p *Polar) CancelSubscription(idOrExternalID, subscriptionID string) {
 	p.mustUpdateCustomer("CancelSubscription", idOrExternalID, func(c *Customer) {
 		s := c.subscription("CancelSubscription", subscriptionID)
 		s.cancel(now)
-		for i := range c.Benefits {
-			if b := &c.Benefits[i]; b.SubscriptionID == s.ID {
-				b.Revoked = true
-			}
-		}
+		p.revokeOf(c, func(b *Benefit) bool { return b.SubscriptionID == s.ID })
 	})
 }
 
@@ -282,10 +299,13 @@ func (p *Polar) RestoreSubscription(idOrExternalID, subscriptionID string) {
 	p.mustUpdateCustomer("RestoreSubscription", idOrExternalID, func(c *Customer) {
 		s := c.subscription("RestoreSubscription", subscriptionID)
 		s.Status, s.CancelAtPeriodEnd = active, false
-		s.CanceledAt, s.EndsAt = time.Time{}, time.Time{}
+		s.CanceledAt, s.EndsAt, s.EndedAt = time.Time{}, time.Time{}, time.Time{}
 		for i := range c.Benefits {
 			if b := &c.Benefits[i]; b.SubscriptionID == s.ID && b.Revoked {
 				b.Revoked, b.GrantedAt = false, now
+				if of := p.benefit(b.BenefitID); of != nil && of.Type == "meter_credit" {
+					credit(c, b, of, 1, now)
+				}
 			}
 		}
 	})
@@ -305,23 +325,7 @@ func (p *Polar) CreditMeter(idOrExternalID, meterID string, units int64) Meter {
 
 func (p *Polar) meter(method, idOrExternalID, meterID string, consumed float64, credited int64) Meter {
 	at := 0
-	c := p.mustUpdateCustomer(method, idOrExternalID, func(c *Customer) {
-		at = slices.IndexFunc(c.Meters, func(m Meter) bool { return is(m.MeterID, meterID) })
-		if at < 0 {
-			at = len(c.Meters)
-			c.Meters = append(c.Meters, Meter{MeterID: meterID})
-		}
-		c.Meters[at].ConsumedUnits += consumed
-		c.Meters[at].CreditedUnits += credited
-		for _, s := range c.Subscriptions {
-			for i := range s.Meters {
-				if m := &s.Meters[i]; s.shown() && is(m.MeterID, meterID) {
-					m.ConsumedUnits += consumed
-					m.CreditedUnits += credited
-				}
-			}
-		}
-	})
+	c := p.mustUpdateCustomer(method, idOrExternalID, func(c *Customer) { at = c.book(meterID, consumed, credited) })
 	return c.Meters[at]
 }
 
@@ -333,7 +337,8 @@ func (s *Subscription) shown() bool { return s.Status == active || s.Status == t
 
 func (s *Subscription) cancel(now time.Time) {
 	s.Status = canceled
-	s.CanceledAt, s.EndsAt = now, now
+	s.CanceledAt, s.EndsAt, s.EndedAt = now, now, now
+	s.CancelAtPeriodEnd = false
 }
 
 func (c *Customer) subscription(method, id string) *Subscription {
@@ -392,7 +397,7 @@ func (p *Polar) change(method string, a *account, next Customer) {
 	next = next.clone()
 	p.settleCustomer(&next, now)
 	p.mustBeUnique(method, a, &next)
-	if before.ID != "" {
+	if before.ID != "" && !p.quiet {
 		next.stamp(&before, now)
 	}
 	if reflect.DeepEqual(before, next) {
@@ -422,8 +427,12 @@ func (p *Polar) change(method string, a *account, next Customer) {
 	if before.ID == "" {
 		p.show(a, a.change, p.describeState(&a.Customer), now)
 	}
+	if len(kinds) > 0 {
+		p.changeMembers(a, &before, now)
+	}
 	for _, kind := range kinds {
 		if kind == stateChanged {
+			p.emitSubscriptions(a, &before, now)
 			p.emitGrants(a, &before, now)
 		}
 		p.emit(kind, a, now)
@@ -471,7 +480,7 @@ func (p *Polar) changeKeys(a *account, before *Customer, now time.Time) {
 		b := &a.Benefits[i]
 		k := p.byID[b.LicenseKeyID]
 		old := slices.IndexFunc(before.Benefits, func(old Benefit) bool { return old.ID == b.ID })
-		if k == nil || b.Revoked == (old >= 0 && before.Benefits[old].Revoked) {
+		if k == nil || p.quiet || b.Revoked == (old >= 0 && before.Benefits[old].Revoked) {
 			continue
 		}
 		switch {
@@ -553,7 +562,8 @@ func (p *Polar) settleCustomer(c *Customer, now time.Time) {
 			settleTimes(s.CurrentPeriodStart, &s.TrialStart)
 			settleTimes(s.CurrentPeriodEnd, &s.TrialEnd)
 		}
-		settleTimes(time.Time{}, &s.TrialStart, &s.TrialEnd, &s.CanceledAt, &s.EndsAt, &s.ModifiedAt)
+		settleTimes(time.Time{}, &s.TrialStart, &s.TrialEnd, &s.CanceledAt, &s.EndsAt, &s.ModifiedAt,
+			&s.PastDueAt, &s.PausedAt, &s.ResumesAt, &s.EndedAt)
 		s.Metadata = settled(s.Metadata)
 		s.CustomFieldData = settledTree("CustomFieldData", s.CustomFieldData)
 		for i := range s.Meters {
@@ -582,9 +592,29 @@ func (p *Polar) settleCustomer(c *Customer, now time.Time) {
 		if b.SubscriptionID != "" {
 			fill("Benefit.SubscriptionID", &b.SubscriptionID)
 		}
+		if b.OrderID != "" {
+			fill("Benefit.OrderID", &b.OrderID)
+		}
+		if b.MemberID != "" {
+			fill("Benefit.MemberID", &b.MemberID)
+		}
+		if of := p.benefit(b.BenefitID); of != nil {
+			b.Type = cmp.Or(b.Type, of.Type)
+			if b.Metadata == nil {
+				b.Metadata = of.Metadata
+			}
+		}
 		b.Type = cmp.Or(b.Type, "custom")
 		b.Metadata = settled(b.Metadata)
 		b.Properties = settledTree("Properties", b.Properties)
+		if b.PreviousProperties != nil {
+			b.PreviousProperties = settledTree("PreviousProperties", b.PreviousProperties)
+		}
+		if b.Revoked {
+			settleTimes(now, &b.RevokedAt)
+		} else {
+			b.RevokedAt = time.Time{}
+		}
 		settleTimes(now, &b.GrantedAt, &b.CreatedAt)
 		settleTimes(time.Time{}, &b.ModifiedAt)
 	}
@@ -695,11 +725,14 @@ func (c *Customer) clone() Customer {
 		s := &d.Subscriptions[i]
 		s.Metadata, s.CustomFieldData = cloneTree(s.Metadata), cloneTree(s.CustomFieldData)
 		s.Meters = slices.Clone(s.Meters)
+		if s.Seats != nil {
+			s.Seats = new(*s.Seats)
+		}
 	}
 	d.Benefits = slices.Clone(c.Benefits)
 	for i := range d.Benefits {
 		b := &d.Benefits[i]
-		b.Metadata, b.Properties = cloneTree(b.Metadata), cloneTree(b.Properties)
+		b.Metadata, b.Properties, b.PreviousProperties = cloneTree(b.Metadata), cloneTree(b.Properties), cloneTree(b.PreviousProperties)
 	}
 	d.Meters = slices.Clone(c.Meters)
 	return d

@@ -3,7 +3,6 @@ package polartest
 import (
 	"crypto/sha256"
 	"encoding/hex"
-	"maps"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -52,18 +51,16 @@ func (p *Polar) show(a *account, change int, state *object, now time.Time) {
 
 // describe is the customer as answers carry it, without what belongs to it.
 func (c *Customer) describe() *object {
-	metadata := c.Metadata
-	if !c.DeletedAt.IsZero() && c.ExternalID != "" {
-		// so that others can have the external ID, Polar moves it to where it remembers it
-		metadata = maps.Clone(metadata)
-		metadata["__external_id"] = c.ExternalID
+	external := textOrNull(c.ExternalID)
+	if !c.DeletedAt.IsZero() {
+		external = nil // so that others can have it
 	}
 	return newObject(
 		"id", c.ID,
 		"created_at", printTimeOrNull(c.CreatedAt),
 		"modified_at", printTimeOrNull(c.ModifiedAt),
-		"metadata", metadata,
-		"external_id", textOrNull(c.ExternalID),
+		"metadata", c.Metadata,
+		"external_id", external,
 		"email", textOrNull(c.Email),
 		"email_verified", false,
 		"type", c.Type,
@@ -109,7 +106,7 @@ func (p *Polar) describeState(c *Customer) *object {
 		set("active_meters", meters)
 }
 
-func (s *Subscription) describe() *object {
+func (s *Subscription) describeMeters() []any {
 	meters := []any{}
 	for _, m := range s.Meters {
 		meters = append(meters, newObject(
@@ -121,6 +118,10 @@ func (s *Subscription) describe() *object {
 			"amount", m.Amount,
 			"meter_id", m.MeterID))
 	}
+	return meters
+}
+
+func (s *Subscription) describe() *object {
 	return newObject(
 		"id", s.ID,
 		"created_at", printTimeOrNull(s.CreatedAt),
@@ -142,7 +143,7 @@ func (s *Subscription) describe() *object {
 		"product_id", s.ProductID,
 		"discount_id", textOrNull(s.DiscountID),
 		"price_id", s.PriceID,
-		"meters", meters,
+		"meters", s.describeMeters(),
 	)
 }
 
@@ -152,58 +153,18 @@ var propertyNames = []string{
 	"files",
 	"user_provided_key", "license_key_id", "display_key",
 	"invited_email", "channel_id", "channel_name", "invite_id", "invite_url", "connected_team_id",
+	"last_credited_meter_id", "last_credited_units", "last_credited_at",
 }
 
-// describeGrant is a grant as its webhooks tell it. What this Polar does not know of the benefit is
-// written as it mostly is: the text of an example, and no settings.
-func (p *Polar) describeGrant(a *account, b, before *Benefit, now time.Time) *object {
-	granted, revoked := printTimeOrNull(b.GrantedAt), any(nil)
-	if b.Revoked {
-		granted, revoked = nil, printTime(now)
-	}
-	previous := newObject()
-	if before != nil {
-		previous = p.describeProperties(before)
-	}
-	return newObject(
-		"created_at", printTimeOrNull(b.CreatedAt),
-		"modified_at", printTimeOrNull(b.ModifiedAt),
-		"id", b.ID,
-		"granted_at", granted,
-		"is_granted", !b.Revoked,
-		"revoked_at", revoked,
-		"is_revoked", b.Revoked,
-		"subscription_id", textOrNull(b.SubscriptionID),
-		"order_id", nil,
-		"customer_id", a.ID,
-		"member_id", nil,
-		"benefit_id", b.BenefitID,
-		"error", nil,
-		"customer", a.describe(),
-		"member", nil,
-		"benefit", newObject(
-			"id", b.BenefitID,
-			"created_at", printTimeOrNull(b.CreatedAt),
-			"modified_at", nil,
-			"type", b.Type,
-			"description", "Example benefit",
-			"selectable", true,
-			"deletable", true,
-			"is_deleted", false,
-			"organization_id", a.OrganizationID,
-			"metadata", b.Metadata,
-			"visibility", "public",
-			"properties", newObject(),
-			"visibility_configurable", true),
-		"properties", p.describeProperties(b),
-		"previous_properties", previous,
-		"user_id", a.ID,
-	)
-}
-
-// describeProperties are those of a grant.
-func (p *Polar) describeProperties(b *Benefit) *object {
+// describeProperties are those of a grant. What a credit was booked with is told in the portal and by
+// webhooks, and nowhere else.
+func (p *Polar) describeProperties(b *Benefit, everything bool) *object {
 	all := cloneTree(b.Properties)
+	for name := range all {
+		if strings.HasPrefix(name, "last_credited_") && !everything {
+			delete(all, name)
+		}
+	}
 	if k := p.byID[b.LicenseKeyID]; k != nil {
 		all["license_key_id"], all["display_key"] = k.ID, k.display()
 	}
@@ -229,7 +190,7 @@ func (p *Polar) describeBenefit(b *Benefit) *object {
 		"benefit_id", b.BenefitID,
 		"benefit_type", b.Type,
 		"benefit_metadata", b.Metadata,
-		"properties", p.describeProperties(b),
+		"properties", p.describeProperties(b, false),
 	)
 }
 
@@ -237,7 +198,7 @@ func (c *Customer) initial() string {
 	for _, s := range []string{c.Name, c.Email} {
 		if s != "" {
 			_, n := utf8.DecodeRuneInString(s)
-			return strings.ToUpper(s[:n])
+			return s[:n]
 		}
 	}
 	return ""

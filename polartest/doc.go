@@ -26,8 +26,11 @@
 // The dashboard's side: [Polar.AddKey], [Polar.Update], [Polar.Revoke], [Polar.Grant],
 // [Polar.Rotate], [Polar.AddToken]; for customers [Polar.AddCustomer], [Polar.UpdateCustomer],
 // [Polar.DeleteCustomer], [Polar.GrantBenefit], [Polar.RevokeBenefit], [Polar.Subscribe],
-// [Polar.CancelSubscription], [Polar.RestoreSubscription], [Polar.DebitMeter], [Polar.CreditMeter];
-// for webhooks [Polar.AddEndpoint] and [Polar.UpdateEndpoint]. Time: [Polar.Advance], or Config.Now.
+// [Polar.CancelSubscription], [Polar.RestoreSubscription], [Polar.DebitMeter], [Polar.CreditMeter],
+// [Polar.AddMember], [Polar.AddSeat], [Polar.AddSession]; for the catalog [Polar.AddOrganization],
+// [Polar.AddProduct], [Polar.AddBenefit], [Polar.AddMeter]; for webhooks [Polar.AddEndpoint],
+// [Polar.UpdateEndpoint] and [Polar.Emit]. [Polar.Import] takes over what a real organization has, from
+// answers of Polar's API. Time: [Polar.Advance], or Config.Now.
 //
 // What goes wrong: [Polar.Inject] with one of the effects, [Polar.SetOffline], VisibleFrom of a key
 // for the lag after a purchase, Config.EventuallyConsistent for states that lag behind; and, for
@@ -35,7 +38,7 @@
 // [Polar.Send] for anything that Polar, or somebody else, might post.
 //
 // What happened: [Polar.Requests], [Polar.Count], [Polar.Seats], [Polar.LicenseKey],
-// [Polar.Customer], [Polar.Deliveries], [Polar.Endpoint]. Config.OnBreach is told of requests that a
+// [Polar.Customer], [Polar.CustomerSeats], [Polar.Events], [Polar.Deliveries], [Polar.Endpoint]. Config.OnBreach is told of requests that a
 // good client never makes.
 //
 // # Webhooks
@@ -51,19 +54,21 @@
 // headers, the texts of error and detail, the entries of a 422, every field of a license key and of
 // the state of a customer, and how times and numbers are written. The recordings are in testdata, and
 // the tests replay them, in process and over a socket; testdata/LEFT_OUT.md lists those that are not.
-// It covers, with the prefixes /v1/customer-portal (no token) and /v1 (with one):
+// It covers, under /v1:
 //
-//   - POST license-keys/validate, activate and deactivate
+//   - license-keys: validate, activate and deactivate, with a token and, under customer-portal, without
+//     one; lists, reading, changing and rotating keys, and reading an activation
+//   - customers, and their state, by their own ID and by the external one
+//   - benefit-grants, benefits and their grants, subscriptions, products, meters and customer-meters
+//   - events/ingest; meters count an event 15 seconds after the customer's last one, and at the latest
+//     180 minutes after the first
+//   - customer-sessions, and with the token of one the customer-portal: license keys, grants, meters,
+//     subscriptions, seats
+//   - customer-seats and members, for organizations with members and without
+//   - webhooks: endpoints, deliveries, and delivering an event again
 //
-// and with a token only:
-//
-//   - GET /v1/license-keys/, by benefit_id, status, page and limit
-//   - GET and PATCH /v1/license-keys/{id}, POST /v1/license-keys/{id}/rotate
-//   - GET /v1/license-keys/{id}/activations/{activation_id}
-//   - GET /v1/customers/{id}/state, GET /v1/customers/external/{external_id}/state
-//
-// Webhooks are not recorded, but follow the source of Polar's server (commit c6c3645e): what is sent
-// when, and that the state in it is what the endpoints of state say; an ID that stays and a time and
+// Webhooks come back to the byte as Polar's own worker sent them: headers, signature and body. What is
+// sent when follows the source of Polar's server (commit c6c3645e): an ID that stays and a time and
 // signature that are new in each attempt; ten attempts in all, with pauses that double; ten seconds
 // for an answer; redirects that count as failures; first attempts in the order of events, repeats that
 // overtake; an endpoint that is switched off after ten events in a row that failed. Signatures are
@@ -76,15 +81,14 @@
 //
 // # Where that ends
 //
-//   - The customer portal is not played, nor are the other endpoints of customers. The portal checks
-//     the token and then answers with the 404 of the router, as Polar does for a path that it does
-//     not have.
 //   - Refusals that nobody recorded are written by analogy: wrong values of filters in a list,
-//     malformed times in a PATCH beyond the simplest, and IDs of customers that are no UUID.
-//   - Of all webhooks only those of type customer are sent, and to endpoints that name them those of
-//     type benefit_grant, without a member and with little of the benefit. Polar also has
-//     subscription, order and others; it gathers changes of a customer that come within seconds into
-//     one customer.state_changed, and makes each pause up to a half shorter at random.
+//     malformed times in a PATCH beyond the simplest, IDs of customers that are no UUID, and most of what
+//     a request to create or change something can get wrong.
+//   - Nothing is bought: subscriptions begin by [Polar.Subscribe], or by request if they cost nothing.
+//     Periods do not end by themselves. Products are sold by subscription, at fixed prices or by seats.
+//   - Webhooks of orders, checkouts, refunds and products are sent by [Polar.Emit] only. Polar gathers
+//     changes of a customer that come within seconds into one customer.state_changed, shows states in
+//     between, and makes each pause up to a half shorter at random.
 //   - A customer's fields that [Customer] does not have are false or null.
 //   - Over a socket, a path with a malformed escape is refused by net/http.
 //   - Nothing is compressed, and there is no CDN in front. [ProxyPage] plays its error pages.

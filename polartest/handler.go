@@ -29,33 +29,122 @@ type route struct {
 	handle          func(*Polar, *call) *answer
 }
 
+// Scopes that the endpoints ask for, in the order in which a refusal names them.
 var (
-	toRead          = []string{scopeRead, scopeWrite}
-	toWrite         = []string{scopeWrite}
-	toReadCustomers = []string{scopeCustomers, "customers:write"}
-	// the portal of signed-in customers is not played here: this is only its door.
-	portal = []string{"customer_portal:read", "customer_portal:write"}
+	toReadKeys           = []string{"license_keys:read", "license_keys:write"}
+	toWriteKeys          = []string{"license_keys:write"}
+	toReadCustomers      = []string{"customers:read", "customers:write"}
+	toWriteCustomers     = []string{"customers:write"}
+	toReadBenefits       = []string{"benefits:read", "benefits:write"}
+	toWriteBenefits      = []string{"benefits:write"}
+	toReadSubscriptions  = []string{"subscriptions:read", "subscriptions:write"}
+	toWriteSubscriptions = []string{"subscriptions:write"}
+	toReadProducts       = []string{"products:read", "products:write"}
+	toReadMeters         = []string{"meters:read", "meters:write"}
+	toReadCustomerMeters = []string{"customer_meters:read"}
+	toWriteEvents        = []string{"events:write"}
+	toWriteSessions      = []string{"customer_sessions:write"}
+	toReadSeats          = []string{"customer_seats:read", "customer_seats:write"}
+	toWriteSeats         = []string{"customer_seats:write"}
+	toReadMembers        = []string{"members:read", "members:write"}
+	toWriteMembers       = []string{"members:write"}
+	toReadWebhooks       = []string{"webhooks:write", "webhooks:read"}
+	toWriteWebhooks      = []string{"webhooks:write"}
+
+	// those of a session of a customer, which no organization's token has
+	toReadPortal  = []string{"customer_portal:read", "customer_portal:write"}
+	toWritePortal = []string{"customer_portal:write"}
 )
+
+var allScopes = slices.Concat(toReadKeys, toReadCustomers, toReadBenefits, toReadSubscriptions, toReadProducts, toReadMeters,
+	toReadCustomerMeters, toWriteEvents, toWriteSessions, toReadSeats, toReadMembers, toReadWebhooks)
+
+// ofPortal says whether the endpoint is for sessions, and not for tokens.
+func (r *route) ofPortal() bool {
+	return len(r.scopes) > 0 && slices.Contains(toReadPortal, r.scopes[0])
+}
 
 // routes are in the order in which Polar tries them; where only the path fits, the first decides
 // what a 405 allows.
 var routes = []route{
-	{"GET", "/v1/customer-portal/license-keys/", portal, nil},
-	{"GET", "/v1/customer-portal/license-keys/{id}", portal, nil},
+	{"GET", "/v1/customer-portal/license-keys/", toReadPortal, (*Polar).portalKeys},
+	{"GET", "/v1/customer-portal/license-keys/{id}", toReadPortal, (*Polar).getPortalKey},
+	{"POST", "/v1/customer-portal/license-keys/{id}/rotate", toWritePortal, (*Polar).rotatePortalKey},
 	{"POST", "/v1/customer-portal/license-keys/validate", nil, (*Polar).validate},
 	{"POST", "/v1/customer-portal/license-keys/activate", nil, (*Polar).activate},
 	{"POST", "/v1/customer-portal/license-keys/deactivate", nil, (*Polar).deactivate},
-	{"GET", "/v1/license-keys/", toRead, (*Polar).listKeys},
-	{"GET", "/v1/license-keys/{id}", toRead, (*Polar).getKey},
-	{"PATCH", "/v1/license-keys/{id}", toWrite, (*Polar).patchKey},
-	{"POST", "/v1/license-keys/{id}/rotate", toWrite, (*Polar).rotateKey},
-	{"GET", "/v1/license-keys/{id}/activations/{activation_id}", toRead, (*Polar).getActivation},
-	{"POST", "/v1/license-keys/validate", toWrite, (*Polar).validate},
-	{"POST", "/v1/license-keys/activate", toWrite, (*Polar).activate},
-	{"POST", "/v1/license-keys/deactivate", toWrite, (*Polar).deactivate},
-	{"GET", "/v1/customers/external/{external_id}", toReadCustomers, nil}, // not played, but in the way of the next
+	{"GET", "/v1/customer-portal/customer-session/introspect", toReadPortal, (*Polar).introspect},
+	{"GET", "/v1/customer-portal/customer-session/user", toReadPortal, (*Polar).portalUser},
+	{"GET", "/v1/customer-portal/customers/me", toReadPortal, (*Polar).portalCustomer},
+	{"GET", "/v1/customer-portal/benefit-grants/", toReadPortal, (*Polar).portalGrants},
+	{"GET", "/v1/customer-portal/meters/", toReadPortal, (*Polar).portalMeters},
+	{"GET", "/v1/customer-portal/subscriptions/", toReadPortal, (*Polar).portalSubscriptions},
+	{"GET", "/v1/customer-portal/seats/subscriptions", toReadPortal, (*Polar).claimedSubscriptions},
+
+	{"GET", "/v1/license-keys/", toReadKeys, (*Polar).listKeys},
+	{"GET", "/v1/license-keys/{id}", toReadKeys, (*Polar).getKey},
+	{"PATCH", "/v1/license-keys/{id}", toWriteKeys, (*Polar).patchKey},
+	{"POST", "/v1/license-keys/{id}/rotate", toWriteKeys, (*Polar).rotateKey},
+	{"GET", "/v1/license-keys/{id}/activations/{activation_id}", toReadKeys, (*Polar).getActivation},
+	{"POST", "/v1/license-keys/validate", toWriteKeys, (*Polar).validate},
+	{"POST", "/v1/license-keys/activate", toWriteKeys, (*Polar).activate},
+	{"POST", "/v1/license-keys/deactivate", toWriteKeys, (*Polar).deactivate},
+
+	{"GET", "/v1/customers/", toReadCustomers, (*Polar).listCustomers},
+	{"POST", "/v1/customers/", toWriteCustomers, (*Polar).createCustomer},
+	{"GET", "/v1/customers/external/{external_id}", toReadCustomers, (*Polar).getCustomer},
+	{"PATCH", "/v1/customers/external/{external_id}", toWriteCustomers, (*Polar).patchCustomer},
+	{"DELETE", "/v1/customers/external/{external_id}", toWriteCustomers, (*Polar).removeCustomer},
 	{"GET", "/v1/customers/{id}/state", toReadCustomers, (*Polar).stateByID},
 	{"GET", "/v1/customers/external/{external_id}/state", toReadCustomers, (*Polar).stateByExternalID},
+	{"GET", "/v1/customers/{id}", toReadCustomers, (*Polar).getCustomer},
+	{"PATCH", "/v1/customers/{id}", toWriteCustomers, (*Polar).patchCustomer},
+	{"DELETE", "/v1/customers/{id}", toWriteCustomers, (*Polar).removeCustomer},
+
+	{"GET", "/v1/benefit-grants/", toReadBenefits, (*Polar).listGrants},
+	{"GET", "/v1/benefits/", toReadBenefits, (*Polar).listBenefits},
+	{"POST", "/v1/benefits/", toWriteBenefits, (*Polar).createBenefit},
+	{"GET", "/v1/benefits/{id}", toReadBenefits, (*Polar).getBenefit},
+	{"PATCH", "/v1/benefits/{id}", toWriteBenefits, (*Polar).patchBenefit},
+	{"GET", "/v1/benefits/{id}/grants", toReadBenefits, (*Polar).listGrantsOfBenefit},
+
+	{"GET", "/v1/subscriptions/", toReadSubscriptions, (*Polar).listSubscriptions},
+	{"POST", "/v1/subscriptions/", toWriteSubscriptions, (*Polar).createSubscription},
+	{"GET", "/v1/subscriptions/{id}", toReadSubscriptions, (*Polar).getSubscription},
+	{"PATCH", "/v1/subscriptions/{id}", toWriteSubscriptions, (*Polar).patchSubscription},
+	{"DELETE", "/v1/subscriptions/{id}", toWriteSubscriptions, (*Polar).revokeSubscription},
+
+	{"GET", "/v1/products/", toReadProducts, (*Polar).listProducts},
+	{"GET", "/v1/products/{id}", toReadProducts, (*Polar).getProduct},
+	{"GET", "/v1/meters/", toReadMeters, (*Polar).listMeters},
+	{"GET", "/v1/meters/{id}", toReadMeters, (*Polar).getMeter},
+	{"GET", "/v1/customer-meters/", toReadCustomerMeters, (*Polar).listCustomerMeters},
+	{"GET", "/v1/customer-meters/{id}", toReadCustomerMeters, (*Polar).getCustomerMeter},
+	{"POST", "/v1/events/ingest", toWriteEvents, (*Polar).ingest},
+	{"POST", "/v1/customer-sessions/", toWriteSessions, (*Polar).createSession},
+
+	{"GET", "/v1/members/", toReadMembers, (*Polar).listMembers},
+	{"POST", "/v1/members/", toWriteMembers, (*Polar).createMember},
+	{"GET", "/v1/members/external/{external_id}", toReadMembers, (*Polar).getExternalMember},
+	{"GET", "/v1/members/{id}", toReadMembers, (*Polar).getMember},
+	{"PATCH", "/v1/members/{id}", toWriteMembers, (*Polar).patchMember},
+	{"DELETE", "/v1/members/{id}", toWriteMembers, (*Polar).deleteMember},
+
+	{"POST", "/v1/customer-seats/claim", nil, (*Polar).claimSeat},
+	{"GET", "/v1/customer-seats/claim/{invitation_token}", nil, (*Polar).claimInfo},
+	{"GET", "/v1/customer-seats", toReadSeats, (*Polar).listSeats},
+	{"POST", "/v1/customer-seats", toWriteSeats, (*Polar).assignSeat},
+	{"DELETE", "/v1/customer-seats/{id}", toWriteSeats, (*Polar).revokeSeat},
+	{"POST", "/v1/customer-seats/{id}/resend", toWriteSeats, (*Polar).resendSeat},
+
+	{"GET", "/v1/webhooks/endpoints", toReadWebhooks, (*Polar).listEndpoints},
+	{"POST", "/v1/webhooks/endpoints", toWriteWebhooks, (*Polar).createEndpoint},
+	{"GET", "/v1/webhooks/endpoints/{id}", toReadWebhooks, (*Polar).getEndpoint},
+	{"PATCH", "/v1/webhooks/endpoints/{id}", toWriteWebhooks, (*Polar).patchEndpoint},
+	{"PATCH", "/v1/webhooks/endpoints/{id}/secret", toWriteWebhooks, (*Polar).resetSecret},
+	{"DELETE", "/v1/webhooks/endpoints/{id}", toWriteWebhooks, (*Polar).removeEndpoint},
+	{"GET", "/v1/webhooks/deliveries", toReadWebhooks, (*Polar).listDeliveries},
+	{"POST", "/v1/webhooks/events/{id}/redeliver", toWriteWebhooks, (*Polar).redeliver},
 }
 
 // publicPaths share the limit of three requests a second.
@@ -105,6 +194,7 @@ func (p *Polar) take(c *call) delivery {
 		p.mu.Unlock()
 		return delivery{travel: travel{cut: cutConnect}}
 	}
+	p.scheduleCountIfDue()
 	effect := p.nextFault(c)
 	record.Fault = effect.name
 	p.records = append(p.records, record)
@@ -165,6 +255,9 @@ func (p *Polar) answer(c *call) *answer {
 	} else {
 		a.header.Set(versionHeader, version)
 	}
+	if _, set := a.header["Cache-Control"]; !set && a.status < 500 && a.status != http.StatusTooManyRequests {
+		a.header.Set("Cache-Control", "private, no-store")
+	}
 	if notice {
 		a.header.Set("X-Polar-Deprecation-Notice", "The API root has moved from /api/v1 to /v1. Please update your integration.")
 	}
@@ -180,10 +273,13 @@ func (p *Polar) limit(c *call) *answer {
 		return nil
 	}
 	secret := c.bearer()
-	token := p.validToken(c)
+	token, session := p.validToken(c), p.validSession(c)
 	caller := "address " + c.client
-	if token != nil {
+	switch {
+	case token != nil:
 		caller = "organization " + token.OrganizationID
+	case session != nil:
+		caller = "customer " + session.CustomerID
 	}
 	r := rule{zone: "api", requests: tokenRequests, window: authenticatedInterval}
 	if p.config.Sandbox {
@@ -192,7 +288,7 @@ func (p *Polar) limit(c *call) *answer {
 	switch rest, public := strings.CutPrefix(c.path, publicPaths); {
 	case public && slices.Contains([]string{"validate", "activate", "deactivate"}, rest):
 		r = rule{zone: "public", requests: publicRequests, window: publicWindow, block: publicBlock}
-	case secret != "" && token == nil:
+	case secret != "" && token == nil && session == nil:
 		r = rule{zone: "unknown token", requests: unknownTokenRequests, window: authenticatedInterval}
 	}
 	seconds, ok := p.limits.admit(c.at, caller, r)
@@ -278,23 +374,24 @@ func quoted(path string) string {
 
 // enter is what happens at an endpoint.
 func (p *Polar) enter(r *route, c *call) *answer {
-	token := p.validToken(c)
-	if c.bearer() != "" && token == nil {
+	token, session := p.validToken(c), p.validSession(c)
+	if c.bearer() != "" && token == nil && session == nil {
 		return invalidToken()
 	}
-	if r.scopes != nil {
-		if token == nil {
-			return unauthorized()
-		}
-		if !slices.ContainsFunc(r.scopes, func(s string) bool { return slices.Contains(token.Scopes, s) }) {
-			return insufficientScope(r.scopes)
-		}
-		c.token = token
+	if r.scopes == nil {
+		return r.handle(p, c)
 	}
-	if r.handle == nil {
-		a := noSuchPath()
-		a.breach = "polartest does not play this endpoint"
-		return a
+	switch {
+	case token == nil && session == nil:
+		return unauthorized()
+	case r.ofPortal() && session != nil:
+		c.session = session
+	case r.ofPortal(), session != nil:
+		return wrongSubject()
+	case !slices.ContainsFunc(r.scopes, func(s string) bool { return slices.Contains(token.Scopes, s) }):
+		return insufficientScope(r.scopes)
+	default:
+		c.token = token
 	}
 	return r.handle(p, c)
 }

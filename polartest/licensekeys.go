@@ -176,49 +176,24 @@ func (p *Polar) deactivate(c *call) *answer {
 
 func (p *Polar) listKeys(c *call) *answer {
 	f := c.queryForm()
-	query := c.query()
-	var benefits, organizations, wanted []string
-	for _, v := range query["organization_id"] {
-		organizations = append(organizations, f.readUUID("organization_id", v))
-	}
-	for _, v := range query["benefit_id"] {
-		benefits = append(benefits, f.readUUID("benefit_id", v))
-	}
-	for _, v := range query["status"] {
-		wanted = append(wanted, f.status("status", v))
-	}
-	page := f.pageNumber("page", 1)
-	limit := f.pageNumber("limit", 10)
-	if len(f.problems) > 0 {
-		return unprocessable(f.problems)
-	}
-	if !page.IsInt64() || page.Int64() > math.MaxInt64/100 {
-		return serverError() // beyond what the database takes for an offset
-	}
-	size := int64(100) // more is cut down to that without a word
-	if limit.Cmp(big.NewInt(size)) < 0 {
-		size = limit.Int64()
-	}
-
-	var found []*LicenseKey
-	for _, k := range p.keys {
-		if c.addressed(p, k.ID) == nil ||
-			len(organizations) > 0 && !slices.Contains(organizations, k.OrganizationID) ||
-			len(benefits) > 0 && !slices.Contains(benefits, k.BenefitID) ||
-			len(wanted) > 0 && !slices.Contains(wanted, k.Status) {
-			continue
+	organizations := f.uuids(c, "organization_id")
+	benefits := f.uuids(c, "benefit_id")
+	const enum = "str-enum[LicenseKeyStatus]"
+	wanted := f.several(c, "status", enum, (*form).status, func(v any) problem { return unlikeStatus(v) })
+	return answerPage(f, func() []*LicenseKey {
+		var found []*LicenseKey
+		for _, k := range p.keys {
+			if c.addressed(p, k.ID) != nil && organizations.passes(k.OrganizationID) && benefits.passes(k.BenefitID) && wanted.passes(k.Status) {
+				found = append(found, k)
+			}
 		}
-		found = append(found, k)
-	}
-	slices.SortStableFunc(found, func(a, b *LicenseKey) int { return a.CreatedAt.Compare(b.CreatedAt) })
-	total := int64(len(found))
-	from := min((page.Int64()-1)*size, total)
-	items := []any{}
-	for _, k := range found[from:min(from+size, total)] {
-		items = append(items, k.describe())
-	}
-	return ok(newObject("items", items,
-		"pagination", newObject("total_count", total, "max_page", (total+size-1)/size)))
+		oldestFirst(found)
+		return found
+	}, (*LicenseKey).describe)
+}
+
+func oldestFirst(keys []*LicenseKey) {
+	slices.SortStableFunc(keys, func(a, b *LicenseKey) int { return a.CreatedAt.Compare(b.CreatedAt) })
 }
 
 func (p *Polar) getKey(c *call) *answer {
@@ -231,13 +206,18 @@ func (p *Polar) getKey(c *call) *answer {
 	if k == nil {
 		return notFound("Not found")
 	}
-	live := []any{} // newest first
+	return ok(k.describe().set("activations", k.describeActivations()))
+}
+
+// describeActivations are those that are live, the newest first.
+func (k *LicenseKey) describeActivations() []any {
+	live := []any{}
 	for i := len(k.Activations) - 1; i >= 0; i-- {
 		if a := &k.Activations[i]; !a.Released {
 			live = append(live, k.describeActivation(a))
 		}
 	}
-	return ok(k.describe().set("activations", live))
+	return live
 }
 
 func (p *Polar) getActivation(c *call) *answer {
@@ -342,13 +322,17 @@ func (p *Polar) rotateKey(c *call) *answer {
 	if k == nil {
 		return notFound("Not found")
 	}
+	return p.rotate(k, c.at)
+}
+
+func (p *Polar) rotate(k *LicenseKey, now time.Time) *answer {
 	if k.Status == revoked {
 		return refuse(400, "RotateNotPermitted",
 			"License key cannot be rotated in its current status. Current status: revoked. Allowed statuses: disabled, granted.")
 	}
 	next := k.clone()
 	next.Key = randomKey(k.Prefix)
-	next.ModifiedAt = c.at
+	next.ModifiedAt = now
 	p.replace(k, next)
 	return ok(k.describe())
 }

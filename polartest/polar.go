@@ -33,6 +33,8 @@ type Config struct {
 	// change the endpoints of state answer as before until the customer.state_changed of that change
 	// goes out to an endpoint, or for an hour. False: they know of every change at once.
 	EventuallyConsistent bool
+	// MemberModel is that of the organization: see [Organization].
+	MemberModel bool
 	// OnBreach, if not nil, is called for each request that a good client never makes, with what was
 	// wrong: a path or a method that does not exist, a redirect for a slash too many, a malformed
 	// body (422), no Content-Length (411), too large a body (413), a Polar-Version header, a request
@@ -64,6 +66,17 @@ type Polar struct {
 	customersByExternalID map[customerName]*account // those that are not deleted
 	customersByEmail      map[customerName]*account // the same, in lower case
 	webhooks              webhooks
+
+	quiet    bool // nothing that happens is sent, stamped or carried over to license keys
+	catalog  catalog
+	members  []*Member // in the order in which they were added
+	seats    []*CustomerSeat
+	sessions map[string]*Session // by token
+
+	usage             []*Usage // in the order in which it was ingested
+	usageByExternalID map[customerName]*Usage
+	countedTo         int         // of usage, all before it are counted
+	countTimer        *time.Timer // if not nil, some of it waits to be counted
 }
 
 // keyName is what a key is found by: the same string can exist in two organizations.
@@ -78,7 +91,7 @@ func New(config Config) *Polar {
 	if config.Now == nil {
 		config.Now = time.Now
 	}
-	return &Polar{
+	p := &Polar{
 		config: config,
 		url:    "http://" + newUUID() + ".polar.test",
 		byID:   make(map[string]*LicenseKey),
@@ -88,7 +101,13 @@ func New(config Config) *Polar {
 		customersByID:         make(map[string]*account),
 		customersByExternalID: make(map[customerName]*account),
 		customersByEmail:      make(map[customerName]*account),
+
+		catalog:           catalog{organizations: make(map[string]*Organization)},
+		sessions:          make(map[string]*Session),
+		usageByExternalID: make(map[customerName]*Usage),
 	}
+	p.addOrganization(Organization{MemberModel: config.MemberModel})
+	return p
 }
 
 // OrganizationID is the organization that this Polar started with.
@@ -103,11 +122,14 @@ func (p *Polar) Now() time.Time {
 func (p *Polar) now() time.Time { return p.Now().Truncate(time.Microsecond) }
 
 // Advance moves this Polar's clock, and no other, by d; a negative d moves it back. Expiry, rate
-// limits, VisibleFrom, the repeats of webhooks and the Date header go with it. Waiting, as in [Delay]
+// limits, VisibleFrom, what meters count, the repeats of webhooks and the Date header go with it. Waiting, as in [Delay]
 // or for the answer to a webhook, does not.
 func (p *Polar) Advance(d time.Duration) {
 	p.offset.Add(int64(d))
 	p.reschedule()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.scheduleCount()
 }
 
 // The three statuses of a license key.
@@ -168,6 +190,12 @@ func Limit(n int64) *int64 { return new(n) }
 // Customer, Status (granted), the time of creation, and the same of activations. It panics if an
 // identifier is not a UUID of version 4 or the organization has that key already.
 func (p *Polar) AddKey(key LicenseKey) LicenseKey {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.addKey(key).clone()
+}
+
+func (p *Polar) addKey(key LicenseKey) *LicenseKey {
 	k := key.clone()
 	if k.ID == "" {
 		k.ID = newUUID()
@@ -197,8 +225,6 @@ func (p *Polar) AddKey(key LicenseKey) LicenseKey {
 	}
 	k.settle(now)
 
-	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.tellBuyer(&k)
 	if p.byID[k.ID] != nil || p.byKey[k.name()] != nil {
 		panic("polartest: AddKey: the license key of id " + k.ID + " is there already, by id or by key")
@@ -206,7 +232,7 @@ func (p *Polar) AddKey(key LicenseKey) LicenseKey {
 	p.keys = append(p.keys, &k)
 	p.byID[k.ID] = &k
 	p.byKey[k.name()] = &k
-	return k.clone()
+	return &k
 }
 
 func (k *LicenseKey) name() keyName { return keyName{k.OrganizationID, k.Key} }
@@ -423,20 +449,13 @@ func (p *Polar) mustUpdate(method, keyOrID string, change func(*LicenseKey)) {
 	}
 }
 
-// Scopes that the endpoints of this package ask for.
-const (
-	scopeRead      = "license_keys:read"
-	scopeWrite     = "license_keys:write"
-	scopeCustomers = "customers:read"
-)
-
 // Token is an organization access token.
 type Token struct {
 	// Token is the secret. Empty: random, "polar_oat_" and letters.
 	Token string
 	// OrganizationID: see [Config].
 	OrganizationID string
-	// Scopes. Empty: license_keys:read, license_keys:write and customers:read.
+	// Scopes. Empty: all that the endpoints of this package ask for.
 	Scopes []string
 	// ExpiresAt is when the token stops to work. Zero: never.
 	ExpiresAt time.Time
@@ -452,7 +471,7 @@ func (p *Polar) AddToken(token Token) string {
 	token.OrganizationID = mustUUID4("Token.OrganizationID", cmp.Or(token.OrganizationID, p.config.OrganizationID))
 	token.Scopes = slices.Clone(token.Scopes)
 	if len(token.Scopes) == 0 {
-		token.Scopes = []string{scopeRead, scopeWrite, scopeCustomers}
+		token.Scopes = slices.Clone(allScopes)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -42,8 +42,10 @@ const (
 
 // How many exchanges of each folder pass. A new recording has to be counted in here.
 var passing = map[string]int{
-	"validate": 105, "activate": 32, "deactivate": 11, "rotate": 6, "patch": 26, "keys": 24,
-	"server": 13, "auth": 31, "ratelimit": 15, "state": 34,
+	"validate": 105, "activate": 32, "deactivate": 11, "rotate": 6, "patch": 26, "keys": 33,
+	"server": 13, "auth": 31, "ratelimit": 16, "state": 48, "grants": 9, "benefits": 2, "subscriptions": 3,
+	"customers": 3, "events": 15, "customer_sessions": 16, "portal_license_keys": 12, "members": 5, "seats": 20,
+	"versions": 3, "webhooks": 6,
 }
 
 type exchange struct {
@@ -79,7 +81,7 @@ func readFile(t *testing.T, path string, into any) {
 	t.Helper()
 	data, err := os.ReadFile(path)
 	require.NoError(t, err)
-	decode(t, data, into)
+	decode(t, mend(data), into)
 }
 
 func TestEveryRecordedExchangeIsReplayedOrListedAsLeftOut(t *testing.T) {
@@ -87,6 +89,7 @@ func TestEveryRecordedExchangeIsReplayedOrListedAsLeftOut(t *testing.T) {
 	leftOut := readLeftOut(t)
 	files, err := filepath.Glob("testdata/golden/*/*.json")
 	require.NoError(t, err)
+	files = slices.DeleteFunc(files, func(file string) bool { return filepath.Base(filepath.Dir(file)) == "webhook_deliveries" })
 
 	passed := map[string]*atomic.Int64{}
 	var replayed []string
@@ -125,7 +128,7 @@ func TestEveryRecordedExchangeIsReplayedOrListedAsLeftOut(t *testing.T) {
 
 	for _, folder := range slices.Sorted(maps.Keys(passing)) {
 		require.Contains(t, passed, folder)
-		t.Logf("%-10s %3d passed", folder, passed[folder].Load())
+		t.Logf("%-20s %3d passed", folder, passed[folder].Load())
 		assert.EqualValues(t, passing[folder], passed[folder].Load(), folder)
 	}
 	assert.Len(t, passed, len(passing), "a folder is not counted")
@@ -315,14 +318,15 @@ var customersBefore = sync.OnceValues(func() ([]polartest.Customer, error) {
 		var e struct {
 			State    string `json:"state"`
 			Response struct {
-				Status int             `json:"status"`
-				Body   json.RawMessage `json:"body"`
+				Status  int               `json:"status"`
+				Headers map[string]string `json:"headers"`
+				Body    json.RawMessage   `json:"body"`
 			} `json:"response"`
 		}
 		if err := json.Unmarshal(data, &e); err != nil {
 			return nil, err
 		}
-		if e.Response.Status != http.StatusOK {
+		if e.Response.Status != http.StatusOK || e.Response.Headers["cache-control"] != "" { // of another server
 			continue
 		}
 		var r recordedState
@@ -415,7 +419,13 @@ func recorded(t *testing.T, unlimited bool) *polartest.Polar {
 }
 
 func replayOne(t *testing.T, folder string, e *exchange, overSocket bool) {
-	p := recorded(t, folder != "ratelimit")
+	second := ofSecond(e)
+	var p *polartest.Polar
+	if second {
+		p = secondWorld(t, folder, e)
+	} else {
+		p = recorded(t, folder != "ratelimit")
+	}
 	client, base := p.Client(), recordedHost
 	if overSocket {
 		server, err := p.Start()
@@ -436,6 +446,9 @@ func replayOne(t *testing.T, folder string, e *exchange, overSocket bool) {
 	}
 	arrange(t, p, folder, e, func(e *exchange) { send(e) })
 	response, body := send(e)
+	if second {
+		body = scrub(body)
+	}
 
 	require.Equal(t, e.Response.Status, response.StatusCode, "status; body: %.2000s", body)
 	checkHeaders(t, e, response, base)
@@ -443,7 +456,7 @@ func replayOne(t *testing.T, folder string, e *exchange, overSocket bool) {
 		assert.Equal(t, e.exact, string(body))
 		return
 	}
-	c := comparison{loose: loose(folder, e)}
+	c := comparison{loose: loose(folder, e), madeUp: second && (e.Request.Method != http.MethodGet || strings.Contains(e.Request.Path, "/deliveries"))}
 	c.body(t, e.Response.Body, body)
 }
 
@@ -603,6 +616,9 @@ func arrange(t *testing.T, p *polartest.Polar, folder string, e *exchange, send 
 			token = fullToken
 		}
 	}
+	if strings.HasPrefix(e.Name, "ratelimit.session_token") {
+		token = e.bearer()
+	}
 	switch e.Name {
 	case "ratelimit.server_validate_after_portal_block", "ratelimit.token2_same_org":
 		token = fullToken
@@ -663,6 +679,29 @@ func checkHeaders(t *testing.T, e *exchange, response reply, base string) {
 type comparison struct {
 	loose  []string
 	random map[string]string // recorded to ours
+	// madeUp lets an id, a time or a secret be another one of its kind: Polar makes them when it is
+	// asked for something new.
+	madeUp bool
+}
+
+// kinds of what is made up.
+var kinds = []*regexp.Regexp{
+	polarTime,
+	regexp.MustCompile(`^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$`),
+	regexp.MustCompile(`^polar_mst_\w{44,}$`),
+	regexp.MustCompile(`^polar_cst_\w{44,}$`),
+	regexp.MustCompile(`^http://127\.0\.0\.1:3000/\w+/portal\?customer_session_token=polar_[cm]st_\w+&email=\S+$`),
+	regexp.MustCompile(`^[A-Z]+-[0-9A-F]{8}-[0-9A-F]{4}-4[0-9A-F]{3}-[89AB][0-9A-F]{3}-[0-9A-F]{12}$`),
+	regexp.MustCompile(`^\*{4}-[0-9A-F]{6}$`),
+}
+
+// likewise says whether two strings are of the same kind and differ in nothing but what is made up.
+func likewise(a, b string) bool {
+	i := strings.Index(a, "customer_session_token=")
+	if i > 0 { // all but the token counts
+		return strings.HasPrefix(b, a[:i+len("customer_session_token=polar_cst_")]) && a[strings.IndexByte(a, '&'):] == b[strings.IndexByte(b, '&'):]
+	}
+	return slices.ContainsFunc(kinds, func(kind *regexp.Regexp) bool { return kind.MatchString(a) && kind.MatchString(b) })
 }
 
 func (c comparison) body(t *testing.T, want any, got []byte) {
@@ -676,7 +715,7 @@ func (c comparison) body(t *testing.T, want any, got []byte) {
 		return
 	}
 	if want == nil {
-		assert.Empty(t, got)
+		assert.Contains(t, []string{"", "null"}, string(got))
 		return
 	}
 	if text, ok := want.(string); ok {
@@ -732,6 +771,9 @@ func (c comparison) value(t *testing.T, at string, want, got any) {
 	case string:
 		if ours, ok := c.random[want]; ok {
 			want = ours
+		}
+		if text, ok := got.(string); ok && c.madeUp && likewise(want, text) {
+			return
 		}
 		assert.Equal(t, want, got, at)
 	default:

@@ -247,13 +247,18 @@ func sizedText(s string, most int) (kind, message string, ctx *object) {
 
 // status reads the status of a license key; "" if it is not one.
 func (f *form) status(name string, v any) string {
-	const expected = "'granted', 'revoked' or 'disabled'"
 	s, ok := v.(string)
 	if !ok || !slices.Contains(statuses, s) {
-		f.complain(name, "enum", "Input should be "+expected, v, newObject("expected", expected))
+		p := unlikeStatus(v)
+		f.complain(name, p.kind, p.message, v, p.ctx)
 		return ""
 	}
 	return s
+}
+
+func unlikeStatus(v any) problem {
+	const expected = "'granted', 'revoked' or 'disabled'"
+	return problem{"enum", nil, "Input should be " + expected, v, newObject("expected", expected)}
 }
 
 var (

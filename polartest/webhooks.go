@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -37,8 +36,8 @@ const (
 const stateChanged = "customer.state_changed"
 
 // Endpoint is where this Polar delivers webhooks to: customer.created, customer.updated,
-// customer.deleted and customer.state_changed of its organization, and where they are asked for,
-// benefit_grant.created, benefit_grant.updated and benefit_grant.revoked.
+// customer.deleted and customer.state_changed of its organization, and where they are asked for, those
+// of types subscription, benefit_grant, benefit, customer_seat and member.
 type Endpoint struct {
 	// ID and OrganizationID are UUIDs of version 4. Empty: see [Polar.AddEndpoint] and [Config].
 	ID, OrganizationID string
@@ -51,7 +50,7 @@ type Endpoint struct {
 	// Secrets sign the deliveries, each with a signature of its own. Polar has one; two are a program
 	// that moves from one secret to the next. Empty: one is made, as Polar makes them today.
 	Secrets []Secret
-	// Events are the types that are wanted. Empty: all of customers, and none of grants.
+	// Events are the types that are wanted. Empty: all of type customer, and no others.
 	Events []string
 	// Disabled endpoints get nothing, and what happens meanwhile is lost for them. Polar itself
 	// switches an endpoint off after ten events in a row that failed, each after ten attempts, and
@@ -60,6 +59,8 @@ type Endpoint struct {
 	Disabled bool
 	// Failures is how many events in a row have failed of late. It is for reading only.
 	Failures int
+	// CreatedAt is now, if zero. A zero ModifiedAt is null.
+	CreatedAt, ModifiedAt time.Time
 }
 
 // Secret is what an endpoint's deliveries are signed with.
@@ -102,6 +103,7 @@ const (
 
 // Attempt is one try to deliver.
 type Attempt struct {
+	ID     string    // a UUID of version 4
 	At     time.Time // by this Polar's clock; in whole seconds it is the webhook-timestamp
 	Status int       // what the endpoint answered; 0 if nothing
 	Err    error     // why there was no answer
@@ -153,7 +155,7 @@ type event struct {
 func (p *Polar) AddEndpoint(e Endpoint) Endpoint {
 	e = e.clone()
 	e.ID = cmp.Or(e.ID, newUUID())
-	e.settle(p.config.OrganizationID)
+	e.settle(p.config.OrganizationID, p.now())
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.endpoint(e.ID) != nil {
@@ -188,7 +190,7 @@ func (p *Polar) UpdateEndpoint(id string, change func(*Endpoint)) bool {
 	next := e.clone()
 	change(&next)
 	next.ID, next.Failures = e.ID, 0
-	next.settle(p.config.OrganizationID)
+	next.settle(p.config.OrganizationID, e.CreatedAt)
 	e.Endpoint = next.clone()
 	if e.Disabled {
 		p.skip(e)
@@ -296,7 +298,9 @@ func (e *Endpoint) clone() Endpoint {
 }
 
 // settle makes an endpoint that a test wrote by hand one that Polar could have.
-func (e *Endpoint) settle(organizationID string) {
+func (e *Endpoint) settle(organizationID string, now time.Time) {
+	settleTimes(now, &e.CreatedAt)
+	settleTimes(time.Time{}, &e.ModifiedAt)
 	e.ID = mustUUID4("Endpoint.ID", e.ID)
 	e.OrganizationID = mustUUID4("Endpoint.OrganizationID", cmp.Or(e.OrganizationID, organizationID))
 	if e.URL == "" && e.Handler == nil {
@@ -387,61 +391,37 @@ func (p *Polar) endpoint(id string) *endpoint {
 
 // emit makes an event of a customer for each endpoint that wants it.
 func (p *Polar) emit(kind string, a *account, now time.Time) {
-	for _, e := range p.webhooks.endpoints {
-		if !e.wants(kind, a) {
-			continue
-		}
-		data := a.describe()
-		var state *object
+	p.emitTo(kind, a.OrganizationID, a, func() *object {
 		if kind == stateChanged {
-			state = p.describeState(&a.Customer)
-			data = state
+			return p.describeState(&a.Customer)
 		}
-		p.send(kind, e, a, state, data, now)
-	}
+		return a.describe()
+	}, Event{At: now})
 }
 
-func (e *endpoint) wants(kind string, a *account) bool {
-	return !e.Disabled && e.OrganizationID == a.OrganizationID && (len(e.Events) == 0 || slices.Contains(e.Events, kind))
+func (e *endpoint) wants(kind, organizationID string) bool {
+	if e.Disabled || e.OrganizationID != organizationID {
+		return false
+	}
+	if len(e.Events) == 0 {
+		return strings.HasPrefix(kind, "customer.")
+	}
+	return slices.Contains(e.Events, kind)
 }
 
 // send makes an event and sends it on its way.
-func (p *Polar) send(kind string, e *endpoint, a *account, state, data *object, now time.Time) {
-	body, _ := printJSON(newObject("type", kind, "timestamp", printTime(now), "data", data)) // change has tried it
+func (p *Polar) send(told Event, e *endpoint, a *account, state, data *object) (id string) {
+	body, _ := printJSON(newObject("type", told.Type, "timestamp", printTime(told.At), "data", data)) // change has tried it
 	ev := &event{
-		Delivery: Delivery{ID: newUUID(), EndpointID: e.ID, Type: kind, CustomerID: a.ID, At: now, Body: body},
-		endpoint: e, customer: a, change: a.change, state: state,
+		Delivery: Delivery{ID: cmp.Or(told.ID, newUUID()), EndpointID: e.ID, Type: told.Type, At: told.At, Body: body},
+		endpoint: e, customer: a, state: state,
+	}
+	if a != nil {
+		ev.CustomerID, ev.change = a.ID, a.change
 	}
 	p.webhooks.events = append(p.webhooks.events, ev)
 	p.enqueue(ev)
-}
-
-// emitGrants makes an event of each grant of a customer that came, changed or ended, for each endpoint
-// that names that type.
-func (p *Polar) emitGrants(a *account, before *Customer, now time.Time) {
-	for i := range a.Benefits {
-		b := &a.Benefits[i]
-		at := slices.IndexFunc(before.Benefits, func(old Benefit) bool { return old.ID == b.ID })
-		var old *Benefit
-		kind := "benefit_grant.created"
-		if at >= 0 {
-			old = &before.Benefits[at]
-			kind = "benefit_grant.updated"
-		}
-		switch {
-		case old == nil && b.Revoked, old != nil && reflect.DeepEqual(*old, *b):
-			continue
-		case b.Revoked && !old.Revoked:
-			kind = "benefit_grant.revoked"
-		case old != nil && old.Revoked && !b.Revoked:
-			kind = "benefit_grant.created" // granted again
-		}
-		for _, e := range p.webhooks.endpoints {
-			if e.wants(kind, a) && len(e.Events) > 0 {
-				p.send(kind, e, a, nil, p.describeGrant(a, b, old, now), now)
-			}
-		}
-	}
+	return ev.ID
 }
 
 // enqueue sends an event on its way. Polar sends the events of an endpoint one after the other, until
@@ -539,7 +519,7 @@ func (p *Polar) attempt(ev *event) {
 	ev.trying = true
 	e := ev.endpoint.clone()
 	at := p.Now()
-	if ev.state != nil {
+	if ev.state != nil && ev.customer != nil {
 		p.show(ev.customer, ev.change, ev.state, at)
 	}
 	m := Message{ID: ev.ID, Timestamp: at, Body: ev.Body}
@@ -550,7 +530,7 @@ func (p *Polar) attempt(ev *event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	ev.trying = false
-	ev.Attempts = append(ev.Attempts, Attempt{At: at, Status: status, Err: err})
+	ev.Attempts = append(ev.Attempts, Attempt{ID: newUUID(), At: at, Status: status, Err: err})
 	switch {
 	case err == nil && status >= 200 && status < 300:
 		p.finish(ev, delivered)

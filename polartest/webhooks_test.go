@@ -201,10 +201,11 @@ func TestEveryChangeOfACustomerSendsItsWholeState(t *testing.T) {
 	var gone customerState
 	require.NoError(t, json.Unmarshal(r.seen()[before+1].Data, &gone))
 	assert.NotNil(t, gone.DeletedAt)
-	assert.Equal(t, "usr_1", *gone.ExternalID, "who is gone can still be found by what the program calls them")
+	assert.Nil(t, gone.ExternalID, "others can have the external ID now; who is gone is told by Polar's own")
+	assert.Equal(t, c.ID, gone.ID)
 	assert.Empty(t, gone.Benefits)
 	assert.Empty(t, gone.Subscriptions)
-	assert.Contains(t, string(r.seen()[before].Data), `"metadata":{"__external_id":"usr_1"}`)
+	assert.Contains(t, string(r.seen()[before].Data), `"metadata":{},"external_id":null`)
 
 	for i, d := range p.Deliveries() {
 		a := r.seen()[i]

@@ -855,6 +855,7 @@ func TestACancellationBitesAtOnceOnBothIds(t *testing.T) {
 		s.Polar.RestoreSubscription(kit.Paying, subscribed.ID)
 		require.NoError(t, s.Polar.WaitForDeliveries(t.Context()))
 		check(true)
+		assert.Equal(t, before, s.Asked(), "all of that came by webhook")
 		time.Sleep(time.Second)
 		s.Polar.DeleteCustomer(kit.Paying)
 		require.NoError(t, s.Polar.WaitForDeliveries(t.Context()))
@@ -862,7 +863,7 @@ func TestACancellationBitesAtOnceOnBothIds(t *testing.T) {
 		e, err := customers.Entitlements(t.Context(), both[0])
 		require.NoError(t, err)
 		assert.False(t, e.Known())
-		assert.Equal(t, before, s.Asked(), "all of that came by webhook")
+		assert.LessOrEqual(t, s.Asked(), before+1, "Polar does not say whose external id is free now, and it may be somebody else's already")
 	})
 }
 
