@@ -33,7 +33,7 @@ const (
 	membersOrg = "9c68656b-636b-45b1-8467-aa42607e5a2b"
 )
 
-// at is shortly after the events of usage were ingested.
+// secondNow is shortly after the events of usage were ingested.
 var secondNow = time.Date(2026, 11, 28, 16, 20, 40, 0, time.UTC)
 
 // ofSecond says which recording an exchange is from.
@@ -66,35 +66,67 @@ func scrub(data []byte) []byte {
 	return bytes.ReplaceAll(data, []byte("https://sandbox.polar.sh/"), []byte("http://127.0.0.1:3000/"))
 }
 
-// told is every object of a kind that the second recording tells of.
+// told is what one exchange of the second recording tells of.
 type told struct {
-	file string
 	body any
+	json []byte
 }
 
-var secondRecording = sync.OnceValues(func() ([]told, error) {
+// tellings are all of them, and what they tell of the catalog and of customers alone, each thing once.
+type tellings struct {
+	all       []told
+	catalog   []byte
+	customers []told
+}
+
+var secondRecording = sync.OnceValues(func() (*tellings, error) {
 	files, err := filepath.Glob("testdata/golden/*/*.json")
 	if err != nil {
 		return nil, err
 	}
-	var all []told
+	var tell tellings
+	var catalog [][]byte
+	seen := map[string]bool{}
+	once := func(v any) []byte {
+		data, err := json.Marshal(v)
+		if err != nil || seen[string(data)] {
+			return nil
+		}
+		seen[string(data)] = true
+		return data
+	}
 	for _, file := range files {
 		data, err := os.ReadFile(file)
 		if err != nil {
 			return nil, err
 		}
-		data = mend(data)
 		var e exchange
-		d := json.NewDecoder(bytes.NewReader(data))
+		d := json.NewDecoder(bytes.NewReader(mend(data)))
 		d.UseNumber()
 		if err := d.Decode(&e); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
-		if ofSecond(&e) && e.Response.Status < 300 {
-			all = append(all, told{file, e.Response.Body})
+		if !ofSecond(&e) || e.Response.Status >= 300 {
+			continue
+		}
+		body := e.Response.Body
+		if data := once(body); data != nil {
+			tell.all = append(tell.all, told{body, data})
+		}
+		for _, o := range slices.Concat(objects(body, "selectable", "metadata"), objects(body, "aggregation"), objects(body, "is_recurring", "metadata")) {
+			if data := once(o); data != nil {
+				catalog = append(catalog, data)
+			}
+		}
+		for _, o := range objects(body, "email_verified", "organization_id") {
+			o = alone(o, "active_subscriptions", "granted_benefits", "active_meters")
+			if data := once(o); data != nil {
+				tell.customers = append(tell.customers, told{o, data})
+			}
 		}
 	}
-	return all, nil
+	tell.catalog = slices.Concat([]byte("["), bytes.Join(catalog, []byte(",")), []byte("]"))
+	return &tell, nil
 })
 
 // objects finds all objects in a piece of JSON that have all these names.
@@ -148,7 +180,7 @@ func secondWorld(t *testing.T, folder string, e *exchange) *polartest.Polar {
 	w := world{t: t, p: p, e: e}
 	recording, err := secondRecording()
 	require.NoError(t, err)
-	w.recording = recording
+	w.recording = recording.all
 	w.made, _ = e.Response.Body.(map[string]any)
 	read := e.Request.Method == http.MethodGet
 	listsCustomers := strings.HasPrefix(e.Request.Path, "/v1/customers/?")
@@ -157,19 +189,16 @@ func secondWorld(t *testing.T, folder string, e *exchange) *polartest.Polar {
 	if own { // goes before what is told of other moments
 		require.NoError(t, p.Import(mustJSON(t, w.made)))
 	}
-	for _, one := range recording {
-		for _, o := range slices.Concat(objects(one.body, "selectable", "metadata"), objects(one.body, "aggregation"), objects(one.body, "is_recurring", "metadata")) {
-			require.NoError(t, p.Import(mustJSON(t, o)))
+	require.NoError(t, p.Import(recording.catalog))
+	for _, one := range recording.customers {
+		if o := one.body.(map[string]any); !listsCustomers && !w.makes(o) && !w.contradicts(o) {
+			w.try(one)
 		}
-		if !listsCustomers {
-			for _, o := range objects(one.body, "email_verified", "organization_id") {
-				if !w.makes(o) && !w.contradicts(o) {
-					w.try(alone(o, "active_subscriptions", "granted_benefits", "active_meters"))
-				}
-			}
-		}
-		if !read && !w.makes(one.body) && !slices.ContainsFunc(objects(one.body, "external_id"), w.contradicts) && len(objects(one.body, "secret", "url")) == 0 { // nothing is to leave this test
-			w.try(one.body)
+	}
+	for _, one := range recording.all {
+		if !read && !w.makes(one.body) && !slices.ContainsFunc(objects(one.body, "external_id"), w.contradicts) &&
+			len(objects(one.body, "secret", "url")) == 0 { // nothing is to leave this test
+			w.try(one)
 		}
 	}
 	if own { // and has the last word
@@ -209,7 +238,13 @@ func (w *world) contradicts(o map[string]any) bool {
 }
 
 // try imports what may contradict something else: the recordings are of different moments.
-func (w *world) try(v any) { _ = w.p.Import(mustJSON(w.t, v)) }
+func (w *world) try(what any) {
+	one, ok := what.(told)
+	if !ok {
+		one.json = mustJSON(w.t, what)
+	}
+	_ = w.p.Import(one.json)
+}
 
 // alone is an object without some of its fields.
 func alone(o map[string]any, names ...string) map[string]any {
