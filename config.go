@@ -19,110 +19,101 @@ import (
 
 // Config configures a Gate. Only OrganizationID is required.
 type Config struct {
-	// OrganizationID is the vendor's organization: a UUID of version 4, from
-	// its settings in Polar. Build it into the program: a user who could
-	// choose it would bring keys from an organization of their own.
+	// OrganizationID is the vendor's organization: a UUID of version 4, from its settings
+	// in Polar. Build it into the program: a user who could choose it would bring keys
+	// from an organization of their own.
 	OrganizationID string
-	// App names the program: its state folder, its User-Agent and what Polar
-	// shows of its activations. Letters, digits, spaces, dots, dashes and
-	// underscores, at most 64, and no name of a device of Windows, such as "con"
-	// or "aux.v1". Empty means "polargate-app". Choose it once: a program under
-	// another name does not find its license again.
+	// App names the program: its state folder, its User-Agent, and what Polar shows of
+	// its activations. At most 64 letters, digits, spaces, dots, dashes and underscores,
+	// and not the name of a Windows device such as "con" or "aux.v1". Empty means
+	// "polargate-app". Choose it once: under another name, a program doesn't find its
+	// license again.
 	App string
-	// Version of the program, for the User-Agent and the activation's meta; may
-	// be empty.
+	// Version of the program, for the User-Agent and the activation's meta. May be empty.
 	Version string
-	// Features maps the ids of the benefits that this program accepts to the
-	// features that each unlocks. A key of any other benefit is refused as
-	// ErrWrongBenefit. Empty accepts every benefit of the organization and
-	// unlocks no feature.
+	// Features maps the ids of the benefits that this program accepts to the features
+	// that each unlocks. A key of any other benefit is refused with ErrWrongBenefit.
+	// Empty accepts every benefit of the organization and unlocks no feature.
 	Features map[string][]string
 
-	// BaseURL and Server say where Polar is; see ClientConfig. Empty means
-	// Production.
+	// BaseURL and Server say where Polar is; see ClientConfig. Empty means Production.
 	BaseURL string
 	Server  Server
-	// HTTPClient sends the requests; see ClientConfig. nil means one that
-	// honours the proxy variables of the environment.
+	// HTTPClient sends the requests; see ClientConfig. nil means a client that honors the
+	// proxy variables of the environment.
 	HTTPClient *http.Client
-	// Store keeps the state. nil means a FileStore in the user's folder for
-	// settings: the folder <App>/license in os.UserConfigDir. In it is a file
-	// license-<hash>-<hash>.sealed for each computer that uses it, since such a
-	// folder can be shared, and license-<hash>.index, which says for which.
+	// Store keeps the state. nil means a FileStore in the folder <App>/license of
+	// os.UserConfigDir. It has one file license-<hash>-<hash>.sealed for each computer
+	// that uses the folder, because such a folder can be shared, and
+	// license-<hash>.index, which lists them.
 	Store Store
-	// Fingerprint stands for this machine: 1 to 500 characters. Empty means a
-	// hash of the system's machine id, or of a random id kept in the Store
-	// where the system has none. The state is kept under it: a program that
-	// comes to have another one reports ErrOtherMachine until Move or Activate
-	// is called.
+	// Fingerprint identifies this computer: 1 to 500 characters. Empty means a hash of
+	// the system's machine id, or of a random id kept in the Store if the system has
+	// none. The state is stored under it: if it changes, the program reports
+	// ErrOtherMachine until Move or Activate is called.
 	Fingerprint string
-	// Conditions are what an activation is bound to; see ActivateRequest. nil
-	// means {"fingerprint": Fingerprint}; empty but not nil binds it to
-	// nothing. They count when a seat is taken: one taken under other
-	// conditions goes on with those.
+	// Conditions are what an activation is bound to; see ActivateRequest. nil means
+	// {"fingerprint": Fingerprint}; empty but not nil binds it to nothing. They matter
+	// when a key is activated: an activation made under other conditions keeps those.
 	Conditions map[string]any
-	// Label is what the customer sees in the list of their activations. Empty
-	// means the computer's name. It is no identity; but Activate takes a stored
-	// license of another machine that has the same label for that of this
-	// computer before its system was set up anew, and moves it.
+	// Label is what customers see in the list of their activations. Empty means the
+	// computer's name. It is no identity, with one exception: if a stored license of
+	// another computer has the same label, Activate takes it for this computer's own,
+	// from before the system was reinstalled, and moves it.
 	Label string
 
-	// FreshFor is how long a granted answer counts without asking again. 0
-	// means 24 hours; it must not be negative.
+	// FreshFor is how long a granted answer counts without asking again. 0 means 24
+	// hours; it must not be negative.
 	FreshFor time.Duration
-	// GracePeriod is how long the last granted answer counts while Polar cannot
-	// be reached. 0 means 14 days; negative means none beyond FreshFor.
+	// GracePeriod is how long the last granted answer counts if Polar can't be reached. 0
+	// means 14 days; negative means not beyond FreshFor.
 	GracePeriod time.Duration
-	// CheckTimeout bounds how long Check waits for Polar. 0 means 5 seconds; it
-	// must not be negative.
-	CheckTimeout time.Duration
-	// Secret makes the state harder to forge for somebody who knows how this
-	// library seals it. May be empty. A change of it loses all stored licenses.
-	Secret string
-	// AllowKeysWithoutSeats accepts keys whose benefit has no activation limit
-	// in Polar. Such a key works on any number of computers. False refuses
-	// them with ErrActivationsUnsupported.
-	AllowKeysWithoutSeats bool
-	// Ephemeral is for where nothing lasts, such as build jobs and containers.
-	// Empty means that the license is kept in the Store, and that an Activate
-	// that cannot write there fails before it asks for a seat. ReleaseOnClose
-	// and ValidateOnly do without the Store, whatever it is.
-	Ephemeral Ephemeral
-	// WaitForTurn is for many installations behind one address, such as a fleet of
-	// build jobs or a classroom: Polar takes 3 requests a second from an address, and
-	// shuts out one that sends more for a minute. For so long in all, Activate and
-	// ActivateWait wait for their turn when an activation is held up by that limit, or
-	// by a pause that Polar asked for, if ctx lasts as long. Only what was not carried
-	// out is sent again. The first Activate of a Gate then also begins a moment later,
-	// drawn by lot from up to 5 seconds, and a quarter of WaitForTurn at most, so that
-	// jobs that start together do not ask together. 0 means no wait: Activate fails at
-	// once with ErrRateLimited, whose RetryAfter says when to come again. It must not
+	// CheckTimeout bounds how long Check waits for Polar. 0 means 5 seconds; it must not
 	// be negative.
+	CheckTimeout time.Duration
+	// Secret makes the state harder to forge for people who know how this library seals
+	// it. May be empty. Changing it loses all stored licenses.
+	Secret string
+	// AllowKeysWithoutSeats accepts keys whose benefit has no activation limit in Polar.
+	// Such a key works on any number of computers. False refuses them with
+	// ErrActivationsUnsupported.
+	AllowKeysWithoutSeats bool
+	// Ephemeral is for places where nothing is kept, such as build jobs and containers.
+	// Empty means that the license is kept in the Store, and that Activate fails before
+	// it asks Polar if it can't write there. ReleaseOnClose and ValidateOnly don't use
+	// the Store at all.
+	Ephemeral Ephemeral
+	// WaitForTurn is for many computers behind one address, such as a fleet of build jobs
+	// or a classroom. Polar accepts 3 requests a second from an address, and blocks one
+	// that sends more for a minute. If that limit, or a pause that Polar asked for, holds
+	// up an activation, Activate and ActivateWait wait for their turn for this long in
+	// all, if ctx lasts as long. Only requests that had no effect are sent again. The
+	// first Activate of a Gate also starts at a random moment within 5 seconds, or a
+	// quarter of WaitForTurn if that is less, so that jobs that start together don't ask
+	// together. 0 means no wait: Activate fails at once with ErrRateLimited, whose
+	// RetryAfter says when to try again. It must not be negative.
 	WaitForTurn time.Duration
-	// ReleaseTimeout bounds how long Close may take to give back the activation of an
-	// Ephemeral Gate while Polar's limit on requests is in the way. Other troubles,
-	// such as a network that is away, have 5 seconds of that. 0 means 5 minutes, or
-	// WaitForTurn if that is longer; it must not be negative. A system that kills a
-	// program soon after asking it to end, as containers do after 10 seconds, needs
-	// less.
+	// ReleaseTimeout bounds how long Close may take to deactivate an Ephemeral Gate while
+	// Polar's limit on requests is in the way. Other failures, such as a lost network,
+	// have 5 seconds of that. 0 means 5 minutes, or WaitForTurn if that is longer; it
+	// must not be negative. Set it lower if your system kills a program soon after asking
+	// it to end; containers often do after 10 seconds.
 	ReleaseTimeout time.Duration
-	// Language is what Status.Message is written in; nil means English.
+	// Language is what Status.Message is written in. nil means English.
 	Language *Language
-	// Logger gets warnings, for instance of a state that cannot be saved, and
-	// never a key. nil means none are written.
+	// Logger gets warnings, for example about a state that can't be saved, and never a
+	// key. nil means that nothing is logged.
 	Logger *slog.Logger
-	// OnChange is called when the state, the reason, the features or one of
-	// the flags Unsaved and InDoubt is another than before, with the Status
-	// before and after: one call at a time and in order, from a goroutine of
-	// the Gate, often after the call that caused the change has returned. It
-	// may call the Gate. It is not called for the Status at Open, nor for
-	// Close. A panic in it is logged and goes no further. nil means nobody is
-	// told.
+	// OnChange is called when the state, the reason, the features, or one of the flags
+	// Unsaved and InDoubt has changed, with the Status before and after. Calls come one
+	// at a time and in order, from a goroutine of the Gate, often after the call that
+	// caused the change has returned. OnChange may call the Gate. It isn't called for the
+	// Status at Open, nor for Close. A panic in it is logged and goes no further. nil
+	// means no calls.
 	OnChange func(before, after Status)
 
-	// Clock tells the time, for tests of what happens as time passes or a clock is set.
-	// Licenses are judged by it; pauses and timeouts are not. nil means the computer's
-	// clock.
+	// Clock tells the time. Tests use it to let time pass or to set a clock. Licenses are
+	// judged by it; pauses and timeouts are not. nil means the computer's clock.
 	Clock func() time.Time
 
 	machine func() machine.Machine // for tests of other computers; nil means machine.This

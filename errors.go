@@ -10,86 +10,87 @@ import (
 	"time"
 )
 
-// Reason says why a license is not plainly active, or why a call failed. Its
-// values are stable words, made for logs, JSON and switch statements, and each
-// is an error as well, so that the same name serves both:
+// Reason says why a license is not active, or why a call failed. Its values are stable
+// words for logs, JSON and switch statements. Each is an error as well, so that the same
+// name serves both:
 //
 //	if errors.Is(err, polargate.ErrExpired) { … }
 //	if status.Reason == polargate.ErrExpired { … }
 //
-// The zero value, "", means that there is nothing to report. Print string(r)
-// for the word; r.Error() is a sentence.
+// The zero value, "", means that there is nothing to report. string(r) is the word, and
+// r.Error() a sentence.
 type Reason string
 
-// Denials: Polar itself refused, in its own words. None of them is terminal:
-// the next granted validation restores the license.
+// Denials: Polar itself refused, in its own words. None is final: the next granted
+// validation restores the license.
 const (
-	// ErrUnknownKey: no such key in this organization. Also a key in the wrong
-	// case, a rotated key, and, for up to two minutes, one just bought. If no
-	// key at all is known, OrganizationID or Server may be the wrong one.
+	// ErrUnknownKey: there is no such key in this organization. This includes a key in
+	// the wrong case, a rotated key, and, for up to two minutes, a key that was just
+	// bought. If no key at all is known, OrganizationID or Server may be wrong.
 	ErrUnknownKey Reason = "unknown_key"
-	// ErrInactive: the key was revoked or disabled; Polar does not tell which.
+	// ErrInactive: the key was revoked or disabled; Polar doesn't say which.
 	ErrInactive Reason = "inactive"
-	// ErrExpired: the key is past its expiry, by Polar's clock or, offline, by ours.
+	// ErrExpired: the key is past its expiry, by Polar's clock or, offline, by this
+	// computer's.
 	ErrExpired Reason = "expired"
-	// ErrSeatReleased: the key is good, but this installation's activation is
-	// gone, for instance because it was released in the customer portal or moved to
-	// another computer. Also where the key has come to have an activation limit, and
-	// was used here without an activation before: Activate takes one.
+	// ErrSeatReleased: the key is valid, but this computer's activation is gone, for
+	// example because it was deactivated in the customer portal or moved to another
+	// computer. Also if the key now has an activation limit, and was used here without an
+	// activation before: call Activate.
 	ErrSeatReleased Reason = "seat_released"
 	// ErrConditionsMismatch: the activation was made under other conditions.
 	ErrConditionsMismatch Reason = "conditions_mismatch"
-	// ErrWrongBenefit: a real key, but for something else than this program.
+	// ErrWrongBenefit: the key is real, but for another product.
 	ErrWrongBenefit Reason = "wrong_benefit"
-	// ErrWrongCustomer: the key belongs to another customer than the one asked for.
+	// ErrWrongCustomer: the key belongs to a customer other than the one asked for.
 	ErrWrongCustomer Reason = "wrong_customer"
-	// ErrActivationLimit: every seat of the key is taken.
+	// ErrActivationLimit: the key is in use on the maximum number of computers.
 	ErrActivationLimit Reason = "activation_limit"
-	// ErrActivationsUnsupported: the key's benefit has no activation limit set,
-	// and so no seats to take.
+	// ErrActivationsUnsupported: the key's benefit has no activation limit, so it can't
+	// be activated.
 	ErrActivationsUnsupported Reason = "activations_unsupported"
-	// ErrUsageExceeded: fewer uses are left than were asked for. It refuses the
-	// one call and does not lock the license.
+	// ErrUsageExceeded: fewer uses are left than were asked for. It refuses this call and
+	// doesn't lock the license.
 	ErrUsageExceeded Reason = "usage_exceeded"
-	// ErrDenied: a refusal in Polar's shape that this version has no word for.
-	// Error.Detail holds its text.
+	// ErrDenied: a refusal by Polar that this version has no word for. Error.Detail has
+	// its text.
 	ErrDenied Reason = "denied"
 )
 
-// Everything else: nobody authoritative answered, or this side is at fault.
-// None of these proves anything about the license.
+// All other reasons: Polar gave no answer that counts, or this side is at fault. None of
+// them proves anything about the license.
 const (
-	// ErrUnreachable: no answer from Polar. A login page of a Wi-Fi, a proxy's
-	// error page and a broken answer count as none. Also the reason of a Status
-	// in grace when Polar has not been asked yet since the answer went stale.
+	// ErrUnreachable: no answer from Polar. A Wi-Fi login page, a proxy's error page and a
+	// broken answer count as none. Also the Reason of a Status in grace if Polar has not
+	// been asked since the answer went stale.
 	ErrUnreachable Reason = "unreachable"
-	// ErrRateLimited: Polar asked for a pause, or the wait for our own pacing
-	// was longer than the caller's context. Error.RetryAfter says how long.
+	// ErrRateLimited: Polar asked for a pause, or the wait for a turn within its limits
+	// would be longer than the caller's context. Error.RetryAfter says how long.
 	ErrRateLimited Reason = "rate_limited"
-	// ErrMisconfigured: Polar refused the request itself: a bad or missing
-	// access token, a missing scope, or a malformed field.
+	// ErrMisconfigured: Polar rejected the request itself: a missing or invalid access
+	// token, a missing scope, or a malformed field.
 	ErrMisconfigured Reason = "misconfigured"
-	// ErrInDoubt: the request left, its answer was lost, and repeating it could
-	// take a second seat or count usage twice. See ErrActivationInDoubt.
+	// ErrInDoubt: the request was sent, its answer was lost, and repeating it could use a
+	// second activation or count usage twice. See ErrActivationInDoubt.
 	ErrInDoubt Reason = "in_doubt"
-	// ErrGraceEnded: Polar has not been reached for longer than the grace period.
+	// ErrGraceEnded: the license hasn't been verified for longer than the grace period.
 	ErrGraceEnded Reason = "grace_ended"
-	// ErrClockSetBack: the clock is more than a day behind a time already seen, or
-	// more than an hour behind that of Polar's last answer. It was ahead then, or has
-	// been set back since; Polar's next answer settles it.
+	// ErrClockSetBack: the clock is more than a day behind a time already seen, or more
+	// than an hour behind Polar's last answer. It was ahead then, or has been set back
+	// since; Polar's next answer settles it.
 	ErrClockSetBack Reason = "clock_set_back"
-	// ErrOtherMachine: the stored license was activated on another machine, or is
-	// still being moved here. Gate.Move and Gate.Activate move it; nothing else does.
+	// ErrOtherMachine: the stored license was activated on another computer, or is still
+	// being moved here. Gate.Move and Gate.Activate move it; nothing else does.
 	ErrOtherMachine Reason = "other_machine"
-	// ErrUnreadableState: the stored license was damaged; it was kept aside.
+	// ErrUnreadableState: the stored license is damaged, and was set aside.
 	ErrUnreadableState Reason = "unreadable_state"
-	// ErrNoPermission: the stored license may not be read or written by this user, for
-	// instance since the program was run once by the superuser. Nothing is damaged. A
-	// *StoreError that has this cause is ErrNoPermission too.
+	// ErrNoPermission: this user may not read or write the stored license, for example
+	// because the program was once run by the superuser. Nothing is damaged. A *StoreError
+	// with this cause is ErrNoPermission too.
 	ErrNoPermission Reason = "no_permission"
-	// ErrBusy: another copy of the program, or another call, has kept the license
-	// locked for as long as the caller waited. When that was a minute, it is a
-	// *StoreError that has this Reason.
+	// ErrBusy: another copy of the program, or another call, held the lock of the license
+	// for as long as the caller waited. If that was a minute, it is a *StoreError with
+	// this Reason.
 	ErrBusy Reason = "busy"
 	// ErrNoLicense: no license key has been activated here yet.
 	ErrNoLicense Reason = "no_license"
@@ -97,8 +98,8 @@ const (
 	ErrClosed Reason = "closed"
 )
 
-// ErrActivationInDoubt is another name of ErrInDoubt, for code that activates.
-// The attempt stays recorded, and Activate can be called again.
+// ErrActivationInDoubt is another name for ErrInDoubt, for code that activates. The
+// attempt stays recorded, and Activate can be called again.
 const ErrActivationInDoubt = ErrInDoubt
 
 // Error is the reason as a sentence.
@@ -128,10 +129,9 @@ func (r Reason) provesNothing() bool {
 	return false
 }
 
-// Denial reports whether r is Polar's own refusal, as against an answer that
-// proves nothing. In answer to a validation it locks the license. The refusal of
-// an activation leaves the license that is held as it is, and ErrUsageExceeded,
-// which refuses one call only, is not counted as a denial.
+// Denial reports whether r is Polar's own refusal, not an answer that proves nothing. A
+// refused validation locks the license. A refused activation leaves the license in use
+// unchanged. ErrUsageExceeded refuses one call only, and isn't a denial.
 func (r Reason) Denial() bool {
 	switch r {
 	case ErrUnknownKey, ErrInactive, ErrExpired, ErrSeatReleased, ErrConditionsMismatch,
@@ -141,45 +141,41 @@ func (r Reason) Denial() bool {
 	return false
 }
 
-// Error is a failed call to Polar, or a license that does not let the program
-// run. It never carries a license key, a token, an e-mail address or a request
-// body.
+// Error is a failed call to Polar, or a license that doesn't let the program run. It never
+// contains a license key, a token, an e-mail address or a request body.
 type Error struct {
 	// Op is what was tried: "validate", "activate", "deactivate", "check", …
 	Op string
-	// Reason is what errors.Is matches, beside the cause.
+	// Reason is what errors.Is matches, in addition to the cause.
 	Reason Reason
-	// StatusCode is the HTTP status; 0 when no answer came or none was asked for.
+	// StatusCode is the HTTP status; 0 if there was no answer or no request.
 	StatusCode int
-	// Detail is Polar's own text where it sent one, cleaned and cut to 200
-	// characters; otherwise what was wrong with the answer.
+	// Detail is Polar's own text if it sent one, cleaned and cut to 200 characters;
+	// otherwise, what was wrong with the answer.
 	Detail string
-	// RetryAfter is how long to wait before asking again; 0 when not known.
+	// RetryAfter is how long to wait before trying again; 0 if not known.
 	RetryAfter time.Duration
-	// Err is the cause, for instance a network error; may be nil.
+	// Err is the cause, for example a network error; may be nil.
 	Err error
 
-	// sent: the request may have reached Polar and been carried out there.
+	// sent: the request may have reached Polar and had its effect.
 	sent bool
-	// unasked: Polar was not asked, since too many others were to be asked about. It
-	// says nothing of Polar.
+	// unasked: Polar wasn't asked for lack of budget. That says nothing about Polar.
 	unasked bool
-	// heldBack: Polar was not asked, since it had asked for a pause.
+	// heldBack: Polar wasn't asked, because it had asked for a pause.
 	heldBack bool
 	// situation is what is known more exactly than the reason tells; "" if nothing is.
 	situation Phrase
-	// store is why the stored license could not be read, if that is the reason.
+	// store is why the stored license couldn't be read, if that is the reason.
 	store error
-	// kept: the call was about a key that was entered while the license of another one
-	// is held, which stays as it is.
+	// kept: the call was about a key that was just entered while the license of another
+	// key stays in use.
 	kept bool
-	// date is the time by the clock of who refused; zero if the answer does
-	// not tell.
+	// date is when Polar refused, by its own clock; zero if the answer doesn't say.
 	date time.Time
 }
 
-// Error says what failed and what to do next, for a developer. For a person, see
-// Message.
+// Error tells a developer what failed and what to do next. For a person, see Message.
 func (e *Error) Error() string {
 	var b strings.Builder
 	b.WriteString("polargate: ")
@@ -195,8 +191,8 @@ func (e *Error) Error() string {
 	return b.String()
 }
 
-// facts are what is known of a failure beside its reason. Of a cause that is an
-// Error too, its advice is left out: one is enough.
+// facts are what is known about a failure in addition to its reason. The advice of a cause
+// that is an Error too is left out: one is enough.
 func (e *Error) facts() []string {
 	var facts []string
 	if e.StatusCode != 0 {
@@ -229,7 +225,7 @@ func causeOf(err error) error {
 	return err
 }
 
-// Unwrap gives the reason and the cause, for errors.Is and errors.As.
+// Unwrap returns the reason and the cause, for errors.Is and errors.As.
 func (e *Error) Unwrap() []error {
 	errs := []error{e.Reason}
 	for _, err := range []error{e.Err, e.store} {
@@ -240,7 +236,7 @@ func (e *Error) Unwrap() []error {
 	return errs
 }
 
-// cause is what kept Polar from being reached, as a phrase; "" if not known.
+// cause is why Polar couldn't be reached, as a phrase; "" if not known.
 func (e *Error) cause() Phrase {
 	if e.situation.exists() && e.Reason == ErrUnreachable && strings.HasPrefix(string(e.situation), string(ErrUnreachable)+".") {
 		return e.situation
@@ -300,8 +296,8 @@ func isDenial(err error) bool {
 	return errors.As(err, &e) && e.Reason.Denial()
 }
 
-// InputError is a value that cannot be right, found before anything was sent
-// or stored. It names the field and never repeats the value.
+// InputError is a value that can't be right, found before anything was sent or stored. It
+// names the field and never repeats the value.
 type InputError struct {
 	// Field is the argument or Config field at fault.
 	Field string
@@ -338,12 +334,11 @@ func (e *keptError) message(l *Language) string {
 	return l.unchanged(text)
 }
 
-// StoreError is a license state that could not be read or written. After it,
-// Activate holds no seat that it did not hold before. Check works without a disk.
+// StoreError is a license state that couldn't be read or written. If Activate returns it,
+// no new activation is in use. Check works without a disk.
 //
-// errors.Is tells two causes by their Reason, whatever the Store: ErrNoPermission
-// where fs.ErrPermission is the cause, and ErrBusy where somebody else has kept the
-// lock for too long.
+// errors.Is finds two causes by their Reason, whatever the Store: ErrNoPermission if the
+// cause is fs.ErrPermission, and ErrBusy if the lock was held elsewhere for too long.
 type StoreError struct {
 	// Op is "load", "save" or "lock".
 	Op string
@@ -362,7 +357,7 @@ func (e *StoreError) Error() string {
 	return fmt.Sprintf("polargate: cannot %s the license state: %v. %s", e.Op, e.Err, do)
 }
 
-// Unwrap gives the cause.
+// Unwrap returns the cause.
 func (e *StoreError) Unwrap() error { return e.Err }
 
 // opLock is the Op of a *StoreError, and of an ErrBusy, about a lock.

@@ -6,17 +6,17 @@ import (
 	"time"
 )
 
-// State is where a license stands.
+// State says whether a license lets the program run.
 type State string
 
 const (
 	// Active: Polar granted it, recently enough.
 	Active State = "active"
-	// Grace: Polar cannot be reached; the last granted verdict still counts.
+	// Grace: Polar can't be reached, and the last granted answer still counts.
 	Grace State = "grace"
-	// Locked: refused by Polar, or grace ran out.
+	// Locked: Polar refused it, or the grace period is over.
 	Locked State = "locked"
-	// Unlicensed: no license key has been activated here.
+	// Unlicensed: no license key has been activated on this computer.
 	Unlicensed State = "unlicensed"
 )
 
@@ -24,49 +24,48 @@ const (
 type Source string
 
 const (
-	FromNetwork Source = "network" // Polar was asked for it
+	FromNetwork Source = "network" // Polar was asked
 	FromDisk    Source = "disk"    // read from the Store
-	FromMemory  Source = "memory"  // known since an earlier call
+	FromMemory  Source = "memory"  // known from an earlier call
 )
 
-// Status is where a license stood at one moment. It is a snapshot: nothing
-// changes it afterwards.
+// Status is a snapshot of a license. It never changes.
 type Status struct {
-	// State says whether the program may run: see OK.
+	// State says whether the program may run; see OK.
 	State State
-	// Reason is empty when active.
+	// Reason is empty if the license is active.
 	Reason Reason
-	// Key prints masked. Key.Reveal gives the text, for instance to activate
-	// it again. With ErrOtherMachine it is that of the other computer's license.
+	// Key prints masked. Key.Reveal returns the text, for example to activate it again.
+	// With ErrOtherMachine, it is the key of the other computer's license.
 	Key Key
-	// Features are those that are unlocked, in order; none unless OK.
+	// Features are the unlocked features, sorted; none unless OK.
 	Features []string
-	// BenefitID is the benefit that the key belongs to; "" when not known.
+	// BenefitID is the benefit that the key belongs to; "" if not known.
 	BenefitID string
 	// CheckedAt is when Polar last granted or refused; zero if never.
 	CheckedAt time.Time
-	// FreshUntil is until when Polar need not be asked again, and GraceUntil
-	// until when the license lasts without an answer; zero when neither counts.
+	// FreshUntil is until when Polar need not be asked again. GraceUntil is until when
+	// the license works offline. Each is zero if it doesn't apply.
 	FreshUntil, GraceUntil time.Time
-	// ExpiresAt is the key's own end; zero if it has none.
+	// ExpiresAt is the key's own expiry; zero if it has none.
 	ExpiresAt time.Time
-	// Usage is how many uses of the key were counted, and LimitUsage how many
-	// there are in all, as Polar said last; Unlimited if there is no limit. Both
-	// are 0 where nothing is known.
+	// Usage is how many uses of the key have been counted, and LimitUsage how many there
+	// are in all, as Polar last said; Unlimited if there is no limit. Both are 0 if
+	// nothing is known.
 	Usage, LimitUsage int64
 	Source            Source
-	// Unsaved: what is said here could not be stored, and is forgotten when the
-	// program ends. The log says why.
+	// Unsaved: this Status couldn't be stored, and is lost when the program ends. The log
+	// says why.
 	Unsaved bool
-	// InDoubt: an activation was begun and its outcome is not known, since the
-	// program was killed or the answer lost. It may have taken a seat. Also while
-	// another process is at it, which is not to be told from the first.
+	// InDoubt: an activation was started, and it isn't known how it ended, because the
+	// program was killed or the answer lost. Polar may have counted it. This is also set
+	// while another process is activating, which can't be told apart.
 	InDoubt bool
-	// ReleasePending: a seat that was given up is still taken at Polar, which could
-	// not be reached then. It is given back when Polar can be: at a Check, by Run,
-	// or at a later start.
+	// ReleasePending: Polar still counts an activation that this computer has given up,
+	// because Polar couldn't be reached. It is deactivated once Polar can be reached: by
+	// Check, by Run, or at a later start.
 	ReleasePending bool
-	// Message is for a person: what is the matter, and what to do.
+	// Message tells a person what happened and what to do.
 	Message string
 
 	cause     Phrase // why Polar couldn't be reached last time; "" if that isn't known
@@ -146,16 +145,15 @@ func (s Status) situationSince(failed Reason) Phrase {
 	return ""
 }
 
-// OK reports whether the program may run: active, or in grace.
+// OK reports whether the program may run: the state is Active or Grace.
 func (s Status) OK() bool { return s.State == Active || s.State == Grace }
 
-// Has reports whether a feature was unlocked at the time of the snapshot.
+// Has reports whether a feature was unlocked when the snapshot was taken.
 func (s Status) Has(feature string) bool { return slices.Contains(s.Features, feature) }
 
-// MarshalJSON writes every field, the key masked, times in UTC or null; usage
-// only where there is a limit, and unsaved, in_doubt and release_pending only where
-// they are true. It is for other programs to read; a Status is not made from it
-// again.
+// MarshalJSON writes every field: the key masked, times in UTC or null, usage only if
+// there is a limit, and unsaved, in_doubt and release_pending only if they are true. It
+// is for other programs to read; there is no way back to a Status.
 func (s Status) MarshalJSON() ([]byte, error) {
 	when := func(t time.Time) *time.Time {
 		if t.IsZero() {
