@@ -41,7 +41,17 @@ func (i *installation) serve(args ...string) *served {
 	i.t.Cleanup(func() { _ = file.Close() })
 	cmd.Stdout, cmd.Stderr = file, file
 	require.NoError(i.t, cmd.Start())
-	i.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	i.t.Cleanup(func() {
+		if cmd.ProcessState != nil {
+			return // it was waited for
+		}
+		if cmd.Process.Signal(os.Interrupt) != nil { // as Ctrl-C, so that it tidies up; not on Windows
+			_ = cmd.Process.Kill()
+		}
+		late := time.AfterFunc(time.Minute, func() { _ = cmd.Process.Kill() })
+		_ = cmd.Wait()
+		late.Stop()
+	})
 	s := &served{t: i.t, cmd: cmd, output: func() string {
 		text, err := os.ReadFile(path)
 		require.NoError(i.t, err)

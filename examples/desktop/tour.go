@@ -16,17 +16,12 @@ import (
 // stale.
 const freshFor = time.Second
 
-// tour walks through the life of a license against an embedded Polar on
-// loopback.
+// tour walks through the life of a license against an embedded Polar, without a network.
+// It leaves nothing behind.
 func tour(ctx context.Context, out io.Writer) (err error) {
 	say := func(format string, args ...any) { fmt.Fprintf(out, format+"\n", args...) }
 
 	polar := polartest.New(polartest.Config{})
-	server, err := polar.Start()
-	if err != nil {
-		return err
-	}
-	defer server.Close()
 	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), LimitUsage: polartest.Limit(10)})
 	folder, err := os.MkdirTemp("", "inkwell-")
 	if err != nil {
@@ -39,7 +34,8 @@ func tour(ctx context.Context, out io.Writer) (err error) {
 		App:            "inkwell",
 		Version:        "1.4.2",
 		Features:       map[string][]string{key.BenefitID: {"export", "sync"}},
-		BaseURL:        server.URL,
+		BaseURL:        polar.URL(),
+		HTTPClient:     polar.Client(),
 		Store:          polargate.FileStore(folder),
 		FreshFor:       freshFor,
 	}

@@ -42,6 +42,9 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(string(out))
 	}
+	for _, home := range []string{"HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LocalAppData", "AppData"} {
+		_ = os.Setenv(home, folder) // the programs keep to themselves
+	}
 	code := chromium.Run(m)
 	_ = os.RemoveAll(folder)
 	os.Exit(code)
