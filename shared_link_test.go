@@ -126,6 +126,7 @@ func linkTo(t *testing.T, store Shared, change ...func(*sharedLinkConfig)) *shar
 	config := sharedLinkConfig{
 		Store: store, Purpose: "organization", Secrets: []string{"secret"},
 		Budget: SharedBudget{Name: "requests", Limit: 100, Window: time.Minute},
+		Bound:  time.Minute, // outside a bubble a busy computer may take long
 	}
 	for _, c := range change {
 		c(&config)
@@ -135,6 +136,9 @@ func linkTo(t *testing.T, store Shared, change ...func(*sharedLinkConfig)) *shar
 	t.Cleanup(l.close)
 	return l
 }
+
+// usualBound is for tests in a bubble, where a computer is never busy.
+func usualBound(c *sharedLinkConfig) { c.Bound = 0 }
 
 func fact(l *sharedLink, id string, at time.Time, data string) sharedFact {
 	return sharedFact{Name: l.name("customer", id), At: at, Data: []byte(data), TTL: time.Hour}
@@ -158,7 +162,7 @@ func TestOneReplicaAsksForAColdCustomerAndTheOthersWaitForItsRecord(t *testing.T
 		var asked atomic.Int64
 		var all sync.WaitGroup
 		for i := range 20 {
-			l := linkTo(t, store)
+			l := linkTo(t, store, usualBound)
 			if i%2 == 0 { // the others learn of it without hints
 				l.listen(func([]string, bool) {})
 			}
@@ -237,7 +241,7 @@ func TestASlowStoreIsWaitedForWithinTheBoundOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := newMoodyShared(SharedInMemory())
-		l := linkTo(t, store)
+		l := linkTo(t, store, usualBound)
 		store.slow.Store(int64(200 * time.Millisecond))
 		_, err := l.lookup(t.Context(), l.name("customer", "a"), time.Time{}, 0)
 		require.NoError(t, err)
@@ -282,7 +286,7 @@ func TestWhatWasLearntWhileTheStoreWasAwayForHalfAMinuteIsMergedWhenItIsBack(t *
 	synctest.Test(t, func(t *testing.T) {
 		of := SharedInMemory()
 		storeA, storeB := newMoodyShared(of), newMoodyShared(of)
-		a, b := linkTo(t, storeA), linkTo(t, storeB)
+		a, b := linkTo(t, storeA, usualBound), linkTo(t, storeB, usualBound)
 		var mu sync.Mutex
 		heard, gaps := map[string]bool{}, 0
 		b.listen(func(keys []string, gap bool) {
@@ -335,7 +339,7 @@ func TestWhatAServerLostThatFailedRightAfterItAcknowledgedIsPutAgain(t *testing.
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := newMoodyShared(SharedInMemory())
-		l := linkTo(t, store)
+		l := linkTo(t, store, usualBound)
 		l.listen(func([]string, bool) {})
 		synctest.Wait()
 		_, err := l.put(t.Context(), fact(l, "a", factTime, "acknowledged"))
@@ -540,7 +544,7 @@ func TestAReplicasShareWhileTheStoreIsAwayIsByTheReplicasThatWereSeenLast(t *tes
 		store := newMoodyShared(SharedInMemory())
 		var links []*sharedLink
 		for range 3 {
-			l := linkTo(t, store)
+			l := linkTo(t, store, usualBound)
 			l.listen(func([]string, bool) {})
 			links = append(links, l)
 		}
@@ -563,7 +567,7 @@ func TestAPauseThatPolarAskedForIsKnownToEveryReplica(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := SharedInMemory()
-		a, b := linkTo(t, store), linkTo(t, store)
+		a, b := linkTo(t, store, usualBound), linkTo(t, store, usualBound)
 		require.NoError(t, a.pause(t.Context(), 24*time.Hour))
 		turn, err := b.take(t.Context(), 1, 0)
 		require.NoError(t, err)
@@ -583,7 +587,7 @@ func TestNoMoreRequestsThanTheBudgetLeaveInAnyMinute(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		store := SharedInMemory()
-		links := []*sharedLink{linkTo(t, store), linkTo(t, store), linkTo(t, store)}
+		links := []*sharedLink{linkTo(t, store, usualBound), linkTo(t, store, usualBound), linkTo(t, store, usualBound)}
 		var granted []time.Time
 		for i := 0; len(granted) < 450; i++ {
 			turn, err := links[i%3].take(t.Context(), 1, 0)

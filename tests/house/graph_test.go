@@ -169,3 +169,16 @@ func TestFilesOfTheRootAreFew(t *testing.T) {
 		assert.True(t, product[whole(strings.TrimSuffix(name, "_test.go")+".go")], "%s is beside no file of its name: suites of the public API live in tests/", name)
 	}
 }
+
+func TestNoProgramLinksWhatIsForTests(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("go", "list", "-deps", ".", "./polartest")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	linked := strings.Fields(string(out))
+	require.Contains(t, linked, "github.com/polargate/polargate")
+	for _, path := range linked {
+		assert.NotRegexp(t, `^testing$|/testify|/internal/testprogram$|/polargate/tests/`, path)
+	}
+}

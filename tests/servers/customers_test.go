@@ -241,7 +241,7 @@ func TestAFloodOfUnknownIdsDoesNotPushOutThoseWhoAreKnown(t *testing.T) {
 			s.Has(customers, fmt.Sprint("usr_", i), true)
 		}
 		before, stranger := customers.Stats(), 0
-		const rounds = 40
+		rounds := kit.Flood(40)
 		for range rounds {
 			for i := range known {
 				s.Has(customers, fmt.Sprint("usr_", i), true)
@@ -251,7 +251,7 @@ func TestAFloodOfUnknownIdsDoesNotPushOutThoseWhoAreKnown(t *testing.T) {
 				}
 			}
 		}
-		hits := float64(customers.Stats().Fresh-before.Fresh) / (rounds * known)
+		hits := float64(customers.Stats().Fresh-before.Fresh) / float64(rounds*known)
 		assert.Greater(t, hits, 0.99)
 		assert.LessOrEqual(t, customers.Stats().CachedUnknown, 32)
 	})
