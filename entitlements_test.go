@@ -81,7 +81,11 @@ func TestEveryRecordedStateIsReadOrRefusedAsPolarMeantIt(t *testing.T) {
 		require.NoError(t, json.Unmarshal(state.Response.Body, &plain))
 		assert.Equal(t, plain.ID, e.CustomerID(), state.Name)
 		assert.Equal(t, plain.External, e.ExternalID(), state.Name)
-		assert.Len(t, e.Benefits(), len(plain.Benefits), state.Name)
+		benefits := map[string]bool{} // who has seats may have several grants of one benefit
+		for _, b := range plain.Benefits {
+			benefits[b.ID] = true
+		}
+		assert.Len(t, e.Benefits(), len(benefits), state.Name)
 		assert.Len(t, e.Meters(), len(plain.Meters), state.Name)
 		for _, b := range plain.Benefits {
 			have, ok := e.Benefit(b.ID)
@@ -102,6 +106,7 @@ func TestEveryRecordedStateIsReadOrRefusedAsPolarMeantIt(t *testing.T) {
 // goldenState is a recorded question about a customer's state.
 type goldenState struct {
 	Name     string
+	Request  struct{ Path string }
 	Response struct {
 		Status int
 		Body   json.RawMessage
@@ -119,7 +124,9 @@ func goldenStates(t testing.TB) []goldenState {
 		require.NoError(t, err)
 		var s goldenState
 		require.NoError(t, json.Unmarshal(data, &s), path)
-		states = append(states, s)
+		if strings.Contains(s.Request.Path, "/state") { // and not a list of customers beside it
+			states = append(states, s)
+		}
 	}
 	return states
 }

@@ -519,7 +519,7 @@ func TestEveryRecordedLicenseKeyIsReadInFull(t *testing.T) {
 		}
 		if items, ok := body["items"].([]any); ok {
 			for _, item := range items {
-				if license, ok := item.(map[string]any); ok && license["benefit_id"] != nil {
+				if license, ok := item.(map[string]any); ok && license["display_key"] != nil {
 					licenses++
 					assertLicense(t, license, path)
 				}
