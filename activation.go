@@ -7,43 +7,42 @@ import (
 	"time"
 )
 
-// Activation is a seat: one installation's hold on a license key. Source:
-// schema LicenseKeyActivationRead.
+// Activation is what Polar counts for a license key on one computer. Source: schema
+// LicenseKeyActivationRead.
 type Activation struct {
-	// ID is the activation's own, and LicenseKeyID that of its key; UUIDs.
+	// ID is the activation's own, and LicenseKeyID that of its key. Both are UUIDs.
 	ID, LicenseKeyID string
-	// Label is what the customer sees, and Meta what the program said of itself
-	// when it took the seat. Both may be empty.
+	// Label is what the customer sees, and Meta what the program said about itself when
+	// it activated. Both may be empty.
 	Label string
 	Meta  map[string]any
-	// CreatedAt and ModifiedAt are by Polar's clock; zero if Polar does not say.
+	// CreatedAt and ModifiedAt are by Polar's clock; zero if Polar doesn't say.
 	CreatedAt, ModifiedAt time.Time
-	// LicenseKey is the key that was activated; nil where Polar leaves it out,
-	// as it does inside the answer of a validation.
+	// LicenseKey is the key that was activated; nil if Polar leaves it out, as in the
+	// answer to a validation.
 	LicenseKey *LicenseKey
 }
 
-// ActivateRequest asks for a seat.
+// ActivateRequest is an activation of a license key.
 type ActivateRequest struct {
 	// Key is the license key, from ParseKey. Required.
 	Key Key
-	// Label is what the customer sees in the list of their activations; may be
-	// empty. Control characters become spaces, and it is cut to 255 characters.
+	// Label is what the customer sees in the list of their activations; may be empty.
+	// Control characters become spaces, and it is cut to 255 characters.
 	Label string
-	// Conditions must be repeated exactly in every validation of the
-	// activation; see ValidateRequest. Polar never returns them.
+	// Conditions must be repeated exactly in every validation of the activation; see
+	// ValidateRequest. Polar never returns them.
 	Conditions map[string]any
-	// Meta is kept with the activation for the vendor to read; the limits are
-	// those of Conditions.
+	// Meta is stored with the activation for the vendor to read. Its limits are those of
+	// Conditions.
 	Meta map[string]any
 }
 
-// Activate takes a seat. Polar never recognises a seat that it gave before:
-// each success takes another one, so a request is sent once and never repeated.
-// When it may have been carried out but no answer came, the error is
-// ErrActivationInDoubt. In the case that Polar gives a seat of a key that it
-// calls expired or inactive in the same answer, the Activation comes with the
-// error, for the caller to give it back.
+// Activate activates a license key. Polar doesn't recognize an activation that it gave
+// before: each success uses another one, so a request is sent once and never repeated. If
+// it may have had its effect but no answer came, the error is ErrActivationInDoubt. If
+// Polar activates a key that it calls expired or inactive in the same answer, both the
+// Activation and the error are returned, so that the caller can deactivate it.
 func (c *Client) Activate(ctx context.Context, r ActivateRequest) (*Activation, error) {
 	return c.activate(ctx, ctx, r)
 }
@@ -56,7 +55,7 @@ func (c *Client) activate(ctx, hard context.Context, r ActivateRequest) (*Activa
 	if err := checkMap("meta", r.Meta); err != nil {
 		return nil, err
 	}
-	// A NUL would be refused, and the rest would not be seen in a list.
+	// Polar would refuse a NUL, and nobody sees the other control characters in a list.
 	label := shorten(cleanText(r.Label), 255)
 	ask := exchange{
 		op:   opActivate,
@@ -79,9 +78,9 @@ func (c *Client) activate(ctx, hard context.Context, r ActivateRequest) (*Activa
 	return activation, inDoubt(err)
 }
 
-// Deactivate gives a seat back. It works for revoked and expired keys too. A
-// seat that was given back before, or a key or activation that Polar does not
-// know, is ErrSeatReleased.
+// Deactivate ends an activation. It works for revoked and expired keys too. If the
+// activation was deactivated before, or if Polar doesn't know the key or the activation,
+// the error is ErrSeatReleased.
 func (c *Client) Deactivate(ctx context.Context, key Key, activationID string) error {
 	if err := c.checkInput(ctx, key, nil); err != nil {
 		return err
@@ -98,9 +97,9 @@ func (c *Client) Deactivate(ctx context.Context, key Key, activationID string) e
 	}, nil)
 }
 
-// parseActivation reads the answer to an activation. The license key is nested
-// in it, and is held to the same rules as in a validation. If it is refused by
-// them, there is an Activation all the same.
+// parseActivation reads the answer to an activation. The license key inside it follows
+// the same rules as in a validation. If they refuse it, the Activation is returned
+// anyway.
 func parseActivation(body []byte, asked Key, organizationID string, at time.Time) (*Activation, error) {
 	f, err := object(body)
 	if err != nil {
@@ -123,7 +122,7 @@ func parseActivation(body []byte, asked Key, organizationID string, at time.Time
 	return &a, refused
 }
 
-// UnmarshalJSON reads Polar's form; what is missing or of another type is left
+// UnmarshalJSON reads Polar's form. A field that is missing or has another type is left
 // zero.
 func (a *Activation) UnmarshalJSON(data []byte) error {
 	f, err := object(data)
@@ -141,7 +140,7 @@ func (a *Activation) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// inDoubt renames a failure after which the effect may have happened.
+// inDoubt changes a failure into ErrInDoubt if the request may have had its effect.
 func inDoubt(err error) error {
 	e, ok := err.(*Error)
 	if !ok || e.Reason != ErrUnreachable || !e.sent {

@@ -38,36 +38,35 @@ const (
 
 // ClientConfig configures a Client.
 type ClientConfig struct {
-	// OrganizationID is the organization whose keys are asked about: a UUID of
-	// version 4, from the organization's settings in Polar. Required. Build it
-	// into the program: whoever can choose it can bring keys of their own.
+	// OrganizationID is the organization that the keys belong to: a UUID of version 4,
+	// from its settings in Polar. Required. Build it into the program: whoever can choose
+	// it can bring keys of their own.
 	OrganizationID string
-	// AccessToken is an organization access token with the scopes
-	// license_keys:read and license_keys:write. Empty means the public
-	// endpoints, which need none. Never ship one inside a desktop program.
+	// AccessToken is an organization access token with the scopes license_keys:read and
+	// license_keys:write. Empty means the public endpoints, which need none. Never ship a
+	// token inside a desktop program.
 	AccessToken string
 	// App and Version name the program in the User-Agent. Both may be empty.
 	App, Version string
 	// Server is Production or Sandbox; empty is Production.
 	Server Server
-	// BaseURL replaces Server, for a proxy of one's own or a test: http or
-	// https, with no user, query or fragment.
+	// BaseURL replaces Server, for your own proxy or a test: http or https, with no user,
+	// query or fragment.
 	BaseURL string
-	// HTTPClient sends the requests; it is used by copy and never changed.
-	// Redirects are not followed whatever it says. nil, or one without a
-	// Transport, means a transport of the library's own: a copy of
-	// http.DefaultTransport that honours the proxy variables of the environment,
-	// pings HTTP/2 connections, keeps idle ones for 30 seconds, and uses none
-	// again over which a request has timed out. A Transport that is given is
-	// used as it is: set its HTTP2.SendPingTimeout and IdleConnTimeout, or
-	// requests can go over a dead HTTP/2 connection for many minutes.
+	// HTTPClient sends the requests. It is copied and never changed, and redirects aren't
+	// followed whatever it says. If it is nil or has no Transport, the library uses its
+	// own transport: a copy of http.DefaultTransport that honors the proxy variables of
+	// the environment, pings HTTP/2 connections, keeps idle ones for 30 seconds, and
+	// never reuses a connection on which a request timed out. Your own Transport is used
+	// as it is: set its HTTP2.SendPingTimeout and IdleConnTimeout, or requests can go to
+	// a dead HTTP/2 connection for many minutes.
 	HTTPClient *http.Client
-	// RequestsPerMinute bounds requests with an AccessToken; 0 means 300 for
-	// Production or a BaseURL and 100 for Sandbox. All clients of the program with
-	// the same token share it, and the last number that was set counts. Requests
-	// without a token are always paced to Polar's 3 a second.
+	// RequestsPerMinute bounds requests with an AccessToken. 0 means 300 for Production
+	// or a BaseURL, and 100 for Sandbox. All clients of the program with the same token
+	// share it, and the last number set counts. Requests without a token are always
+	// limited to Polar's 3 a second.
 	RequestsPerMinute int
-	// Logger gets warnings; nil means none are written.
+	// Logger gets warnings; nil means that nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -79,9 +78,9 @@ func (c ClientConfig) Format(f fmt.State, _ rune) {
 // LogValue logs a configuration without its secrets.
 func (c ClientConfig) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
-// Client speaks to Polar's license key endpoints and holds no state of a
-// license: most programs want a Gate, which is built on it. A Client is safe
-// for use by many goroutines. NewClient makes one; the zero value cannot be used.
+// Client calls Polar's license key endpoints and keeps no license. Most programs want a
+// Gate, which is built on it. A Client is safe for use by many goroutines. NewClient
+// makes one; the zero value can't be used.
 type Client struct {
 	organizationID string
 	base           string // without a trailing slash
@@ -95,7 +94,7 @@ type Client struct {
 	now            func() time.Time
 }
 
-// NewClient makes a Client. A configuration that cannot work is an *InputError.
+// NewClient makes a Client. A configuration that can't work is an *InputError.
 func NewClient(config ClientConfig) (*Client, error) {
 	if config.OrganizationID == "" {
 		return nil, errBadOrganization
@@ -105,7 +104,7 @@ func NewClient(config ClientConfig) (*Client, error) {
 
 var errBadOrganization = &InputError{"OrganizationID", "is not a UUID of version 4: copy it from the organization's settings in Polar"}
 
-// newClient is NewClient, but takes no organization too.
+// newClient is NewClient, but accepts no organization too.
 func newClient(config ClientConfig) (*Client, error) {
 	id, ok := canonicalUUID4(config.OrganizationID)
 	if !ok && config.OrganizationID != "" {
@@ -140,7 +139,7 @@ func newClient(config ClientConfig) (*Client, error) {
 	return c, nil
 }
 
-// defaultPerMinute is what Polar allows a token, by its reference.
+// defaultPerMinute is what Polar allows a token, according to its reference.
 func defaultPerMinute(server Server, base string) int {
 	if base == "" && server == Sandbox {
 		return 100
@@ -148,7 +147,7 @@ func defaultPerMinute(server Server, base string) int {
 	return 300
 }
 
-// Format prints that it is a Client and of which organization, whatever the verb.
+// Format prints that it is a Client, and its organization, whatever the verb.
 func (c *Client) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "polargate.Client{OrganizationID:%s}", c.organizationID)
 }
@@ -156,8 +155,8 @@ func (c *Client) Format(f fmt.State, _ rune) {
 // LogValue logs what Format prints.
 func (c *Client) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
-// Close drops idle connections that the Client opened by itself. Calls under
-// way are not cut short; none after Close is refused.
+// Close drops idle connections that the Client opened itself. Calls in progress aren't
+// cut short, and calls after Close still work.
 func (c *Client) Close() {
 	if c.own != nil {
 		c.own.CloseIdleConnections()
@@ -198,8 +197,8 @@ func baseURL(config ClientConfig) (string, error) {
 	return strings.TrimRight(u.String(), "/"), nil
 }
 
-// httpClient copies the caller's client, or makes one, and forbids redirects,
-// which would carry the key to another host.
+// httpClient copies the caller's client, or makes one, and forbids redirects, which would
+// send the key to another host.
 func httpClient(given *http.Client) (*http.Client, *lines) {
 	var c http.Client
 	if given != nil {
@@ -219,8 +218,8 @@ func httpClient(given *http.Client) (*http.Client, *lines) {
 	return &c, own
 }
 
-// unled takes the address off every redirect. net/http looks at it even where
-// it is not to be followed, and repeats it in an error if it is malformed.
+// unled takes the address off every redirect. net/http reads it even if the redirect
+// isn't followed, and repeats it in an error if it is malformed.
 type unled struct{ http.RoundTripper }
 
 func (u unled) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -255,8 +254,8 @@ func userAgent(app, version string) string {
 	return agent
 }
 
-// libraryVersion is the version of this module in the running program; "" when
-// the build does not say.
+// libraryVersion is the version of this module in the running program; "" if the build
+// doesn't say.
 var libraryVersion = sync.OnceValue(func() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
@@ -299,14 +298,14 @@ const (
 	opList       = "list of license keys"
 	opImport     = "import" // a validate of another program's seat
 
-	// maxAnswer bounds what is read of an answer. A license key with its
-	// customer takes about 2 KiB; metadata may make it more.
+	// maxAnswer bounds how much of an answer is read. A license key with its customer
+	// takes about 2 KiB; metadata may make it more.
 	maxAnswer = 1 << 20
-	// attemptTimeout bounds one request, so that a server that hangs leaves
-	// time for another try within a patient caller's context.
+	// attemptTimeout bounds one request, so that a server that hangs leaves time for
+	// another attempt within the caller's context.
 	attemptTimeout = 10 * time.Second
-	// attempts and firstBackoff: enough for a connection that was reset and a
-	// gateway that restarts; a longer outage is what grace is for.
+	// attempts and firstBackoff suffice for a connection that was reset and a gateway
+	// that restarts. A longer outage is what the grace period is for.
 	attempts     = 3
 	firstBackoff = 250 * time.Millisecond
 )
@@ -318,14 +317,14 @@ type exchange struct {
 	secret     string // beside key and token, not to be repeated in an error
 	body       *wireRequest
 	repeatable bool // asking twice does no harm
-	// hard is the context of the request itself, when that must outlive the
-	// wait for its turn; nil means the caller's.
+	// hard is the context of the request itself, if it must outlive the wait for its
+	// turn; nil means the caller's.
 	hard context.Context
 }
 
-// exchange sends a request, again where that is allowed, and lets accept read
-// the body of an answer with status 200 and the time at which Polar gave it. An
-// error of accept that is no *Error means that the answer proves nothing.
+// exchange sends a request, again if that is allowed, and lets accept read the body of an
+// answer with status 200 and the time at which Polar gave it. An error of accept other
+// than an *Error means that the answer proves nothing.
 func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []byte, at time.Time) error) error {
 	err := c.tries(ctx, x, accept)
 	if e, ok := err.(*Error); ok && !c.token.IsZero() {
@@ -430,8 +429,8 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 			outcome = pace.Answered // broken off: on its way no longer
 		}
 		if !sent {
-			// Without a network the answer is at hand: a start must not wait
-			// for what will not change within a second.
+			// Without a network the failure is known at once: a start must not wait for
+			// what won't change within a second.
 			return &Error{Op: x.op, Reason: ErrUnreachable, Err: c.tidy(err, x), situation: trouble(err)}
 		}
 		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{c.tidy(err, x)}, situation: trouble(err), sent: true}
@@ -449,8 +448,8 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	return err
 }
 
-// notItsTurn is the error of a request that may not be sent yet, for what pace says. Our
-// own pace is never reported as an outage of Polar.
+// notItsTurn is the error of a request that may not be sent yet, because of its pace. The
+// library's own pace is never reported as an outage of Polar.
 func (c *Client) notItsTurn(op string, err error) *Error {
 	e := &Error{Op: op, Reason: ErrRateLimited, Detail: err.Error()}
 	switch err := err.(type) {
@@ -484,9 +483,9 @@ func (c *Client) request(ctx context.Context, x exchange, body []byte) (*http.Re
 	return req, err
 }
 
-// tidy takes the method and URL off a network error: they are the same for
-// every call, and the shorter text reads better. An error that quotes a server
-// that quotes a secret is replaced by its redacted text.
+// tidy takes the method and URL off a network error: they are the same for every call,
+// and the shorter text reads better. An error that quotes a server that quotes a secret
+// is replaced by its redacted text.
 func (c *Client) tidy(err error, x exchange) error {
 	if u, ok := errors.AsType[*url.Error](err); ok {
 		err = u.Err
@@ -508,7 +507,7 @@ func (c *Client) cleanDetail(text string, x exchange) string {
 	return cleanDetail(text, x.key.Reveal(), c.token.Reveal(), x.secret)
 }
 
-// connection watches whether a request got one. A transport that does not tell
+// connection records whether a request got a connection. A transport that doesn't say
 // leaves both false.
 type connection struct{ wanted, got atomic.Bool }
 
@@ -519,12 +518,12 @@ func (c *connection) trace() *httptrace.ClientTrace {
 	}
 }
 
-// never reports that a connection was wanted and not had, so that nothing can
-// have been sent.
+// never reports that a connection was wanted and never opened, so that nothing can have
+// been sent.
 func (c *connection) never() bool { return c.wanted.Load() && !c.got.Load() }
 
-// neverSent reports whether a failed request cannot have reached the server:
-// the name did not resolve, nobody took the connection, or TLS was not agreed.
+// neverSent reports whether a failed request can't have reached the server: the name
+// didn't resolve, nothing accepted the connection, or TLS failed.
 func neverSent(err error) bool {
 	var op *net.OpError
 	var dns *net.DNSError
@@ -548,13 +547,13 @@ var (
 	errRedirect      = errors.New("a redirect came instead of Polar's answer: a Wi-Fi login or a proxy")
 )
 
-// classify turns an answer into a verdict. Only Polar's own shapes are one;
-// everything else says that nobody authoritative answered.
+// classify turns an answer into a verdict. Only Polar's own shapes are one; everything
+// else proves nothing.
 func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept func(body []byte, at time.Time) error) error {
 	status := resp.StatusCode
 	unknown := func(cause error) *Error {
-		// A client error was refused on the way; what failed on the server's
-		// side or came garbled may have been carried out there.
+		// A client error was refused on the way. What failed on the server's side or came
+		// garbled may have had its effect there.
 		sent := status >= 500 && status != http.StatusNetworkAuthenticationRequired || status < 300
 		e := &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: status, Err: cause, sent: sent}
 		switch {
@@ -607,7 +606,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 
 var errServerFailed = errors.New("the server failed")
 
-// notPolar says of an answer what helps to find out who sent it.
+// notPolar describes an answer such that one can find out who sent it.
 func notPolar(resp *http.Response, err error) error {
 	if t := resp.Header.Get("Content-Type"); strings.HasPrefix(t, "text/html") {
 		return errWebPage
@@ -621,8 +620,8 @@ func notPolar(resp *http.Response, err error) error {
 	return err
 }
 
-// classify reads a refusal with the tables of Polar's behaviour: the status, the
-// word in `error`, and for the reason the text in `detail`. "" is no verdict.
+// classify reads a refusal with the tables of Polar's behavior: the status, the word in
+// `error`, and, for the reason, the text in `detail`. "" is no verdict.
 func classify(x exchange, status int, said refusal) Reason {
 	switch {
 	case status == http.StatusUnauthorized && said.Error != "",
@@ -664,16 +663,15 @@ func classify(x exchange, status int, said refusal) Reason {
 }
 
 const (
-	// defaultPause follows a 429 without a Retry-After: Polar's own block.
+	// defaultPause follows a 429 without Retry-After: the length of Polar's own block.
 	defaultPause = time.Minute
-	// maxPause caps a Retry-After: a mistaken header must not silence a
-	// program for days.
+	// maxPause caps a Retry-After: a mistaken header must not silence a program for days.
 	maxPause = pace.MaxPause
 )
 
-// serverTime is the time by the clock of who answered, and another if the answer
-// does not say. A clock that is wrong here must not make a key look expired that
-// Polar has just granted.
+// serverTime is the time by the server's clock, or another if the answer doesn't say. A
+// wrong clock on this computer must not make a key look expired that Polar has just
+// granted.
 func serverTime(resp *http.Response, otherwise time.Time) time.Time {
 	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
 		return t.UTC()

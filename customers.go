@@ -23,19 +23,19 @@ import (
 
 // CustomersConfig configures Customers. Only AccessToken is required.
 type CustomersConfig struct {
-	// AccessToken is an organization access token with the scope customers:read; for
-	// benefits of the type license_keys, license_keys:read as well, without which these
-	// count also when their key has expired or was disabled; and license_keys:write for
-	// keys that requests come with. It never leaves the server.
+	// AccessToken is an organization access token with the scope customers:read. Benefits
+	// of the type license_keys also need license_keys:read; without it they count even if
+	// their key has expired or was disabled. License keys that requests bring need
+	// license_keys:write. The token never leaves the server.
 	AccessToken string
-	// OrganizationID is the organization of the token. Empty means that it is learnt
-	// from the first customer's state that Polar answers; if a license key is asked
-	// about before that, by one more request. Webhooks of another organization have no
-	// effect, and those that come before it is known have it only then.
+	// OrganizationID is the organization of the token. Empty means that it is learned
+	// from the first customer's state that Polar answers, or by one more request if a
+	// license key is asked about before. Webhooks of another organization have no effect,
+	// and webhooks that arrive before it is known take effect only then.
 	OrganizationID string
-	// Features maps the ids of benefits to the features that each unlocks. For
-	// license keys, it is also the list of benefits whose keys are accepted;
-	// empty accepts every key of the organization.
+	// Features maps the ids of benefits to the features that each unlocks. For license
+	// keys, it is also the list of benefits whose keys are accepted; empty accepts every
+	// key of the organization.
 	Features map[string][]string
 
 	// BaseURL and Server say where Polar is; see ClientConfig.
@@ -45,50 +45,51 @@ type CustomersConfig struct {
 	HTTPClient *http.Client
 	// App and Version name the program in the User-Agent; may be empty.
 	App, Version string
-	// RequestsPerMinute bounds the requests to Polar; see ClientConfig. Half of
-	// them are kept for customers and keys that were seen before, as long as they
-	// have a use for them; license keys that were never seen share a quarter.
+	// RequestsPerMinute bounds the requests to Polar; see ClientConfig. Half of them are
+	// reserved for customers and keys that were seen before, as long as they need them.
+	// License keys that were never seen share a quarter.
 	RequestsPerMinute int
 
-	// FreshFor is the age up to which an answer is served without asking. 0
-	// means 5 minutes. With webhooks it can be long, except for license keys: no
-	// webhook tells that one was disabled, rotated, or given another expiry.
+	// FreshFor is the age up to which an answer is served without asking. 0 means 5
+	// minutes. With webhooks it can be long, except for license keys: no webhook says
+	// that a key was disabled or rotated, or that its expiry changed.
 	FreshFor time.Duration
-	// StaleFor is the age up to which an answer is served at once while a newer
-	// one is fetched behind. 0 means 1 hour; negative means never. Without
-	// webhooks a cancellation goes unnoticed for FreshFor by those who come
-	// often, and for the first request of those who come back within StaleFor.
+	// StaleFor is the age up to which an answer is served at once while a newer one is
+	// fetched in the background. 0 means 1 hour; negative means never. Without webhooks,
+	// a cancellation goes unnoticed for FreshFor if requests keep coming, and for one
+	// request if the customer returns within StaleFor.
 	StaleFor time.Duration
-	// GracePeriod is the age up to which an answer is served when Polar cannot
-	// be reached. 0 means 3 days; negative means never.
+	// GracePeriod is the age up to which an answer is served if Polar can't be reached. 0
+	// means 3 days; negative means never.
 	GracePeriod time.Duration
-	// UnknownFor is the longest for which a refusal is believed: that a customer or key
-	// is not known, that a customer has no benefits, or lacks what is required. At first
-	// it is 2 seconds, and each time that nothing has changed twice as long. 0 means 30
-	// seconds.
+	// UnknownFor is how long a refusal is believed at most: that a customer or key is
+	// unknown, that a customer has no benefits, or lacks what is required. A refusal is
+	// first believed for 2 seconds, and twice as long each time Polar confirms it. 0
+	// means 30 seconds.
 	UnknownFor time.Duration
-	// Timeout bounds a question to Polar. 0 means 5 seconds.
+	// Timeout bounds a request to Polar. 0 means 5 seconds.
 	Timeout time.Duration
-	// CacheSize is how many customers are kept, and how many license keys, and a quarter
-	// of that for unknown ones; a few percent more may be found for a while. 0 means
-	// 10,000; the least is 4. A customer takes about 400 bytes and the length of the
-	// external id, however many benefits they have.
+	// CacheSize is how many customers are cached, and how many license keys, and a
+	// quarter of that for unknown ones. A few percent more may be found for a while. 0
+	// means 10,000; the minimum is 4. A customer takes about 400 bytes plus the length of
+	// the external id, however many benefits they have.
 	CacheSize int
 
-	// UpgradeURL is where customers find more, for refusals: a problem report
-	// names it, and a browser is sent there, unless that is the page it asked for. It
-	// is a web address or a path; one that begins with "?" or "#" is of the page that
-	// was asked for, as in a link. May be empty.
+	// UpgradeURL is where customers find your plans. A problem report names it, and a
+	// browser is redirected there, unless it is the page that was requested. It is a web
+	// address or a path; one that begins with "?" or "#" is relative to the page that was
+	// requested, as in a link. May be empty.
 	UpgradeURL string
-	// Refuse answers the requests that are not let in, instead of WriteRefusal.
+	// Refuse answers requests that are not let in, instead of WriteRefusal.
 	Refuse func(http.ResponseWriter, *http.Request, Refusal)
-	// Logger gets warnings, never with a key or a token; nil means none.
+	// Logger gets warnings, never with a key or a token. nil means that nothing is
+	// logged.
 	Logger *slog.Logger
 }
 
 // Format prints a configuration without its secrets, whatever the verb. Package fmt
-// does not call it for a field that is not exported: a struct with a configuration in
-// such a field needs a Format of its own if it is printed.
+// doesn't call it for an unexported field: a struct with a configuration in such a field
+// needs a Format of its own if it is printed.
 func (c CustomersConfig) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "polargate.CustomersConfig{App:%s Version:%s}", c.App, c.Version)
 }
@@ -137,7 +138,8 @@ func (c CustomersConfig) validate() error {
 	return checkUpgradeURL(c.UpgradeURL)
 }
 
-// checkUpgradeURL refuses what a browser cannot be sent to from every page.
+// checkUpgradeURL refuses an address to which a browser can't be redirected from every
+// page.
 func checkUpgradeURL(address string) error {
 	u, err := url.Parse(address)
 	switch {
@@ -152,23 +154,23 @@ func checkUpgradeURL(address string) error {
 }
 
 // CustomerRef names a customer, by either of two ids. Make one with ExternalID or
-// CustomerID; the zero value is nobody.
+// CustomerID; the zero value names nobody.
 type CustomerRef struct {
 	key cacheKey
 }
 
-// ExternalID names a customer by the id that the program itself gave to Polar.
-// It is compared exactly, capitals and all.
+// ExternalID names a customer by the id that your program gave to Polar. Ids are compared
+// exactly, including case.
 func ExternalID(id string) CustomerRef { return CustomerRef{cacheKey{byExternalID, id}} }
 
 // CustomerID names a customer by Polar's id: a UUID of version 4.
 func CustomerID(id string) CustomerRef { return CustomerRef{cacheKey{byPolarID, normalUUID(id)}} }
 
-// IsZero reports whether nobody is named.
+// IsZero reports whether the reference names nobody.
 func (r CustomerRef) IsZero() bool { return r.key.id == "" }
 
-// Format prints which kind of id it is, and Polar's own id. The program's may be
-// an e-mail address, and package fmt prints it for a field that is not exported.
+// Format prints which kind of id it is, and Polar's own id. Your program's id may be an
+// e-mail address, and package fmt would print it for an unexported field.
 func (r CustomerRef) Format(f fmt.State, _ rune) {
 	if r.key.kind == byPolarID {
 		fmt.Fprintf(f, "polargate.CustomerID(%s)", r.key.id)
@@ -180,7 +182,7 @@ func (r CustomerRef) Format(f fmt.State, _ rune) {
 // LogValue logs what Format prints.
 func (r CustomerRef) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
 
-// is reports whether a customer with these ids is the one that is named.
+// is reports whether a customer with these ids is the one named.
 func (r CustomerRef) is(id, external string) bool {
 	if r.key.kind == byPolarID {
 		return r.key.id == id
@@ -188,8 +190,9 @@ func (r CustomerRef) is(id, external string) bool {
 	return r.key.id == external
 }
 
-// check refuses ids that cannot be asked about. An external id with a slash is
-// not reachable at Polar, however it is escaped; dots alone are eaten on the way.
+// check refuses ids that Polar can't be asked about. Polar can't be reached with an
+// external id that has a slash, however it is escaped; an id of dots alone is lost on the
+// way.
 func (r CustomerRef) check() error {
 	id := r.key.id
 	if r == (CustomerRef{}) {
@@ -214,7 +217,7 @@ func (r CustomerRef) check() error {
 
 const maxExternalID = 2000
 
-// path is where Polar tells a customer's state.
+// path is the endpoint of a customer's state.
 func (r CustomerRef) path() string {
 	if r.key.kind == byPolarID {
 		return "/v1/customers/" + r.key.id + "/state"
@@ -222,10 +225,9 @@ func (r CustomerRef) path() string {
 	return "/v1/customers/external/" + url.PathEscape(r.key.id) + "/state"
 }
 
-// Customers answers what customers may use, from a cache in front of Polar's
-// customer state, and what license keys allow. All methods are safe for use by
-// many goroutines. One for a program is enough. NewCustomers makes one; the zero value
-// cannot be used.
+// Customers answers what customers may use, from a cache in front of Polar's customer
+// state, and what license keys allow. All methods are safe for use by many goroutines. A
+// program needs only one. NewCustomers makes it; the zero value can't be used.
 type Customers struct {
 	config CustomersConfig
 	client *Client
@@ -248,9 +250,9 @@ type Customers struct {
 	seldom                                     logs.Seldom
 }
 
-// NewCustomers makes Customers, without asking Polar. A configuration that cannot
-// work is an *InputError. A token that Polar does not accept is found at the
-// first use, and reported by it and by Stats.
+// NewCustomers makes Customers, without asking Polar. A configuration that can't work is
+// an *InputError. A token that Polar rejects is found at the first use, which reports it,
+// and so does Stats.
 func NewCustomers(config CustomersConfig) (*Customers, error) {
 	config = config.withDefaults()
 	if err := config.validate(); err != nil {
@@ -292,7 +294,7 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 
 func onceAMinute() rate.Sometimes { return rate.Sometimes{First: 1, Interval: time.Minute} }
 
-// Format prints that it is Customers, and nothing of them, whatever the verb.
+// Format prints that it is Customers and nothing else, whatever the verb.
 func (c *Customers) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "polargate.Customers{App:%s}", c.config.App)
 }
@@ -300,33 +302,34 @@ func (c *Customers) Format(f fmt.State, _ rune) {
 // LogValue logs what Format prints.
 func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
-// Close ends refreshes under way and waits for them. What is cached is served
-// still, also by Refresh; whatever else fails with ErrClosed. Close can be called
-// again, and always returns nil.
+// Close ends background refreshes and waits for them. What is cached is still served,
+// also by Refresh; everything else fails with ErrClosed. Close can be called again, and
+// always returns nil.
 func (c *Customers) Close() error {
 	c.cache.close()
 	c.client.Close()
 	return nil
 }
 
-// Entitlements is what a customer may use. A customer that Polar does not know is
-// not an error: their Entitlements are empty, and Known says so. A benefit of the type
-// license_keys is among them only while its license key is granted and has not expired.
-// If one was never seen and cannot be asked about, that is an error; Decide and Route need
-// it only where it matters.
+// Entitlements returns what a customer may use. An unknown customer is not an error: the
+// Entitlements are empty, and Known says so. A benefit of the type license_keys is
+// included only while its license key is granted and hasn't expired. If such a key was
+// never seen and can't be looked up, that is an error; Decide and Route need it only if
+// it matters.
 //
-// An answer comes from memory if it is younger than FreshFor, or than StaleFor,
-// in which case a newer one is fetched behind the caller's back. Else Polar is
-// asked, once for all who ask at the same time; ctx bounds how long the caller
-// waits for it. When nobody can say, an answer younger than GracePeriod is served,
-// and while that lasts at once; without one the error is an *Error:
-// ErrUnreachable, ErrRateLimited, ErrMisconfigured for a token that Polar refuses,
-// or ErrClosed. An id that cannot be asked about is an *InputError.
+// An answer comes from memory if it is younger than FreshFor. If it is younger than
+// StaleFor, it also comes from memory, while a newer one is fetched in the background.
+// Otherwise Polar is asked, once for all callers who wait; ctx bounds how long the caller
+// waits. If Polar can't be reached, an answer younger than GracePeriod is served, and,
+// while the outage lasts, at once. Without such an answer, the error is an *Error:
+// ErrUnreachable, ErrRateLimited, ErrMisconfigured if Polar rejects the token, or
+// ErrClosed. An id that Polar can't be asked about is an *InputError.
 //
-// A list in Polar's answer that is null counts as empty. One that is missing or no list
-// is taken from the answer before it, if that is younger than GracePeriod. Without one,
-// unreadable benefits are an error, while unreadable subscriptions and meters leave
-// Products and Meters empty; Decide and Route do not refuse anybody for those.
+// If a list in Polar's answer is null, it counts as empty. If it is missing or isn't a
+// list, it is taken from the previous answer, provided that is younger than GracePeriod.
+// Otherwise, unreadable benefits are an error, while unreadable subscriptions and meters
+// leave Products and Meters empty; Decide and Route don't refuse anybody because of
+// those.
 func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
 	value, err := c.look(ctx, customer.key)
 	if err == nil && value.known && len(value.plan().benefits) == 0 {
@@ -335,7 +338,7 @@ func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*En
 	return withBenefits(value, err)
 }
 
-// withBenefits makes an error of entitlements whose benefits could not be read: who
+// withBenefits turns entitlements with unreadable benefits into an error: a caller who
 // looks for a feature there would take it for refused.
 func withBenefits(value *Entitlements, err error) (*Entitlements, error) {
 	if err == nil && value.missing()&listOfBenefits != 0 {
@@ -351,7 +354,7 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 	if ctx == nil {
 		return nil, errNilContext
 	}
-	// The common case first: whoever is in the cache has passed the checks.
+	// The common case first: a cached customer's id has passed the checks.
 	if value, ok := c.cache.hit(key); ok {
 		return value, nil
 	}
@@ -364,9 +367,9 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 	return value, c.callError(err)
 }
 
-// decideAgain tells whether a customer meets requirements, by an answer out of look. One that
-// refuses is not believed for as long as one that grants: Polar's state may be from
-// before a purchase. The benefit of a license key never changes.
+// decideAgain reports whether a customer meets requirements, given a cached answer. A
+// refusal isn't believed for as long as a grant, because Polar's state may be from before
+// a purchase. The benefit of a license key never changes.
 func (c *Customers) decideAgain(ctx context.Context, key cacheKey, value *Entitlements, requirements []Requirement) (*Entitlements, *Refusal) {
 	if _, unmet := value.Unmet(requirements...); unmet && value.known && value.particulars().license == nil {
 		value = c.cache.recheck(ctx, key, value)
@@ -374,10 +377,10 @@ func (c *Customers) decideAgain(ctx context.Context, key cacheKey, value *Entitl
 	return c.decide(value, nil, requirements)
 }
 
-// Refresh asks Polar now, however fresh the last answer is, and is Entitlements
-// otherwise: when nobody can say, an older answer is served, as its CheckedAt
-// shows. What was just bought may not be in the answer yet: on the page that a customer
-// comes back to from a purchase, use Await.
+// Refresh asks Polar now, however fresh the last answer is. Otherwise it is like
+// Entitlements: if Polar can't be reached, an older answer is served, as its CheckedAt
+// shows. A purchase that was just made may not be in the answer yet: on the page that
+// customers return to from the checkout, use Await.
 func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
 	if ctx == nil {
 		return nil, errNilContext
@@ -395,16 +398,15 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 	return value, c.callError(err)
 }
 
-// Spend takes units off a meter in memory, so that requests that come faster than
-// Polar counts cannot use more than Polar last said was left. It does not tell
-// Polar: the program sends its usage events as ever. It is false if the balance
-// does not allow it; then nothing was taken. giveBack undoes it, once, unless
-// Polar has been asked since and said a new balance; it is never nil. A customer has one
-// balance here, by whichever id you name them.
+// Spend takes units off a meter in memory, so that requests that come faster than Polar
+// counts can't use more than Polar last said was left. It doesn't tell Polar: your
+// program sends its usage events as usual. ok is false if the balance is too low; then
+// nothing was taken. giveBack undoes it, once, unless Polar has reported a new balance
+// since; it is never nil. A customer has one balance here, by whichever id you name them.
 //
-// Polar is taken to know of the units when it is next asked, or tells of the customer
-// by a webhook: send the usage event before, or soon after. For work that takes longer
-// there is Route.Spend, whose units stay taken off until the handler ends.
+// Polar is assumed to know about the units when it is next asked, or reports the customer
+// by a webhook: send the usage event before, or soon after. For work that takes longer,
+// use Route.Spend, whose units stay taken off until the handler ends.
 func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID string, units float64) (giveBack func(), ok bool, err error) {
 	nothing := func() {}
 	if !(units > 0) || units > 1e15 {
@@ -423,8 +425,8 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	return nothing, false, nil
 }
 
-// secret is the id if it is not to be repeated in an error. One of few letters, such as
-// a row's number, tells nobody anything, and would be found in every second word.
+// secret is the id, if an error must not repeat it. An id of few letters, such as a row's
+// number, tells nobody anything, and would be found in every second word.
 func (r CustomerRef) secret() string {
 	if len(r.key.id) < 6 {
 		return ""
@@ -432,10 +434,8 @@ func (r CustomerRef) secret() string {
 	return r.key.id
 }
 
-// customerState asks Polar for a customer's state. A customer that Polar does not
-// know is nobody, and no error.
-//
-// If the organization is not known, learn is told which the answer names.
+// customerState asks Polar for a customer's state. An unknown customer is not an error.
+// If the organization is not known, learn gets the one that the answer names.
 func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string, learn func(organization string)) (*Entitlements, error) {
 	var value *Entitlements
 	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.secret(), repeatable: true}, func(body []byte, at time.Time) (err error) {
@@ -458,8 +458,8 @@ func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationI
 	return value, err
 }
 
-// organizationOfKeys is the organization that the access token's license keys
-// are of; empty if there are none.
+// organizationOfKeys is the organization of the access token's license keys; empty if
+// there are none.
 func (c *Client) organizationOfKeys(ctx context.Context) (string, error) {
 	var organization string
 	err := c.exchange(ctx, exchange{op: opList, path: "/v1/license-keys/?limit=1", repeatable: true}, func(body []byte, _ time.Time) error {
@@ -482,7 +482,7 @@ func (c *Client) organizationOfKeys(ctx context.Context) (string, error) {
 
 const opEntitlements = "entitlements"
 
-// callError dresses an error that did not come from Polar.
+// callError wraps an error that didn't come from Polar.
 func (c *Customers) callError(err error) error {
 	var panicked *flight.PanicError
 	switch {
@@ -532,16 +532,15 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 	return value, err
 }
 
-// tokenRefused reports whether Polar refuses the access token. A question that it
-// does not take (422) may be about one customer's strange id alone.
+// tokenRefused reports whether Polar rejects the access token. A request that it calls
+// malformed (422) may be about one customer's strange id alone.
 func tokenRefused(err error) bool {
 	e, ok := errors.AsType[*Error](err)
 	return ok && e.Reason == ErrMisconfigured && e.StatusCode != http.StatusUnprocessableEntity
 }
 
-// noteMisconfigured keeps, for Stats, that Polar refuses the token, or with nil that
-// it does not, and says it in the log when it begins. Customers and keys need scopes
-// of their own.
+// noteMisconfigured records for Stats that Polar rejects the token, or, with nil, that it
+// doesn't, and logs it when it begins. Customers and keys need separate scopes.
 func (c *Customers) noteMisconfigured(kind keyKind, err error) {
 	m := &c.misconfigured
 	m.Lock()
@@ -588,8 +587,8 @@ func (c *Customers) organizationID() string {
 	return c.organization.id
 }
 
-// learnOrganization is the organization of the access token. Polar does not tell
-// it, but each of its customers and license keys does. It is empty if there is no key.
+// learnOrganization is the organization of the access token. Polar doesn't report it, but
+// each of its customers and license keys has it. It is empty if there is no key.
 func (c *Customers) learnOrganization(ctx context.Context) (string, error) {
 	c.learning.Lock()
 	defer c.learning.Unlock()
@@ -607,37 +606,38 @@ func (c *Customers) learnOrganization(ctx context.Context) (string, error) {
 // CustomersStats are counts since NewCustomers, for a program's metrics, and the
 // state of the cache.
 type CustomersStats struct {
-	// Fresh, Stale and Grace are answers from memory, by their age; Fetched
-	// those that waited for Polar; Unknown those from memory about customers
-	// and keys that are not known or are refused.
+	// Fresh, Stale and Grace are answers from memory, by age. Fetched are those that
+	// waited for Polar. Unknown are those from memory about customers and keys that are
+	// unknown or refused.
 	Fresh, Stale, Grace, Fetched, Unknown int64
-	// Requests are questions that were sent to Polar, retries not counted, and Failures
-	// those of them that nobody answered. TurnedAway were not sent, for lack of requests
-	// in the budget: most are about customers and keys that had not been seen before.
+	// Requests were sent to Polar, not counting retries, and Failures are those of them
+	// without an answer that counts. TurnedAway weren't sent, for lack of budget: most
+	// are about customers and keys that had never been seen.
 	Requests, Failures, TurnedAway int64
-	// Events are webhook events that were taken in; Outdated came after a
-	// younger one, Repeated were seen before, Refused had no valid signature, could
-	// not be read or were of another organization, and Ignored were of types that are of no interest.
+	// Events are webhook events that were applied. Outdated arrived after a younger one,
+	// Repeated had been seen before, Refused had no valid signature, were unreadable or
+	// belonged to another organization, and Ignored were of other types.
 	Events, Outdated, Repeated, Refused, Ignored int64
 	// Held are events that wait until the organization is known; see
 	// CustomersConfig.OrganizationID.
 	Held int
-	// Unidentified, Unpaid and Undecided are requests that a Route did not let in:
-	// with 400 or 401, with 402, and with 503. FailedOpen are those that passed
-	// because of Route.FailOpen.
+	// Unidentified, Unpaid and Undecided are requests that a Route refused: with 400 or
+	// 401, with 402, and with 503. FailedOpen are those that passed because of
+	// Route.FailOpen.
 	Unidentified, Unpaid, Undecided, FailedOpen int64
-	// Panics were caught.
+	// Panics is how many panics were caught.
 	Panics int64
-	// Cached are the customers and keys in memory, and CachedUnknown the unknown ones.
+	// Cached is how many customers and keys are in memory, and CachedUnknown how many
+	// unknown ones.
 	Cached, CachedUnknown int
-	// Misconfigured is why Polar refuses the access token, since its last
-	// answer, or that it lacks a scope; nil if it does not.
+	// Misconfigured is why Polar rejected the access token at its last answer, or that
+	// the token lacks a scope; nil if neither.
 	Misconfigured error
-	// Pause is how long Polar asked not to be asked.
+	// Pause is how much longer Polar asked for no requests.
 	Pause time.Duration
 }
 
-// Stats gives the counts as they are now.
+// Stats returns the current counts.
 func (c *Customers) Stats() CustomersStats {
 	n := &c.cache.counts
 	s := CustomersStats{
@@ -659,8 +659,8 @@ func (c *Customers) Stats() CustomersStats {
 	return s
 }
 
-// normalFeatures is a copy of a map of features with ids in their usual form and
-// the features of each in order, once.
+// normalFeatures is a copy of a map of features with ids in their usual form, and the
+// features of each sorted and without duplicates.
 func normalFeatures(given map[string][]string) map[string][]string {
 	features := make(map[string][]string, len(given))
 	for id, names := range given {

@@ -12,37 +12,38 @@ import (
 	"time"
 )
 
-// LicenseKey is a license key as Polar describes it. Of its fields Polar
-// promises little for the years to come, so only ID, Key, OrganizationID,
-// BenefitID and Status are relied on; any other may be zero. A zero time and a
-// nil limit stand for Polar's null. Source: schemas LicenseKeyRead and
-// ValidatedLicenseKey of Polar's published API, version 2026-04.
+// LicenseKey is a license key as Polar describes it. Polar promises little about its
+// fields for the years to come, so only ID, Key, OrganizationID, BenefitID and Status are
+// relied on; any other may be zero. A zero time and a nil limit stand for Polar's null.
+// Source: schemas LicenseKeyRead and ValidatedLicenseKey of Polar's published API,
+// version 2026-04.
 type LicenseKey struct {
-	// ID is the license's own, which stays when its key is rotated. The others
-	// are those of whom it belongs to; all are UUIDs.
+	// ID is the license's own, and stays when its key is rotated. The others say what it
+	// belongs to. All are UUIDs.
 	ID, OrganizationID, CustomerID, BenefitID string
 	// Key prints masked.
 	Key Key
-	// DisplayKey is Polar's own masked form. For a key so short that Polar
-	// shows nearly all of it, it is "****".
+	// DisplayKey is Polar's own masked form. If a key is so short that Polar shows nearly
+	// all of it, DisplayKey is "****".
 	DisplayKey string
 	Status     KeyStatus
-	// LimitActivations is how many seats the key has; nil is none to take.
+	// LimitActivations is how many computers the key can be activated on; nil if it can't
+	// be activated.
 	LimitActivations *int64
-	// Usage is what increments have added up to so far.
+	// Usage is the sum of all increments.
 	Usage int64
-	// LimitUsage is where Usage ends; nil is no limit.
+	// LimitUsage is the most that Usage can reach; nil if there is no limit.
 	LimitUsage *int64
 	// Validations is how often the key has been validated.
 	Validations     int64
 	LastValidatedAt time.Time
-	// ExpiresAt is when the key stops being valid; zero is never. Keys that
-	// come with a subscription have none and are revoked when it ends.
+	// ExpiresAt is when the key expires; zero if never. Keys that come with a
+	// subscription don't expire; they are revoked when it ends.
 	ExpiresAt  time.Time
 	CreatedAt  time.Time
 	ModifiedAt time.Time
 	Customer   Customer
-	// Activation is the one that was asked about; nil when none was.
+	// Activation is the one that was asked about; nil if there was none.
 	Activation *Activation
 
 	answeredAt time.Time // by Polar's clock
@@ -53,7 +54,7 @@ func (l LicenseKey) LogValue() slog.Value {
 	return slog.GroupValue(slog.String("id", l.ID), slog.String("status", string(l.Status)), slog.String("benefit", l.BenefitID), slog.String("customer", l.CustomerID))
 }
 
-// KeyStatus is Polar's word for the state of a key.
+// KeyStatus is Polar's word for the status of a key.
 type KeyStatus string
 
 // The statuses that Polar has today. More may come; only KeyGranted grants.
@@ -111,8 +112,7 @@ func cloneJSON(value any) any {
 	return value
 }
 
-// Remaining is how many uses are left, never below 0, and Unlimited without a
-// limit.
+// Remaining is how many uses are left: never below 0, and Unlimited if there is no limit.
 func (l *LicenseKey) Remaining() int64 {
 	if l.LimitUsage == nil {
 		return Unlimited
@@ -128,13 +128,13 @@ func (l *LicenseKey) seats() int64 {
 	return *l.LimitActivations
 }
 
-// Unlimited is what remains of a usage that has no limit. It compares as more
-// than any number of uses.
+// Unlimited is what remains of a usage without a limit. It is greater than any number of
+// uses.
 const Unlimited int64 = math.MaxInt64
 
 // Customer is the owner of a license key. Source: schema LicenseKeyCustomer.
 type Customer struct {
-	// ID is Polar's. What Polar leaves out, now or one day, is zero.
+	// ID is Polar's. Fields that Polar leaves out, now or in future, are zero.
 	ID                     string
 	OrganizationID         string
 	ExternalID             string // the id in the vendor's own system; "" if none
@@ -155,8 +155,8 @@ type Customer struct {
 	FirstUserEventAt       time.Time
 }
 
-// Format prints a customer by Polar's id, whatever the verb: the others of its fields
-// are personal, and an external id may be an e-mail address.
+// Format prints only Polar's id of a customer, whatever the verb. Other fields are
+// personal, and an external id may be an e-mail address.
 func (c Customer) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "polargate.Customer{ID:%s}", c.ID) }
 
 // LogValue logs what Format prints.
@@ -164,38 +164,37 @@ func (c Customer) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c))
 
 // Address is a billing address. Source: schema Address.
 type Address struct {
-	// All but Country may be empty, which is ISO 3166-1 alpha-2.
+	// All except Country may be empty. Country is an ISO 3166-1 alpha-2 code.
 	Line1, Line2, PostalCode, City, State, Country string
 }
 
-// ValidateRequest is a question about a license key.
+// ValidateRequest is a validation of a license key.
 type ValidateRequest struct {
 	// Key is the license key, from ParseKey. Required.
 	Key Key
-	// ActivationID asks for this activation too; "" asks about the key alone.
+	// ActivationID also validates this activation; "" validates the key alone.
 	ActivationID string
-	// BenefitID and CustomerID, when set, must be those of the key.
+	// BenefitID and CustomerID, if set, must match the key.
 	BenefitID  string
 	CustomerID string
-	// IncrementUsage adds to the key's usage if the answer is granted, from 0
-	// to 2147483647. It is not idempotent, so such a request is never repeated.
+	// IncrementUsage adds to the key's usage if the key is granted, from 0 to 2147483647.
+	// It is not idempotent, so such a request is never repeated.
 	IncrementUsage int64
-	// Conditions must equal those of the activation, as a whole map; Polar
-	// looks at them only when ActivationID is sent. At most 50 entries, names
-	// of 1 to 40 characters, values string (1 to 500 characters), integer,
-	// float or bool.
+	// Conditions must equal those of the activation, as a whole map. Polar checks them
+	// only together with an ActivationID. At most 50 entries; names have 1 to 40
+	// characters; values are strings (1 to 500 characters), integers, floats or bools.
 	Conditions map[string]any
 }
 
-// Validate asks Polar whether a license key is good. It returns the key only
-// when Polar granted it; every other outcome is an *Error whose Reason says
-// whether Polar refused (Reason.Denial) or nobody answered.
+// Validate asks Polar whether a license key is valid. It returns the key only if Polar
+// granted it. Every other outcome is an *Error whose Reason says whether Polar refused
+// (Reason.Denial) or gave no answer that counts.
 //
-// Polar answers "Not found" for an unknown key and for a released activation
-// alike. When an ActivationID was sent, a second request without it tells
-// ErrSeatReleased from ErrUnknownKey. A request without IncrementUsage is tried
-// up to three times within ctx when the network or a gateway fails; each try
-// takes up to 10 seconds, so a server gives ctx a deadline of its own.
+// Polar answers "Not found" both for an unknown key and for an activation that no longer
+// exists. With an ActivationID, a second request without it tells ErrSeatReleased from
+// ErrUnknownKey. A request without IncrementUsage is tried up to three times within ctx
+// if the network or a gateway fails. Each attempt takes up to 10 seconds, so a server
+// should give ctx a deadline.
 func (c *Client) Validate(ctx context.Context, r ValidateRequest) (*LicenseKey, error) {
 	if err := c.checkInput(ctx, r.Key, r.Conditions); err != nil {
 		return nil, err
@@ -220,7 +219,7 @@ func (c *Client) Validate(ctx context.Context, r ValidateRequest) (*LicenseKey, 
 	case isNotFound(err2):
 		return nil, err
 	default:
-		// Refused for sure, with the cause left open.
+		// Certainly refused, but it isn't known why.
 		return nil, &Error{Op: opValidate, Reason: ErrDenied, StatusCode: err.(*Error).StatusCode, Detail: "Not found", Err: err2}
 	}
 }
@@ -230,12 +229,12 @@ func isNotFound(err error) bool {
 	return ok && e.Reason == ErrUnknownKey
 }
 
-// validate is one question with its retries.
+// validate sends one validation, with its retries.
 func (c *Client) validate(ctx context.Context, r ValidateRequest) (*LicenseKey, error) {
 	return c.validateIn(ctx, c.organizationID, r)
 }
 
-// validateIn asks about a key of an organization.
+// validateIn validates a key of an organization.
 func (c *Client) validateIn(ctx context.Context, organizationID string, r ValidateRequest) (*LicenseKey, error) {
 	ask := exchange{
 		op:   opValidate,
@@ -271,9 +270,9 @@ func (c *Client) validateIn(ctx context.Context, organizationID string, r Valida
 	return license, nil
 }
 
-// parseGranted reads a license key from an answer with status 200 and holds it
-// against what was asked. A *Error is Polar's refusal; any other error means
-// that the answer proves nothing.
+// parseGranted reads a license key from an answer with status 200 and compares it with
+// what was asked. A *Error is Polar's refusal; any other error means that the answer
+// proves nothing.
 func parseGranted(body []byte, asked Key, organizationID string, at time.Time) (*LicenseKey, error) {
 	var l LicenseKey
 	if err := json.Unmarshal(body, &l); err != nil {
@@ -292,9 +291,9 @@ func parseGranted(body []byte, asked Key, organizationID string, at time.Time) (
 	return &l, nil
 }
 
-// UnmarshalJSON reads Polar's form. The five fields that a verdict rests on
-// must be there and be text, and an expiry that is there must be readable; of
-// all others, one that is missing or has changed its type is left zero.
+// UnmarshalJSON reads Polar's form. The five fields that a verdict depends on must be
+// present and be text, and an expiry, if present, must be readable. Any other field that
+// is missing or has another type is left zero.
 func (l *LicenseKey) UnmarshalJSON(data []byte) error {
 	fields, err := object(data)
 	if err != nil {
@@ -339,7 +338,7 @@ func (l *LicenseKey) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// UnmarshalJSON reads Polar's form; what is missing or of another type is left
+// UnmarshalJSON reads Polar's form. A field that is missing or has another type is left
 // zero.
 func (c *Customer) UnmarshalJSON(data []byte) error {
 	fields, err := object(data)
