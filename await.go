@@ -8,31 +8,31 @@ import (
 	"github.com/polargate/polargate/internal/flight"
 )
 
-// shortestWait and longestWait are how long Await waits between two questions.
+// shortestWait and longestWait bound the pause between two requests of Await.
 const (
 	shortestWait = time.Second
 	longestWait  = 10 * time.Second
 )
 
-// Await waits until a customer has what is required, and returns their Entitlements
-// then. It is for the page that a customer comes back to from a checkout: Polar grants
-// what was bought in the background, seconds after the payment and at times minutes.
+// Await waits until a customer has what is required, and then returns their Entitlements.
+// Use it on the page that customers return to from the checkout: Polar grants what they
+// bought in the background, seconds after the payment and sometimes minutes.
 //
 //	ctx, cancel := context.WithTimeout(r.Context(), 15*time.Second)
 //	defer cancel()
 //	have, err := customers.Await(ctx, customer, polargate.Feature("export"))
 //
-// It returns at once if what is in memory meets the requirements, as Decide would tell.
-// Otherwise it asks Polar now, again after 1 second, and then after pauses that double up
-// to 10 seconds, within the budget of requests; all who wait for the same customer share
-// the questions. A webhook about the customer ends a pause at once. Without requirements
-// it waits for Polar to know the customer.
+// If what is in memory meets the requirements, as in Decide, Await returns at once.
+// Otherwise it asks Polar now, again after 1 second, and then with pauses that double up
+// to 10 seconds, within the request budget. All callers who wait for the same customer
+// share the requests. A webhook about the customer ends a pause at once. Without
+// requirements, Await waits until Polar knows the customer.
 //
-// When ctx ends first, the error is a *MissingError, which says what the customer still
-// lacks, and the Entitlements are the last that Polar told, or nil if it told none. Give
-// ctx a deadline: without one, Await waits for as long as it takes. A requirement
-// that nobody could ever meet and an id that cannot be asked about are an *InputError at
-// once, and ErrMisconfigured and ErrClosed are returned at once too.
+// If ctx ends first, the error is a *MissingError that says what the customer still
+// lacks, and the Entitlements are the last that Polar reported, or nil if there were
+// none. Give ctx a deadline: without one, Await waits for as long as it takes. A
+// requirement that nobody could ever meet, and an id that Polar can't be asked about, are
+// an *InputError at once. ErrMisconfigured and ErrClosed are returned at once too.
 func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, error) {
 	if ctx == nil {
 		return nil, errNilContext
@@ -96,7 +96,8 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 	}
 }
 
-// permits reports whether these are entitlements of somebody known who meets them all.
+// permits reports whether these are the entitlements of a known customer who meets all
+// requirements.
 func (e *Entitlements) permits(requirements []Requirement) bool {
 	_, unmet := e.Unmet(requirements...)
 	return e.Known() && !unmet
@@ -114,15 +115,15 @@ func (e *Entitlements) lacking(requirements []Requirement, ended, vain error) er
 
 // MissingError says what a customer still lacked when Await gave up waiting.
 type MissingError struct {
-	// Required is the first requirement that was not met. It is the zero Requirement
-	// if there was none and Polar did not know the customer.
+	// Required is the first unmet requirement. It is the zero Requirement if there was
+	// none and Polar didn't know the customer.
 	Required Requirement
 	// Err is why the wait ended: context.DeadlineExceeded or context.Canceled, joined
-	// with an *Error if Polar could not be asked last.
+	// with an *Error if the last request to Polar failed.
 	Err error
 }
 
-// Error says what is missing and what to do, for a developer. For a person, see Message.
+// Error tells a developer what is missing and what to do. For a person, see Message.
 func (e *MissingError) Error() string {
 	what := "Polar does not know the customer yet"
 	if e.Required.kind != 0 {
@@ -133,5 +134,5 @@ func (e *MissingError) Error() string {
 
 func (e *MissingError) message(l *Language) string { return l.text(phraseMissing) }
 
-// Unwrap gives why the wait ended, for errors.Is and errors.As.
+// Unwrap returns why the wait ended, for errors.Is and errors.As.
 func (e *MissingError) Unwrap() error { return e.Err }

@@ -9,27 +9,27 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 )
 
-// notice is a signed event of a type that is of interest here.
+// notice is a signed event of a type that matters here.
 type notice struct {
 	kind string
 	data fields
 	raw  []byte // of data
-	// organization is whose event it is; "" if it does not say.
+	// organization is the one the event belongs to; "" if it doesn't say.
 	organization string
-	// customer is whom it is about, as data has them.
+	// customer is the one the event is about, as in its data.
 	customer fields
-	// at is when it happened, and sent when this attempt was made, both by Polar's
-	// clock; came is when it arrived, by that of the cache.
+	// at is when it happened, and sent when this attempt was made, both by Polar's clock;
+	// came is when it arrived, by the cache's clock.
 	at, sent time.Time
 	came     clock.Local
 }
 
-// maxHeld bounds the events that wait until the organization is known. Whose event is
-// pushed out is asked about when they come next, like everybody then.
+// maxHeld bounds the events that wait until the organization is known. If an event is
+// pushed out, its customer is looked up at their next request, as everybody is then.
 const maxHeld = 100
 
-// takeEvent does what a signed event says, which was sent then. What cannot be read
-// is acknowledged too: it will not be better when it is sent again.
+// takeEvent applies a signed event that was sent at that time. An event that can't be
+// read is acknowledged too: it won't be better when it is sent again.
 func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	n := notice{sent: sent, came: c.cache.now()}
 	f, err := object(body)
@@ -61,9 +61,9 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	}
 }
 
-// hold keeps an event for as long as it is not known whose events count here, and
-// reports whether that is so. Nothing but Polar's answer to the access token says it: a
-// secret may be that of an endpoint in the sandbox.
+// hold keeps an event while the organization isn't known, and reports whether that is so.
+// Only Polar's answer to the access token says it: a secret may belong to an endpoint in
+// the sandbox.
 func (c *Customers) hold(n notice) bool {
 	o := &c.organization
 	o.Lock()
@@ -96,8 +96,8 @@ func (c *Customers) hold(n notice) bool {
 	return true
 }
 
-// learn notes the organization of the access token, as Polar told it, and takes in the
-// events that waited for that.
+// learn records the organization of the access token, as Polar said it, and applies the
+// events that waited for it.
 func (c *Customers) learn(organization string) {
 	id, ok := canonicalUUID4(organization)
 	o := &c.organization
@@ -114,7 +114,7 @@ func (c *Customers) learn(organization string) {
 	}
 }
 
-// take does what an event says, if it is one of this organization.
+// take applies an event, if it belongs to this organization.
 func (c *Customers) take(n notice) {
 	ours := c.organizationID()
 	if n.organization != "" && n.organization != ours {
@@ -147,8 +147,8 @@ func (c *Customers) take(n notice) {
 		c.unreadable(n, err)
 		return
 	}
-	// An event that could not be delivered is sent again for hours. Both times are
-	// Polar's; that of sending is in whole seconds, and no event is of later than that.
+	// An event that couldn't be delivered is sent again for hours. Both times are
+	// Polar's. The time of sending is in whole seconds, and no event happened after it.
 	at := n.at
 	if latest := n.sent.Add(time.Second); at.After(latest) {
 		at = latest
@@ -162,11 +162,11 @@ func (c *Customers) take(n notice) {
 	c.cache.counts.events.Add(1)
 }
 
-// grantEvents are benefit_grant.created, .updated, .revoked and whatever more there is.
+// grantEvents are benefit_grant.created, .updated, .revoked and any others.
 const grantEvents = "benefit_grant."
 
-// takeGrant drops what is cached of the license keys that an event about a grant names.
-// That of the customer comes by the customer.state_changed that follows.
+// takeGrant drops from the cache the license keys that an event about a grant names. What
+// the customer has comes with the customer.state_changed that follows.
 func (c *Customers) takeGrant(n notice) {
 	var ids []uuid
 	for _, name := range []string{"properties", "previous_properties"} {
@@ -198,8 +198,8 @@ func (c *Customers) takeGrant(n notice) {
 	c.cache.counts.events.Add(1)
 }
 
-// unreadable is for an event that cannot be read. If it says whom it is about, the next
-// request of theirs has Polar asked: something is new, and only Polar can say what.
+// unreadable handles an event that can't be read. If it says whom it is about, that
+// customer's next request asks Polar: something is new, and only Polar can say what.
 func (c *Customers) unreadable(n notice, err error) {
 	c.cache.counts.eventsRefused.Add(1)
 	c.seldom.Warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", n.kind, "error", err)

@@ -18,51 +18,49 @@ import (
 	"time"
 )
 
-// Route says who may use a route of an HTTP server, and what happens to others.
-// Exactly one of Customer, LicenseKey and their forms with an error must be set.
+// Route says which customers may use a route of an HTTP server, and how others are
+// refused. Exactly one of Customer, LicenseKey and their forms with an error must be set.
 type Route struct {
-	// Customer tells which customer sent a request, from a session or a token
-	// that the program has checked: whoever can choose the id is that customer.
-	// The zero CustomerRef means that nobody is signed in.
+	// Customer names the customer who sent a request, from a session or a token that your
+	// program has verified: whoever can choose the id is that customer. The zero
+	// CustomerRef means that nobody is signed in.
 	Customer func(*http.Request) CustomerRef
-	// LicenseKey tells which license key came with a request, for instance in a
-	// header; "" means none. Keys do not belong in addresses, which are logged.
+	// LicenseKey returns the license key that came with a request, for example in a
+	// header; "" means none. Don't put keys into addresses, which are logged.
 	LicenseKey func(*http.Request) string
-	// CustomerOrError and LicenseKeyOrError are Customer and LicenseKey for programs
-	// that can fail to tell, for instance because the store of their sessions is down.
-	// An error answers 503 and not 401, since nobody need sign in again for it, and
-	// opens no route that fails open. It is logged at most once a minute and by its types
-	// alone, since its text may hold a session or an address; Refusal.Err wraps it. Nobody
-	// being signed in is no error: return the zero CustomerRef, or "".
+	// CustomerOrError and LicenseKeyOrError are Customer and LicenseKey for programs that
+	// can fail to find out, for example because the session store is down. An error is
+	// answered 503, not 401, because signing in again wouldn't help, and never opens a
+	// route that fails open. It is logged at most once a minute, and only by its types,
+	// because its text may contain a session or an address; Refusal.Err wraps it. If
+	// nobody is signed in, that is no error: return the zero CustomerRef, or "".
 	CustomerOrError   func(*http.Request) (CustomerRef, error)
 	LicenseKeyOrError func(*http.Request) (string, error)
-	// Require is what the customer or key must have: all of it. Empty means that
-	// any known customer, or any key that is granted, will do. Route keeps a copy.
+	// Require is what the customer or key must have: all of it. Empty means that any
+	// known customer, or any granted key, will do. Route keeps a copy.
 	Require []Requirement
-	// Spend is taken off a meter before the handler runs, and given back if the
-	// handler panics or answers with a status of 500 or more; see
-	// Customers.Spend. It stays taken off until the handler ends, whatever Polar
-	// says meanwhile. The Entitlements in the request's context are those after
-	// it. Requests of every method spend, also HEAD, which a mux sends to a pattern
-	// for GET, and none for a CORS preflight. The zero value spends nothing. It needs
-	// Customer or CustomerOrError.
+	// Spend is taken off a meter before the handler runs, and given back if the handler
+	// panics or answers with a status of 500 or more; see Customers.Spend. It stays taken
+	// off until the handler ends, whatever Polar says in the meantime. The Entitlements
+	// in the request's context already reflect it. Requests of every method spend,
+	// including HEAD, which a mux sends to a pattern for GET; CORS preflights don't. The
+	// zero value spends nothing. Spend needs Customer or CustomerOrError.
 	//
-	// A customer who is let in by something else than the meter is not charged: if
-	// Require names the meter, and is met without any Meter requirement of it, nothing
-	// is taken off. So Any(Feature("unlimited"), Meter(id, 1)) costs customers with the
-	// feature nothing, whatever their balance is, and all others what Spend says. If
-	// Require does not name the meter, everybody is charged.
+	// Customers who are let in by something other than the meter aren't charged: if
+	// Require names the meter, and is met without any Meter requirement of it, nothing is
+	// taken off. So Any(Feature("unlimited"), Meter(id, 1)) costs customers with the
+	// feature nothing, whatever their balance, and all others what Spend says. If Require
+	// doesn't name the meter, everybody is charged.
 	Spend Cost
-	// FailOpen lets requests pass, without Entitlements in their context, when
-	// nobody can say what the customer may use. False answers 503, and so do
-	// requests that were given up meanwhile or whose sender could not be told (see
-	// CustomerOrError), and license keys that were turned away unasked (see
-	// CustomersStats.TurnedAway) or about which something before Polar answered, such
-	// as a firewall with a page: senders could see to these. Customers beyond the
-	// request budget do pass.
+	// FailOpen lets requests pass, without Entitlements in their context, if Polar can't
+	// be reached and nothing is cached. False answers 503. Some requests get 503 anyway,
+	// because their sender could bring it about: requests that were canceled, requests
+	// for which CustomerOrError failed, license keys that were turned away for lack of
+	// budget (see CustomersStats.TurnedAway), and license keys about which something in
+	// front of Polar answered, such as a firewall. Customers over the request budget
+	// pass.
 	FailOpen bool
-	// UpgradeURL and Refuse replace those of the configuration; empty and nil
-	// leave them.
+	// UpgradeURL and Refuse replace those of the configuration; empty and nil keep them.
 	UpgradeURL string
 	Refuse     func(http.ResponseWriter, *http.Request, Refusal)
 }
@@ -71,36 +69,36 @@ type Route struct {
 type Cost struct {
 	// MeterID is the meter's id.
 	MeterID string
-	// Units are more than 0.
+	// Units must be more than 0.
 	Units float64
 }
 
-// Refusal is why a request is not let in.
+// Refusal is why a request isn't let in.
 type Refusal struct {
-	// Status is the HTTP status that says so: 400 for an id that cannot be one,
-	// 401 when nobody is named or the license key is not known, 402 when what is
-	// required is not there, and 503 when nobody can say.
+	// Status is the HTTP status: 400 for an id that can't be right, 401 if nobody is
+	// signed in or the license key is unknown, 402 if something required is missing, and
+	// 503 if Polar can't be reached and nothing is cached.
 	Status int
-	// Required is the first requirement that is not met, with 402; the zero
-	// Requirement if the license key itself is refused, or the customer is not
-	// known and nothing else was required.
+	// Required is the first unmet requirement, with 402. It is the zero Requirement if
+	// the license key itself is refused, or if the customer is unknown and nothing else
+	// was required.
 	Required Requirement
-	// Reason is why a license key was refused, or why nobody could say; empty if it was
-	// the program that could not tell who asks.
+	// Reason is why a license key was refused, or why Polar gave no answer; empty if your
+	// program couldn't find out who sent the request.
 	Reason Reason
 	// RetryAfter is how long to wait, with 503; at least a second.
 	RetryAfter time.Duration
-	// UpgradeURL is where customers find more; may be empty.
+	// UpgradeURL is where customers find your plans; may be empty.
 	UpgradeURL string
-	// Entitlements are those of who was refused, with 402; Known is false for a
-	// customer whom Polar does not know. They are nil with any other Status.
+	// Entitlements are those of the customer who was refused, with 402; Known is false
+	// for an unknown customer. They are nil with any other Status.
 	Entitlements *Entitlements
 	// Err is what went wrong, with 400 and 503.
 	Err error
 }
 
-// Middleware lets only those customers through to a handler that meet the
-// requirements, and puts their Entitlements into the request's context. resolve is
+// Middleware lets a request through to a handler if its customer meets the requirements,
+// and puts the customer's Entitlements into the request's context. resolve is
 // Route.Customer.
 //
 //	pro := customers.Middleware(signedIn, polargate.Feature("export"))
@@ -109,14 +107,14 @@ func (c *Customers) Middleware(resolve func(*http.Request) CustomerRef, requirem
 	return c.Route(Route{Customer: resolve, Require: requirements})
 }
 
-// LicenseMiddleware lets only those requests through that come with a license key
-// in a header, "X-License-Key" for instance, that is granted and meets the
-// requirements. The key is asked about without an activation, and counts for
-// nothing at Polar but one validation each time that it is asked about.
+// LicenseMiddleware lets a request through if it has a license key in a header, for
+// example "X-License-Key", that is granted and meets the requirements. The key is
+// validated without an activation; at Polar, that counts as one validation and nothing
+// else.
 //
-// In the header "Authorization" the key comes after "Bearer ", and 401 asks for that.
-// Every answer says by Vary that it depends on the header; what may be stored on the
-// way is the handler's to say.
+// In the header "Authorization", the key follows "Bearer ", and 401 asks for that. Every
+// answer says by Vary that it depends on the header. Whether an answer may be stored on
+// the way is up to the handler.
 func (c *Customers) LicenseMiddleware(header string, requirements ...Requirement) func(http.Handler) http.Handler {
 	if header == "" {
 		panic("polargate: LicenseMiddleware needs the name of a header")
@@ -148,18 +146,18 @@ func (c *Customers) LicenseMiddleware(header string, requirements ...Requirement
 	}
 }
 
-// Route is Middleware with all that can be said of a route.
+// Route is Middleware with every option.
 //
-// A browser's CORS preflight is neither refused nor charged, and not asked about: it
-// comes before the request, without what tells who sends it. It reaches the handler
-// without Entitlements, and only the status and the headers for CORS of what the handler
-// answers are sent. Middleware for CORS belongs outside of a Route, so that refusals can
-// be read by the pages of other origins too.
+// A browser's CORS preflight is neither refused nor charged, because it comes before the
+// request, without anything that says who sends it. It reaches the handler without
+// Entitlements, and only the status and the CORS headers of the handler's answer are
+// sent. Put CORS middleware outside a Route, so that pages of other origins can read
+// refusals too.
 //
 // Route panics if not exactly one of Customer, LicenseKey and their forms with an error
-// is set, or if an id, a feature, a cost or an UpgradeURL cannot be one: mistakes of the
-// program, that its first start shows. A feature that no benefit in
-// CustomersConfig.Features unlocks is said in the log.
+// is set, or if an id, a feature, a cost or an UpgradeURL can't be right: these are
+// mistakes in the program, and its first start shows them. A feature that no benefit in
+// CustomersConfig.Features unlocks is logged.
 func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	route.normalize()
 	all, spends := All(route.Require...), route.Spend != (Cost{})
@@ -231,8 +229,8 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	}
 }
 
-// normalize leaves the one form of resolver that can do all. It panics if there is not
-// exactly one.
+// normalize leaves the one form of resolver that can do everything. It panics if there
+// isn't exactly one.
 func (route *Route) normalize() {
 	given := 0
 	for _, is := range []bool{route.Customer != nil, route.CustomerOrError != nil, route.LicenseKey != nil, route.LicenseKeyOrError != nil} {
@@ -251,7 +249,8 @@ func (route *Route) normalize() {
 	}
 }
 
-// unresolved is the refusal of a request of which the program could not tell who sent it.
+// unresolved is the refusal of a request for which the program couldn't find out who sent
+// it.
 func (c *Customers) unresolved(r *http.Request, err error) Refusal {
 	err = &resolverError{err}
 	if r.Context().Err() == nil { // else it failed because the caller has gone
@@ -262,8 +261,8 @@ func (c *Customers) unresolved(r *http.Request, err error) Refusal {
 	return Refusal{Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Err: err}
 }
 
-// resolverError is an error of a program's resolver, and prints without its text, which
-// may hold what came with the request.
+// resolverError is an error of a program's resolver. It prints without its text, which
+// may contain what came with the request.
 type resolverError struct{ err error }
 
 func (e *resolverError) Error() string {
@@ -280,10 +279,10 @@ func (e *resolverError) Unwrap() error { return e.err }
 // Format prints the same whatever the verb.
 func (e *resolverError) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, e.Error()) }
 
-// isPreflight reports whether a browser asks by this whether a page of another origin
-// may send a request. Browsers send nothing with it that tells who it is for, and no
-// body: what has either is no preflight, and must pass the gate, or the signed-in could
-// use it to have a handler run that they have not paid for.
+// isPreflight reports whether a browser asks with this request whether a page of another
+// origin may send one. Browsers send nothing with it that identifies a user, and no body.
+// A request with either is no preflight and must pass the gate; otherwise people who are
+// signed in could make a handler run that they haven't paid for.
 func isPreflight(r *http.Request) bool {
 	for _, name := range []string{"Cookie", "Authorization", "Proxy-Authorization"} {
 		if r.Header.Get(name) != "" {
@@ -294,9 +293,8 @@ func isPreflight(r *http.Request) bool {
 		r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
 }
 
-// servePreflight has the handler answer a preflight, and sends nothing of the answer but
-// what a preflight is about: a handler that does not look at the method would give away
-// what is behind the gate.
+// servePreflight lets the handler answer a preflight, and sends only what a preflight is
+// about: a handler that doesn't check the method would give away what is behind the gate.
 func servePreflight(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	answer := &preflightWriter{w: w, header: w.Header().Clone()}
 	next.ServeHTTP(answer, r)
@@ -329,10 +327,10 @@ func (p *preflightWriter) WriteHeader(status int) {
 	p.w.WriteHeader(status)
 }
 
-// Flush is for handlers that take it for granted.
+// Flush is for handlers that expect it.
 func (p *preflightWriter) Flush() { p.WriteHeader(http.StatusOK) }
 
-// warnOfLockedFeatures says in the log which features of a route nobody can have.
+// warnOfLockedFeatures logs which features of a route nobody can have.
 func (c *Customers) warnOfLockedFeatures(required []Requirement) {
 	for _, r := range required {
 		if r.kind == needsFeature && !c.unlocks(r.id) {
@@ -351,10 +349,10 @@ func (c *Customers) unlocks(feature string) bool {
 	return false
 }
 
-// opensFor reports whether a route fails open for a request: not for one that was
-// given up before the answer came, nor for a license key that was not asked about
-// because of a crowd of others, or that was refused by something before Polar, since
-// whoever sends it can bring about all of these.
+// opensFor reports whether a route fails open for a request. It doesn't for a request
+// that was canceled before the answer came, nor for a license key that wasn't looked up
+// for lack of budget or was refused by something in front of Polar: whoever sends the
+// request can bring all of these about.
 func (route *Route) opensFor(r *http.Request, refusal *Refusal) bool {
 	if !route.FailOpen || refusal.Status != http.StatusServiceUnavailable || r.Context().Err() != nil {
 		return false
@@ -377,9 +375,9 @@ func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route Route, 
 	route.Refuse(w, r, refusal)
 }
 
-// serve runs a handler with Entitlements in its request's context. The context comes
-// from context.WithValue, since adaptors to other servers copy the values of such ones
-// and pass over any other kind.
+// serve runs a handler with Entitlements in its request's context. The context comes from
+// context.WithValue, because adaptors to other servers copy the values of such contexts
+// and skip any other kind.
 func serve(w http.ResponseWriter, r *http.Request, next http.Handler, value *Entitlements) {
 	ctx := context.WithValue(r.Context(), entitlementsKey{}, value)
 	inner := r.WithContext(ctx)
@@ -387,10 +385,10 @@ func serve(w http.ResponseWriter, r *http.Request, next http.Handler, value *Ent
 	next.ServeHTTP(w, inner)
 }
 
-// bringBack makes the outer request what it would be if the handler had got it, and
+// bringBack makes the outer request what it would be if the handler had received it and
 // not a copy: the server removes the files of its MultipartForm, and middleware further
-// out reads its Pattern, its path values and whatever else was set. Only the context
-// that was added stays behind, unless the handler put another one in its place.
+// out reads its Pattern, its path values and whatever else was set. Only the added
+// context stays behind, unless the handler replaced it.
 func bringBack(outer, inner *http.Request, added context.Context) {
 	if inner.Context() == added {
 		inner = inner.WithContext(outer.Context())
@@ -430,7 +428,7 @@ func (w *statusWriter) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// begin notes the status that is sent; what is said later is not.
+// begin records the status that is sent; later ones have no effect.
 func (w *statusWriter) begin(status int) {
 	if w.status == 0 {
 		w.status = status
@@ -442,12 +440,12 @@ func (w *statusWriter) Write(p []byte) (int, error) {
 	return w.ResponseWriter.Write(p)
 }
 
-// Flush is for handlers that stream. Unwrap is how http.ResponseController finds
-// all else.
+// Flush is for handlers that stream. http.ResponseController finds everything else
+// through Unwrap.
 func (w *statusWriter) Flush() { _ = w.FlushError() }
 
-// FlushError flushes as http.ResponseController does: also where the writer further
-// out only unwraps to one that can.
+// FlushError flushes as http.ResponseController does, also if the writer further out only
+// unwraps to one that can.
 func (w *statusWriter) FlushError() error {
 	err := http.NewResponseController(w.ResponseWriter).Flush()
 	if !errors.Is(err, http.ErrNotSupported) {
@@ -465,7 +463,7 @@ func (w *statusWriter) ReadFrom(from io.Reader) (int64, error) {
 	return n, err
 }
 
-// Hijack is for handlers that do not look for it with http.ResponseController.
+// Hijack is for handlers that don't use http.ResponseController.
 func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return http.NewResponseController(w.ResponseWriter).Hijack()
 }
@@ -474,15 +472,15 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 type entitlementsKey struct{}
 
-// FromContext gives the Entitlements of who sent a request that a Route let
-// through; false outside of one, and where it failed open.
+// FromContext returns the Entitlements of the customer whose request a Route let through.
+// ok is false outside a Route, and if the route failed open.
 func FromContext(ctx context.Context) (*Entitlements, bool) {
 	e, _ := ctx.Value(entitlementsKey{}).(*Entitlements)
 	return e, e != nil
 }
 
-// Decide tells whether a customer meets requirements, for servers that do not
-// speak HTTP. The Refusal is nil if so.
+// Decide reports whether a customer meets requirements, for servers that don't speak
+// HTTP. If so, the Refusal is nil.
 func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, *Refusal) {
 	if customer.IsZero() {
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized})
@@ -507,13 +505,13 @@ func (c *Customers) DecideLicense(ctx context.Context, licenseKey string, requir
 	return c.decide(value, err, requirements)
 }
 
-// refusal is one with what the configuration says of all.
+// refusal adds what the configuration says about every refusal.
 func (c *Customers) refusal(r Refusal) *Refusal {
 	r.UpgradeURL = c.config.UpgradeURL
 	return &r
 }
 
-// decide is what an answer comes to.
+// decide turns an answer into a decision.
 func (c *Customers) decide(value *Entitlements, err error, requirements []Requirement) (*Entitlements, *Refusal) {
 	if err == nil {
 		err = value.undecided(requirements)
@@ -541,13 +539,12 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 	return nil, refusal
 }
 
-// WriteRefusal answers a request that is not let in, by what its Accept prefers: with
-// a problem report (RFC 9457) as JSON, or with a small page for a person. With 402, a
-// browser that asks for a page to show is sent to the UpgradeURL by 303, if there is
-// one and it is not the page that was asked for; what scripts ask for in the background
-// (by Sec-Fetch-Mode, or the headers that htmx, Turbo, Inertia and jQuery send) is
-// answered in place. Answers are not to be stored by anybody on the way. A Status that is
-// no refusal is written as 503.
+// WriteRefusal answers a request that isn't let in. By its Accept header, the answer is a
+// problem report (RFC 9457) as JSON, or a small page for people. With 402, a browser that
+// opens a page is redirected by 303 to the UpgradeURL, if there is one and it isn't the
+// page that was requested. Scripts in the background, recognized by Sec-Fetch-Mode or the
+// headers that htmx, Turbo, Inertia and jQuery send, are answered in place. The answer
+// must not be stored by caches. A Status that is no refusal is written as 503.
 func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
 	if refusal.Status < 400 || refusal.Status > 599 {
 		refusal.Status = http.StatusServiceUnavailable // one made by hand that does not say
@@ -606,7 +603,7 @@ func (r Refusal) report() string {
 	return string(body) + "\n"
 }
 
-// detail is a sentence for who sent the request.
+// detail is a sentence for whoever sent the request.
 func (r Refusal) detail() string {
 	switch {
 	case r.Status == http.StatusBadRequest:
@@ -625,7 +622,7 @@ func (r Refusal) detail() string {
 	return "This needs a subscription or purchase."
 }
 
-// LogValue logs a refusal without what names the customer.
+// LogValue logs a refusal without anything that names the customer.
 func (r Refusal) LogValue() slog.Value {
 	required := ""
 	if r.Required.kind != 0 {

@@ -9,15 +9,15 @@ import (
 	"github.com/polargate/polargate/internal/flight"
 )
 
-// ImportedActivation is a seat that another program took: an earlier version of
-// this one that spoke to Polar by itself, say.
+// ImportedActivation is an activation that another program made, for example an earlier
+// version of this one that called Polar itself.
 type ImportedActivation struct {
 	// Key is the license key, as it was activated.
 	Key string
 	// ActivationID is the id that Polar gave the activation: a UUID of version 4.
 	ActivationID string
-	// Conditions are those that the activation was made with; nil for none.
-	// Polar compares them as a whole, and never tells them.
+	// Conditions are those that the activation was made with; nil for none. Polar
+	// compares them as a whole, and never returns them.
 	Conditions map[string]any
 }
 
@@ -32,15 +32,14 @@ func (a ImportedActivation) LogValue() slog.Value { return slog.StringValue(fmt.
 // MarshalJSON writes what Format prints.
 func (a ImportedActivation) MarshalJSON() ([]byte, error) { return json.Marshal(fmt.Sprint(a)) }
 
-// Import goes on with a seat that another program took, instead of taking one
-// more. Polar is asked whether it is good; what was held here before is given up,
-// and its seat with it, only when it is, and any failure leaves it as it was. The
-// seat then is this installation's own: it is asked about with the conditions
-// that it was made with, and Deactivate gives it back. The other program should
-// forget it.
+// Import adopts an activation that another program made, instead of using one more. It
+// asks Polar whether the activation is valid. Only then does it replace the license in
+// use, whose activation is given up; any failure leaves that license unchanged. From then
+// on the activation belongs to this computer: it is validated with the conditions that it
+// was made with, and Deactivate ends it. The other program should forget it.
 //
 // Errors are those of Activate, except that nothing can be in doubt. After
-// ErrSeatReleased and ErrConditionsMismatch, Activate takes a seat of the key.
+// ErrSeatReleased and ErrConditionsMismatch, call Activate with the key.
 func (g *Gate) Import(ctx context.Context, a ImportedActivation) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err

@@ -14,8 +14,8 @@ import (
 	"time"
 )
 
-// refusalPage is what a person sees who is not let in: a heading, a sentence, and a
-// link or nothing. It loads nothing, so that it also shows while all else is down.
+// refusalPage is what a person sees who isn't let in: a heading, a sentence, and at most
+// a link. It loads nothing, so it also works while everything else is down.
 const refusalPage = `<!doctype html>
 <html lang="en">
 <head>
@@ -39,7 +39,7 @@ body { max-width: 36rem; margin: 15vh auto 0; padding: 0 1rem; overflow-wrap: an
 // refusalPolicy allows the page its style and nothing else.
 const refusalPolicy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
-// page is a refusal for a person; link is where they find more, or nil.
+// page is a refusal for a person. link leads to your plans, or is nil.
 func (r Refusal) page(link *url.URL) string {
 	heading, text := r.words()
 	more := ""
@@ -49,8 +49,8 @@ func (r Refusal) page(link *url.URL) string {
 	return fmt.Sprintf(refusalPage, html.EscapeString(heading), html.EscapeString(text), more)
 }
 
-// words are a heading and a sentence for a person. They name nothing that is only
-// known to the program, such as features and ids.
+// words are a heading and a sentence for a person. They name nothing that only the
+// program knows, such as features and ids.
 func (r Refusal) words() (heading, text string) {
 	switch {
 	case r.Status == http.StatusBadRequest:
@@ -81,14 +81,14 @@ func soon(d time.Duration) string {
 	return "in " + spoken(d)
 }
 
-// upgradeLink is where a refusal sends people for more; nil if there is no such page, or
-// it is the one that was asked for, which would send them on for ever.
+// upgradeLink is where a refusal sends people; nil if there is no such page, or if it is
+// the page that was requested, which would redirect them forever.
 func upgradeLink(r *http.Request, address string) *url.URL {
 	link, err := url.Parse(address)
 	if err != nil || address == "" || link.Opaque != "" || !slices.Contains([]string{"", "http", "https"}, link.Scheme) {
 		return nil
 	}
-	// RequestURI is what the browser asked for: http.StripPrefix and routers change URL.
+	// RequestURI is what the browser requested: http.StripPrefix and routers change URL.
 	asked, err := url.ParseRequestURI(r.RequestURI)
 	if err != nil {
 		asked = r.URL
@@ -101,7 +101,7 @@ func upgradeLink(r *http.Request, address string) *url.URL {
 	if cleanPath(there.Path) != cleanPath(asked.Path) {
 		return link
 	}
-	// What is asked for beyond the address, such as a tracking parameter, makes no other page.
+	// More than that in the query, such as a tracking parameter, makes no other page.
 	query := asked.Query()
 	for name, values := range there.Query() {
 		for _, value := range values {
@@ -115,8 +115,8 @@ func upgradeLink(r *http.Request, address string) *url.URL {
 
 func cleanPath(p string) string { return path.Clean("/" + p) }
 
-// sameHost compares hosts without the ports that stand for http and https: what is
-// between here and the browser may speak one of these.
+// sameHost compares hosts without the ports that stand for http and https: proxies
+// between here and the browser may use either.
 func sameHost(a, b string) bool {
 	name := func(host string) string {
 		if name, port, err := net.SplitHostPort(host); err == nil && (port == "80" || port == "443" || port == "") {
@@ -127,9 +127,9 @@ func sameHost(a, b string) bool {
 	return strings.EqualFold(name(a), name(b))
 }
 
-// navigates reports whether a browser asks for a page to show, so that it can be sent
-// to another: not a script that asks in the background, which may not follow to another
-// origin and takes what it finds there for what it asked for.
+// navigates reports whether a browser requests a page to show, so that it can be
+// redirected. A script in the background may not follow to another origin, and would take
+// what it finds there for what it asked for.
 func navigates(r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return false
@@ -137,7 +137,7 @@ func navigates(r *http.Request) bool {
 	if mode := r.Header.Get("Sec-Fetch-Mode"); mode != "" {
 		return mode == "navigate"
 	}
-	// Browsers say no mode to servers without TLS, and did not until 2023.
+	// Browsers send no mode to servers without TLS, and sent none until 2023.
 	for _, name := range []string{"Origin", "Hx-Request", "Turbo-Frame", "X-Turbo-Request-Id", "X-Inertia", "X-Pjax", "X-Up-Version"} {
 		if r.Header.Get(name) != "" {
 			return false
@@ -146,22 +146,22 @@ func navigates(r *http.Request) bool {
 	return !strings.EqualFold(r.Header.Get("X-Requested-With"), "XMLHttpRequest")
 }
 
-// offer is how welcome a kind of answer is, by Accept (RFC 9110, 12.5.1).
+// offer is how well a kind of answer fits Accept (RFC 9110, 12.5.1).
 type offer struct {
 	exact  int // 3 if the kind is named, 2 for its family, 1 for anything, 0 if it is not there
 	weight float64
 	place  int // in the list
 }
 
-// consider takes in a range of an Accept that names the kind so exactly.
+// consider adds a range of an Accept that names the kind so exactly.
 func (o *offer) consider(exact int, weight float64, place int) {
 	if exact > o.exact || exact > 0 && exact == o.exact && weight > o.weight {
 		*o = offer{exact, weight, place}
 	}
 }
 
-// prefersPage reports whether who asks would rather have a page than JSON: by weight,
-// else by which is named more exactly, else by which is named first.
+// prefersPage reports whether a page fits better than JSON: by weight, then by the more
+// exact range, then by order.
 func prefersPage(r *http.Request) bool {
 	accept := strings.Join(r.Header.Values("Accept"), ",")
 	var page, report offer

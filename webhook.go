@@ -16,23 +16,23 @@ import (
 	"github.com/polargate/polargate/internal/seal"
 )
 
-// Polar signs webhooks by the Standard Webhooks specification, version v1.
+// Polar signs webhooks according to the Standard Webhooks specification, version v1.
 const (
 	webhookTolerance = 5 * time.Minute
 	// maxEvent bounds a body. A customer state with hundreds of benefits takes
 	// 200 KiB.
 	maxEvent = 1 << 20
-	// maxSignatures bounds the signatures that are looked at: one for each secret
-	// that is valid at a time.
+	// maxSignatures bounds how many signatures are checked: one for each secret that is
+	// valid at a time.
 	maxSignatures = 10
 	maxEventID    = 256
 	// bodyTime is how long a body may take to arrive.
 	bodyTime = 5 * time.Second
-	// rememberedEvents are enough for the tolerance: 30 a second for 5 minutes.
+	// rememberedEvents suffice for the tolerance: 30 a second for 5 minutes.
 	rememberedEvents = 10_000
 )
 
-// seenEvents are the ids of events that were taken in.
+// seenEvents are the ids of events that were applied.
 type seenEvents = *lru.Cache[string, struct{}]
 
 func newSeenEvents() seenEvents {
@@ -43,35 +43,34 @@ func newSeenEvents() seenEvents {
 	return c
 }
 
-// WebhookHandler receives Polar's webhooks, so that a purchase and a cancellation
-// are known at once: the state in a customer.state_changed goes into the cache
-// under both ids of the customer, and a customer.deleted ends what they had. License
-// keys that a customer.state_changed names, or a benefit_grant.created, .updated or
-// .revoked, are asked about before they are used again. Polar sends nothing when a key is
-// rotated or disabled, or its expiry edited. Events of other types are acknowledged and
-// ignored; subscribe the endpoint to these.
+// WebhookHandler receives Polar's webhooks, so that purchases and cancellations take
+// effect at once. The state in a customer.state_changed goes into the cache, and a
+// customer.deleted ends what the customer had. License keys that a customer.state_changed
+// or a benefit_grant.created, .updated or .revoked names are looked up before they are
+// used again. Polar sends nothing when a key is rotated or disabled, or when its expiry
+// is edited. Subscribe the endpoint to these types; others are acknowledged and ignored.
 //
-// secrets are the endpoint's signing secret as Polar shows it, and while it is
-// being replaced the old one beside it; white space around one does not count. Both
-// ways are understood in which Polar makes a key of it: until September 2026 from its
-// bytes as they are, and since then from the base64 after "whsec_". An event is
-// refused if no signature fits, or if it was signed more than 5 minutes ago or ahead.
-// One that was seen before is acknowledged and has no effect, nor has one that is older
-// than another that was taken in for the customer. One that cannot be read is
-// acknowledged, and has Polar asked when the customer comes next.
+// secrets are the endpoint's signing secret as Polar shows it, and, while you replace it,
+// the old one too; white space around them doesn't matter. Both ways in which Polar makes
+// a key of a secret are understood: until September 2026 from its bytes, and since then
+// from the base64 after "whsec_". An event is refused if no signature matches, or if it
+// was signed more than 5 minutes ago or ahead. An event that was seen before is
+// acknowledged and has no effect, and so is one older than another event applied for the
+// customer. An event that can't be read is acknowledged, and Polar is asked at the
+// customer's next request.
 //
-// An event of another organization than that of the access token is acknowledged,
-// counts as Refused, has a line in the log and no effect: an endpoint of the sandbox may
-// lead here too. If CustomersConfig.OrganizationID is empty, the organization is that of
-// the first state or license key that Polar tells of; events that come before are kept,
-// and have Polar asked.
+// An event of an organization other than the access token's is acknowledged, counts as
+// Refused, is logged, and has no effect: an endpoint of the sandbox may lead here too. If
+// CustomersConfig.OrganizationID is empty, the organization is that of the first state or
+// license key that Polar answers; events that arrive earlier are kept, and Polar is
+// asked.
 //
-// It answers 204, and otherwise 400, 401, 405 or 413, in well under a second: Polar
-// switches an endpoint off after ten failures in a row. A body of more than 1 MiB is
-// refused, as is one that takes longer than 5 seconds to arrive. The body must not have
-// been read by a handler before this one: that is answered 500, and the log says so.
-// Without a secret that is not empty every event is refused, and the log says so. Of each
-// kind of refusal the log has one line a minute, with how many were left out.
+// The handler answers 204, or else 400, 401, 405 or 413, in well under a second: Polar
+// disables an endpoint after ten failures in a row. A body of more than 1 MiB is refused,
+// and so is one that takes longer than 5 seconds to arrive. The body must not have been
+// read by an earlier handler: that is answered 500, and the log says so. Without a secret
+// that isn't empty, every event is refused, and the log says so. Each kind of refusal is
+// logged once a minute, with the number of those left out.
 func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 	var keys [][]byte
 	for _, secret := range secrets {
@@ -91,7 +90,7 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 			c.refuseEvent(w, http.StatusBadRequest, "it has no body")
 			return
 		}
-		// Where that cannot be set, the server's own limits are all there is.
+		// If that can't be set, the server's own limits are all there is.
 		control := http.NewResponseController(w)
 		_ = control.SetReadDeadline(time.Now().Add(bodyTime))
 		id, sent := r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp")
@@ -130,9 +129,9 @@ func (c *Customers) refuseEvent(w http.ResponseWriter, status int, problem strin
 	w.WriteHeader(status)
 }
 
-// bodyProblem is what is wrong with a body as it could be read, and the status that says
-// so; "" if nothing. That a handler before this one has read the body, or a part of it, is
-// a mistake of this server, and not of its secret.
+// bodyProblem is what is wrong with a body, and the status that says so; "" if nothing
+// is. If an earlier handler has read all or part of the body, that is a mistake of this
+// server, not of its secret.
 func bodyProblem(r *http.Request, body []byte, err error) (string, int) {
 	const readBefore = "its body, or a part of it, was read or changed by a handler before this one: let WebhookHandler have the body as it was sent"
 	if tooLong, ok := errors.AsType[*http.MaxBytesError](err); ok {
