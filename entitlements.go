@@ -18,10 +18,10 @@ import (
 	"github.com/polargate/polargate/internal/intern"
 )
 
-// Entitlements are what one customer, or the holder of one license key, may use,
-// as Polar said it last. They are immutable, and asking them does no I/O and
-// allocates nothing, but for methods that return a list, a map or CustomerID. The zero
-// value, and nil, belong to no customer and allow nothing.
+// Entitlements are what one customer, or the holder of one license key, may use, as Polar
+// last said. They are immutable. Their methods do no I/O, and allocate nothing except to
+// return a list, a map or CustomerID. The zero value and nil belong to no customer and
+// allow nothing.
 type Entitlements struct {
 	external string // "" where not known
 	common   *plan
@@ -79,28 +79,28 @@ func (b GrantedBenefit) of() aboutBenefit {
 // ID is the benefit's id.
 func (b GrantedBenefit) ID() string { return textOf(b.id) }
 
-// Type is Polar's word for the kind of benefit: "custom", "license_keys",
-// "feature_flag" and others, also such as this version does not know.
+// Type is Polar's word for the kind of benefit: "custom", "license_keys", "feature_flag"
+// and others, including kinds that this version doesn't know.
 func (b GrantedBenefit) Type() string { return b.of().kind }
 
-// Metadata is what the vendor wrote on the benefit in Polar, a new map at each
-// call; numbers are json.Number.
+// Metadata is what the vendor wrote on the benefit in Polar: a new map at each call;
+// numbers are json.Number.
 func (b GrantedBenefit) Metadata() map[string]any { return readMap(b.of().metadata) }
 
-// MeterBalance is how a customer's meter stands.
+// MeterBalance is the state of a customer's meter.
 type MeterBalance struct {
 	id text
-	// Consumed and Credited are units in the current period. Balance is what is
-	// left: Credited less Consumed by Polar's count, which can be negative, less
-	// what was spent here since; see Customers.Spend.
+	// Consumed and Credited are units in the current period. Balance is what is left:
+	// Credited minus Consumed by Polar's count, which can be negative, minus what was
+	// spent here since; see Customers.Spend.
 	Consumed, Credited, Balance float64
 }
 
 // ID is the meter's id.
 func (m MeterBalance) ID() string { return textOf(m.id) }
 
-// Known reports whether Polar has such a customer or license key. One that is not
-// known has no entitlements.
+// Known reports whether Polar has such a customer or license key. An unknown one has no
+// entitlements.
 func (e *Entitlements) Known() bool { return e != nil && e.known }
 
 // CustomerID is Polar's id of the customer; "" if not known.
@@ -114,7 +114,7 @@ func (e *Entitlements) CustomerID() string {
 	return e.customer.String()
 }
 
-// ExternalID is the program's own id of the customer; "" if Polar has none.
+// ExternalID is your program's id of the customer; "" if Polar has none.
 func (e *Entitlements) ExternalID() string {
 	if e == nil {
 		return ""
@@ -122,8 +122,8 @@ func (e *Entitlements) ExternalID() string {
 	return e.external
 }
 
-// CheckedAt is when Polar said so, by its clock: to the second for an answer, exact
-// for an event. It is the zero time for who is not known.
+// CheckedAt is when Polar said so, by its clock: to the second for an answer, exact for
+// an event. It is zero for an unknown customer.
 func (e *Entitlements) CheckedAt() time.Time {
 	if e == nil || !e.known {
 		return time.Time{}
@@ -141,12 +141,12 @@ func (e *Entitlements) Has(feature string) bool {
 	return ok
 }
 
-// Features are those that are unlocked, in order; the caller's own slice.
+// Features are the unlocked features, sorted. The slice is the caller's own.
 func (e *Entitlements) Features() []string { return slices.Clone(e.plan().features) }
 
-// Benefit is a benefit that is granted now; one that comes with a license key only while
-// that counts. Capitals in the id do not count, here
-// and wherever an id of Polar's is asked for.
+// Benefit returns a benefit that is granted now. A benefit that comes with a license key
+// is included only while the key counts. The case of the id doesn't matter, here and
+// wherever an id of Polar's is asked for.
 func (e *Entitlements) Benefit(id string) (GrantedBenefit, bool) {
 	for i, b := range e.plan().benefits {
 		if sameID(b.id.Value(), id) {
@@ -165,13 +165,14 @@ func (e *Entitlements) benefit(i int) GrantedBenefit {
 	return b
 }
 
-// sameID compares an id in its usual form with one that was asked for, whose
-// capitals do not count.
+// sameID compares an id in its usual form with one that was asked for, whose case doesn't
+// matter.
 func sameID(id, asked string) bool {
 	return id == asked || len(id) == len(asked) && strings.EqualFold(id, asked) && normalUUID(asked) == id
 }
 
-// Benefits are those that are granted now, by id; the caller's own slice.
+// Benefits are the benefits that are granted now, sorted by id. The slice is the caller's
+// own.
 func (e *Entitlements) Benefits() []GrantedBenefit {
 	benefits := slices.Clone(e.plan().benefits)
 	for i := range benefits {
@@ -181,14 +182,14 @@ func (e *Entitlements) Benefits() []GrantedBenefit {
 }
 
 // Subscribed reports whether a subscription to a product is active or trialing. A
-// subscription that is past due is neither, while its benefits may still be
-// granted: gate on features and benefits first.
+// subscription that is past due is neither, while its benefits may still be granted: gate
+// on features and benefits first.
 func (e *Entitlements) Subscribed(productID string) bool {
 	return slices.ContainsFunc(e.plan().products, func(p text) bool { return sameID(p.Value(), productID) })
 }
 
-// Products are the products with an active or trialing subscription, in order;
-// the caller's own slice.
+// Products are the products with an active or trialing subscription, sorted. The slice is
+// the caller's own.
 func (e *Entitlements) Products() []string {
 	var ids []string
 	for _, p := range e.plan().products {
@@ -197,7 +198,7 @@ func (e *Entitlements) Products() []string {
 	return ids
 }
 
-// Meter is how a meter stands.
+// Meter returns the state of a meter.
 func (e *Entitlements) Meter(id string) (MeterBalance, bool) {
 	for i, meter := range e.plan().meters {
 		if sameID(meter.Value(), id) {
@@ -213,7 +214,7 @@ func (e *Entitlements) balance(i int) MeterBalance {
 	return MeterBalance{e.plan().meters[i], a.consumed, a.credited, a.balance}
 }
 
-// Meters are all meters of the customer, by id; the caller's own slice.
+// Meters are all meters of the customer, sorted by id. The slice is the caller's own.
 func (e *Entitlements) Meters() []MeterBalance {
 	var meters []MeterBalance
 	for i := range e.plan().meters {
@@ -222,8 +223,8 @@ func (e *Entitlements) Meters() []MeterBalance {
 	return meters
 }
 
-// License is the license key that these entitlements come from, for those that a
-// LicenseMiddleware found; a copy.
+// License returns a copy of the license key that these entitlements come from, if a
+// LicenseMiddleware found them.
 func (e *Entitlements) License() (LicenseKey, bool) {
 	license := e.particulars().license
 	if license == nil {
@@ -235,7 +236,7 @@ func (e *Entitlements) License() (LicenseKey, bool) {
 // Meets reports whether a requirement is met.
 func (e *Entitlements) Meets(r Requirement) bool { return e.meets(&r, 0) }
 
-// meets is Meets, where whatever could stand in these lists counts as there.
+// meets is Meets, where anything that could be in these lists counts as present.
 func (e *Entitlements) meets(r *Requirement, supposed lists) bool {
 	switch r.kind {
 	case needsFeature:
@@ -265,9 +266,9 @@ func (e *Entitlements) meets(r *Requirement, supposed lists) bool {
 	return false
 }
 
-// undecided is why it cannot be said whether requirements are met: a list on which
-// that depends could not be read. It is nil if they are met, and if they are not met
-// whatever stands in that list.
+// undecided is why it can't be decided whether requirements are met: a list on which that
+// depends couldn't be read. It is nil if they are met, and if they are unmet whatever is
+// in that list.
 func (e *Entitlements) undecided(requirements []Requirement) error {
 	missing, openKey := e.missing(), e.undecidedKeys()
 	if missing == 0 && openKey == nil {
@@ -289,7 +290,7 @@ func (e *Entitlements) undecided(requirements []Requirement) error {
 	return missing.unreadable()
 }
 
-// unreadable says that lists could not be read.
+// unreadable is the error for lists that couldn't be read.
 func (l lists) unreadable() error {
 	var names []string
 	for i, name := range []string{"granted_benefits", "active_subscriptions", "active_meters"} {
@@ -300,8 +301,8 @@ func (l lists) unreadable() error {
 	return &Error{Op: opEntitlements, Reason: ErrUnreachable, Detail: "Polar's answer holds no list that can be read in " + strings.Join(names, " and ")}
 }
 
-// completed is e with what cannot be read in it taken from an earlier state of the
-// same customer, if that is no older than so long.
+// completed is e, with what couldn't be read in it taken from an earlier state of the
+// same customer that is no older than that.
 func (e *Entitlements) completed(earlier *Entitlements, noOlder time.Duration) *Entitlements {
 	if e.unread == 0 || earlier == nil || !earlier.known || earlier.customer != e.customer {
 		return e
@@ -336,8 +337,8 @@ func (e *Entitlements) completed(earlier *Entitlements, noOlder time.Duration) *
 	return &next
 }
 
-// Unmet is the first of the requirements that is not met, and false if all are.
-// Of an All it is the first part that is not met.
+// Unmet returns the first of the requirements that is not met, and false if all are. Of
+// an All, it is the first part that is not met.
 func (e *Entitlements) Unmet(requirements ...Requirement) (Requirement, bool) {
 	for _, r := range requirements {
 		if e.Meets(r) {
@@ -351,8 +352,8 @@ func (e *Entitlements) Unmet(requirements ...Requirement) (Requirement, bool) {
 	return Requirement{}, false
 }
 
-// Refused is why the license key was refused, for those of a LicenseMiddleware;
-// empty if it was granted.
+// Refused is why the license key was refused, if a LicenseMiddleware found it; empty if
+// it was granted.
 func (e *Entitlements) Refused() Reason { return e.particulars().refused }
 
 // meter is the place of a meter; -1 if there is none of that id.
@@ -360,8 +361,8 @@ func (e *Entitlements) meter(id string) int {
 	return slices.IndexFunc(e.plan().meters, func(meter text) bool { return meter.Value() == id })
 }
 
-// Format prints whose they are by Polar's id, whatever the verb: an external id
-// may be an e-mail address. So does a copy that somebody made by dereferencing.
+// Format prints Polar's id of the customer, whatever the verb: an external id may be an
+// e-mail address. This also holds for a copy made by dereferencing.
 func (e Entitlements) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "polargate.Entitlements{Customer:%s}", e.CustomerID())
 }
@@ -369,8 +370,8 @@ func (e Entitlements) Format(f fmt.State, _ rune) {
 // LogValue logs what Format prints.
 func (e *Entitlements) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
 
-// plan is what customers who bought the same have in common. It is immutable, and kept
-// once for all of them: a customer of ten benefits takes no more memory than one of two.
+// plan is what customers of the same plan have in common. It is immutable and kept once
+// for all of them: a customer with ten benefits takes no more memory than one with two.
 type plan struct {
 	features []string         // sorted; the strings are the configuration's
 	benefits []GrantedBenefit // by id, without the properties that are a customer's own
@@ -406,15 +407,16 @@ func (p plan) shared() *plan {
 	})
 }
 
-// amounts are how one meter of a plan stands for a customer.
+// amounts are one customer's numbers for one meter of a plan.
 type amounts struct{ consumed, credited, balance float64 }
 
-// particulars are what few customers have beside their plan. They are immutable.
+// particulars are what few customers have in addition to their plan. They are immutable.
 type particulars struct {
 	// properties are those of the plan's benefits that are the customer's own, in the
-	// order of the benefits; "" where they are in the plan. nil if there are none.
+	// order of the benefits; "" if they are in the plan. nil if there are none.
 	properties []string
-	// keys are the grants, if some come with a license key; the plan is what counts of them.
+	// keys are the grants, if some come with a license key; the plan has those of them
+	// that count.
 	keys *keyedGrants
 	// since is the time of the oldest list that was borrowed from an earlier state.
 	since clock.Polar
@@ -449,9 +451,9 @@ func (r rights) unlocking(benefits []GrantedBenefit, features map[string][]strin
 	return r
 }
 
-// setRights makes these the rights of e. It brings what came in no fixed order into one,
-// drops what is there twice, and keeps no more memory than that takes. Of several grants of
-// a benefit, the same is left whatever their order was.
+// setRights makes these the rights of e. It sorts what came in no fixed order, drops
+// duplicates, and keeps no more memory than that takes. Of several grants of a benefit,
+// the same one stays whatever their order was.
 func (e *Entitlements) setRights(r rights) {
 	slices.Sort(r.features)
 	slices.SortStableFunc(r.benefits, func(a, b GrantedBenefit) int {
@@ -487,8 +489,8 @@ func (e *Entitlements) setRights(r rights) {
 	}
 }
 
-// personal reports whether the properties of a grant tell something of its customer. Those
-// of a benefit of another type are the same for all who have it.
+// personal reports whether the properties of a grant are specific to its customer. Those
+// of other types of benefit are the same for all who have it.
 func (b GrantedBenefit) personal() bool {
 	switch b.Type() {
 	case "custom", "feature_flag", "meter_credit", "downloadables":
@@ -513,14 +515,14 @@ func (e *Entitlements) particulars() *particulars {
 	return e.own
 }
 
-// note changes the particulars of e, which nobody else has seen yet.
+// note changes the particulars of e before anybody else has seen it.
 func (e *Entitlements) note(change func(*particulars)) {
 	own := *e.particulars()
 	change(&own)
 	e.own = &own
 }
 
-// refusedKey is what a license key allows that was refused.
+// refusedKey is what a refused license key allows.
 func refusedKey(reason Reason) *Entitlements {
 	return &Entitlements{own: &particulars{refused: reason}}
 }
@@ -538,8 +540,8 @@ func textOf(t text) string {
 
 func byText(a, b text) int { return strings.Compare(a.Value(), b.Value()) }
 
-// Requirement is something that a route asks of a customer. Make one with
-// Feature, Benefit, Product, Meter, All or Any. The zero value is never met.
+// Requirement is something that a route requires of a customer. Make one with Feature,
+// Benefit, Product, Meter, All or Any. The zero value is never met.
 type Requirement struct {
 	kind  requirementKind
 	id    string
@@ -558,27 +560,27 @@ const (
 	needsAny
 )
 
-// Feature is met if the feature is unlocked by a benefit that is granted.
+// Feature is met if a granted benefit unlocks the feature.
 func Feature(name string) Requirement { return Requirement{kind: needsFeature, id: name} }
 
-// Benefit is met if the benefit of that id is granted.
+// Benefit is met if the benefit with that id is granted.
 func Benefit(id string) Requirement { return Requirement{kind: needsBenefit, id: normalUUID(id)} }
 
-// Product is met by an active or trialing subscription to the product of that id;
-// see Entitlements.Subscribed.
+// Product is met by an active or trialing subscription to the product with that id; see
+// Entitlements.Subscribed.
 func Product(id string) Requirement { return Requirement{kind: needsProduct, id: normalUUID(id)} }
 
-// Meter is met if the meter of that id has a balance of at least so many units.
+// Meter is met if the meter with that id has a balance of at least so many units.
 func Meter(id string, least float64) Requirement {
 	return Requirement{kind: needsMeter, id: normalUUID(id), least: least}
 }
 
-// All is met if each of the requirements is; without any, always.
+// All is met if every one of the requirements is; without any, always.
 func All(of ...Requirement) Requirement {
 	return Requirement{kind: needsAll, of: slices.Clone(of)}
 }
 
-// Any is met if one of the requirements is; without any, never.
+// Any is met if at least one of the requirements is; without any, never.
 func Any(of ...Requirement) Requirement {
 	return Requirement{kind: needsAny, of: slices.Clone(of)}
 }
@@ -592,8 +594,8 @@ func ownRequirements(of []Requirement) []Requirement {
 	return own
 }
 
-// without is what is left of a requirement if the balance of a meter counts for
-// nothing. It is the zero value, which is never met, if the meter is not in it.
+// without is what is left of a requirement if the balance of a meter counts for nothing.
+// If the requirement doesn't name the meter, it is the zero value, which is never met.
 func (r Requirement) without(meter string) Requirement {
 	if !r.names(meter) {
 		return Requirement{}
@@ -618,10 +620,10 @@ func (r Requirement) discounting(meter string) Requirement {
 	return r
 }
 
-// Validate reports a mistake for which nobody could ever meet a requirement, as an
-// *InputError: a feature without a name, or an id that Polar cannot have given. The
-// zero value, and Any without requirements, are never met on purpose. Route panics
-// with what Validate reports; ask it first where ids come from a configuration.
+// Validate reports a mistake because of which nobody could ever meet a requirement, as an
+// *InputError: a feature without a name, or an id that can't be Polar's. The zero value,
+// and Any without requirements, are never met on purpose. Route panics with what Validate
+// reports; call it first if ids come from a configuration.
 func (r Requirement) Validate() error {
 	switch r.kind {
 	case needsFeature:
@@ -645,7 +647,7 @@ func (r Requirement) Validate() error {
 	return nil
 }
 
-// String says what is required: "feature export", "benefit <id>", "product <id>",
+// String describes the requirement: "feature export", "benefit <id>", "product <id>",
 // "meter <id> of at least 5", "feature a and feature b", "one of feature a, …".
 func (r Requirement) String() string {
 	if len(r.of) == 0 && r.kind == needsAll {
@@ -675,11 +677,11 @@ func (r Requirement) String() string {
 	return "nothing that can be met"
 }
 
-// readState reads the state of a customer who was asked about, as Polar writes it,
-// and reduces it to what gates ask for. Only the customer's id and one of the lists
-// must be there. A list that is missing or of another type is noted as unread: it
-// matters to those decisions that need it. Whatever else is missing, of another type
-// or not known is left out, and spoils nothing beside it.
+// readState reads the state of the customer who was asked about, as Polar writes it, and
+// reduces it to what gates need. Only the customer's id and one of the lists must be
+// present. A list that is missing or has another type is recorded as unread: it matters
+// only to decisions that need it. Anything else that is missing, unknown or of another
+// type is left out, and spoils nothing else.
 func readState(body []byte, at time.Time, asked CustomerRef, organizationID string, features map[string][]string) (*Entitlements, error) {
 	e, err := readEvent(body, organizationID, features)
 	switch {
@@ -692,7 +694,7 @@ func readState(body []byte, at time.Time, asked CustomerRef, organizationID stri
 	return e, nil
 }
 
-// readDeleted reads who a customer was.
+// readDeleted reads which customer was deleted.
 func readDeleted(body []byte, organizationID string) (*Entitlements, error) {
 	f, err := object(body)
 	if err != nil {
@@ -705,8 +707,8 @@ func readDeleted(body []byte, organizationID string) (*Entitlements, error) {
 	return e.deleted(f), nil
 }
 
-// deleted makes of a customer one that is not there any more. Polar keeps the
-// external id in the metadata then.
+// deleted turns a customer into one that no longer exists. Polar then keeps the external
+// id in the metadata.
 func (e *Entitlements) deleted(f fields) *Entitlements {
 	e.known, e.unread = false, 0
 	if e.external == "" {
@@ -717,7 +719,7 @@ func (e *Entitlements) deleted(f fields) *Entitlements {
 	return e
 }
 
-// readCustomer reads who a customer is, and nothing of what they have.
+// readCustomer reads which customer it is, and nothing of what they have.
 func readCustomer(f fields, organizationID string) (*Entitlements, error) {
 	e := &Entitlements{known: true}
 	var id, organization string
@@ -734,7 +736,7 @@ func readCustomer(f fields, organizationID string) (*Entitlements, error) {
 	return e, nil
 }
 
-// readEvent reads the state of whichever customer it is of.
+// readEvent reads the state of whichever customer it belongs to.
 func readEvent(body []byte, organizationID string, features map[string][]string) (*Entitlements, error) {
 	f, err := object(body)
 	if err != nil {
@@ -755,8 +757,8 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 	subscriptions := read("active_subscriptions", listOfSubscriptions)
 	meters := read("active_meters", listOfMeters)
 	if e.unread == allLists {
-		// Some other object with a customer's id: refused rather than taken for a
-		// customer who has nothing.
+		// Another object with a customer's id: refused, rather than taken for a customer
+		// who has nothing.
 		return nil, errors.New("no customer state: none of its lists can be read")
 	}
 	var deleted time.Time
@@ -806,8 +808,8 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 
 var errForeignState = errors.New("the answer is about another customer or organization")
 
-// noRight are the words for a subscription that gives no right. Polar lists none of
-// these among the active ones; a word that is not known here is taken at its place.
+// noRight are the statuses of a subscription that grants nothing. Polar lists none of
+// these among the active ones; an unknown status is taken as active.
 var noRight = []string{"past_due", "unpaid", "canceled", "incomplete", "incomplete_expired", "paused", "revoked"}
 
 // ofLicense is what a license key allows.

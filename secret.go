@@ -10,10 +10,10 @@ import (
 	"github.com/polargate/polargate/internal/paste"
 )
 
-// masked holds a text that must not be printed by accident, together with what
-// is printed in its place. The text sits behind a pointer, so that even fmt's
-// look into unexported fields of a caller's struct meets an address. Values are
-// comparable: equal texts of the same kind are ==.
+// masked holds a text that must not be printed by accident, together with what is printed
+// instead. The text is behind a pointer, so that even fmt's look into unexported fields
+// of a caller's struct finds an address. Values are comparable: equal texts of the same
+// kind are ==.
 type masked struct {
 	text  unique.Handle[string]
 	shown unique.Handle[string]
@@ -23,7 +23,7 @@ func mask(text, shown string) masked {
 	return masked{unique.Make(text), unique.Make(shown)}
 }
 
-// Reveal is the one way to the text itself.
+// Reveal returns the text itself. Nothing else does.
 func (m masked) Reveal() string {
 	if m.IsZero() {
 		return ""
@@ -57,28 +57,26 @@ func (m masked) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
 // LogValue logs the masked form.
 func (m masked) LogValue() slog.Value { return slog.StringValue(m.String()) }
 
-// Key is a license key that no log, error, %v or JSON shows: it prints as
-// "****-" and its last six characters, as Polar itself displays keys, or as
-// "****" alone when it is shorter than 16 characters. Reveal gives the text.
-// The zero value is no key. Keys compare with ==.
+// Key is a license key that no log, error, %v or JSON shows. It prints as "****-" and its
+// last six characters, as Polar itself displays keys, or as "****" if it is shorter than
+// 16 characters. Reveal returns the text. The zero value is no key. Keys compare with ==.
 type Key struct{ masked }
 
-// maxKeyLen bounds a license key, in bytes. Polar's own are 36 characters and a
-// prefix; it takes custom ones too, and sets no limit of its own.
+// maxKeyLen bounds a license key, in bytes. Polar's own have 36 characters and a prefix;
+// Polar also accepts custom keys, without a limit of its own.
 const maxKeyLen = 512
 
-// ParseKey takes a license key as a person pasted it, out of a mail or a chat: what came
-// along is dropped, and what typography did to it is undone. That is spaces, quotes,
-// angle brackets, asterisks of emphasis, line breaks and a full stop around it, a label
-// such as "License key:" before it, and within it characters that cannot be seen, soft
-// hyphens among them; dashes, spaces and full-width letters of other kinds become the
-// plain ones. A key that Polar made, of a prefix and a UUID, is also put together again
-// when it was broken into lines; another only at a dash. Letters keep their case, which
-// counts at Polar.
+// ParseKey reads a license key as a person pasted it from a mail or a chat. It removes
+// what came along: spaces, quotes, angle brackets, asterisks, line breaks and a full stop
+// around the key, a label such as "License key:" before it, and invisible characters
+// within it, such as soft hyphens. Typographic dashes, spaces and full-width letters
+// become plain ones. A key that Polar made, of a prefix and a UUID, is put together again
+// if it was broken into lines; another key only at a dash. Letters keep their case, which
+// matters to Polar.
 //
-// What could be part of a key is never dropped: where that is not certain, and for an
-// empty key, one over 512 bytes and one that is no text, the error is an *InputError that
-// says what is in the way, and where. It does not repeat the key.
+// Anything that could be part of a key stays. If that isn't certain, and for an empty
+// key, a key over 512 bytes, or bytes that aren't text, the error is an *InputError that
+// says what is in the way, and where. It doesn't repeat the key.
 func ParseKey(pasted string) (Key, error) {
 	if len(pasted) > 1<<20 {
 		return Key{}, errKeyTooLong

@@ -21,36 +21,35 @@ import (
 	"github.com/polargate/polargate/internal/owned"
 )
 
-// ErrNotStored is what Store.Load returns when nothing is stored by that name.
+// ErrNotStored is the error of Store.Load if nothing is stored under that name.
 var ErrNotStored = errors.New("polargate: nothing stored by that name")
 
-// A Store keeps a Gate's sealed state. What it is given is encrypted already,
-// and small: a few KiB. Names consist of the characters a-z, 0-9, - and dot.
-// All methods must be safe for use by many goroutines.
+// A Store keeps a Gate's sealed state. The data is already encrypted and small: a few
+// KiB. Names consist of the characters a-z, 0-9, - and dot. All methods must be safe for
+// use by many goroutines.
 type Store interface {
-	// Load returns what was saved last, or an error that is ErrNotStored.
+	// Load returns what was last saved, or an error that is ErrNotStored.
 	Load(ctx context.Context, name string) ([]byte, error)
-	// Save replaces what is stored, as a whole or not at all, and returns when
-	// a crash can no longer undo it.
+	// Save replaces what is stored, as a whole or not at all, and returns once a crash
+	// can no longer undo it.
 	Save(ctx context.Context, name string, data []byte) error
-	// Lock keeps others who share this store out of name until unlock is
-	// called, waiting no longer than ctx allows. It does not affect Load and
-	// Save. An error that is errors.ErrUnsupported means that this store
-	// cannot be shared between processes; a Gate then does without.
+	// Lock keeps others who share this store out of name until unlock is called. It waits
+	// no longer than ctx allows, and doesn't affect Load and Save. An error that is
+	// errors.ErrUnsupported means that this store can't be shared between processes; a
+	// Gate then works without.
 	Lock(ctx context.Context, name string) (unlock func(), err error)
 }
 
 // maxState bounds what is read from a store.
 const maxState = 1 << 20
 
-// FileStore keeps the state in the folder of that path, which is made, for this
-// user alone, when something is saved. The files in it have mode 0600. What the
-// superuser makes in another user's folder belongs to that user.
+// FileStore keeps the state in the folder with that path. The folder is created, for this
+// user only, when something is saved. Its files have mode 0600. What the superuser
+// creates in another user's folder belongs to that user.
 //
-// Errors of files that this user may not open are ErrNoPermission as well. A file
-// system that has no locks, as some network drives, makes Lock fail with
-// errors.ErrUnsupported. One that cannot be told to write at once is written to all
-// the same.
+// Errors about files that this user may not open are also ErrNoPermission. If a file
+// system has no locks, like some network drives, Lock fails with errors.ErrUnsupported.
+// If it can't be told to write at once, Save works anyway.
 type FileStore string
 
 // Load reads a file.
@@ -58,21 +57,20 @@ func (s FileStore) Load(ctx context.Context, name string) ([]byte, error) {
 	return s.folder().Load(ctx, name)
 }
 
-// Save writes a file beside the old one, syncs it, and puts it in its place.
+// Save writes a file beside the old one, syncs it, and replaces the old one with it.
 func (s FileStore) Save(ctx context.Context, name string, data []byte) error {
 	return s.folder().Save(ctx, name, data)
 }
 
-// Lock takes the lock of a file of its own, name.lock, which stays in the
-// folder: removing it would let two holders in. The system releases it when
-// the process ends, however it ends.
+// Lock locks a separate file, name.lock, which stays in the folder: removing it would let
+// two holders in. The system releases it when the process ends, however it ends.
 func (s FileStore) Lock(ctx context.Context, name string) (func(), error) {
 	return s.folder().Lock(ctx, name)
 }
 
 func (s FileStore) folder() folder { return folder{string(s), theSystem} }
 
-// folder is a FileStore, with the calls of the system that file systems refuse.
+// folder is a FileStore, with the system calls that file systems refuse.
 type folder struct {
 	at  string
 	sys system
@@ -99,7 +97,7 @@ func (s folder) Load(_ context.Context, name string) ([]byte, error) {
 	}
 	defer f.Close()
 	data, err := io.ReadAll(io.LimitReader(f, maxState+1))
-	// One byte over the limit is enough to be recognised as nobody's state.
+	// One byte over the limit is enough to recognize that it is no state.
 	return data, s.explain(name, err)
 }
 
@@ -109,7 +107,7 @@ func (s folder) Save(_ context.Context, name string, data []byte) (err error) {
 		return err
 	}
 	s.sweep(name)
-	// CreateTemp makes it with mode 0600.
+	// CreateTemp creates it with mode 0600.
 	temp, err := os.CreateTemp(s.at, name+".*.tmp")
 	if err != nil {
 		return err
@@ -140,8 +138,8 @@ func isAny(err error, of []error) bool {
 	return slices.ContainsFunc(of, func(target error) bool { return errors.Is(err, target) })
 }
 
-// patiently does what Windows may refuse for a moment, while a virus scanner or
-// an indexer holds a file open, again for up to a second.
+// patiently repeats for up to a second what Windows may refuse for a moment, while a
+// virus scanner or an indexer holds a file open.
 func patiently(do func() error) error {
 	err := do()
 	for wait := 10 * time.Millisecond; runtime.GOOS == "windows" && err != nil && !errors.Is(err, fs.ErrNotExist) && wait < time.Second; wait *= 2 {
@@ -151,8 +149,8 @@ func patiently(do func() error) error {
 	return err
 }
 
-// syncFolder makes a rename last. Only a disk that fails is an error: some systems
-// cannot sync folders at all, and their renames last by themselves.
+// syncFolder makes a rename last. Only a failing disk is an error: some systems can't
+// sync folders at all, and their renames last by themselves.
 func (s folder) syncFolder() error {
 	if runtime.GOOS == "windows" {
 		return nil
@@ -168,8 +166,8 @@ func (s folder) syncFolder() error {
 	return nil
 }
 
-// sweep removes what a crash left half-written. A file that is younger than an
-// hour may be another process's at work.
+// sweep removes what a crash left half-written. A file younger than an hour may belong to
+// another process at work.
 func (s folder) sweep(name string) {
 	entries, _ := os.ReadDir(s.at)
 	for _, entry := range entries {
@@ -182,7 +180,7 @@ func (s folder) sweep(name string) {
 	}
 }
 
-// lockEvery is how often a lock that is held is tried again.
+// lockEvery is how often a held lock is tried again.
 const lockEvery = 20 * time.Millisecond
 
 func (s folder) Lock(ctx context.Context, name string) (func(), error) {
@@ -214,8 +212,8 @@ func (s folder) Lock(ctx context.Context, name string) (func(), error) {
 	}
 }
 
-// lockOnce tries to take a lock. An error of the lock itself, and not of its file,
-// is not tied to a path.
+// lockOnce tries to take a lock. An error of the lock itself, not of its file, has no
+// path.
 func (s folder) lockOnce(lock *flock.Flock) (bool, error) {
 	ok, err := s.sys.tryLock(lock)
 	_, ofFile := errors.AsType[*fs.PathError](err)
@@ -225,13 +223,13 @@ func (s folder) lockOnce(lock *flock.Flock) (bool, error) {
 	return ok, unsupportedLock(err)
 }
 
-// noPath is the text of an error alone: a lock that is forbidden is no file that is.
+// noPath is the text of an error alone: a forbidden lock is not a forbidden file.
 type noPath struct{ err error }
 
 func (e noPath) Error() string { return e.err.Error() }
 
-// unsupportedLock is an error as errors.ErrUnsupported, if it is that of a file
-// system that has no locks.
+// unsupportedLock turns an error into errors.ErrUnsupported, if it comes from a file
+// system without locks.
 func unsupportedLock(err error) error {
 	if e, ok := errors.AsType[*fs.PathError](err); ok && e.Op == "open" {
 		return err // of the file, and not of its lock
@@ -242,10 +240,10 @@ func unsupportedLock(err error) error {
 	return fmt.Errorf("%w: %w", errors.ErrUnsupported, err)
 }
 
-// placeError is a file of the store that cannot be used, with what is known of it.
+// placeError is a file of the store that can't be used, with what is known about it.
 type placeError struct {
-	// file is what is in the way: the file itself, or the folder that it cannot be
-	// reached in.
+	// file is what is in the way: the file itself, or the folder in which it can't be
+	// reached.
 	file  string
 	whose owned.Whose
 	// isFolder: a folder is where a file should be.
@@ -296,13 +294,13 @@ func forShell(path string) string {
 	return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
 }
 
-// Is: one that is not permitted is ErrNoPermission.
+// Is: a placeError that is not permitted is ErrNoPermission.
 func (e *placeError) Is(target error) bool {
 	return target == ErrNoPermission && !e.isFolder
 }
 
-// explain finds out why a file cannot be used, where that is of use to a person: it
-// is not theirs, or it is a folder.
+// explain finds out why a file can't be used, if that helps a person: it isn't theirs, or
+// it is a folder.
 func (s folder) explain(name string, err error) error {
 	if err == nil || errors.Is(err, errors.ErrUnsupported) {
 		return err
@@ -320,7 +318,7 @@ func (s folder) explain(name string, err error) error {
 		e.file = s.at // no file can be made in it
 		info, statErr = os.Lstat(e.file)
 	}
-	// What lies in a folder that may not be entered cannot be seen.
+	// What is in a folder that may not be entered can't be seen.
 	for ; statErr != nil && e.file != filepath.Dir(e.file); info, statErr = os.Lstat(e.file) {
 		e.file = filepath.Dir(e.file)
 	}
@@ -333,8 +331,8 @@ func (s folder) explain(name string, err error) error {
 	return e
 }
 
-// repair is what to make the user's own again: all of the store's folder, or what is
-// around it, but nothing outside their home.
+// repair is what should become the user's own again: all of the store's folder, or what
+// is around it, but nothing outside their home.
 func (s folder) repair(file string) string {
 	home, err := os.UserHomeDir()
 	at, absErr := filepath.Abs(s.at)
@@ -358,7 +356,7 @@ type look struct {
 	problem error
 }
 
-// lockState is how it went with a lock.
+// lockState is the outcome of trying a lock.
 type lockState string
 
 const (
@@ -368,9 +366,8 @@ const (
 	lockForbidden   lockState = "not permitted"
 )
 
-// look opens the files of those names, of which the first is the one that is written,
-// tries its lock, and tries to write. It leaves everything as it was, and waits for
-// nobody.
+// look opens the files with those names, the first of which is the one that is written,
+// tries its lock, and tries to write. It leaves everything as it was, and doesn't wait.
 func (s folder) look(name string, others ...string) look {
 	var l look
 	for path, tries := s.path(name), 0; ; path, tries = filepath.Dir(path), tries+1 {
@@ -401,7 +398,7 @@ func (s folder) look(name string, others ...string) look {
 	return l
 }
 
-// tryLock tries the lock of a file that is there.
+// tryLock tries the lock of an existing file.
 func (s folder) tryLock(name string) (lockState, error) {
 	path := s.path(name)
 	switch info, err := os.Lstat(path); {
@@ -430,10 +427,10 @@ func (s folder) tryLock(name string) (lockState, error) {
 
 const tryName = "try"
 
-// tryWriting reports why nothing can be saved, if so, and how locks are here. It
-// leaves nothing behind.
+// tryWriting reports why nothing can be saved, if so, and whether locks work. It leaves
+// nothing behind.
 func (s folder) tryWriting() (lockState, error) {
-	// What is made for it is taken away again, the innermost first.
+	// What is created for it is removed again, the innermost first.
 	var made []string
 	for folder := filepath.Clean(s.at); ; folder = filepath.Dir(folder) {
 		if _, err := os.Stat(folder); err == nil || folder == filepath.Dir(folder) {
@@ -464,9 +461,9 @@ func (s folder) tryWriting() (lockState, error) {
 
 func (s folder) path(name string) string { return filepath.Join(s.at, name) }
 
-// MemoryStore keeps the state for the life of the process, for tests and for
-// programs that keep their state elsewhere. The zero value is empty and ready
-// to use; it must not be copied.
+// MemoryStore keeps the state for the life of the process, for tests and for programs
+// that keep their state elsewhere. The zero value is empty and ready to use; it must not
+// be copied.
 type MemoryStore struct {
 	mu    sync.Mutex
 	data  map[string][]byte
@@ -521,8 +518,8 @@ func (s *MemoryStore) Lock(ctx context.Context, name string) (func(), error) {
 // The program's own Store may panic. That is no reason to take the program down: some of
 // the work here is done in goroutines that nobody else could recover in.
 
-// recoveringStore makes errors of the panics of a Store, and errors.ErrUnsupported of a
-// file system's own words for locks that it does not have.
+// recoveringStore turns the panics of a Store into errors, and a file system's own words
+// for missing locks into errors.ErrUnsupported.
 type recoveringStore struct {
 	of  Store
 	log *slog.Logger
@@ -567,8 +564,8 @@ func (s *recoveringStore) Lock(ctx context.Context, name string) (unlock func(),
 	}, nil
 }
 
-// noStore stands in where no folder for the state could be found. Nothing is
-// stored in it, and saving says why.
+// noStore takes the place of a folder if none could be found. Nothing is stored in it,
+// and saving says why.
 type noStore struct{ err error }
 
 func (s noStore) Load(context.Context, string) ([]byte, error) { return nil, ErrNotStored }
@@ -577,8 +574,8 @@ func (s noStore) Save(context.Context, string, []byte) error { return s.err }
 
 func (s noStore) Lock(context.Context, string) (func(), error) { return nil, s.err }
 
-// defaultStore is a folder of the program's own where the system wants such
-// things: ~/.config on Linux, AppData on Windows, Library on macOS.
+// defaultStore is a folder of the program's own where the system wants such things:
+// ~/.config on Linux, AppData on Windows, Library on macOS.
 func defaultStore(app string) Store {
 	folder, err := os.UserConfigDir()
 	if err != nil {
