@@ -15,8 +15,8 @@ import (
 // members, subscriptions, grants, license keys with activations, seats, sessions and webhook endpoints,
 // wherever they stand in the JSON. What is here already becomes as it is told, and what the JSON does not
 // tell stays; but the state of a customer is told whole, and what it does not list has ended. It sends no
-// webhooks. The error says what cannot be read, and then nothing has changed,
-// or what this Polar could not have, and then something may have.
+// webhooks. The error says what cannot be read, or what this Polar could not have; a part may have been
+// taken over then.
 func (p *Polar) Import(data []byte) (err error) {
 	v, err := readJSON(data)
 	if err != nil {
@@ -24,9 +24,6 @@ func (p *Polar) Import(data []byte) (err error) {
 	}
 	in := importing{}
 	in.walk(v, "")
-	if in.err != nil {
-		return in.err
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.quiet = true
@@ -37,7 +34,9 @@ func (p *Polar) Import(data []byte) (err error) {
 			if !ours {
 				panic(r)
 			}
-			err = fmt.Errorf("polartest: Import: %s", strings.TrimPrefix(text, "polartest: "))
+			if err = in.err; err == nil { // or else that is the reason
+				err = fmt.Errorf("polartest: Import: %s", strings.TrimPrefix(text, "polartest: "))
+			}
 		}
 	}()
 	in.apply(p)
