@@ -41,7 +41,7 @@ func TestAnAnswerToAnEarlierQuestionDoesNotReplaceThatToALaterOne(t *testing.T) 
 	assert.NotNil(t, c.entryOf(ExternalID("usr_new").key))
 }
 
-func TestAnExternalIdIsNotTakenByWhatIsOlderThanWhatIsKnownOfIt(t *testing.T) {
+func TestAnOlderAnswerDoesNotMoveAnExternalIdToAnotherCustomer(t *testing.T) {
 	t.Parallel()
 	for name, younger := range map[string]func(c *entitlementCache){
 		"another customer has it": func(c *entitlementCache) { c.store(ExternalID("usr_1").key, said(2, "usr_1", 200), 20) },

@@ -78,7 +78,7 @@ func (a answering) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // A refusal that Polar really gave is read as what it meant.
-func TestRecordedAnswersAreReadAsWhatPolarMeant(t *testing.T) {
+func TestRecordedAnswersBecomeTheVerdictsThatPolarMeant(t *testing.T) {
 	t.Parallel()
 	for file, want := range map[string]Reason{
 		"validate/ok.json":                             "",
@@ -206,7 +206,7 @@ func seenClient(t *testing.T, s *seen, config ClientConfig) *Client {
 	return client
 }
 
-func TestARequestSaysWhoAsksAndNothingThatAgesBadly(t *testing.T) {
+func TestARequestNamesTheProgramAndNoPolarVersion(t *testing.T) {
 	t.Parallel()
 	s := &seen{answer: func(int, *http.Request) (*http.Response, error) {
 		return response(404, `{"error":"ResourceNotFound","detail":"Not found"}`), nil
@@ -451,7 +451,7 @@ func (s *spaces) Read(p []byte) (int, error) {
 	return copy(p, bytes.Repeat([]byte(" "), n)), nil
 }
 
-func TestAnAnswerThatGoesOnAndOnIsNotReadToItsEnd(t *testing.T) {
+func TestAnEndlessAnswerIsNotReadToItsEnd(t *testing.T) {
 	t.Parallel()
 	body := &spaces{left: 8 * maxAnswer}
 	client := seenClient(t, &seen{answer: func(int, *http.Request) (*http.Response, error) {
@@ -675,7 +675,7 @@ func TestATokenBucketOfThreeWouldBeBlockedWithinASecond(t *testing.T) {
 	}
 }
 
-func TestAfterA429NobodyAsksBeforeThePauseIsOver(t *testing.T) {
+func TestAfterA429NoRequestIsSentBeforeThePauseIsOver(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		polar := polartest.New(polartest.Config{})
@@ -869,7 +869,7 @@ func TestALimitIsKeptWhileAnotherClientHasItsToken(t *testing.T) {
 	})
 }
 
-func TestWhoClosesAClientAndMakesAnotherGetsNoSecondAllowance(t *testing.T) {
+func TestClosingAClientDoesNotResetTheRequestBudget(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		spend   func(t *testing.T, client *Client)

@@ -12,7 +12,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestADiagnosisTellsWhatStandsForTheComputer(t *testing.T) {
+func TestADiagnosisSaysHowTheComputerIsIdentified(t *testing.T) {
 	t.Parallel()
 	for want, id := range map[string]string{"machine id": "3d1219c7c4c5404aaa1f6d2a48adfda4", "random": ""} {
 		m := machine.Machine{}

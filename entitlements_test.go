@@ -131,7 +131,7 @@ func goldenStates(t testing.TB) []goldenState {
 	return states
 }
 
-func TestWhatIsStrangeInAStateSpoilsNothingBesideIt(t *testing.T) {
+func TestStrangeFieldsInAStateDoNotSpoilTheOthers(t *testing.T) {
 	t.Parallel()
 	pro := `{"benefit_id":"` + proID + `"}`
 	for name, members := range map[string]string{
@@ -176,7 +176,7 @@ func TestWhatIsStrangeInAStateSpoilsNothingBesideIt(t *testing.T) {
 	}
 }
 
-func TestAStateThatSaysNothingIsNotTakenForACustomerWhoHasNothing(t *testing.T) {
+func TestAStateWithoutListsIsNotTakenForACustomerWithoutBenefits(t *testing.T) {
 	t.Parallel()
 	whole := string(stateWith(""))
 	for name, body := range map[string]string{
@@ -253,7 +253,7 @@ func TestBalancesAreReadFromNumbersOfEveryForm(t *testing.T) {
 	}
 }
 
-func TestWhatIsThereTwiceIsThereOnce(t *testing.T) {
+func TestDuplicatesInAStateCountOnce(t *testing.T) {
 	t.Parallel()
 	e := readWith(t, `,"granted_benefits":[{"benefit_id":"`+teaID+`","benefit_type":"first"},{"benefit_id":"`+proID+`"},{"benefit_id":"`+strings.ToUpper(teaID)+`","benefit_type":"second"}],
 		"active_subscriptions":[{"product_id":"`+planID+`"},{"product_id":"`+strings.ToUpper(planID)+`"}],
@@ -351,7 +351,7 @@ func TestARequirementDoesNotChangeWithTheSliceItWasMadeOf(t *testing.T) {
 	assert.False(t, e.Meets(either))
 }
 
-func TestNobodyHasNothing(t *testing.T) {
+func TestNilEntitlementsAllowNothing(t *testing.T) {
 	t.Parallel()
 	for _, e := range []*Entitlements{nil, {}} {
 		assert.False(t, e.Known())
@@ -401,7 +401,7 @@ func TestIdsAreFoundWhateverTheirCapitalsAndFeaturesOnlyAsTheyAre(t *testing.T) 
 	assert.False(t, ok, "what is no UUID is compared as it is")
 }
 
-func TestWhatIsReturnedIsTheCallersOwn(t *testing.T) {
+func TestReturnedSlicesAndMapsBelongToTheCaller(t *testing.T) {
 	t.Parallel()
 	limit, use := int64(3), int64(9)
 	license := &LicenseKey{
@@ -543,7 +543,7 @@ func TestAFeatureIsFoundAmongFewAndMany(t *testing.T) {
 	}
 }
 
-func TestWhoLookedJustBeforeAnAnswerCameDoesNotAskAgain(t *testing.T) {
+func TestALookUpJustBeforeAnAnswerArrivedDoesNotAskAgain(t *testing.T) {
 	t.Parallel()
 	cache, err := newEntitlementCache(4)
 	require.NoError(t, err)
@@ -573,7 +573,7 @@ func TestWhoLookedJustBeforeAnAnswerCameDoesNotAskAgain(t *testing.T) {
 	}
 }
 
-func TestACostIsTakenOffForWhoIsNoLongerInTheCache(t *testing.T) {
+func TestACostIsTakenOffForACustomerWhoWasEvicted(t *testing.T) {
 	t.Parallel()
 	cache, err := newEntitlementCache(4)
 	require.NoError(t, err)
@@ -658,7 +658,7 @@ func TestADecisionNeedsOnlyTheListsThatItLooksInto(t *testing.T) {
 	}
 }
 
-func TestAListThatCannotBeReadLeavesWhatWasKnownForTheGracePeriod(t *testing.T) {
+func TestAnUnreadableListKeepsItsLastContentForTheGracePeriod(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		well := `"granted_benefits":[{"benefit_id":"` + proID + `"}],"active_subscriptions":[{"product_id":"` + planID + `"}],"active_meters":[{"meter_id":"` + callsID + `","balance":5}]`

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestEveryReasonHasWordsForADeveloperAndForAPerson(t *testing.T) {
+func TestEveryReasonHasATextForDevelopersAndAMessageForPeople(t *testing.T) {
 	t.Parallel()
 	for phrase := range english {
 		reason := Reason(phrase)
@@ -43,7 +43,7 @@ func TestAnErrorWithinAnErrorGivesOneAdvice(t *testing.T) {
 	assert.ErrorIs(t, outer, ErrUnreachable)
 }
 
-func TestWordsFitTheSituation(t *testing.T) {
+func TestMessagesFitTheSituation(t *testing.T) {
 	t.Parallel()
 	t.Run("a login page in front of an activation", func(t *testing.T) {
 		t.Parallel()

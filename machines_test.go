@@ -57,7 +57,7 @@ func changesOfSeats(polar *polartest.Polar) int {
 	return polar.Count("/activate") + polar.Count("/deactivate")
 }
 
-func TestALicenseThatAnEarlierBuildStoredGoesOnWithItsComputerAndNoOther(t *testing.T) {
+func TestALicenseStoredByAnEarlierBuildWorksOnItsComputerOnly(t *testing.T) {
 	t.Parallel()
 	open := func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey, computer string, store Store) *Gate {
 		return openGate(t, polar, func(c *Config) { c.Fingerprint, c.Features, c.Store = computer, withExport(key), store })

@@ -193,7 +193,7 @@ func TestHowLongAVerdictIsBelieved(t *testing.T) {
 	assert.True(t, s.graceUntil.IsZero())
 }
 
-func TestWhatAnOutcomeMakesOfTheLastVerdict(t *testing.T) {
+func TestEachOutcomeTurnsTheLastVerdictIntoTheNext(t *testing.T) {
 	t.Parallel()
 	granted := func(answered time.Duration) *LicenseKey {
 		return &LicenseKey{BenefitID: "b", answeredAt: noon.Add(answered)}
@@ -606,7 +606,7 @@ func testVerdict() *verdict {
 	}
 }
 
-func TestWhatWasSealedOpensAsItWas(t *testing.T) {
+func TestASealedStateOpensUnchanged(t *testing.T) {
 	t.Parallel()
 	s := newSealer("org", "app", "secret")
 	for name, st := range map[string]*state{
@@ -635,7 +635,7 @@ func TestWhatWasSealedOpensAsItWas(t *testing.T) {
 	}
 }
 
-func TestASealHidesWhatIsInIt(t *testing.T) {
+func TestASealedStateIsUnreadable(t *testing.T) {
 	t.Parallel()
 	s := newSealer("org", "app", "secret")
 	sealed, err := s.sealState(testState())
@@ -748,7 +748,7 @@ func TestASealOfAnotherProgramDoesNotOpen(t *testing.T) {
 	require.ErrorIs(t, err, seal.ErrBroken, "a state is no verdict")
 }
 
-func TestAVerdictOpensOnItsMachineAndForItsSeatOnly(t *testing.T) {
+func TestAVerdictOpensOnlyOnItsComputerAndForItsActivation(t *testing.T) {
 	t.Parallel()
 	s := newSealer("org", "app", "")
 	sealed := mustSealVerdict(t, s)
@@ -780,7 +780,7 @@ func TestAVerdictOpensOnItsMachineAndForItsSeatOnly(t *testing.T) {
 	assert.Equal(t, testSeat, *opened.Seat)
 }
 
-func TestAVerdictPastedBesideAnotherSeatDoesNotCount(t *testing.T) {
+func TestAVerdictCopiedToAnotherActivationDoesNotCount(t *testing.T) {
 	t.Parallel()
 	// Who has taken the program apart can open the outer seal; the verdict of
 	// a paid key must not serve an unpaid one for that.
@@ -808,7 +808,7 @@ func TestAVerdictPastedBesideAnotherSeatDoesNotCount(t *testing.T) {
 	}
 }
 
-func TestASealedStateWithoutWhatItNeedsDoesNotOpen(t *testing.T) {
+func TestAnIncompleteSealedStateDoesNotOpen(t *testing.T) {
 	t.Parallel()
 	s := newSealer("org", "app", "")
 	for name, plain := range map[string]string{
@@ -969,7 +969,7 @@ func TestStatesThatEarlierVersionsWroteOpen(t *testing.T) {
 	}
 }
 
-func TestAGateGoesOnWithAStateThatAnEarlierVersionWrote(t *testing.T) {
+func TestAGateReadsTheStateOfEveryEarlierVersion(t *testing.T) {
 	t.Parallel()
 	written := time.Date(2026, 11, 20, 9, 30, 0, 0, time.UTC)
 	for name, want := range map[string]struct {

@@ -25,7 +25,7 @@ const (
 	pastedAddress = "ada.lovelace@example.com"
 )
 
-func TestAPastedKeyIsFreedOfWhatCameAlongWithIt(t *testing.T) {
+func TestEverythingAroundAPastedKeyIsRemoved(t *testing.T) {
 	t.Parallel()
 	for name, pasted := range map[string]string{
 		"nothing came along":                    pastedKey,
@@ -97,7 +97,7 @@ func TestEveryQuotationMarkAndInvisibleCharacterIsTakenOffAKey(t *testing.T) {
 // polarKey has the form of the keys that Polar makes.
 const polarKey = "ACME-8224EB8D-5310-4D2C-B21D-72338A766D45"
 
-func TestAKeyOutOfAMailIsFreedOfWhatIsCertainlyNoPartOfIt(t *testing.T) {
+func TestTextThatCannotBePartOfAPastedKeyIsRemoved(t *testing.T) {
 	t.Parallel()
 	each := func(r string) func(string) string {
 		return func(key string) string { return strings.ReplaceAll(key, "-", r) }
@@ -259,7 +259,7 @@ func utf16Of(text string) string {
 	return b.String()
 }
 
-func TestWhatIsNotCertainInAPastedKeyIsNamedWithItsPlace(t *testing.T) {
+func TestUncertainPartsOfAPastedKeyAreNamedWithTheirPlace(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ pasted, problem string }{
 		"a line break that may be anything":     {"SECRET-ONE\r\nSECRET-TWO", "a line break after 10 characters"},
@@ -292,7 +292,7 @@ func TestWhatIsNotCertainInAPastedKeyIsNamedWithItsPlace(t *testing.T) {
 	}
 }
 
-func TestWhatIsInsideAKeyStaysAsItIs(t *testing.T) {
+func TestTextInsideAKeyStaysUnchanged(t *testing.T) {
 	t.Parallel()
 	for name, text := range map[string]string{
 		"capitals and small letters":         "AbCdEfGh-IjKl",
@@ -331,7 +331,7 @@ func TestWhatIsInsideAKeyStaysAsItIs(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeAKeyIsRefusedWithoutRepeatingIt(t *testing.T) {
+func TestTextThatCannotBeAKeyIsRefusedWithoutRepeatingIt(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ pasted, problem string }{
 		"nothing":                         {"", "is empty"},

@@ -156,7 +156,7 @@ func TestSavingLeavesNothingElseBehind(t *testing.T) {
 	assert.Equal(t, []string{"a.sealed", "a.sealed.lock"}, names(t, folder), "a lock file stays, or two could hold it")
 }
 
-func TestWhatACrashLeftIsSweptWhenItIsOld(t *testing.T) {
+func TestOldLeftoversOfACrashAreRemoved(t *testing.T) {
 	t.Parallel()
 	for name, folderName := range map[string]string{
 		"in a folder with a plain name":   "license",
@@ -192,7 +192,7 @@ func TestWhatACrashLeftIsSweptWhenItIsOld(t *testing.T) {
 	}
 }
 
-func TestLoadingWhatIsNoStateOfOurs(t *testing.T) {
+func TestLoadingAFileThatIsNoState(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
 	s := FileStore(folder)

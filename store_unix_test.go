@@ -162,7 +162,7 @@ func TestAFileSystemThatCannotSyncDoesNotPreventAnActivationAndADiskThatFailsDoe
 	}
 }
 
-func TestADiskThatFailsWhenTheSeatIsStoredGivesItBack(t *testing.T) {
+func TestAnActivationThatTheDiskCannotStoreIsDeactivated(t *testing.T) {
 	t.Parallel()
 	polar := polartest.New(polartest.Config{})
 	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(2)})

@@ -376,7 +376,7 @@ func processAsksByProxy([]string) error {
 	return nil
 }
 
-func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
+func TestMessagesNameWhatKeepsTheLicenseServerFromBeingReached(t *testing.T) {
 	t.Parallel()
 	polar := polartest.New(polartest.Config{})
 	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
@@ -536,7 +536,7 @@ func TestWhatKeepsALicenseServerFromBeingReachedIsSaid(t *testing.T) {
 	}
 }
 
-func TestGraceThatEndedBehindAProxySaysMoreThanToGoOnline(t *testing.T) {
+func TestTheMessageAfterGraceBehindAProxySaysMoreThanToGoOnline(t *testing.T) {
 	t.Parallel()
 	s := Status{State: Locked, Reason: ErrGraceEnded, cause: causeClock}
 	assert.Contains(t, s.message(nil, ErrUnreachable, false), english["unreachable.clock.do"])

@@ -136,7 +136,7 @@ func TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotSignedRightIsRefused(t *testing.T) {
+func TestEventsWithoutAValidSignatureAreRefused(t *testing.T) {
 	t.Parallel()
 	key := []byte(oldSecret)
 	good := stateChanged("evt_1", time.Now(), "usr_1", proID)

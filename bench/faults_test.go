@@ -15,11 +15,11 @@ import (
 	"github.com/polarsource/polar-go/models/apierrors"
 )
 
-// TestWhatClientsMakeOfFaults plays each fault to both clients while the key is good:
+// TestFaultsAsClientsReportThem plays each fault to both clients while the key is good:
 // a fault that unlocks or locks is the client's mistake. A program that uses polar-go
 // has the types of its errors to go by, of which ResourceNotFound says that there is
 // no such key.
-func TestWhatClientsMakeOfFaults(t *testing.T) {
+func TestFaultsAsClientsReportThem(t *testing.T) {
 	faults := []struct {
 		name   string
 		effect polartest.Effect

@@ -231,7 +231,7 @@ func TestMetersAreDebitedAndCredited(t *testing.T) {
 	assert.InDelta(t, 49.5, after.Meters[0].Balance(), 0)
 }
 
-func TestOnlyWhatChangedIsModified(t *testing.T) {
+func TestOnlyChangedObjectsGetANewModifiedTime(t *testing.T) {
 	t.Parallel()
 	p := unlimited()
 	c := p.AddCustomer(polartest.Customer{

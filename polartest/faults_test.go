@@ -292,7 +292,7 @@ func TestFaultsStrikeInOrderAndOnlyWhatTheyAreFor(t *testing.T) {
 	assert.Equal(t, 422, status("activate"))
 }
 
-func TestWhoFollowsALoginPageIsRecordedThere(t *testing.T) {
+func TestRequestsThatFollowALoginPageAreRecorded(t *testing.T) {
 	t.Parallel()
 	p := unlimited()
 	k := p.AddKey(polartest.LicenseKey{})

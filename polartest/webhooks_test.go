@@ -304,7 +304,7 @@ func TestADeliveryIsTriedTenTimesWithPausesThatDouble(t *testing.T) {
 	})
 }
 
-func TestWhatIsNotA2xxInTimeIsAFailure(t *testing.T) {
+func TestAnyAnswerExceptA2xxInTimeIsAFailedDelivery(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := unlimited()
@@ -606,7 +606,7 @@ func TestSendShowsAReceiverWhatItMustRefuse(t *testing.T) {
 	})
 }
 
-func TestEndpointsHearOfTheirOrganizationAndWhatTheyAskedFor(t *testing.T) {
+func TestEndpointsGetOnlyTheirOrganizationsEventsAndTypes(t *testing.T) {
 	t.Parallel()
 	p := unlimited()
 	const elsewhere = "549c44b7-2e67-4e0e-8a20-17e76c895830"

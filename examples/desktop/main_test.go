@@ -330,7 +330,7 @@ func TestWithoutANetworkALicenseLastsAndNothingElseIsDecided(t *testing.T) {
 	assert.Zero(t, i.polar.Seats(i.key.ID), "the seat is given back later")
 }
 
-func TestEightProcessesAtOnceTakeOneSeat(t *testing.T) {
+func TestEightProcessesAtOnceUseOneActivation(t *testing.T) {
 	t.Parallel()
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(5)})
 	var group sync.WaitGroup
@@ -391,7 +391,7 @@ func TestWrongCallsAreUsageErrors(t *testing.T) {
 	assert.Empty(t, i.polar.Requests())
 }
 
-func TestAFolderThatCannotBeWrittenFailsTheActivationBeforeASeatIsTaken(t *testing.T) {
+func TestAnUnwritableFolderFailsTheActivationBeforePolarIsAsked(t *testing.T) {
 	t.Parallel()
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
 	// A file where the folder should be keeps even an administrator out.

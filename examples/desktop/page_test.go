@@ -217,7 +217,7 @@ func TestEveryStateThatAPersonMeetsHasAPageOfItsOwn(t *testing.T) {
 	}
 }
 
-func TestWordsAreReadableOnLightAndDarkPaper(t *testing.T) {
+func TestThePageHasEnoughContrastInLightAndDark(t *testing.T) {
 	t.Parallel()
 	p := &pretended{status: polargate.Status{State: polargate.Unlicensed, Reason: polargate.ErrNoLicense, Message: "No license."}}
 	b := open(t, newSite(p))
@@ -268,7 +268,7 @@ func enter(b *chromium.Browser, text string) {
 	b.Do("Input.insertText", map[string]any{"text": text})
 }
 
-func TestAPersonActivatesUsesAndGivesBackALicenseInTheBrowser(t *testing.T) {
+func TestAPersonActivatesUsesAndDeactivatesALicenseInTheBrowser(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]bool{"with script": true, "without script": false} {
 		t.Run(name, func(t *testing.T) {
@@ -351,7 +351,7 @@ func TestAPersonActivatesUsesAndGivesBackALicenseInTheBrowser(t *testing.T) {
 	}
 }
 
-func TestAPersonWhoHasJustBoughtSeesTheWaitAndItsEnd(t *testing.T) {
+func TestAPersonWhoJustBoughtAKeySeesTheWaitAndItsEnd(t *testing.T) {
 	t.Parallel()
 	s, polar, keys := demoSite(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1), VisibleFrom: time.Now().Add(time.Hour)})
 	b := open(t, s)
@@ -413,7 +413,7 @@ func TestThePageCanBeUsedByKeyboardAlone(t *testing.T) {
 	b.Text("headline", "Licensed")
 }
 
-func TestTheDoorOpensOnceAndOnlyToWhoHasTheLink(t *testing.T) {
+func TestThePrintedAddressLetsInOneBrowserOnce(t *testing.T) {
 	t.Parallel()
 	inside := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := r.ParseForm(); err != nil {

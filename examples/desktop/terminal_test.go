@@ -110,7 +110,7 @@ func utf16Of(text string) string {
 	return b.String()
 }
 
-func TestWhoeverKeepsThePipeOpenBehindAKeyIsNotWaitedFor(t *testing.T) {
+func TestAKeyFromAPipeIsReadWithoutWaitingForThePipeToClose(t *testing.T) {
 	t.Parallel()
 	const key = "INKWELL-8224EB8D-5310-4D2C-B21D-72338A766D45"
 	in, out := io.Pipe()
@@ -269,7 +269,7 @@ type full struct{}
 
 func (full) Write([]byte) (int, error) { return 0, errors.New("no space left") }
 
-func TestHelpIsGivenToWhoeverAsks(t *testing.T) {
+func TestEveryFormOfHelpPrintsHelp(t *testing.T) {
 	t.Parallel()
 	nothingSet := &installation{t: t, env: map[string]string{}}
 	configured := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
@@ -354,7 +354,7 @@ func TestAStatusIsToldInLines(t *testing.T) {
 	assert.NotContains(t, r.stdout, "no longer active", "it is said once")
 }
 
-func TestAStatusSaysInWordsWhatItsColourSays(t *testing.T) {
+func TestAStatusSaysInWordsWhatItsColorSays(t *testing.T) {
 	t.Parallel()
 	now := time.Now()
 	for want, s := range map[string]polargate.Status{
@@ -383,7 +383,7 @@ func withoutColor(text string) string {
 	return text
 }
 
-func TestWhatIsSaidBesideAStatusIsNotSaidInItAgain(t *testing.T) {
+func TestAnErrorBesideAStatusIsNotRepeatedInIt(t *testing.T) {
 	t.Parallel()
 	err := &polargate.Error{Reason: polargate.ErrNoLicense}
 	s := polargate.Status{State: polargate.Unlicensed, Reason: polargate.ErrNoLicense, Message: polargate.Message(err)}

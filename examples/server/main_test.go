@@ -527,7 +527,7 @@ func (s *shop) serve() *process {
 // questions are how often Polar was asked about a customer.
 func (s *shop) questions() int { return s.polar.Count("/state") }
 
-func TestTheReturnPageWaitsForWhatWasJustBought(t *testing.T) {
+func TestTheReturnPageWaitsForThePurchase(t *testing.T) {
 	t.Parallel()
 	s := openShop(t)
 	p := s.serve()
@@ -710,7 +710,7 @@ func TestWithPolarOfflineKnownCustomersAreServedAndOthersAskedToWait(t *testing.
 	p.eventually(http.StatusPaymentRequired, "/pro", guest)
 }
 
-func TestATokenThatPolarRefusesIsAnsweredWith503AndTheLogSaysWhatToDo(t *testing.T) {
+func TestARejectedTokenIsAnswered503AndTheLogSaysWhatToDo(t *testing.T) {
 	t.Parallel()
 	for name, token := range map[string]polartest.Token{
 		"without the scope": {Scopes: []string{"license_keys:read"}},
@@ -753,7 +753,7 @@ func TestATokenForCustomersOnlyServesThemAndIsReportedOnceForKeys(t *testing.T) 
 	p.expect(http.StatusOK, "/pro", payer)
 }
 
-func TestWhatIsWrongWithOneCustomerShutsOutNobodyElse(t *testing.T) {
+func TestAProblemWithOneCustomerDoesNotAffectOthers(t *testing.T) {
 	t.Parallel()
 	s := openShop(t)
 	p := s.serve()

@@ -210,7 +210,7 @@ func TestTheLastCallerThatLeavesCancelsTheWork(t *testing.T) {
 	})
 }
 
-func TestWhoComesAfterAllHaveLeftGetsFreshWork(t *testing.T) {
+func TestACallerAfterAllOthersHaveLeftGetsFreshWork(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var g Group
@@ -253,7 +253,7 @@ func TestWhoComesAfterAllHaveLeftGetsFreshWork(t *testing.T) {
 	})
 }
 
-func TestWorkThatIsKeptGoesOnWithoutCallersAndIsJoined(t *testing.T) {
+func TestLingeringWorkContinuesWithoutCallersAndCanBeJoined(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := Group{Keep: 2 * time.Minute}
@@ -353,7 +353,7 @@ func TestAPanicIsAnErrorForAllCallers(t *testing.T) {
 }
 
 // As a test does that fails inside a transport or a store of its own.
-func TestWorkThatEndsItsGoroutineHoldsUpNobody(t *testing.T) {
+func TestWorkThatExitsItsGoroutineBlocksNoCaller(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var g Group
@@ -493,7 +493,7 @@ func TestAGroupThatWasNeverUsedCloses(t *testing.T) {
 
 // Whatever callers come and go: who stays gets a result of work that ran while
 // they waited, and nobody gets the Canceled of somebody else.
-func TestManyWhoComeAndGo(t *testing.T) {
+func TestManyCallersComeAndGo(t *testing.T) {
 	t.Parallel()
 	var g Group
 	var running, runs [4]atomic.Int32

@@ -107,7 +107,7 @@ func TestACacheKeepsFewMoreThanItsSize(t *testing.T) {
 	}
 }
 
-func TestACrowdThatComesOnceEvictsNobodyWhoComesOften(t *testing.T) {
+func TestEntriesUsedOnceDoNotEvictThoseUsedOften(t *testing.T) {
 	t.Parallel()
 	c, add, _ := cached(t, 1000)
 	for i := range 500 {

@@ -145,7 +145,7 @@ func TestABudgetHoldsForCallersThatComeAndGoAtRandom(t *testing.T) {
 	}
 }
 
-func TestACallerDoesNotWaitForThoseWhoHaveLeftTheLine(t *testing.T) {
+func TestACallerDoesNotWaitForOthersWhoGaveUp(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := spent(newBudget(300))
@@ -240,7 +240,7 @@ func TestAWaitForABudgetThatTheDeadlineForbidsFailsAtOnce(t *testing.T) {
 	})
 }
 
-func TestAPauseReachesThoseWhoWaitForABudgetAtOnce(t *testing.T) {
+func TestAPauseEndsWaitsForABudgetAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(1)
@@ -290,7 +290,7 @@ func TestACallerThatGivesUpIsToldWhenItsTurnWouldHaveCome(t *testing.T) {
 	})
 }
 
-func TestALargerBudgetCountsForThoseWhoWaitAlready(t *testing.T) {
+func TestALargerBudgetAppliesToCallersAlreadyWaiting(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := spent(newBudget(1))

@@ -172,7 +172,7 @@ func TestTheSoonestPermitIsUsedFirst(t *testing.T) {
 	})
 }
 
-func TestAPauseReachesAllWhoWaitForAPermitAtOnce(t *testing.T) {
+func TestAPauseEndsWaitsForAPermitAtOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p, _ := exhausted(t)

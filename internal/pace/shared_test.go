@@ -128,7 +128,7 @@ func TestAKilledProgramLeavesNoStuckPermit(t *testing.T) {
 	done(0)
 }
 
-func TestASuspendedProgramHoldsNobodyUpForEver(t *testing.T) {
+func TestASuspendedProgramDoesNotBlockOthersForever(t *testing.T) {
 	t.Parallel()
 	for name, remove := range map[string]func(string) error{
 		"where open files can be removed": nil, // on Windows they can't
@@ -232,7 +232,7 @@ func TestAPauseIsForEverybodyAndNotCutShort(t *testing.T) {
 	})
 }
 
-func TestAPauseReachesThoseWhoWait(t *testing.T) {
+func TestAPauseReachesWaitingPrograms(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		f := folder(t.TempDir())
@@ -248,7 +248,7 @@ func TestAPauseReachesThoseWhoWait(t *testing.T) {
 	})
 }
 
-func TestRecordsThatCannotBeRightHoldNobodyUpForLong(t *testing.T) {
+func TestImpossibleRecordsDelayNobodyForLong(t *testing.T) {
 	t.Parallel()
 	far := fmt.Sprintf("ready %019d\n", time.Now().Add(1000*time.Hour).UnixNano())
 	for name, text := range map[string]string{

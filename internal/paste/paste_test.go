@@ -15,7 +15,7 @@ const (
 	polarKey  = "ACME-8224EB8D-5310-4D2C-B21D-72338A766D45"
 )
 
-func TestAKeyIsFoundAndWhatIsNotCertainIsNamed(t *testing.T) {
+func TestAKeyIsFoundAndUncertainPartsAreNamed(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct{ pasted, text, problem string }{
 		"a plain key":               {polarKey, polarKey, ""},

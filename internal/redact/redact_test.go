@@ -44,7 +44,7 @@ var redactions = map[string]string{
 	"\xff@\xfe":                           "****",
 }
 
-func TestWhatTextsEchoIsTakenOut(t *testing.T) {
+func TestSecretsThatATextEchoesAreRemoved(t *testing.T) {
 	t.Parallel()
 	const secret = "Inkwell-Secret-1"
 	for text, want := range redactions {

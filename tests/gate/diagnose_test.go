@@ -180,7 +180,7 @@ func TestADiagnosisSaysWhereTheLicenseStands(t *testing.T) {
 	}
 }
 
-func TestADiagnosisSaysWhatStandsBetweenHereAndPolar(t *testing.T) {
+func TestADiagnosisNamesWhatKeepsPolarFromBeingReached(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		prepare func(*kit.World)
@@ -291,7 +291,7 @@ func injectAll(effect polartest.Effect) func(*kit.World) {
 	return func(w *kit.World) { w.Inject("", 0, effect) }
 }
 
-func TestADiagnosisAsksOneQuestionAboutNobodysKey(t *testing.T) {
+func TestADiagnosisSendsOneRequestWithAMadeUpKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -429,7 +429,7 @@ func TestADiagnosisFindsAStoreThatCannotBeWritten(t *testing.T) {
 }
 
 // Not parallel: it changes who the user is.
-func TestADiagnosisNamesNobody(t *testing.T) {
+func TestADiagnosisContainsNoPersonalData(t *testing.T) {
 	const user, computer, password = "ada-lovelace", "ada-laptop-of-the-vendor", "pa55:word-of-the-proxy"
 	home := filepath.Join(t.TempDir(), user)
 	t.Setenv("HOME", home)

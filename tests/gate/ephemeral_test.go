@@ -48,7 +48,7 @@ func TestAnUnknownKindOfEphemeralIsRefused(t *testing.T) {
 	}
 }
 
-func TestBuildJobsInARowNeedOneSeatInAll(t *testing.T) {
+func TestConsecutiveBuildJobsNeedOneActivation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -110,7 +110,7 @@ func TestAnEphemeralGateRemembersNothing(t *testing.T) {
 	}
 }
 
-func TestASeatIsGivenBackOnCloseWhateverHappenedBefore(t *testing.T) {
+func TestCloseDeactivatesAnEphemeralGateWhateverHappenedBefore(t *testing.T) {
 	t.Parallel()
 	for name, before := range map[string]func(*testing.T, *kit.World, *polargate.Gate){
 		"nothing": func(*testing.T, *kit.World, *polargate.Gate) {},
@@ -174,7 +174,7 @@ func TestASeatIsGivenBackOnCloseWhateverHappenedBefore(t *testing.T) {
 	}
 }
 
-func TestAFailedAttemptOfABuildJobLeavesNoSeat(t *testing.T) {
+func TestAFailedBuildJobLeavesNoActivation(t *testing.T) {
 	t.Parallel()
 	for name, effect := range map[string]polartest.Effect{
 		"offline":    polartest.Reset(),
@@ -201,7 +201,7 @@ func TestAFailedAttemptOfABuildJobLeavesNoSeat(t *testing.T) {
 }
 
 // A build job that is cancelled closes its Gate while Activate is under way.
-func TestClosingWhileActivatingLeavesNoSeat(t *testing.T) {
+func TestClosingWhileActivatingLeavesNoActivation(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		delay, close time.Duration
@@ -234,7 +234,7 @@ func TestClosingWhileActivatingLeavesNoSeat(t *testing.T) {
 }
 
 // A deferred Close and one of a signal handler come together in most programs.
-func TestSeveralClosesAtOnceGiveTheSeatBack(t *testing.T) {
+func TestConcurrentClosesDeactivateOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -645,7 +645,7 @@ func TestWaitsThatCannotBeAreRefused(t *testing.T) {
 	}
 }
 
-func TestValidateOnlyTakesNoSeat(t *testing.T) {
+func TestValidateOnlyUsesNoActivation(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*polartest.LicenseKey){
 		"of a key of three": kit.Limit(3),
@@ -878,7 +878,7 @@ func TestALicenseThatCannotBeKeptLastsUntilClose(t *testing.T) {
 }
 
 // Not parallel: it takes the folder for settings away.
-func TestWithoutAFolderForSettingsNothingIsTakenUnasked(t *testing.T) {
+func TestWithoutASettingsFolderNothingIsActivatedByDefault(t *testing.T) {
 	for _, variable := range []string{"HOME", "XDG_CONFIG_HOME", "AppData", "home"} {
 		t.Setenv(variable, "")
 	}
@@ -1054,7 +1054,7 @@ func TestAStoreThatCannotBeReadIsNotTakenForEmpty(t *testing.T) {
 	}
 }
 
-func TestALicenseThatSomebodyElseStoredMeanwhileIsNotWrittenOver(t *testing.T) {
+func TestALicenseThatAnotherProcessStoredIsNotOverwritten(t *testing.T) {
 	t.Parallel()
 	for name, when := range map[string]func(*testing.T, *polargate.Gate){
 		"by Refresh": func(t *testing.T, g *polargate.Gate) { _, err := g.Refresh(t.Context()); require.NoError(t, err) },
@@ -1090,7 +1090,7 @@ func TestALicenseThatSomebodyElseStoredMeanwhileIsNotWrittenOver(t *testing.T) {
 
 // The stored license is as good as before: it is not given back by somebody who
 // could not write.
-func TestAStoredLicenseThatCannotBeWrittenAnyMoreKeepsItsSeat(t *testing.T) {
+func TestAStoredLicenseKeepsItsActivationWhenTheStoreTurnsReadOnly(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -1110,7 +1110,7 @@ func TestAStoredLicenseThatCannotBeWrittenAnyMoreKeepsItsSeat(t *testing.T) {
 	})
 }
 
-func TestALicenseWhoseRenewalsCannotBeSavedGoesOn(t *testing.T) {
+func TestALicenseWhoseRenewalsCannotBeSavedStaysUsable(t *testing.T) {
 	t.Parallel()
 	for name, break_ := range map[string]func(*kit.BrittleStore){
 		"a disk that is full":      func(s *kit.BrittleStore) { s.Set(nil, kit.Fails, nil) },

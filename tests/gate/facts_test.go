@@ -82,7 +82,7 @@ func TestALicenseThatIsLockedStaysSoWhenItCannotBeAskedAboutAndBothFactsAreSaid(
 	}
 }
 
-func TestWithoutALicenseThatIsTheFactAlsoWhenASeatCannotBeGivenBack(t *testing.T) {
+func TestWithoutALicenseTheReasonIsNoLicenseAlsoWhenDeactivatingFails(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -123,7 +123,7 @@ func TestAUseWhoseAnswerIsLostStaysInDoubtWhateverTheLicenseIs(t *testing.T) {
 	})
 }
 
-func TestAnErrorAboutAKeyThatWasJustEnteredSaysThatTheCurrentLicenseStays(t *testing.T) {
+func TestAnErrorAboutAnEnteredKeySaysThatTheCurrentLicenseIsUnchanged(t *testing.T) {
 	t.Parallel()
 	const stays = " Your current license is unchanged."
 	for name, test := range map[string]struct {

@@ -280,7 +280,7 @@ func TestGraceIsHeldUpOnceByANetworkThatHangs(t *testing.T) {
 	})
 }
 
-func TestACheckThatMovesASeatKeepsNobodyWaiting(t *testing.T) {
+func TestACheckThatFinishesAMoveKeepsToCheckTimeout(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -826,7 +826,7 @@ func TestASnapshotDoesNotChangeAfterwards(t *testing.T) {
 	})
 }
 
-func TestGraceThatEndedSaysWhatIsInTheWayOfACheck(t *testing.T) {
+func TestTheMessageAfterGraceNamesWhatPreventsACheck(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
 		effect polartest.Effect

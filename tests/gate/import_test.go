@@ -50,7 +50,7 @@ func live(w *kit.World, keyID string) (ids []string) {
 	return ids
 }
 
-func TestAnImportedSeatGoesOnUnderItsOwnConditions(t *testing.T) {
+func TestAnImportedActivationKeepsItsConditions(t *testing.T) {
 	t.Parallel()
 	for name, conditions := range map[string]map[string]any{
 		"none":                     nil,
@@ -385,7 +385,7 @@ func TestAnImportReplacesTheLicenseThatWasHeld(t *testing.T) {
 }
 
 // The other program's record may be all that is left of the seat.
-func TestAnImportThatCannotBeStoredLeavesTheSeatAlone(t *testing.T) {
+func TestAnImportThatCannotBeStoredLeavesTheActivationUnchanged(t *testing.T) {
 	t.Parallel()
 	for name, break_ := range map[string]func(*kit.BrittleStore){
 		"the Store fails to save": func(s *kit.BrittleStore) { s.Set(nil, kit.Fails, nil) },
@@ -446,7 +446,7 @@ func TestAnImportIntoMemoryIsGivenBackOnClose(t *testing.T) {
 	})
 }
 
-func TestImportsAndActivationsAtOnceTakeOneSeatMoreAtMost(t *testing.T) {
+func TestConcurrentImportsAndActivationsUseOneMoreActivationAtMost(t *testing.T) {
 	t.Parallel()
 	for name, gates := range map[string]int{"of one gate": 1, "of four gates on one store": 4} {
 		t.Run(name, func(t *testing.T) {
@@ -493,7 +493,7 @@ func TestImportsAndActivationsAtOnceTakeOneSeatMoreAtMost(t *testing.T) {
 	}
 }
 
-func TestACallerWhoGoesAwayLeavesAnImportWhole(t *testing.T) {
+func TestAnImportIsFinishedAfterItsCallerGaveUp(t *testing.T) {
 	t.Parallel()
 	for _, patience := range []time.Duration{0, time.Millisecond, 900 * time.Millisecond, time.Second, 1100 * time.Millisecond} {
 		t.Run("after "+patience.String(), func(t *testing.T) {

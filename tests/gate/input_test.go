@@ -236,7 +236,7 @@ func upper(m map[string][]string) map[string][]string {
 	return all
 }
 
-func TestAKeyIsCleanedOfWhatPastingAdds(t *testing.T) {
+func TestAKeyIsCleanedOfEverythingThatPastingAdds(t *testing.T) {
 	t.Parallel()
 	const plain = "POLAR-00000000-0000-4000-8000-0000000a1b2C"
 	for name, pasted := range map[string]string{

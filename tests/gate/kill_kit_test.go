@@ -38,7 +38,7 @@ import (
 // program that is started next. For many kills:
 //
 //	go test -run TestAKilledProgram -kills 1000 -v .
-var killCount = flag.Int("kills", 12, "how many programs TestAKilledProgramKeepsItsLicenseAndLosesNoSeatUnreported kills")
+var killCount = flag.Int("kills", 12, "how many programs TestAKilledProgramKeepsItsLicenseAndReportsEveryLostActivation kills")
 
 const (
 	// killsPerLife is how many kills one installation goes through, so that a

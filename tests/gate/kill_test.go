@@ -526,7 +526,7 @@ func (y *killTally) String() string {
 	return b.String()
 }
 
-func TestAKilledProgramKeepsItsLicenseAndLosesNoSeatUnreported(t *testing.T) {
+func TestAKilledProgramKeepsItsLicenseAndReportsEveryLostActivation(t *testing.T) {
 	t.Parallel()
 	y := &killTally{kinds: map[string]killCounts{}}
 	lives := make(chan int)

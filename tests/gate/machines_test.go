@@ -43,7 +43,7 @@ func unattended(t *testing.T, gates ...*polargate.Gate) {
 
 // An image with an activated program in it was copied three times. Each copy took an
 // activation at its first check, and the fourth and the original were locked.
-func TestCopiesOfAGoldenImageTakeNoActivationUntilSomebodyAsks(t *testing.T) {
+func TestCopiesOfADiskImageUseNoActivationUntilAUserAsks(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(3))
@@ -278,7 +278,7 @@ func TestAStateThatACleanerDeletedUnderARunningProgramIsWrittenAgain(t *testing.
 	}
 }
 
-func TestWhatIsWrittenAgainIsWhatWasKnownLastAndNotOnlyAGoodLicense(t *testing.T) {
+func TestALostStateIsWrittenAgainWhateverItSaid(t *testing.T) {
 	t.Parallel()
 	deleted := func(t *testing.T, w *kit.World, prepare func(*polargate.Gate)) (*polargate.Gate, string) {
 		folder := filepath.Join(t.TempDir(), "license")

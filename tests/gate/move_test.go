@@ -215,7 +215,7 @@ func TestAMoveUnderAKeyThatWasReplacedAsksForTheNewOne(t *testing.T) {
 	})
 }
 
-func TestALicenseWithoutSeatsIsMovedWithoutReleasingAnything(t *testing.T) {
+func TestALicenseWithoutActivationsMovesWithoutDeactivating(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.WithoutSeats)

@@ -319,7 +319,7 @@ func chown(t *testing.T, folder string, user int) {
 	}))
 }
 
-func TestPermitsOfTheSuperuserKeepNobodyFromAskingPolar(t *testing.T) {
+func TestPermitFilesOfTheSuperuserDoNotStopOtherUsers(t *testing.T) {
 	t.Parallel()
 	onlyForTheSuperuser(t)
 	for name, strike := range map[string]func(*testing.T, string){

@@ -176,7 +176,7 @@ func TestRunOfManyProgramsDoesNotAskAtTheSameMoment(t *testing.T) {
 	}
 }
 
-func TestRunAsksNobodyWhileTheLastAnswerIsFresh(t *testing.T) {
+func TestRunDoesNotAskPolarWhileTheLastAnswerIsFresh(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -195,7 +195,7 @@ func TestRunAsksNobodyWhileTheLastAnswerIsFresh(t *testing.T) {
 	})
 }
 
-func TestRunWithoutALicenseAsksNobody(t *testing.T) {
+func TestRunWithoutALicenseDoesNotAskPolar(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -362,7 +362,7 @@ func TestRunObeysAPauseThatPolarAsksFor(t *testing.T) {
 	}
 }
 
-func TestRunNoticesWhatChangedAtPolar(t *testing.T) {
+func TestRunNoticesChangesAtPolar(t *testing.T) {
 	t.Parallel()
 	t.Run("a key that was revoked, within a renewal", func(t *testing.T) {
 		t.Parallel()
@@ -666,7 +666,7 @@ func TestSeveralRunsOnOneStoreAskTogether(t *testing.T) {
 	})
 }
 
-func TestRunNoticesWithinAMinuteWhatAnotherProcessDid(t *testing.T) {
+func TestRunNoticesChangesByOtherProcessesWithinAMinute(t *testing.T) {
 	t.Parallel()
 	const soon = 65 * time.Second
 	started := func(t *testing.T, licensed bool) (*kit.World, *polargate.Gate, *polargate.Gate) {
@@ -758,7 +758,7 @@ func TestRunNoticesWithinAMinuteWhatAnotherProcessDid(t *testing.T) {
 	})
 }
 
-func TestRunGivesBackTheSeatsThatAreWaiting(t *testing.T) {
+func TestRunFinishesPendingDeactivations(t *testing.T) {
 	t.Parallel()
 	t.Run("of a license that was removed offline", func(t *testing.T) {
 		t.Parallel()
@@ -1018,7 +1018,7 @@ func TestAPanicBelowTheLibraryDoesNotEndRun(t *testing.T) {
 	}
 }
 
-func TestOnChangeTellsWhatRunFoundOut(t *testing.T) {
+func TestOnChangeReportsWhatRunFoundOut(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)

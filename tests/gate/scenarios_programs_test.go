@@ -54,7 +54,7 @@ func withExport(key polartest.LicenseKey) map[string][]string {
 
 // An impatient double click took two seats. So did the tray icon and the main
 // window, which are two programs, and start together after the installation.
-func TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat(t *testing.T) {
+func TestADoubleClickOrTwoProgramsAtTheFirstStartUseOneActivation(t *testing.T) {
 	t.Parallel()
 	for name, leaves := range map[string]bool{"a double click": false, "a click, an impatient cancel, and a click": true} {
 		staged(t, name, func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
@@ -120,7 +120,7 @@ func programDiesWithTheSeat(args []string) error {
 
 // The user closed the window, or the laptop's battery ended, between Polar's yes
 // and the file. The seat was gone, and nothing on the computer knew of it.
-func TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt(t *testing.T) {
+func TestAProgramThatEndsDuringAnActivationDoesNotForgetIt(t *testing.T) {
 	t.Parallel()
 	staged(t, "a caller who leaves has the seat", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		polar.Inject(polartest.Fault{Path: "/activate", Effect: polartest.Delay(3 * time.Second)})

@@ -39,7 +39,7 @@ func released(w *kit.World) {
 
 // "Reactivate" took one seat more at each click, since it never gave the old one
 // back. The third customer of the day to write to support had clicked it thrice.
-func TestActivatingAgainAndAgainStaysAtOneSeat(t *testing.T) {
+func TestActivatingRepeatedlyUsesOneActivation(t *testing.T) {
 	t.Parallel()
 	enter := func(t *testing.T, w *kit.World, g *polargate.Gate) {
 		_, err := g.Activate(t.Context(), w.Key.Key)
@@ -157,7 +157,7 @@ func TestAKeyForOneComputerIsNeverInItsOwnWay(t *testing.T) {
 
 // The disk was full. Polar had given the seat, the program could not write it
 // down, and said "try again" until no seat was left.
-func TestASeatThatCannotBeWrittenDownIsGivenBackAgain(t *testing.T) {
+func TestAnActivationThatCannotBeStoredIsDeactivated(t *testing.T) {
 	t.Parallel()
 	// once makes w's requests to activate do something before the answer arrives.
 	once := func(w *kit.World, do func()) {
@@ -224,7 +224,7 @@ func TestASeatThatCannotBeWrittenDownIsGivenBackAgain(t *testing.T) {
 
 // The vendor rotated a key that had leaked. The new one took a second seat; the
 // first was to be given back under the old key, and the 404 was taken for a yes.
-func TestARotatedKeyGoesOnWithItsSeatAndADeadOneFreesNothing(t *testing.T) {
+func TestARotatedKeyKeepsItsActivationAndTheOldKeyDeactivatesNothing(t *testing.T) {
 	t.Parallel()
 	scene(t, "the new key takes no second seat, and gives the one back", func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -277,7 +277,7 @@ func TestARotatedKeyGoesOnWithItsSeatAndADeadOneFreesNothing(t *testing.T) {
 // "Remove license" on a plane deleted the file, and the seat was never seen
 // again. Elsewhere the seat had been freed in the portal, and the program would
 // not let go of the license until the release that could not work had worked.
-func TestALicenseCanBeRemovedAnywhereAndItsSeatIsGivenBack(t *testing.T) {
+func TestALicenseCanBeRemovedOfflineAndIsDeactivatedLater(t *testing.T) {
 	t.Parallel()
 	for name, later := range map[string]func(t *testing.T, w *kit.World, gate *polargate.Gate){
 		"by the next Check": func(t *testing.T, _ *kit.World, g *polargate.Gate) { _, _ = g.Check(t.Context()) },

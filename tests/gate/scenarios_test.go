@@ -532,7 +532,7 @@ func TestTheKeyInsideTheAnswerOfAnActivationIsTheOneThatIsRead(t *testing.T) {
 
 // "No seats left", said activate; the program then asked validate, which knows
 // nothing of devices, was told "granted", and opened up on the eleventh laptop.
-func TestAKeyWhoseSeatsAreTakenOpensNoFurtherComputer(t *testing.T) {
+func TestAKeyInUseOnTheMaximumNumberOfComputersOpensNoOther(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*polargate.Config){
 		"by the defaults":                      func(*polargate.Config) {},
@@ -626,7 +626,7 @@ func TestAKeyForAnotherProductOfTheVendorUnlocksNothing(t *testing.T) {
 
 // The organization came from a settings file. Users opened a free account at
 // Polar, made themselves a key there, and pointed the program at it.
-func TestNobodyCanBringKeysFromAnOrganizationOfTheirOwn(t *testing.T) {
+func TestAUserCannotBringKeysFromAnotherOrganization(t *testing.T) {
 	const theirs = "8f7ab6a8-4a51-4bb1-9f0a-6f7f7a0a3c11"
 	minted := func(w *kit.World) polartest.LicenseKey {
 		return w.Polar.AddKey(polartest.LicenseKey{OrganizationID: theirs, BenefitID: w.Key.BenefitID, LimitActivations: polartest.Limit(9)})

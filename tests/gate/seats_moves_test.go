@@ -29,7 +29,7 @@ func on(machine string, store polargate.Store) func(*polargate.Config) {
 	return func(c *polargate.Config) { c.Fingerprint, c.Store = machine, store }
 }
 
-func TestACopiedOutboxIsWorthOneSeat(t *testing.T) {
+func TestACopiedOutboxDeactivatesOnce(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -60,7 +60,7 @@ func TestACopiedOutboxIsWorthOneSeat(t *testing.T) {
 	})
 }
 
-func TestASeatOnItsWayBackIsNotTakenUpAgain(t *testing.T) {
+func TestAnActivationBeingDeactivatedIsNotUsedAgain(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -80,7 +80,7 @@ func TestASeatOnItsWayBackIsNotTakenUpAgain(t *testing.T) {
 	})
 }
 
-func TestADenialThatCameWhileTheSeatWasBeingChangedIsKept(t *testing.T) {
+func TestADenialThatArrivesDuringAnActivationIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -145,7 +145,7 @@ func TestAnAnswerThatWasOvertakenIsNotBelieved(t *testing.T) {
 	})
 }
 
-func TestASeatThatWaitsUnderARotatedKeyIsTakenUpUnderTheNewOne(t *testing.T) {
+func TestAPendingActivationUnderARotatedKeyIsUsedUnderTheNewKey(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -168,7 +168,7 @@ func TestASeatThatWaitsUnderARotatedKeyIsTakenUpUnderTheNewOne(t *testing.T) {
 	})
 }
 
-func TestASeatUnderARotatedKeyIsNotSaidToBeFree(t *testing.T) {
+func TestDeactivatingUnderARotatedKeyIsNotReportedAsDone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -184,7 +184,7 @@ func TestASeatUnderARotatedKeyIsNotSaidToBeFree(t *testing.T) {
 	})
 }
 
-func TestATypingErrorOnACopyFreesNobodysSeat(t *testing.T) {
+func TestAMistypedKeyOnACopyDeactivatesNothing(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -343,7 +343,7 @@ func TestDeactivateRemovesTheLicenseForACallerInAHurryToo(t *testing.T) {
 	})
 }
 
-func TestGoingBackToAnEarlierKeyTakesUpItsSeat(t *testing.T) {
+func TestReturningToAnEarlierKeyUsesItsActivation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -382,7 +382,7 @@ func TestAGoodKeyIsNotRefusedBecauseAnAnswerWasLost(t *testing.T) {
 	}
 }
 
-func TestASeatThatComesWithARefusalIsGivenBack(t *testing.T) {
+func TestAnActivationThatComesWithARefusalIsDeactivated(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(map[string]any){
 		"revoked in the same answer": func(m map[string]any) { m["status"] = "revoked" },
@@ -447,7 +447,7 @@ func TestEachCallerHasFeaturesOfItsOwn(t *testing.T) {
 	})
 }
 
-func TestAKeyThatGetsSeatsTakesOneAtTheNextActivate(t *testing.T) {
+func TestAKeyThatGetsALimitUsesAnActivationAtTheNextActivate(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.WithoutSeats)
@@ -486,7 +486,7 @@ func TestADenialThatCameWhileANewKeyIsAskedAboutIsKept(t *testing.T) {
 	})
 }
 
-func TestADenialThatCameWhileASeatIsGivenBackIsKept(t *testing.T) {
+func TestADenialThatArrivesDuringADeactivationIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -512,7 +512,7 @@ func TestADenialThatCameWhileASeatIsGivenBackIsKept(t *testing.T) {
 	})
 }
 
-func TestAMoveThatMayHaveLostASeatIsNotRepeatedUnasked(t *testing.T) {
+func TestAMoveInDoubtIsNotRepeatedInTheBackground(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(9))
@@ -540,7 +540,7 @@ func TestAMoveThatMayHaveLostASeatIsNotRepeatedUnasked(t *testing.T) {
 	})
 }
 
-func TestAMachineAndAKeyThatBothChangedKeepToOneSeat(t *testing.T) {
+func TestAComputerAndAKeyThatBothChangedUseOneActivation(t *testing.T) {
 	t.Parallel()
 	for _, n := range []int64{1, 9} {
 		synctest.Test(t, func(t *testing.T) {
@@ -565,7 +565,7 @@ func TestAMachineAndAKeyThatBothChangedKeepToOneSeat(t *testing.T) {
 	}
 }
 
-func TestNoSeatIsFreedThatCouldNotBeReplaced(t *testing.T) {
+func TestNoActivationIsGivenUpThatCouldNotBeReplaced(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -600,7 +600,7 @@ func TestAReleaseThatCannotBeStoredIsHeededAllTheSame(t *testing.T) {
 	})
 }
 
-func TestAStoreThatStoresAndReportsAFailureLeavesNoLicenseWithoutASeat(t *testing.T) {
+func TestAStoreThatWronglyReportsAFailureLeavesNoLicenseWithoutAnActivation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -680,7 +680,7 @@ func TestAMoveThatIsRefusedSaysWhy(t *testing.T) {
 	})
 }
 
-func TestAKeyThatGotALimitDoesNotGoOnWithoutASeat(t *testing.T) {
+func TestAKeyThatGotALimitNeedsAnActivation(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.WithoutSeats)
@@ -756,7 +756,7 @@ func TestADoubtAboutOneKeyOutlastsTheUseOfAnother(t *testing.T) {
 	})
 }
 
-func TestAnActivationOnASilentNetworkDoesNotHoldTheSeatForHalfAMinute(t *testing.T) {
+func TestAnActivationOnASilentNetworkDoesNotHoldTheLockForHalfAMinute(t *testing.T) {
 	t.Parallel()
 	another := func(w *kit.World) string {
 		return w.Polar.AddKey(polartest.LicenseKey{BenefitID: w.Key.BenefitID, LimitActivations: polartest.Limit(3)}).Key

@@ -13,7 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestDeactivateGivesTheSeatBack(t *testing.T) {
+func TestDeactivateEndsTheActivation(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*kit.World){
 		"of a good key":     func(*kit.World) {},
@@ -133,7 +133,7 @@ func TestDeactivateThatFailsOnTheWireIsMadeGoodLater(t *testing.T) {
 	}
 }
 
-func TestAnOutageInTheMiddleLosesNoSeatThatWaits(t *testing.T) {
+func TestAnOutageDuringPendingDeactivationsLosesNone(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -156,7 +156,7 @@ func TestAnOutageInTheMiddleLosesNoSeatThatWaits(t *testing.T) {
 	})
 }
 
-func TestASeatThatCannotBeGivenBackIsTriedOnceAMinuteByCheck(t *testing.T) {
+func TestCheckRetriesAPendingDeactivationOnceAMinute(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)

@@ -21,7 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestManyClicksTakeOneSeat(t *testing.T) {
+func TestManyClicksUseOneActivation(t *testing.T) {
 	t.Parallel()
 	for name, gates := range map[string]int{"of one gate": 1, "of five gates on one store": 5} {
 		for kind, store := range map[string]func(*testing.T) polargate.Store{
@@ -57,7 +57,7 @@ func TestManyClicksTakeOneSeat(t *testing.T) {
 	}
 }
 
-func TestASecondActivateOfTheSameKeyGoesOnWithItsSeat(t *testing.T) {
+func TestActivatingTheSameKeyAgainUsesTheSameActivation(t *testing.T) {
 	t.Parallel()
 	for name, again := range map[string]func(*kit.World, *polargate.Gate) *polargate.Gate{
 		"in the same run":            func(_ *kit.World, g *polargate.Gate) *polargate.Gate { return g },
@@ -81,7 +81,7 @@ func TestASecondActivateOfTheSameKeyGoesOnWithItsSeat(t *testing.T) {
 	}
 }
 
-func TestAKeyOfOneSeatCanBeEnteredAgain(t *testing.T) {
+func TestAKeyForOneComputerCanBeEnteredAgain(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*testing.T, *kit.World, *polargate.Gate){
 		"after it was given back": func(t *testing.T, _ *kit.World, g *polargate.Gate) { require.NoError(t, g.Deactivate(t.Context())) },
@@ -126,7 +126,7 @@ func TestAKeyOfOneSeatCanBeEnteredAgain(t *testing.T) {
 	}
 }
 
-func TestAnotherKeyTakesThePlaceAndTheOldSeatIsGivenBack(t *testing.T) {
+func TestAnotherKeyReplacesTheFirstAndItsActivationEnds(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, kit.Limit(1))
@@ -147,7 +147,7 @@ func TestAnotherKeyTakesThePlaceAndTheOldSeatIsGivenBack(t *testing.T) {
 	})
 }
 
-func TestTheOldSeatIsGivenBackLaterIfItCannotBeNow(t *testing.T) {
+func TestAReplacedActivationIsDeactivatedLaterIfItCannotBeNow(t *testing.T) {
 	t.Parallel()
 	for name, effect := range map[string]polartest.Effect{
 		"reset":            polartest.Reset(),
@@ -188,7 +188,7 @@ func TestTheOldSeatIsGivenBackLaterIfItCannotBeNow(t *testing.T) {
 	}
 }
 
-func TestARotatedKeyKeepsItsSeat(t *testing.T) {
+func TestARotatedKeyKeepsItsActivation(t *testing.T) {
 	t.Parallel()
 	for name, refused := range map[string]bool{"before anybody asked": false, "after the old one was refused": true} {
 		t.Run(name, func(t *testing.T) {
@@ -251,7 +251,7 @@ func TestALostAnswerIsInDoubtAndCanBeTriedAgain(t *testing.T) {
 	}
 }
 
-func TestWhatWasSurelyNotCarriedOutIsNotInDoubt(t *testing.T) {
+func TestARequestThatCertainlyHadNoEffectIsNotInDoubt(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)
@@ -300,7 +300,7 @@ func TestTheIntentIsStoredBeforeTheRequestLeaves(t *testing.T) {
 	})
 }
 
-func TestNoSeatIsTakenThatCannotBeKept(t *testing.T) {
+func TestNoActivationIsUsedThatCannotBeStored(t *testing.T) {
 	t.Parallel()
 	t.Run("nothing can be saved", func(t *testing.T) {
 		t.Parallel()
@@ -408,7 +408,7 @@ func TestNoSeatIsTakenThatCannotBeKept(t *testing.T) {
 	})
 }
 
-func TestAWrongBenefitGivesItsSeatBack(t *testing.T) {
+func TestAKeyOfAnotherProductIsDeactivatedAgain(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]bool{"when nothing is held": false, "and leaves the held license alone": true} {
 		t.Run(name, func(t *testing.T) {
@@ -510,7 +510,7 @@ func TestAFailedActivateNeverHarmsTheHeldLicense(t *testing.T) {
 	}
 }
 
-func TestACallerWhoLeavesDoesNotLoseTheSeat(t *testing.T) {
+func TestACallerWhoGivesUpDoesNotLoseTheActivation(t *testing.T) {
 	t.Parallel()
 	for name, after := range map[string]time.Duration{"while the request is on its way": 300 * time.Millisecond, "at once": 0} {
 		t.Run(name, func(t *testing.T) {
@@ -587,7 +587,7 @@ func TestCloseInTheMiddleOfAnActivationLosesNothing(t *testing.T) {
 	})
 }
 
-func TestKeysWithoutSeats(t *testing.T) {
+func TestKeysWithoutActivationsAreRefusedUnlessAllowed(t *testing.T) {
 	t.Parallel()
 	t.Run("are refused as they are", func(t *testing.T) {
 		t.Parallel()
@@ -703,7 +703,7 @@ func TestAKeyThatWasJustBoughtIsUnknownAndTheErrorSaysToWait(t *testing.T) {
 	})
 }
 
-func TestAnotherMachineMovesTheSeat(t *testing.T) {
+func TestMovingToAnotherComputerMovesTheActivation(t *testing.T) {
 	t.Parallel()
 	elsewhere := func(c *polargate.Config) { c.Fingerprint = "another machine" }
 	t.Run("by Move", func(t *testing.T) {
@@ -812,7 +812,7 @@ func TestConditionsOfAnUpgradeDoNotLockOutTheOld(t *testing.T) {
 	})
 }
 
-func TestAnActivationTellsTheVendorWhoTookIt(t *testing.T) {
+func TestAnActivationsMetaNamesTheProgramAndComputer(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)

@@ -155,7 +155,7 @@ func assertLeavesAlone(t *testing.T, err error) {
 	assert.ErrorIs(t, err, reason)
 }
 
-func TestWhatProvesNothingNeitherLocksNorUnlocks(t *testing.T) {
+func TestAnswersThatProveNothingNeitherLockNorUnlock(t *testing.T) {
 	t.Parallel()
 	for name, test := range proveNothing {
 		t.Run(name, func(t *testing.T) {
@@ -269,7 +269,7 @@ func TestWhatProvesNothingNeitherLocksNorUnlocks(t *testing.T) {
 	}
 }
 
-func TestWhatAnActivationLacksIsNotMadeUp(t *testing.T) {
+func TestMissingPartsOfAnActivationAreNotMadeUp(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(map[string]any){
 		"no license key in it":       func(m map[string]any) { delete(m, "license_key") },
@@ -490,7 +490,7 @@ func TestARefusalLocksUntilPolarGrantsAgain(t *testing.T) {
 	}
 }
 
-func TestTheWordsOfARefusalThatNobodyKnowsAreKept(t *testing.T) {
+func TestTheTextOfAnUnknownRefusalIsKept(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)

@@ -38,7 +38,7 @@ var clocks = []mutant{
 	}
 `,
 		new:   "\tv.HighWater = now\n",
-		tests: "TestWhatAnOutcomeMakesOfTheLastVerdict",
+		tests: "TestEachOutcomeTurnsTheLastVerdictIntoTheNext",
 	},
 	{
 		name: "a clock that was far ahead locks for ever",
@@ -128,7 +128,7 @@ var clocks = []mutant{
 		new: `	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	out, err := flight.Do(`,
-		tests: "TestACheckThatMovesASeatKeepsNobodyWaiting",
+		tests: "TestACheckThatFinishesAMoveKeepsToCheckTimeout",
 	},
 	{
 		name:  "a pause that Polar asked for is not kept with the verdict",
@@ -136,7 +136,7 @@ var clocks = []mutant{
 		file:  "offline.go",
 		old:   `v.LastFailure, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)`,
 		new:   `v.LastFailure, v.Cause = e.Reason, e.cause()`,
-		tests: "TestWhatAnOutcomeMakesOfTheLastVerdict",
+		tests: "TestEachOutcomeTurnsTheLastVerdictIntoTheNext",
 	},
 
 	// Grace.

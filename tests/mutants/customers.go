@@ -8,7 +8,7 @@ var customers = []mutant{
 		file:  "entitlements.go",
 		old:   `	case !asked.is(e.CustomerID(), e.external):`,
 		new:   `	case e.CustomerID() == "":`,
-		tests: "TestAnAnswerAboutSomebodyElseIsNotBelieved",
+		tests: "TestAnAnswerAboutAnotherCustomerIsNotBelieved",
 	},
 	{
 		name:  "a customer of another organization is believed",
@@ -16,7 +16,7 @@ var customers = []mutant{
 		file:  "entitlements.go",
 		old:   `	if organizationID != "" && organization != "" && !sameUUID(organization, organizationID) {`,
 		new:   `	if organization == "\x00" {`,
-		tests: "TestAnAnswerAboutSomebodyElseIsNotBelieved|TestSignedEventsThatMeanNothingHereAreAcknowledged",
+		tests: "TestAnAnswerAboutAnotherCustomerIsNotBelieved|TestSignedEventsThatMeanNothingHereAreAcknowledged",
 	},
 	{
 		name: "a benefit of a type that nobody knows spoils the state",
@@ -30,7 +30,7 @@ var customers = []mutant{
 		if benefit == "" || kind == "" {
 			return nil, errForeignState
 		}`,
-		tests: "TestWhatIsStrangeInAStateSpoilsNothingBesideIt|TestEveryRecordedStateIsReadOrRefusedAsPolarMeantIt",
+		tests: "TestStrangeFieldsInAStateDoNotSpoilTheOthers|TestEveryRecordedStateIsReadOrRefusedAsPolarMeantIt",
 	},
 	{
 		name:  "a subscription that is past due counts",
@@ -60,7 +60,7 @@ var customers = []mutant{
 }
 
 // undecided`,
-		tests: "TestRequirementsMeanWhatTheySay|TestNobodyHasNothing",
+		tests: "TestRequirementsMeanWhatTheySay|TestNilEntitlementsAllowNothing",
 	},
 
 	// Ages.
@@ -93,7 +93,7 @@ var customers = []mutant{
 	}
 	c.turnedAway`,
 		new:   `	c.turnedAway`,
-		tests: "TestAnHourWithoutPolarServesThoseWhoAreKnownAndNobodyElse|TestRefreshServesWhatIsInGraceWhenNobodyCanSay",
+		tests: "TestAnHourWithoutPolarServesKnownCustomersOnly|TestRefreshServesAnOlderAnswerIfPolarCannotBeReached",
 	},
 	{
 		name: "a customer's grace never ends",
@@ -103,7 +103,7 @@ var customers = []mutant{
 		c.counts.served[cacheGrace].Add(1)`,
 		new: `	if now >= 0 {
 		c.counts.served[cacheGrace].Add(1)`,
-		tests: "TestAgesOfAnswersAreExact|TestAnHourWithoutPolarServesThoseWhoAreKnownAndNobodyElse",
+		tests: "TestAgesOfAnswersAreExact|TestAnHourWithoutPolarServesKnownCustomersOnly",
 	},
 	{
 		name:  "who looked just before an answer came asks again",
@@ -111,7 +111,7 @@ var customers = []mutant{
 		file:  "cache.go",
 		old:   `	if e == nil || when == inAnyCase {`,
 		new:   `	if e == nil || when != unlessCertain {`,
-		tests: "TestWhoLookedJustBeforeAnAnswerCameDoesNotAskAgain",
+		tests: "TestALookUpJustBeforeAnAnswerArrivedDoesNotAskAgain",
 	},
 	{
 		name: "a license key is served past its expiry in grace",
@@ -166,7 +166,7 @@ var customers = []mutant{
 			c.known.addCustomer(e)
 			c.known.customers.Touch(e)
 		}`,
-		tests: "TestAFloodOfUnknownIdsDoesNotPushOutThoseWhoAreKnown|TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook",
+		tests: "TestAFloodOfUnknownIdsDoesNotEvictKnownCustomers|TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook",
 	},
 	{
 		name:  "one customer's strange id shuts out all newcomers",
@@ -174,7 +174,7 @@ var customers = []mutant{
 		file:  "cache.go",
 		old:   `	if ofEverybody(err) {`,
 		new:   `	if err != nil {`,
-		tests: "TestAnIdThatAFirewallDoesNotLikeShutsOutNobodyElse",
+		tests: "TestAnIdThatAFirewallBlocksDoesNotAffectOthers",
 	},
 
 	// Flights.
@@ -184,7 +184,7 @@ var customers = []mutant{
 		file:  "cache.go",
 		old:   `	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(`,
 		new:   `	return flight.Do(ctx, &c.flights, string(rune(rand.Int32N(1<<15)))+string('0'+rune(key.kind))+key.id, func(`,
-		tests: "TestAThousandWhoAskAboutOneColdCustomerAskPolarOnce",
+		tests: "TestAThousandRequestsForOneColdCustomerAskPolarOnce",
 	},
 	{
 		name:  "a caller who leaves ends the flight of the others",
@@ -227,7 +227,7 @@ var customers = []mutant{
 		file:  "customers.go",
 		old:   `	case err == nil && len(c.config.Features) > 0 && !hasFeatures(c.config.Features, license.BenefitID):`,
 		new:   `	case err == nil && license.BenefitID == "":`,
-		tests: "TestLicenseKeysAreRefusedForWhatIsWrongWithThem",
+		tests: "TestRefusedLicenseKeysCarryTheirReason",
 	},
 
 	// Spend.
@@ -264,6 +264,6 @@ var customers = []mutant{
 		l.takeOff(d)`,
 		new: `	for d := range l.underWay {
 		_ = d`,
-		tests: "TestWhatARequestUnderWaySpendsStaysTakenOffWhateverPolarSaysMeanwhile|TestSpendingAgreesWithAModelWhateverComesInBetween",
+		tests: "TestUnitsOfARequestInProgressStayTakenOffWhateverPolarSays|TestSpendingAgreesWithAModelWhateverComesInBetween",
 	},
 }

@@ -39,7 +39,7 @@ var fences = []mutant{
 		file:  "internal/machine/machine.go",
 		old:   `	timer := time.NewTimer(timeout)`,
 		new:   `	timer := time.NewTimer(1 << 20 * timeout)`,
-		tests: "TestALookForTheMachineIDHoldsUpNobodyForLong",
+		tests: "TestLookingForTheMachineIDTakesTwoSecondsAtMost",
 	},
 
 	// The seals.
@@ -49,7 +49,7 @@ var fences = []mutant{
 		file:  "offline.go",
 		old:   `	return seal.Key(append(append([]byte{}, s.key...), fingerprint...), "polargate verdict v1")`,
 		new:   `	return seal.Key(append([]byte{}, s.key...), "polargate verdict v1")`,
-		tests: "TestAVerdictOpensOnItsMachineAndForItsSeatOnly",
+		tests: "TestAVerdictOpensOnlyOnItsComputerAndForItsActivation",
 	},
 	{
 		name: "a verdict counts beside another seat",
@@ -75,7 +75,7 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*verdict
 	}
 	var v verdict
 	if err := openJSON(key, verdictMagic, "", data, &v); err != nil {`,
-		tests: "TestAVerdictPastedBesideAnotherSeatDoesNotCount|TestAVerdictOpensOnItsMachineAndForItsSeatOnly",
+		tests: "TestAVerdictCopiedToAnotherActivationDoesNotCount|TestAVerdictOpensOnlyOnItsComputerAndForItsActivation",
 	},
 	{
 		name:  "the program's secret changes nothing",

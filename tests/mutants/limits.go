@@ -97,7 +97,7 @@ var limits = []mutant{
 		file:  "internal/pace/shared.go",
 		old:   `owned.Touch(dir.lockPath(i, lock+1),`,
 		new:   `owned.Touch(dir.lockPath(i, lock),`,
-		tests: "TestASuspendedProgramHoldsNobodyUpForEver",
+		tests: "TestASuspendedProgramDoesNotBlockOthersForever",
 	},
 	{
 		name: "a clock that was far ahead silences all programs for ever",
@@ -109,7 +109,7 @@ var limits = []mutant{
 		new: `	if wait > limit && limit == 0 {
 		return 0
 	}`,
-		tests: "TestRecordsThatCannotBeRightHoldNobodyUpForLong",
+		tests: "TestImpossibleRecordsDelayNobodyForLong",
 	},
 
 	// Pauses.
@@ -119,7 +119,7 @@ var limits = []mutant{
 		file:  "client.go",
 		old:   `		c.pace.PauseFor(e.RetryAfter)`,
 		new:   `		c.pace.PauseFor(0)`,
-		tests: "TestAfterA429NobodyAsksBeforeThePauseIsOver|TestAPauseIsKeptByEverybodyAndThenOver",
+		tests: "TestAfterA429NoRequestIsSentBeforeThePauseIsOver|TestAPauseIsKeptByEverybodyAndThenOver",
 	},
 	{
 		name:  "a Retry-After silences a program for days",
@@ -151,7 +151,7 @@ var limits = []mutant{
 		file:  "internal/pace/pace.go",
 		old:   `		if left := l.pauseLeft(); left > 0 {`,
 		new:   `		if left := l.pauseLeft(); left > 0 && len(l.waiting) == 1 {`,
-		tests: "TestAPauseReachesAllWhoWaitForAPermitAtOnce",
+		tests: "TestAPauseEndsWaitsForAPermitAtOnce",
 	},
 	{
 		name: "a client with a token asks during a Retry-After",
@@ -160,7 +160,7 @@ var limits = []mutant{
 		old: `	b.line.pauseFor(d)
 	b.keep()`,
 		new:   `	b.keep()`,
-		tests: "TestAWaitForABudgetThatTheDeadlineForbidsFailsAtOnce|TestAPauseReachesThoseWhoWaitForABudgetAtOnce",
+		tests: "TestAWaitForABudgetThatTheDeadlineForbidsFailsAtOnce|TestAPauseEndsWaitsForABudgetAtOnce",
 	},
 
 	// Deadlines.
@@ -208,7 +208,7 @@ var limits = []mutant{
 		file:  "internal/pace/budget.go",
 		old:   `	if perMinute == b.perMinute {`,
 		new:   `	if b.perMinute != 0 {`,
-		tests: "TestOfSeveralBudgetsForATokenTheLastThatWasSetCounts|TestALargerBudgetCountsForThoseWhoWaitAlready",
+		tests: "TestOfSeveralBudgetsForATokenTheLastThatWasSetCounts|TestALargerBudgetAppliesToCallersAlreadyWaiting",
 	},
 	{
 		name: "who has given up takes a request off the limit",
@@ -227,7 +227,7 @@ var limits = []mutant{
 		file:  "internal/pace/pace.go",
 		old:   `	if i == 0 {`,
 		new:   `	if i < 0 {`,
-		tests: "TestACallerDoesNotWaitForThoseWhoHaveLeftTheLine|TestACallerThatGivesUpWaitingLeavesItsPlaceToTheNext",
+		tests: "TestACallerDoesNotWaitForOthersWhoGaveUp|TestACallerThatGivesUpWaitingLeavesItsPlaceToTheNext",
 	},
 	{
 		name: "strangers may use up all requests",
@@ -237,7 +237,7 @@ var limits = []mutant{
 		end, ok`,
 		new: `if e, _ := c.known.find(key); e != nil {
 		end, ok`,
-		tests: "TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown",
+		tests: "TestNewCustomersDoNotStarveRefreshesOfKnownOnes",
 	},
 	{
 		name:  "made-up keys use up what new customers may ask",
@@ -245,7 +245,7 @@ var limits = []mutant{
 		file:  "customers.go",
 		old:   `customers, keys := budget.UnseenCustomers(), budget.UnseenKeys()`,
 		new:   `customers, keys := budget.UnseenCustomers(), budget.UnseenCustomers()`,
-		tests: "TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys|TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown",
+		tests: "TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys|TestNewCustomersDoNotStarveRefreshesOfKnownOnes",
 	},
 	{
 		name:  "what nobody else wants is kept from newcomers",
@@ -253,6 +253,6 @@ var limits = []mutant{
 		file:  "internal/pace/budget.go",
 		old:   `	if all.Tokens()-float64(others) >= float64(all.Burst())/2 || u.share.Allow() {`,
 		new:   `	if others < 0 && all != nil || u.share.Allow() {`,
-		tests: "TestNewcomersHaveTheRequestsThatNobodyElseWants",
+		tests: "TestNewCustomersGetTheRequestsThatAreIdle",
 	},
 }

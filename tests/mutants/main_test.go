@@ -9,7 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestThePageKeepsWhatItSaysOfMutantsThatDidNotRun(t *testing.T) {
+func TestThePageKeepsTheRowsOfMutantsThatDidNotRun(t *testing.T) {
 	t.Parallel()
 	page := filepath.Join(t.TempDir(), "mutants.md")
 	every := all()
@@ -42,7 +42,7 @@ func TestAMutantWhoseTextHasChangedDoesNotApply(t *testing.T) {
 	}
 }
 
-func TestWhatGoTestSaysIsUnderstood(t *testing.T) {
+func TestTheOutputOfGoTestIsUnderstood(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		lines string

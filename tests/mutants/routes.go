@@ -10,7 +10,7 @@ var routes = []mutant{
 }`,
 		new: `	return fits || len(given) > 0
 }`,
-		tests: "TestWhatIsNotSignedRightIsRefused",
+		tests: "TestEventsWithoutAValidSignatureAreRefused",
 	},
 	{
 		name:  "the secrets of before September 2026 fit nothing",
@@ -34,7 +34,7 @@ var routes = []mutant{
 		file:  "webhook.go",
 		old:   `age > int64(webhookTolerance/time.Second) || age`,
 		new:   `age`,
-		tests: "TestWhatIsNotSignedRightIsRefused",
+		tests: "TestEventsWithoutAValidSignatureAreRefused",
 	},
 	{
 		name:  "an event that is sent again is taken in again",
@@ -110,7 +110,7 @@ var routes = []mutant{
 		file:  "cache.go",
 		old:   `claims = key.kind == byExternalID || c.mayClaim(value, e, asked)`,
 		new:   `claims = true`,
-		tests: "TestAnExternalIdIsNotTakenByWhatIsOlderThanWhatIsKnownOfIt",
+		tests: "TestAnOlderAnswerDoesNotMoveAnExternalIdToAnotherCustomer",
 	},
 	{
 		name:  "an answer that was under way hides an event",
@@ -160,7 +160,7 @@ var routes = []mutant{
 		file:  "http_middleware.go",
 		old:   `				case hit && known.known && known.Meets(all): // the common case`,
 		new:   `				case hit && known.known && all.kind != 0: // the common case`,
-		tests: "TestTheFirstRequirementThatIsNotMetIsNamed|TestARefusalIsAProblemReportOfExactlyTheseFields|TestACancellationBitesAtOnceOnBothIds",
+		tests: "TestTheFirstRequirementThatIsNotMetIsNamed|TestARefusalIsAProblemReportOfExactlyTheseFields|TestACancellationTakesEffectAtOnceForBothIds",
 	},
 	{
 		name: "nobody is taken for a bad id",
@@ -171,7 +171,7 @@ var routes = []mutant{
 	}
 `,
 		new:   ``,
-		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestDecideSaysWhatTheMiddlewareWouldDo",
+		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestDecideAgreesWithTheMiddleware",
 	},
 	{
 		name:  "a denied request is forbidden instead of told to pay",
@@ -187,7 +187,7 @@ var routes = []mutant{
 		file:  "http_middleware.go",
 		old:   `c.refusal(Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable,`,
 		new:   `c.refusal(Refusal{Status: http.StatusPaymentRequired, Reason: ErrUnreachable,`,
-		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestOnlyARouteThatChoseItFailsOpenAndOnlyWhenNobodyCanSay",
+		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestOnlyARouteThatChoseToFailsOpenAndOnlyDuringAnOutage",
 	},
 	{
 		name: "a denial may be stored on the way",
@@ -196,7 +196,7 @@ var routes = []mutant{
 		old: `	h.Set("Cache-Control", "no-store")
 `,
 		new:   ``,
-		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestWhatWasSaidOfCachingBeforeARefusalIsKeptOrMadeStricter",
+		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestCacheHeadersSetBeforeARefusalAreKeptOrMadeStricter",
 	},
 	{
 		name:  "every route fails open",
@@ -204,7 +204,7 @@ var routes = []mutant{
 		file:  "http_middleware.go",
 		old:   `	if !route.FailOpen || refusal.Status`,
 		new:   `	if refusal.Status`,
-		tests: "TestOnlyARouteThatChoseItFailsOpenAndOnlyWhenNobodyCanSay",
+		tests: "TestOnlyARouteThatChoseToFailsOpenAndOnlyDuringAnOutage",
 	},
 	{
 		name:  "a route that fails open lets in who has not paid",
@@ -212,7 +212,7 @@ var routes = []mutant{
 		file:  "http_middleware.go",
 		old:   `refusal.Status != http.StatusServiceUnavailable || r.Context()`,
 		new:   `r.Context()`,
-		tests: "TestOnlyARouteThatChoseItFailsOpenAndOnlyWhenNobodyCanSay",
+		tests: "TestOnlyARouteThatChoseToFailsOpenAndOnlyDuringAnOutage",
 	},
 	{
 		name:  "a flood of made-up keys opens a route that fails open",

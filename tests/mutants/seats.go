@@ -8,7 +8,7 @@ var seats = []mutant{
 		file:  "record.go",
 		old:   `	release, err := g.store.Lock(patient, g.name)`,
 		new:   `	release, err := func() {}, patient.Err()`,
-		tests: "TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat|TestManyClicksTakeOneSeat|TestEverythingAtOnceLeavesOneLicenseOrNone",
+		tests: "TestADoubleClickOrTwoProgramsAtTheFirstStartUseOneActivation|TestManyClicksUseOneActivation|TestEverythingAtOnceLeavesOneLicenseOrNone",
 	},
 	{
 		name: "Activate does not look at the store again",
@@ -21,7 +21,7 @@ var seats = []mutant{
 	if err := f(ctx, rec); err != nil {`,
 		new: `	rec := g.holding()
 	if err := f(ctx, rec); err != nil {`,
-		tests: "TestADoubleClickOrTwoProgramsAtTheFirstStartTakeOneSeat|TestManyClicksTakeOneSeat",
+		tests: "TestADoubleClickOrTwoProgramsAtTheFirstStartUseOneActivation|TestManyClicksUseOneActivation",
 	},
 	{
 		name:  "the same key entered again takes another seat",
@@ -29,7 +29,7 @@ var seats = []mutant{
 		file:  "seats.go",
 		old:   `	if done, err := a.reuse(ctx); done || err != nil {`,
 		new:   `	if err := ctx.Err(); err != nil {`,
-		tests: "TestASecondActivateOfTheSameKeyGoesOnWithItsSeat|TestActivatingAgainAndAgainStaysAtOneSeat",
+		tests: "TestActivatingTheSameKeyAgainUsesTheSameActivation|TestActivatingRepeatedlyUsesOneActivation",
 	},
 	{
 		name: "a rotated key takes another seat",
@@ -39,7 +39,7 @@ var seats = []mutant{
 			all = append(all, c)
 		}`,
 		new:   `		}`,
-		tests: "TestARotatedKeyKeepsItsSeat|TestARotatedKeyGoesOnWithItsSeatAndADeadOneFreesNothing",
+		tests: "TestARotatedKeyKeepsItsActivation|TestARotatedKeyKeepsItsActivationAndTheOldKeyDeactivatesNothing",
 	},
 	{
 		name:  "an unlimited key takes the place of a seat unasked",
@@ -47,7 +47,7 @@ var seats = []mutant{
 		file:  "seats.go",
 		old:   `	if errors.Is(err, ErrActivationsUnsupported) && g.config.AllowKeysWithoutSeats {`,
 		new:   `	if errors.Is(err, ErrActivationsUnsupported) {`,
-		tests: "TestKeysWithoutSeats",
+		tests: "TestKeysWithoutActivationsAreRefusedUnlessAllowed",
 	},
 	{
 		name:  "a seat is asked about under the conditions of today",
@@ -65,7 +65,7 @@ var seats = []mutant{
 		file:  "seats.go",
 		old:   `	err := a.g.saveOrFallBack(ctx, a.rec, FromDisk)`,
 		new:   `	err := ctx.Err()`,
-		tests: "TestTheIntentIsStoredBeforeTheRequestLeaves|TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt",
+		tests: "TestTheIntentIsStoredBeforeTheRequestLeaves|TestAProgramThatEndsDuringAnActivationDoesNotForgetIt",
 	},
 	{
 		name: "a seat that was given is not stored",
@@ -74,7 +74,7 @@ var seats = []mutant{
 		old:  `	err := g.saveOrFallBack(ctx, next, FromNetwork)`,
 		new: `	g.adopt(next, FromNetwork)
 	err := ctx.Err()`,
-		tests: "TestManyClicksTakeOneSeat|TestAProgramThatEndsWhilePolarGivesASeatDoesNotForgetIt",
+		tests: "TestManyClicksUseOneActivation|TestAProgramThatEndsDuringAnActivationDoesNotForgetIt",
 	},
 	{
 		name:  "a seat that could not be stored stays taken",
@@ -82,7 +82,7 @@ var seats = []mutant{
 		file:  "seats.go",
 		old:   `	if err != nil && taken && s.ActivationID != "" && g.rollbackActivation(ctx, s) {`,
 		new:   `	if err != nil && taken && s.ActivationID == "" && g.rollbackActivation(ctx, s) {`,
-		tests: "TestNoSeatIsTakenThatCannotBeKept|TestASeatThatCannotBeWrittenDownIsGivenBackAgain",
+		tests: "TestNoActivationIsUsedThatCannotBeStored|TestAnActivationThatCannotBeStoredIsDeactivated",
 	},
 	{
 		name: "a lost answer is tried again",
@@ -107,7 +107,7 @@ var seats = []mutant{
 		file:  "activation.go",
 		old:   `	if !ok || e.Reason != ErrUnreachable || !e.sent {`,
 		new:   `	if !ok || e.Reason != ErrUnreachable {`,
-		tests: "TestWhatWasSurelyNotCarriedOutIsNotInDoubt|TestAnActivationThatCannotHaveLeftIsNotInDoubt",
+		tests: "TestARequestThatCertainlyHadNoEffectIsNotInDoubt|TestAnActivationThatCannotHaveLeftIsNotInDoubt",
 	},
 	{
 		name: "a doubt is forgotten",
@@ -125,7 +125,7 @@ var seats = []mutant{
 		old: `	// From here on the caller may go, but the request is seen through.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))`,
 		new:   `	hard, cancel := context.WithCancel(ctx)`,
-		tests: "TestACallerWhoLeavesDoesNotLoseTheSeat|TestCloseInTheMiddleOfAnActivationLosesNothing",
+		tests: "TestACallerWhoGivesUpDoesNotLoseTheActivation|TestCloseInTheMiddleOfAnActivationLosesNothing",
 	},
 
 	// A failed Activate.
@@ -143,7 +143,7 @@ var seats = []mutant{
 		file:  "seats.go",
 		old:   `	if given != nil && err == nil && !a.g.accepts(license.BenefitID) {`,
 		new:   `	if given != nil && err != nil && !a.g.accepts(license.BenefitID) {`,
-		tests: "TestAWrongBenefitGivesItsSeatBack|TestAFailedActivateNeverHarmsTheHeldLicense",
+		tests: "TestAKeyOfAnotherProductIsDeactivatedAgain|TestAFailedActivateNeverHarmsTheHeldLicense",
 	},
 
 	// Giving back.
@@ -153,7 +153,7 @@ var seats = []mutant{
 		file:  "record.go",
 		old:   `old != nil && old.held() && !mine(*old) {`,
 		new:   `old != nil && old.State == reactivating && !mine(*old) {`,
-		tests: "TestAnotherKeyTakesThePlaceAndTheOldSeatIsGivenBack|TestTheOldSeatIsGivenBackLaterIfItCannotBeNow",
+		tests: "TestAnotherKeyReplacesTheFirstAndItsActivationEnds|TestAReplacedActivationIsDeactivatedLaterIfItCannotBeNow",
 	},
 	{
 		name: "Deactivate forgets the seat",
@@ -162,7 +162,7 @@ var seats = []mutant{
 		old: `			st.Outbox = append(st.Outbox, *s)
 `,
 		new:   "\t\t\t_ = *s\n",
-		tests: "TestDeactivateGivesTheSeatBack|TestDeactivateOfflineIsMadeGoodLater",
+		tests: "TestDeactivateEndsTheActivation|TestDeactivateOfflineIsMadeGoodLater",
 	},
 	{
 		name: "Deactivate keeps access until the seat is given back",
@@ -171,7 +171,7 @@ var seats = []mutant{
 		old: `			st.Seat, rec.verdict, rec.trouble = nil, nil, ""
 `,
 		new:   "\t\t\trec.trouble = \"\"\n",
-		tests: "TestDeactivateOfflineIsMadeGoodLater|TestDeactivateGivesTheSeatBack",
+		tests: "TestDeactivateOfflineIsMadeGoodLater|TestDeactivateEndsTheActivation",
 	},
 	{
 		name: "a seat that waits beside no license is not given back by Check",
@@ -192,7 +192,7 @@ var seats = []mutant{
 		old: `			left = append(left, rec.state.Outbox[i+1:]...)
 `,
 		new:   "\t\t\t_ = i\n",
-		tests: "TestAnOutageInTheMiddleLosesNoSeatThatWaits",
+		tests: "TestAnOutageDuringPendingDeactivationsLosesNone",
 	},
 	{
 		name: "a seat under a rotated key is said to be free",
@@ -202,7 +202,7 @@ var seats = []mutant{
 		e := *err.(*Error)`,
 		new: `	case errors.Is(err, ErrUnknownKey) && s.State == unreleasable:
 		e := *err.(*Error)`,
-		tests: "TestASeatUnderARotatedKeyIsNotSaidToBeFree|TestASeatThatWaitsUnderARotatedKeyIsTakenUpUnderTheNewOne",
+		tests: "TestDeactivatingUnderARotatedKeyIsNotReportedAsDone|TestAPendingActivationUnderARotatedKeyIsUsedUnderTheNewKey",
 	},
 
 	// Machines.
@@ -220,7 +220,7 @@ var seats = []mutant{
 		file:  "machines.go",
 		old:   `		err = g.free(ctx, other)`,
 		new:   `		err = ctx.Err()`,
-		tests: "TestAnotherMachineMovesTheSeat",
+		tests: "TestMovingToAnotherComputerMovesTheActivation",
 	},
 	{
 		name:  "a seat is given up that could not be replaced",
@@ -228,6 +228,6 @@ var seats = []mutant{
 		file:  "machines.go",
 		old:   `	err := g.saveOrFallBack(ctx, *rec, FromDisk)`,
 		new:   `	err := ctx.Err()`,
-		tests: "TestNoSeatIsFreedThatCouldNotBeReplaced",
+		tests: "TestNoActivationIsGivenUpThatCouldNotBeReplaced",
 	},
 }

@@ -8,7 +8,7 @@ var verdicts = []mutant{
 		file:  "license.go",
 		old:   `if l.Key != asked || !sameUUID(l.OrganizationID, organizationID) {`,
 		new:   `if !sameUUID(l.OrganizationID, organizationID) {`,
-		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks|TestA200ThatIsNotAboutThisKeyNeitherUnlocksNorKills",
+		tests: "TestAnswersThatProveNothingNeitherLockNorUnlock|TestA200ThatIsNotAboutThisKeyNeitherUnlocksNorKills",
 	},
 	{
 		name:  "a key of another organization unlocks the license",
@@ -16,7 +16,7 @@ var verdicts = []mutant{
 		file:  "license.go",
 		old:   `if l.Key != asked || !sameUUID(l.OrganizationID, organizationID) {`,
 		new:   `if l.Key != asked {`,
-		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks|TestNobodyCanBringKeysFromAnOrganizationOfTheirOwn",
+		tests: "TestAnswersThatProveNothingNeitherLockNorUnlock|TestAUserCannotBringKeysFromAnotherOrganization",
 	},
 	{
 		name:  "an answer about another activation keeps the license",
@@ -33,7 +33,7 @@ var verdicts = []mutant{
 		old: `		{"benefit_id", &l.BenefitID},
 `,
 		new:   ``,
-		tests: "TestAnAnswerWithoutItsFiveMembersProvesNothing|TestWhatProvesNothingNeitherLocksNorUnlocks",
+		tests: "TestAnAnswerWithoutItsFiveMembersProvesNothing|TestAnswersThatProveNothingNeitherLockNorUnlock",
 	},
 	{
 		name: "an expiry that cannot be read is none",
@@ -45,7 +45,7 @@ var verdicts = []mutant{
 `,
 		new: `		l.ExpiresAt, _ = parseTime(raw)
 `,
-		tests: "TestAnExpiryThatCannotBeReadProvesNothing|TestWhatProvesNothingNeitherLocksNorUnlocks",
+		tests: "TestAnExpiryThatCannotBeReadProvesNothing|TestAnswersThatProveNothingNeitherLockNorUnlock",
 	},
 	{
 		name:  "every status but revoked grants",
@@ -53,7 +53,7 @@ var verdicts = []mutant{
 		file:  "license.go",
 		old:   `if l.Status != KeyGranted {`,
 		new:   `if l.Status == KeyRevoked {`,
-		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestRecordedAnswersAreReadAsWhatPolarMeant",
+		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestRecordedAnswersBecomeTheVerdictsThatPolarMeant",
 	},
 	{
 		name:  "a key past its expiry grants",
@@ -61,7 +61,7 @@ var verdicts = []mutant{
 		file:  "license.go",
 		old:   `!l.ExpiresAt.IsZero() && !at.Before(l.ExpiresAt) {`,
 		new:   `!l.ExpiresAt.IsZero() && at.IsZero() {`,
-		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestRecordedAnswersAreReadAsWhatPolarMeant",
+		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestRecordedAnswersBecomeTheVerdictsThatPolarMeant",
 	},
 	{
 		name:  "a clock that is wrong makes a granted key look expired",
@@ -83,7 +83,7 @@ var verdicts = []mutant{
 		refused = nil
 	}
 `,
-		tests: "TestWhatAnActivationLacksIsNotMadeUp|TestTheKeyInsideTheAnswerOfAnActivationIsTheOneThatIsRead",
+		tests: "TestMissingPartsOfAnActivationAreNotMadeUp|TestTheKeyInsideTheAnswerOfAnActivationIsTheOneThatIsRead",
 	},
 	{
 		name:  "a benefit that the program does not sell unlocks it",
@@ -91,7 +91,7 @@ var verdicts = []mutant{
 		file:  "gate.go",
 		old:   `	return ok || len(g.config.Features) == 0`,
 		new:   `	return ok || g != nil`,
-		tests: "TestAKeyForAnotherProductOfTheVendorUnlocksNothing|TestAWrongBenefitGivesItsSeatBack",
+		tests: "TestAKeyForAnotherProductOfTheVendorUnlocksNothing|TestAKeyOfAnotherProductIsDeactivatedAgain",
 	},
 
 	// Denied.
@@ -101,7 +101,7 @@ var verdicts = []mutant{
 		file:  "client.go",
 		old:   `case status == http.StatusNotFound && said.Error == "ResourceNotFound",`,
 		new:   `case status == http.StatusNotFound,`,
-		tests: "TestARouteThatIsGoneIsNotTakenForARevokedKey|TestWhatProvesNothingNeitherLocksNorUnlocks",
+		tests: "TestARouteThatIsGoneIsNotTakenForARevokedKey|TestAnswersThatProveNothingNeitherLockNorUnlock",
 	},
 	{
 		name:  "a refusal in words that nobody knows is no denial",
@@ -109,7 +109,7 @@ var verdicts = []mutant{
 		file:  "client.go",
 		old:   "\treturn ErrDenied\n}",
 		new:   "\treturn \"\"\n}",
-		tests: "TestTheWordsOfARefusalThatNobodyKnowsAreKept",
+		tests: "TestTheTextOfAnUnknownRefusalIsKept",
 	},
 	{
 		name: "an expired key is refused without saying so",
@@ -118,7 +118,7 @@ var verdicts = []mutant{
 		old: `		{"has expired", ErrExpired},
 `,
 		new:   ``,
-		tests: "TestRecordedAnswersAreReadAsWhatPolarMeant|TestARefusalLocksUntilPolarGrantsAgain",
+		tests: "TestRecordedAnswersBecomeTheVerdictsThatPolarMeant|TestARefusalLocksUntilPolarGrantsAgain",
 	},
 	{
 		name: "too few uses lock the license",
@@ -135,7 +135,7 @@ var verdicts = []mutant{
 		file:  "license.go",
 		old:   `if r.ActivationID == "" || !isNotFound(err) {`,
 		new:   `if r.Key != (Key{}) {`,
-		tests: "TestRecordedAnswersAreReadAsWhatPolarMeant|TestASeatThatCannotBeWrittenDownIsGivenBackAgain|TestARefusalLocksUntilPolarGrantsAgain",
+		tests: "TestRecordedAnswersBecomeTheVerdictsThatPolarMeant|TestAnActivationThatCannotBeStoredIsDeactivated|TestARefusalLocksUntilPolarGrantsAgain",
 	},
 	{
 		name:  "a refused key is waited for as if it were young",
@@ -155,7 +155,7 @@ var verdicts = []mutant{
 		new: `	case status == http.StatusUnauthorized && said.Error != "":
 		return ErrDenied
 	case`,
-		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks|TestRecordedAnswersAreReadAsWhatPolarMeant",
+		tests: "TestAnswersThatProveNothingNeitherLockNorUnlock|TestRecordedAnswersBecomeTheVerdictsThatPolarMeant",
 	},
 	{
 		name: "a malformed request locks the license",
@@ -166,7 +166,7 @@ var verdicts = []mutant{
 		new: `		said.Error == "nothing that Polar says":
 		return ErrMisconfigured
 	case status == http.StatusUnprocessableEntity:`,
-		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks|TestRecordedAnswersAreReadAsWhatPolarMeant",
+		tests: "TestAnswersThatProveNothingNeitherLockNorUnlock|TestRecordedAnswersBecomeTheVerdictsThatPolarMeant",
 	},
 
 	// Unknown.
@@ -178,7 +178,7 @@ var verdicts = []mutant{
 `,
 		new: `			return &Error{Op: x.op, Reason: ErrDenied, StatusCode: status, Err: err}
 `,
-		tests: "TestAWebPageInPolarsPlaceNeitherKillsNorUnlocksALicense|TestWhatProvesNothingNeitherLocksNorUnlocks",
+		tests: "TestAWebPageInPolarsPlaceNeitherKillsNorUnlocksALicense|TestAnswersThatProveNothingNeitherLockNorUnlock",
 	},
 	{
 		name: "a refusal inside a 500 locks the license",
@@ -194,7 +194,7 @@ var verdicts = []mutant{
 		}
 		status = http.StatusNotFound
 	}`,
-		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks",
+		tests: "TestAnswersThatProveNothingNeitherLockNorUnlock",
 	},
 	{
 		name:  "a 429 without a pause is taken for an outage",
@@ -202,7 +202,7 @@ var verdicts = []mutant{
 		file:  "client.go",
 		old:   `case status == http.StatusTooManyRequests:`,
 		new:   `case status == http.StatusTooManyRequests && resp.Header.Get("Retry-After") != "":`,
-		tests: "TestWhatProvesNothingNeitherLocksNorUnlocks",
+		tests: "TestAnswersThatProveNothingNeitherLockNorUnlock",
 	},
 	{
 		name: "a redirect is followed",
@@ -231,6 +231,6 @@ var verdicts = []mutant{
 		old:  `	req.Header.Set("Accept", "application/json")`,
 		new: `	req.Header.Set("Accept", "application/json")
 	req.Header.Set("Polar-Version", "2026-04")`,
-		tests: "TestARequestSaysWhoAsksAndNothingThatAgesBadly",
+		tests: "TestARequestNamesTheProgramAndNoPolarVersion",
 	},
 }

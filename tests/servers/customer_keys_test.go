@@ -179,7 +179,7 @@ func TestACachedLicenseKeyCostsOneRequestForEachFreshFor(t *testing.T) {
 	})
 }
 
-func TestAThousandWhoNeedOneKeyAskForItOnce(t *testing.T) {
+func TestAThousandRequestsForOneKeyLookItUpOnce(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := newKeyShop(t, polartest.LicenseKey{})
 		customers := s.Open()
@@ -252,7 +252,7 @@ func TestOfSeveralKeysOfABenefitOneThatCountsIsEnough(t *testing.T) {
 	})
 }
 
-func TestATokenThatMayNotReadKeysIsSaidAndLocksNobodyOut(t *testing.T) {
+func TestATokenWithoutTheKeysScopeIsReportedAndLocksNobodyOut(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := newKeyShop(t, polartest.LicenseKey{ExpiresAt: time.Now().AddDate(0, -10, 0)})
 		s.Config.AccessToken = s.Polar.AddToken(polartest.Token{Scopes: []string{"customers:read"}})
@@ -433,7 +433,7 @@ func TestRefreshAsksAboutTheKeyToo(t *testing.T) {
 	})
 }
 
-func TestWhatIsSpentOfAMeterIsNotForgottenWhenOnlyTheKeyIsAskedAbout(t *testing.T) {
+func TestSpentUnitsAreKeptWhenOnlyTheKeyIsLookedUp(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := newKeyShop(t, polartest.LicenseKey{ExpiresAt: time.Now().Add(time.Minute)})
 		customers := s.Open()

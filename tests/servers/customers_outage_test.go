@@ -62,7 +62,7 @@ func TestNewcomersDoNotWaitForAServerThatHasJustNotAnswered(t *testing.T) {
 	})
 }
 
-func TestAnIdThatAFirewallDoesNotLikeShutsOutNobodyElse(t *testing.T) {
+func TestAnIdThatAFirewallBlocksDoesNotAffectOthers(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Open()
@@ -73,7 +73,7 @@ func TestAnIdThatAFirewallDoesNotLikeShutsOutNobodyElse(t *testing.T) {
 	})
 }
 
-func TestTwoWhoAreAskedAboutAtOnceByTheSameTextAreNotMixed(t *testing.T) {
+func TestTwoCustomersWithTheSameTextAsIdAreNotMixedUp(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		one := s.Polar.AddCustomer(polartest.Customer{ExternalID: "usr_one"})
@@ -152,7 +152,7 @@ func TestALineThatDripsHoldsUpOneCustomerAndNotAll(t *testing.T) {
 	})
 }
 
-func TestACustomerForWhomPolarFailsShutsOutNobodyWhoIsKnown(t *testing.T) {
+func TestACustomerForWhomPolarFailsDoesNotAffectKnownOnes(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.FreshFor, c.StaleFor, c.GracePeriod = time.Second, -1, -1 })

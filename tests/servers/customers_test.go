@@ -20,7 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func TestAThousandWhoAskAboutOneColdCustomerAskPolarOnce(t *testing.T) {
+func TestAThousandRequestsForOneColdCustomerAskPolarOnce(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		s.Polar.Inject(polartest.Fault{Effect: polartest.Delay(time.Second)})
@@ -74,7 +74,7 @@ func TestAgesOfAnswersAreExact(t *testing.T) {
 	})
 }
 
-func TestAnHourWithoutPolarServesThoseWhoAreKnownAndNobodyElse(t *testing.T) {
+func TestAnHourWithoutPolarServesKnownCustomersOnly(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed()
@@ -150,7 +150,7 @@ func TestARefreshThatHangsIsBoundedByTheTimeoutAndByEachCallersContext(t *testin
 	})
 }
 
-func TestNobodySleepsThroughARetryAfter(t *testing.T) {
+func TestARequestDoesNotWaitOutARetryAfter(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		s.Add("usr_second")
@@ -200,7 +200,7 @@ func TestIdsOfDifferentKindsNeverMix(t *testing.T) {
 	})
 }
 
-func TestAnAnswerAboutSomebodyElseIsNotBelieved(t *testing.T) {
+func TestAnAnswerAboutAnotherCustomerIsNotBelieved(t *testing.T) {
 	t.Parallel()
 	const other = "549c44b7-2e67-4e0e-8a20-17e76c895830"
 	for name, change := range map[string]func(customer polartest.Customer, organization string) (from, to string){
@@ -229,7 +229,7 @@ func TestAnAnswerAboutSomebodyElseIsNotBelieved(t *testing.T) {
 	}
 }
 
-func TestAFloodOfUnknownIdsDoesNotPushOutThoseWhoAreKnown(t *testing.T) {
+func TestAFloodOfUnknownIdsDoesNotEvictKnownCustomers(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		const known = 50
@@ -257,7 +257,7 @@ func TestAFloodOfUnknownIdsDoesNotPushOutThoseWhoAreKnown(t *testing.T) {
 	})
 }
 
-func TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown(t *testing.T) {
+func TestNewCustomersDoNotStarveRefreshesOfKnownOnes(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.RequestsPerMinute, c.FreshFor = 60, 10*time.Second })
@@ -283,7 +283,7 @@ func TestNewcomersDoNotStarveTheRefreshesOfThoseWhoAreKnown(t *testing.T) {
 	})
 }
 
-func TestNewcomersHaveTheRequestsThatNobodyElseWants(t *testing.T) {
+func TestNewCustomersGetTheRequestsThatAreIdle(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Open()
@@ -297,7 +297,7 @@ func TestNewcomersHaveTheRequestsThatNobodyElseWants(t *testing.T) {
 	})
 }
 
-func TestACrowdOfNewcomersLeavesRequestsForThoseWhoAreKnown(t *testing.T) {
+func TestACrowdOfNewCustomersLeavesRequestsForKnownOnes(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.FreshFor = 10 * time.Second })
@@ -506,7 +506,7 @@ func TestPanicsOfTheTransportAreContained(t *testing.T) {
 	})
 }
 
-func TestCloseLeavesNothingBehindAndServesWhatIsCached(t *testing.T) {
+func TestCloseLeavesNothingBehindAndStillServesTheCache(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		s.Add("usr_cold")
@@ -544,7 +544,7 @@ func TestCloseLeavesNothingBehindAndServesWhatIsCached(t *testing.T) {
 	})
 }
 
-func TestRefreshServesWhatIsInGraceWhenNobodyCanSay(t *testing.T) {
+func TestRefreshServesAnOlderAnswerIfPolarCannotBeReached(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed()
@@ -559,7 +559,7 @@ func TestRefreshServesWhatIsInGraceWhenNobodyCanSay(t *testing.T) {
 	})
 }
 
-func TestCallersWhoGiveUpShareOneQuestion(t *testing.T) {
+func TestCallersWhoGiveUpShareOneRequest(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		s.Polar.Inject(polartest.Fault{Times: 1, Effect: polartest.Delay(4 * time.Second)})
@@ -744,7 +744,7 @@ func TestSpendingIsGivenBackOnceAndNotAfterANewAnswer(t *testing.T) {
 	})
 }
 
-func TestWhatIsSpentWhilePolarIsAskedIsNotForgotten(t *testing.T) {
+func TestUnitsSpentDuringARequestToPolarAreKept(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed()
@@ -785,7 +785,7 @@ func TestWhatIsSpentWhilePolarIsAskedIsNotForgotten(t *testing.T) {
 	})
 }
 
-func TestALateEventDoesNotGiveBackWhatWasSpent(t *testing.T) {
+func TestALateEventDoesNotRestoreSpentUnits(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.FreshFor = time.Hour })
@@ -828,7 +828,7 @@ func received(t *testing.T, s *kit.Shop, customers *polargate.Customers) polarte
 	return s.Polar.AddEndpoint(polartest.Endpoint{Handler: customers.WebhookHandler(secret.Text), Secrets: []polartest.Secret{secret}})
 }
 
-func TestACancellationBitesAtOnceOnBothIds(t *testing.T) {
+func TestACancellationTakesEffectAtOnceForBothIds(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		subscribed := s.Polar.Subscribe(kit.Paying, polartest.Subscription{}, polartest.Benefit{BenefitID: kit.TeaBenefit})
@@ -1078,7 +1078,7 @@ func TestAnEventThatCorrectsAnAnswerFromPolarsCacheIsNotLost(t *testing.T) {
 	})
 }
 
-func TestTheDeletionOfOneCustomerDoesNotReachAnotherWhoGotTheirId(t *testing.T) {
+func TestDeletingACustomerDoesNotAffectAnotherWithTheSameExternalId(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed()
@@ -1104,7 +1104,7 @@ func TestTheDeletionOfOneCustomerDoesNotReachAnotherWhoGotTheirId(t *testing.T) 
 
 // Only a deleted customer's id is in its metadata. Of one who lives, metadata are
 // the vendor's, and nobody's id.
-func TestMetadataOfALiveCustomerNameNobody(t *testing.T) {
+func TestMetadataOfALiveCustomerNamesNoOtherCustomer(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed()

@@ -119,7 +119,7 @@ func TestARefusalIsAProblemReportOfExactlyTheseFields(t *testing.T) {
 	})
 }
 
-func TestRetryAfterIsWhatPolarSaidAndNeverLessThanASecond(t *testing.T) {
+func TestRetryAfterIsPolarsAndAtLeastASecond(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		for given, want := range map[time.Duration]string{1: "1", time.Second: "1", time.Second + 1: "2", 90 * time.Second: "90", 0: ""} {
 			w := httptest.NewRecorder()
@@ -171,7 +171,7 @@ func TestTheFirstRequirementThatIsNotMetIsNamed(t *testing.T) {
 	})
 }
 
-func TestABrowserThatReadsAPageIsSentToTheUpgradePageAndNobodyElseIs(t *testing.T) {
+func TestOnlyABrowserThatOpensAPageIsRedirectedToTheUpgradePage(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed()
@@ -241,7 +241,7 @@ func TestARefusedHeadHasNoBody(t *testing.T) {
 	})
 }
 
-func TestWhatWasSaidOfCachingBeforeARefusalIsKeptOrMadeStricter(t *testing.T) {
+func TestCacheHeadersSetBeforeARefusalAreKeptOrMadeStricter(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		gate := kit.NewShop(t).Open().Middleware(byHeader)(whoever)
 		outer := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -290,7 +290,7 @@ func TestAProgramsOwnRefusalReplacesOursPerRouteAndForAll(t *testing.T) {
 	})
 }
 
-func TestDecideSaysWhatTheMiddlewareWouldDo(t *testing.T) {
+func TestDecideAgreesWithTheMiddleware(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Open(func(c *polargate.CustomersConfig) { c.UpgradeURL = "/pricing" })
@@ -315,7 +315,7 @@ func TestDecideSaysWhatTheMiddlewareWouldDo(t *testing.T) {
 	})
 }
 
-func TestOnlyARouteThatChoseItFailsOpenAndOnlyWhenNobodyCanSay(t *testing.T) {
+func TestOnlyARouteThatChoseToFailsOpenAndOnlyDuringAnOutage(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed()
@@ -435,7 +435,7 @@ func TestAHandlerThatEndsItsGoroutineGivesTheUnitsBack(t *testing.T) {
 }
 
 // A handler that has not ended may not have told Polar yet.
-func TestWhatARequestUnderWaySpendsStaysTakenOffWhateverPolarSaysMeanwhile(t *testing.T) {
+func TestUnitsOfARequestInProgressStayTakenOffWhateverPolarSays(t *testing.T) {
 	for name, news := range map[string]func(t *testing.T, s *kit.Shop, customers *polargate.Customers){
 		"an answer": func(t *testing.T, _ *kit.Shop, customers *polargate.Customers) {
 			_, err := customers.Refresh(t.Context(), polargate.ExternalID(kit.Paying))
@@ -582,7 +582,7 @@ func TestAHandlerBehindASpendCanStream(t *testing.T) {
 	assert.InDelta(t, 96, balanceOf(t, customers), 0, "each of the four was an answer")
 }
 
-func TestACustomerIsOnlyChargedIfTheMeterIsWhatLetThemIn(t *testing.T) {
+func TestACustomerIsChargedOnlyIfTheMeterLetThemIn(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		const unlimited, out, both, limited, missing = "usr_unlimited", "usr_out", "usr_both", "usr_limited", "usr_without_meters"
@@ -689,7 +689,7 @@ func (s *sink) ReadFrom(src io.Reader) (int64, error) {
 // deaf is a writer that cannot be flushed, as http.TimeoutHandler's.
 type deaf struct{ http.ResponseWriter }
 
-func TestWhatTheWriterFurtherOutCanDoIsNotLostBehindASpend(t *testing.T) {
+func TestASpendingRouteKeepsTheAbilitiesOfTheResponseWriter(t *testing.T) {
 	t.Parallel()
 	customers := kit.NewShop(t).Open()
 	serve := func(w http.ResponseWriter, handler http.HandlerFunc) {
@@ -956,7 +956,7 @@ func TestARouteThatFailsOpenShowsNoEntitlementsOfARouteAroundIt(t *testing.T) {
 	})
 }
 
-func TestStatsCountWhoIsNotLetInByAnyRoute(t *testing.T) {
+func TestStatsCountRefusedRequests(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed()
@@ -999,13 +999,13 @@ func TestARequestWithAnIdThatCannotBeOneIsLoggedAtMostOnceAMinute(t *testing.T) 
 	})
 }
 
-func TestARefusalSaysInALogWhatWasRequiredIfAnything(t *testing.T) {
+func TestALoggedRefusalNamesTheRequirement(t *testing.T) {
 	t.Parallel()
 	assert.Contains(t, polargate.Refusal{Status: 402, Required: polargate.Feature("pro")}.LogValue().String(), "feature pro")
 	assert.NotContains(t, polargate.Refusal{Status: 503}.LogValue().String(), "nothing")
 }
 
-func TestAResolverThatPanicsTakesNothingAndStopsNobodyElse(t *testing.T) {
+func TestAPanickingResolverChargesNothingAndAffectsNoOtherRequest(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		customers := kit.NewShop(t).Warmed()
 		handler := customers.Route(polargate.Route{Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}, Customer: func(r *http.Request) polargate.CustomerRef {
@@ -1030,7 +1030,7 @@ func TestANilHandlerTakesNothing(t *testing.T) {
 	})
 }
 
-func TestARequestThatIsGivenUpHurtsNobodyElse(t *testing.T) {
+func TestACanceledRequestDoesNotAffectOthers(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		s.Polar.Inject(polartest.Fault{Times: 1, Effect: polartest.Delay(3 * time.Second)})
@@ -1153,7 +1153,7 @@ func TestAnswersSayThatTheyDependOnTheHeaderOfTheKey(t *testing.T) {
 	})
 }
 
-func TestLicenseKeysAreRefusedForWhatIsWrongWithThem(t *testing.T) {
+func TestRefusedLicenseKeysCarryTheirReason(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		change func(*polartest.LicenseKey)
@@ -1651,7 +1651,7 @@ func TestARefusalMadeByHandIsWrittenWhateverIsInIt(t *testing.T) {
 	}
 }
 
-func TestCustomersThatAreClosedSayWhatTheyKnowAndElse503(t *testing.T) {
+func TestClosedCustomersServeTheCacheAndElse503(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		customers := kit.NewShop(t).Warmed()
 		require.NoError(t, customers.Close())

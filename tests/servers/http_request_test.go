@@ -137,7 +137,7 @@ func TestTheServerRemovesTheFilesOfAnUploadThatAHandlerBehindARouteRead(t *testi
 	}
 }
 
-func TestWhatAHandlerSetsOnItsRequestIsSeenFurtherOut(t *testing.T) {
+func TestOuterMiddlewareSeesWhatAHandlerSetsOnItsRequest(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		customers := kit.NewShop(t).Warmed()
 		plain := customers.Middleware(always(kit.Paying))

@@ -202,7 +202,7 @@ func (c *requestContext) Value(key any) any {
 	return c.Context.Value(key)
 }
 
-func TestNobodyLooksIntoARequestsContextOnceItHasEnded(t *testing.T) {
+func TestARequestsContextIsNotUsedAfterItHasEnded(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		looked := make(chan struct{})

@@ -46,7 +46,7 @@ func pageIn(t *testing.T, w *httptest.ResponseRecorder) (heading, all string) {
 	return heading, all
 }
 
-func TestAPersonWithABrowserIsRefusedByAPageInPlainWords(t *testing.T) {
+func TestABrowserIsRefusedWithAPageInPlainWords(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s, key := sold(t)
 		s.Polar.Revoke(key.ID)
@@ -103,7 +103,7 @@ func noSessions(*http.Request) (polargate.CustomerRef, error) {
 	return polargate.ExternalID(kit.Paying), fmt.Errorf("sessions: %w", errNoSessions)
 }
 
-func TestAWaitIsSaidInWordsThatAPersonUses(t *testing.T) {
+func TestARefusalPageSaysAWaitInWords(t *testing.T) {
 	t.Parallel()
 	for wait, want := range map[time.Duration]string{
 		0: "in a few seconds", time.Second: "in a few seconds", 60 * time.Second: "in a minute", 91 * time.Second: "in 2 minutes", 40 * time.Minute: "in 40 minutes", time.Hour: "in an hour", 5 * time.Hour: "in 5 hours", 72 * time.Hour: "in 3 days", 1 << 62: "later",
@@ -117,7 +117,7 @@ func TestAWaitIsSaidInWordsThatAPersonUses(t *testing.T) {
 	}
 }
 
-func TestAPageOrAReportIsWhatAcceptPrefers(t *testing.T) {
+func TestAcceptDecidesBetweenAPageAndAReport(t *testing.T) {
 	t.Parallel()
 	for accept, page := range map[string]bool{
 		browser: true, turbo: true, "text/html": true, "TEXT/HTML;charset=utf-8": true, "text/*": true, "text/html, */*": true, "*/*, text/html": true,
@@ -516,7 +516,7 @@ func TestAPreflightGivesNothingAwayThatIsBehindTheGate(t *testing.T) {
 	assert.PanicsWithValue(t, "on fire", func() { send(broken, http.MethodOptions, "/", preflight...) })
 }
 
-func TestWhatOnlyLooksLikeAPreflightMustPassTheGate(t *testing.T) {
+func TestARequestThatOnlyLooksLikeAPreflightMustPassTheGate(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		customers := kit.NewShop(t).Warmed()
 		handler := customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1}})(whoever)

@@ -103,7 +103,7 @@ func TestABuyerIsLetInSecondsAfterTheGrantThoughPolarWasAskedBefore(t *testing.T
 	}
 }
 
-func TestACustomerWhoIsRefusedAgainAndAgainTakesFewRequests(t *testing.T) {
+func TestACustomerWhoIsRefusedRepeatedlyCostsFewRequests(t *testing.T) {
 	for state, bought := range beforeTheWorker() {
 		t.Run(state, func(t *testing.T) {
 			kit.Bubbled(t, func(t *testing.T) {
@@ -164,7 +164,7 @@ func TestARefusalForUnitsThatWereSpentHereIsNotDoubted(t *testing.T) {
 	})
 }
 
-func TestAwaitReturnsWhenTheCustomerHasWhatIsRequired(t *testing.T) {
+func TestAwaitReturnsOnceTheRequirementsAreMet(t *testing.T) {
 	for state, bought := range beforeTheWorker() {
 		for name, c := range map[string]struct {
 			delay, atMost time.Duration
@@ -208,7 +208,7 @@ func TestAwaitReturnsWhenTheCustomerHasWhatIsRequired(t *testing.T) {
 	}
 }
 
-func TestAwaitSaysWhatIsMissingWhenItsTimeIsOver(t *testing.T) {
+func TestAwaitReportsWhatIsMissingWhenItsContextEnds(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		s.Polar.AddCustomer(polartest.Customer{ExternalID: buyer, Benefits: []polartest.Benefit{{BenefitID: kit.TeaBenefit}}})
@@ -248,7 +248,7 @@ func TestAwaitSaysWhatIsMissingWhenItsTimeIsOver(t *testing.T) {
 	})
 }
 
-func TestAwaitDoesNotWaitForWhatCannotCome(t *testing.T) {
+func TestAwaitDoesNotWaitForTheImpossible(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Open()
@@ -275,7 +275,7 @@ func TestAwaitDoesNotWaitForWhatCannotCome(t *testing.T) {
 	})
 }
 
-func TestAllWhoAwaitOneCustomerShareTheQuestions(t *testing.T) {
+func TestCallersWhoAwaitOneCustomerShareTheRequests(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Open()
@@ -296,7 +296,7 @@ func TestAllWhoAwaitOneCustomerShareTheQuestions(t *testing.T) {
 
 // After a deploy everyone is new. All of them come every few seconds, those who were
 // served too, whose answers are not fresh for long.
-func TestAfterADeployNobodyWaitsForTheRefreshesOfThoseWhoAreServed(t *testing.T) {
+func TestAfterADeployNewCustomersDoNotWaitForRefreshesOfServedOnes(t *testing.T) {
 	for name, ages := range map[string][2]time.Duration{
 		"the defaults": {}, "fresh for a minute": {time.Minute, 0}, "fresh and stale for a minute": {time.Minute, time.Minute},
 	} {
@@ -348,7 +348,7 @@ func TestAfterADeployNobodyWaitsForTheRefreshesOfThoseWhoAreServed(t *testing.T)
 }
 
 // A crowd must not keep a cancellation from being noticed for ever.
-func TestWhoYieldsToACrowdIsAskedAboutAfterAnHour(t *testing.T) {
+func TestACustomerWhoseRefreshYieldsIsRefreshedAfterAnHour(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.StaleFor = time.Minute })
@@ -384,7 +384,7 @@ func TestMadeUpKeysDoNotMakeCustomersYield(t *testing.T) {
 	})
 }
 
-func TestWhatWasNeverSentIsNoFailureOfPolars(t *testing.T) {
+func TestARequestThatWasNeverSentIsNoFailureOfPolar(t *testing.T) {
 	for name, prevent := range map[string]func(s *kit.Shop, customers *polargate.Customers){
 		"the budget is spent": func(_ *kit.Shop, customers *polargate.Customers) {
 			for i := range 100 {
