@@ -1,0 +1,115 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/polargate/polargate"
+)
+
+// locked is how a cached customer was found before November 2026, and how most programs
+// do it: a 2Q cache, whose Get moves what it finds under an exclusive lock.
+type locked struct {
+	cache *lru.TwoQueueCache[string, *lockedEntry]
+	start time.Time
+	hits  atomic.Int64
+}
+
+type lockedEntry struct {
+	value      atomic.Pointer[bareList]
+	freshUntil atomic.Int64
+}
+
+type bareList struct{ features []string }
+
+func newLocked(tb testing.TB, customers int) *locked {
+	tb.Helper()
+	cache, err := lru.New2Q[string, *lockedEntry](customers)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &locked{cache: cache, start: time.Now()}
+}
+
+func (l *locked) add(id string) {
+	e := &lockedEntry{}
+	e.value.Store(&bareList{append([]string(nil), unlocked...)})
+	e.freshUntil.Store(int64(24 * time.Hour))
+	l.cache.Add(strings.Clone(id), e) // as the id of a request is in memory of its own
+}
+
+func (l *locked) has(id, feature string) bool {
+	e, ok := l.cache.Get(id)
+	if !ok || int64(time.Since(l.start)) >= e.freshUntil.Load() {
+		return false
+	}
+	l.hits.Add(1)
+	for _, f := range e.value.Load().features {
+		if f == feature {
+			return true
+		}
+	}
+	return false
+}
+
+// BenchmarkLookup finds one of 100,000 cached customers, by one goroutine and by eight
+// at once. The ids come one after the other, as those of requests are at hand, and the
+// customers lie anywhere in memory.
+func BenchmarkLookup(b *testing.B) {
+	const many = 100_000
+	ids := make([]string, many)
+	for i := range ids {
+		ids[i] = fmt.Sprintf("usr_%d", i)
+	}
+	order := rand.Perm(many)
+	customers := manyCustomers(b, func(c *polargate.CustomersConfig) { c.CacheSize, c.FreshFor = many, 24*time.Hour })
+	b.Cleanup(func() { _ = customers.Close() })
+	peer := newLocked(b, many)
+	for _, i := range order {
+		if _, err := customers.Entitlements(context.Background(), polargate.ExternalID(ids[i])); err != nil {
+			b.Fatal(err)
+		}
+		peer.add(ids[i])
+	}
+	for _, of := range []struct {
+		name string
+		has  func(id string) bool
+	}{
+		{"polargate", func(id string) bool {
+			e, err := customers.Entitlements(context.Background(), polargate.ExternalID(id))
+			return err == nil && e.Has("export")
+		}},
+		{"2Q with a lock", func(id string) bool { return peer.has(id, "export") }},
+	} {
+		for _, id := range ids { // the first use of each costs more
+			if !of.has(id) {
+				b.Fatal("locked")
+			}
+		}
+		for _, goroutines := range []int{1, 8} {
+			b.Run(fmt.Sprintf("%s/goroutines=%d", of.name, goroutines), func(b *testing.B) {
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(min(goroutines, runtime.NumCPU())))
+				var workers atomic.Int64
+				b.SetParallelism(max(1, goroutines/runtime.GOMAXPROCS(0)))
+				runtime.GC()
+				b.ReportAllocs()
+				b.ResetTimer()
+				b.RunParallel(func(pb *testing.PB) {
+					for i := int(workers.Add(1)) * 9973; pb.Next(); i++ {
+						if !of.has(ids[i%many]) {
+							b.Error("locked")
+							return
+						}
+					}
+				})
+			})
+		}
+	}
+}
