@@ -17,52 +17,50 @@ import (
 	"github.com/polargate/polargate/internal/redact"
 )
 
-// Diagnosis is what a user can paste into a mail to the vendor's support. There
-// is no license key in it, no e-mail address and no user name.
+// Diagnosis is a report that a user can paste into an email to support. It contains no
+// license key, no e-mail address and no user name.
 type Diagnosis struct {
 	At time.Time `json:"at"` // by this computer's clock
-	// Program is App and Version, Library this package's version, and Platform
-	// the system.
+	// Program is App and Version, Library this package's version, and Platform the
+	// system.
 	Program  string `json:"program"`
 	Library  string `json:"library"`
 	Platform string `json:"platform"`
 
-	// Server is the base URL that is asked, and Proxy what is in between: a host
-	// and port, "none", or "unknown" if the program's transport does not tell.
+	// Server is the base URL that is asked, and Proxy what is in between: a host and
+	// port, "none", or "unknown" if the program's transport doesn't say.
 	Server string `json:"server"`
 	Proxy  string `json:"proxy"`
-	// Reached: somebody at Server answered as Polar does. Answer says in words
-	// how it went.
+	// Reached: Server answered as Polar does. Answer says in words what happened.
 	Reached bool   `json:"reached"`
 	Answer  string `json:"answer"`
-	// ClockAhead is how far this computer's clock is ahead of Polar's, to the
-	// second, negative if behind; 0 too if not Reached.
+	// ClockAhead is how far this computer's clock is ahead of Polar's, to the second;
+	// negative if behind, and 0 if not Reached.
 	ClockAhead time.Duration `json:"clock_ahead_ns"`
-	// Pause is how long Polar is not to be asked, since it said so; 0 if it is.
+	// Pause is how much longer Polar asked for no requests; 0 if it didn't.
 	Pause time.Duration `json:"pause_ns"`
-	// PaceShared: other programs of this user keep to Polar's limit together
-	// with this one.
+	// PaceShared: this program and the other programs of this user keep within Polar's
+	// limit together.
 	PaceShared bool `json:"pace_shared"`
 
-	// Store is where the license is kept, and StoreProblem why it cannot be
-	// written there; empty if it can, or if only the program's own Store knows.
+	// Store is where the license is kept, and StoreProblem why it can't be written there;
+	// empty if it can, or if only the program's own Store knows.
 	Store        string `json:"store"`
 	StoreProblem string `json:"store_problem"`
-	// StoreOwner is whose the license file is, or else its folder: "this user", "root"
-	// or "another user"; empty if that is not known. No user is named.
+	// StoreOwner is who owns the license file, or else its folder: "this user", "root" or
+	// "another user"; empty if not known. No user is named.
 	StoreOwner string `json:"store_owner"`
-	// StoreLock is how it went with the lock that copies of the program keep each other
-	// out by: "free", "busy" if somebody else has it just now, "not permitted", or "not
-	// supported" by the file system, where only the calls of one process keep each other
-	// out. Empty if it was not tried.
+	// StoreLock is the outcome of trying the lock by which copies of the program exclude
+	// each other: "free", "busy" if it is held elsewhere, "not permitted", or "not
+	// supported" by the file system, in which case only calls in the same process exclude
+	// each other. Empty if it wasn't tried.
 	StoreLock string `json:"store_lock"`
-	// Fingerprint is what stands for this computer: "machine id", "random", or
-	// "set by the program".
+	// Fingerprint is how this computer is identified: "machine id", "random", or "set by
+	// the program".
 	Fingerprint string `json:"fingerprint"`
 
-	// The license, as in Status; SinceChecked is the age of Polar's last answer,
-	// 0 if there was none, and SeatsToRelease how many activations wait to be
-	// given back.
+	// The license, as in Status. SinceChecked is the age of Polar's last answer, 0 if
+	// there was none, and SeatsToRelease how many deactivations are pending.
 	State          State         `json:"state"`
 	Reason         Reason        `json:"reason"`
 	SinceChecked   time.Duration `json:"since_checked_ns"`
@@ -72,15 +70,14 @@ type Diagnosis struct {
 	InDoubt        bool          `json:"in_doubt"`
 	SeatsToRelease int           `json:"seats_to_release"`
 
-	// Problems are whole sentences on what was found to be wrong, with what to
-	// do; empty if all is well.
+	// Problems say in whole sentences what is wrong and what to do; empty if nothing is.
 	Problems []string `json:"problems"`
 }
 
-// Diagnose finds out what a support person would ask for: whether Polar can be
-// reached from here and through what, whether clock and disk are right, and where
-// the license stands. It asks Polar one question, about a key that does not
-// exist, within CheckTimeout and the limit; and changes nothing.
+// Diagnose finds out what support would ask for: whether Polar can be reached from here
+// and through what, whether the clock and the disk are in order, and the Status of the
+// license. It sends Polar one request, about a key that doesn't exist, within
+// CheckTimeout and Polar's limit, and changes nothing.
 func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 	status := g.Status()
 	now := g.now()

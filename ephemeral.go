@@ -10,25 +10,24 @@ import (
 	"time"
 )
 
-// Ephemeral says what a Gate does about seats where nothing lasts: in a build
-// job, in a container, on a system that is read-only.
+// Ephemeral says how a Gate uses activations where nothing is kept: in a build job, in a
+// container, on a read-only system.
 type Ephemeral string
 
 const (
-	// ReleaseOnClose keeps everything in memory, takes a seat with Activate, and
-	// gives it back when the Gate is closed. A process that is killed, or ends
-	// without Close, leaves its seat taken: call Close on SIGTERM too, and see
-	// Config.ReleaseTimeout for how long it may take. For many jobs behind one
-	// address, set Config.WaitForTurn.
+	// ReleaseOnClose keeps everything in memory: Activate activates, and Close
+	// deactivates. A process that is killed, or ends without Close, leaves its activation
+	// in use: call Close on SIGTERM too, and see Config.ReleaseTimeout for how long it
+	// may take. For many jobs behind one address, set Config.WaitForTurn.
 	ReleaseOnClose Ephemeral = "release_on_close"
-	// ValidateOnly keeps everything in memory and takes no seat at all: Activate
-	// only asks whether the key is granted. Any number of computers can use a
-	// key so, whatever its activation limit says: for a program that knows by
-	// other means that it runs in a build job, say.
+	// ValidateOnly keeps everything in memory and uses no activation: Activate only asks
+	// whether the key is granted. Any number of computers can use a key that way,
+	// whatever its activation limit: for example in a program that knows by other means
+	// that it runs in a build job.
 	ValidateOnly Ephemeral = "validate_only"
-	// IfUnwritable is ReleaseOnClose, but only if an Activate finds that the
-	// Store cannot be written. Status.Unsaved says so then, and the license is
-	// stored after all if that becomes possible before the Gate is closed.
+	// IfUnwritable is ReleaseOnClose, but only if Activate finds that the Store can't be
+	// written. Status.Unsaved then says so, and the license is stored after all if that
+	// becomes possible before the Gate is closed.
 	IfUnwritable Ephemeral = "if_unwritable"
 )
 

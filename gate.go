@@ -15,10 +15,10 @@ import (
 	"github.com/polargate/polargate/internal/pace"
 )
 
-// Gate is one installation's license: it knows the key and the seat, asks Polar
-// when that is due, keeps the answer, and says at any moment which features are
-// unlocked. All methods are safe for use by many goroutines. Open makes one; the zero
-// value cannot be used.
+// Gate is the license of a program on one computer. It knows the key and the activation,
+// asks Polar when that is due, keeps the answer, and reports at any moment which features
+// are unlocked. All methods are safe for use by many goroutines. Open makes one; the zero
+// value can't be used.
 type Gate struct {
 	config   Config
 	client   *Client
@@ -75,10 +75,10 @@ type snapshot struct {
 	features map[string]struct{} // nil unless unlocked
 }
 
-// Open makes a Gate and reads the stored state, without asking Polar: from here
-// on, Has works with what was known last. A configuration that cannot work is
-// an *InputError. A state that is missing, damaged or out of reach does not
-// fail the start; the Status says so.
+// Open makes a Gate and reads the stored state, without asking Polar. From then on, Has
+// works with what was last known. A configuration that can't work is an *InputError. A
+// state that is missing, damaged or out of reach doesn't fail the start; the Status says
+// so.
 func Open(config Config) (*Gate, error) {
 	config = config.withDefaults()
 	if err := config.validate(); err != nil {
@@ -127,8 +127,8 @@ func Open(config Config) (*Gate, error) {
 	return g, nil
 }
 
-// Format prints that it is a Gate and for which program, and nothing of the
-// license in it, whatever the verb.
+// Format prints that it is a Gate, its program, and nothing of the license, whatever the
+// verb.
 func (g *Gate) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "polargate.Gate{App:%s}", g.config.App) }
 
 // LogValue logs what Format prints.
@@ -138,14 +138,13 @@ func (g *Gate) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(g)) }
 // be lost.
 const closeWait = 5 * time.Second
 
-// Close ends all work of the Gate and waits for it, 5 seconds at most. Calls
-// under way return; calls that come after fail with ErrClosed, and Has reports
-// nothing. The license stays stored; one that is Ephemeral gives its seat back,
-// within the same 5 seconds, and if that fails the log names the activation, so that
-// the vendor can give it back. While Polar's limit on requests is in the way of that,
-// Close waits for the end of it, within Config.ReleaseTimeout. It waits longer
-// only for a Store that does not heed its context, and not for a call of OnChange
-// under way. Close can be called again, and always returns nil.
+// Close ends all work of the Gate and waits for it, for at most 5 seconds. Calls in
+// progress return; later calls fail with ErrClosed, and Has reports nothing. The license
+// stays stored. An Ephemeral Gate deactivates within the same 5 seconds; if that fails,
+// the log names the activation, so that the vendor can deactivate it. If Polar's limit on
+// requests is in the way, Close waits for its end, within Config.ReleaseTimeout. It waits
+// longer only for a Store that ignores its context, and doesn't wait for a call of
+// OnChange. Close can be called again, and always returns nil.
 func (g *Gate) Close() error {
 	g.mu.Lock()
 	first := !g.closed
@@ -172,39 +171,38 @@ func (g *Gate) Close() error {
 	return nil
 }
 
-// Has reports whether a feature is unlocked now. It does no I/O, takes no lock
-// and allocates nothing. It needs no call of Check before it: a stored license
-// counts from Open on.
+// Has reports whether a feature is unlocked now. It does no I/O, takes no lock and
+// allocates nothing. Check need not be called first: a stored license counts from Open
+// on.
 func (g *Gate) Has(feature string) bool {
 	_, ok := g.current.Load().features[feature]
 	return ok
 }
 
-// Status is where the license stands now, from memory.
+// Status returns the current Status of the license, from memory.
 func (g *Gate) Status() Status {
 	s := g.current.Load().status
 	s.Features = slices.Clone(s.Features)
 	return s
 }
 
-// Check finds out whether the program may run: from memory, else from the
-// Store, else from Polar. Polar is asked only when the last answer is older
-// than FreshFor, or was a refusal, and for no longer than CheckTimeout; when
-// nobody answers, the last granted answer counts for the rest of GracePeriod.
-// An answer past half its freshness is renewed behind the caller's back. A
-// refusal is asked about again when it is a second old. What another process
-// does, Deactivate included, a running one notices at its next Check or
-// Refresh, and within a minute under Run.
+// Check reports whether the program may run. It answers from memory or from the Store
+// while the last answer is fresh, and asks Polar if that answer is older than FreshFor or
+// was a refusal, for at most CheckTimeout. If Polar can't be reached, the last granted
+// answer counts for the rest of GracePeriod. An answer past half its freshness is renewed
+// in the background. A refusal is verified again when it is a second old. What another
+// process does, Deactivate included, is noticed at the next Check or Refresh, and within
+// a minute under Run.
 //
-// Nothing that is done unasked, by Check, Refresh and Run, takes or releases an
-// activation, except to finish what this installation began itself: a Move or a
-// Deactivate that broke off. With ErrOtherMachine, the stored license was activated
-// on another computer; Move takes it here. A state that somebody deleted under a
-// running Gate is written again: only Deactivate removes a license.
+// Nothing in the background, and neither Check nor Refresh nor Run, uses or gives up an
+// activation, except to finish what this computer began: an interrupted Move or
+// Deactivate. ErrOtherMachine means that the stored license was activated on another
+// computer; Move moves it here. A state that is deleted under a running Gate is written
+// again: only Deactivate removes a license.
 //
-// The error is nil exactly when the program may run, which is in the states
-// Active and Grace. The Status is valid either way; show its Message. When ctx
-// ends early, the result is what is known by then.
+// The error is nil exactly when the program may run, which is in the states Active and
+// Grace. The Status is valid either way; show its Message. If ctx ends early, the result
+// is what is known by then.
 func (g *Gate) Check(ctx context.Context) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err
@@ -222,12 +220,11 @@ func (g *Gate) Check(ctx context.Context) (Status, error) {
 	return status, statusError(status, err)
 }
 
-// Refresh asks Polar now, however fresh the last answer is, within
-// CheckTimeout. The error is nil when Polar answered and the program may run.
-// When nobody answered, the Status can be OK all the same, and then says nothing
-// of the failure while the last answer is fresh: show Message(err). If the program may
-// not run, the error's Reason is that of the Status, and errors.Is finds the failure
-// beside it: Message(err) says both.
+// Refresh asks Polar now, however fresh the last answer is, within CheckTimeout. The
+// error is nil if Polar answered and the program may run. If Polar couldn't be reached,
+// the Status can still be OK, and says nothing of the failure while the last answer is
+// fresh: show Message(err). If the program may not run, the error's Reason is that of the
+// Status, and errors.Is also finds the failure: Message(err) reports both.
 func (g *Gate) Refresh(ctx context.Context) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err

@@ -255,23 +255,22 @@ func (g *Gate) elsewhere(ctx context.Context, others []seat, key Key) (*seat, er
 	return nil, nil
 }
 
-// Move takes the license of another computer to this one, without its key being
-// entered again: the activation that the other one has is released, and another is
-// taken here. It is for a Status with the reason ErrOtherMachine, which tells that
-// the stored license was activated on another computer: a disk that moved, a backup
-// that was restored, a system that was set up anew. Nothing is moved unless Move or
-// Activate is called; a copy, for instance of a disk image, leaves the original
-// alone until then. Where several computers share a Store, it is the license of the
-// one that was activated last.
+// Move moves the license of another computer to this one, without entering its key: the
+// other computer's activation is ended, and this computer is activated. Use it if the
+// Status has the reason ErrOtherMachine, which means that the stored license was
+// activated on another computer: a disk was moved, a backup restored, or a system
+// reinstalled. Nothing moves unless Move or Activate is called; until then, a copy, for
+// example of a disk image, leaves the original alone. If several computers share a Store,
+// Move moves the license of the one that was activated last.
 //
-// The computer that the license is moved from finds at its next check that its
-// activation was released, reports ErrSeatReleased, and does not take it back.
+// At its next check, the other computer finds that it was deactivated, reports
+// ErrSeatReleased, and doesn't take the activation back.
 //
-// Errors are those of Activate, and any failure before the release leaves both
-// computers as they were. A move that broke off later, because the program was killed
-// or Polar could not be reached, is finished by a later Check. Where this computer
-// has a license of its own there is nothing to move, and where there is none at all
-// the error is ErrNoLicense.
+// Errors are those of Activate, and any failure before the other activation ends leaves
+// both computers unchanged. If a move is interrupted later, because the program was
+// killed or Polar couldn't be reached, a later Check finishes it. If this computer has a
+// license of its own, there is nothing to move. If there is no license at all, the error
+// is ErrNoLicense.
 func (g *Gate) Move(ctx context.Context) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err

@@ -28,17 +28,16 @@ const (
 	firstMinute = time.Minute
 )
 
-// Run keeps the license fresh for as long as the program runs: it asks Polar when
-// the last answer is past half of FreshFor, again and again with growing pauses
-// when nobody answers or the license is refused, and gives back seats that are
-// waiting for it. It notices within a minute that the computer slept, and what
-// another process did to the license. Start it once, in a goroutine of its own,
-// beside a Check at the start:
+// Run keeps the license verified for as long as the program runs. It asks Polar when the
+// last answer is past half of FreshFor, retries with growing pauses if Polar can't be
+// reached or refuses, and finishes pending deactivations. It notices within a minute that
+// the computer slept, and what another process did to the license. Start it once, in a
+// goroutine of its own, beside a Check at the start:
 //
 //	go gate.Run(ctx)
 //
-// It returns nil when ctx ends or the Gate is closed. An error means that it did
-// not start: ErrClosed if the Gate was closed before.
+// It returns nil when ctx ends or the Gate is closed. An error means that it didn't
+// start: ErrClosed if the Gate was closed before.
 func (g *Gate) Run(ctx context.Context) error {
 	if err := g.enter(ctx); err != nil {
 		return err

@@ -15,23 +15,22 @@ import (
 	"github.com/polargate/polargate/internal/pace"
 )
 
-// Activate takes a seat of a license key for this installation, or goes on with
-// the seat that it has: one seat, however often and from however many processes
-// it is called. The key is cleaned as by ParseKey.
+// Activate activates a license key on this computer, or continues to use the activation
+// that it has: one activation, however often and from however many processes it is
+// called. The key is cleaned as by ParseKey.
 //
-// The Status is of the license that is held afterwards, and not of what went
-// wrong: show Message(err). A license that was held before is given up, and its seat with it, only when
-// the new key has been accepted; any failure leaves it as it was. After
-// ErrActivationInDoubt Polar may have given a seat that nobody here knows of;
-// the attempt is recorded, and Activate can be called again. A *StoreError
-// means that no seat is held that was not held before: without a place to keep
-// it none is taken, and one that could not be stored is given back.
+// The Status is that of the license in use afterwards, not of what went wrong: show
+// Message(err). A license that was in use before is given up, and its activation ends,
+// only once the new key has been accepted; any failure leaves it unchanged. After
+// ErrActivationInDoubt, Polar may count an activation that nobody knows of. The attempt
+// is recorded, and Activate can be called again. A *StoreError means that no new
+// activation is in use: if there is no place to store one, none is requested, and one
+// that couldn't be stored is deactivated again.
 //
-// ctx bounds how long the caller waits. A request that has left by then is
-// finished behind the caller's back, and its outcome stored. Polar has 10
-// seconds to answer an activation, and 15 for each question about a seat that is
-// held. When Polar's limit on requests is in the way, the error is ErrRateLimited,
-// unless Config.WaitForTurn says to wait.
+// ctx bounds how long the caller waits. A request that was sent by then is finished in
+// the background, and its outcome stored. Polar has 10 seconds to answer an activation,
+// and 15 for each validation of an existing one. If Polar's limit on requests is in the
+// way, the error is ErrRateLimited, unless Config.WaitForTurn says to wait.
 func (g *Gate) Activate(ctx context.Context, licenseKey string) (Status, error) {
 	status, err := g.activateInTurn(ctx, licenseKey, &turns{left: g.config.WaitForTurn})
 	return status, g.ofEntered(licenseKey, err)
@@ -173,10 +172,9 @@ func (g *Gate) ofEntered(licenseKey string, err error) error {
 // 30 s to 2 min are reported, since a worker makes the grant.
 const purchaseLag = 150 * time.Second
 
-// ActivateWait is Activate for a key that was bought a moment ago: for as long
-// as Polar does not know the key, it tries again, for two and a half minutes at
-// most or until ctx ends. Show the user that it is waiting. Config.WaitForTurn bounds
-// what it waits for its turn in all, on top of that.
+// ActivateWait is Activate for a key that was just bought: while Polar doesn't know the
+// key, it tries again, for two and a half minutes at most or until ctx ends. Show the
+// user that it is waiting. Config.WaitForTurn bounds the additional wait for a turn.
 func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, error) {
 	if ctx == nil {
 		return g.Status(), errNilContext
@@ -560,16 +558,16 @@ func (g *Gate) rollbackActivation(ctx context.Context, s *seat) bool {
 	return false
 }
 
-// Deactivate gives the seat back and forgets the license key. Access ends when
-// that is stored, which needs no network. A *StoreError means that it could not
-// be stored, and nothing has changed. ErrUnreadableState means that there was
-// nothing that could be read, and so no seat to give back. Any other error, except
-// ErrClosed, means that the license was removed here and the seat itself could not
-// be given back yet; that is tried again by Check, at most once a minute, and by
-// Refresh, Activate and Deactivate, in this run of the program or the next.
-// ErrUnknownKey then says that the key was replaced at Polar, so that only the
-// vendor, the customer portal, or activating the new key here can free the seat.
-// Without a license, Deactivate has nothing to do but to give back what is waiting.
+// Deactivate ends the activation of this computer and forgets the license key. Access
+// ends once that is stored, which needs no network. A *StoreError means that it couldn't
+// be stored, and nothing has changed. ErrUnreadableState means that nothing could be
+// read, so there was no activation to end. Any other error, except ErrClosed, means that
+// the license was removed from this computer, but Polar still counts the activation.
+// Check tries again at most once a minute, and so do Refresh, Activate and Deactivate, in
+// this run of the program or the next. ErrUnknownKey then means that the key was replaced
+// at Polar, so that only the vendor, the customer portal, or activating the new key here
+// can end the activation. Without a license, Deactivate only finishes pending
+// deactivations.
 //
 // ctx bounds how long the caller waits for Polar.
 func (g *Gate) Deactivate(ctx context.Context) error {
@@ -658,12 +656,12 @@ func capped(seats []seat) []seat {
 	return seats[max(0, len(seats)-maxOutbox):]
 }
 
-// Consume counts n uses, from 1 to 2147483647, against the license key and
-// returns how many are left; Unlimited if the key has no limit. Counting cannot
-// be undone and is never repeated: when the answer was lost, the error is
-// ErrInDoubt, and the uses may have been counted. ErrUsageExceeded means that
-// nothing was counted, and leaves the license as it is. If the license is locked and
-// Polar could not be asked, the Reason is that of the Status, and errors.Is finds both.
+// Consume counts n uses, from 1 to 2147483647, of the license key and returns how many
+// are left; Unlimited if the key has no limit. Counting can't be undone and is never
+// repeated: if the answer was lost, the error is ErrInDoubt, and the uses may have been
+// counted. ErrUsageExceeded means that nothing was counted, and leaves the license
+// unchanged. If the license is locked and Polar can't be reached, the Reason is that of
+// the Status, and errors.Is finds both.
 func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error) {
 	if err := g.enter(ctx); err != nil {
 		return 0, err
