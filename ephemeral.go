@@ -170,7 +170,7 @@ func (g *Gate) saveAgain(ctx context.Context) {
 	defer cancel()
 	g.leaveMemory(ctx)
 	g.mu.Lock()
-	due := g.unsaved != nil && g.record.state.Seat != nil && !g.fallback.inUse()
+	due := g.around.unsaved != nil && g.record.state.Seat != nil && !g.fallback.inUse()
 	g.mu.Unlock()
 	if due {
 		_, _, _ = g.change(ctx, unsaved{})
@@ -179,15 +179,13 @@ func (g *Gate) saveAgain(ctx context.Context) {
 
 // saved notes whether what is known is in the Store.
 func (g *Gate) saved(err error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if err == nil && g.fallback.inUse() {
-		return // it went to memory
-	}
-	if (g.unsaved == nil) != (err == nil) {
-		g.unsaved = err
-		g.publish(g.now())
-	}
+	g.update(func() bool {
+		if err == nil && g.fallback.inUse() || (g.around.unsaved == nil) == (err == nil) {
+			return false // it went to memory, or is no news
+		}
+		g.around.unsaved = err
+		return true
+	})
 }
 
 // releaseSeats gives back, at the end of an ephemeral Gate, what is in memory

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"reflect"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -47,21 +48,18 @@ type Gate struct {
 	background          sync.WaitGroup
 	ended               chan struct{} // closed when Close has done all
 
-	mu        sync.Mutex // guards what follows; never held across I/O
-	closed    bool
-	checked   bool // by a Check; until then the Store is read anew
-	record    record
-	source    Source
-	published validity  // what current was made of
-	renewing  bool      // a renewal is under way
-	enlisted  bool      // this machine is on the list of those with a state
-	looked    time.Time // when a Check from memory last looked at the Store
+	mu       sync.Mutex // guards what follows; never held across I/O
+	closed   bool
+	checked  bool // by a Check; until then the Store is read anew
+	record   record
+	around   circumstances
+	renewing bool      // a renewal is under way
+	enlisted bool      // this machine is on the list of those with a state
+	looked   time.Time // when a Check from memory last looked at the Store
 	// adoptions counts the states that were made the one in memory.
 	adoptions int
 	timer     *time.Timer
-	unsaved   error    // why what is known is not in the Store
 	complaint string   // logged last about the Store
-	underWay  string   // the activation that is under way here
 	changes   []change // to be told to OnChange
 	notifying bool
 }
@@ -69,10 +67,25 @@ type Gate struct {
 // change is what OnChange is told.
 type change struct{ before, after Status }
 
-// snapshot is what the state comes to at a moment. It is never changed.
+// circumstances are what a Status tells besides the record.
+type circumstances struct {
+	source   Source
+	unsaved  error  // why the record isn't in the Store; nil if it is
+	inMemory bool   // the record is kept in memory because the Store can't be written
+	underWay string // the attempt that this Gate is making to activate; "" for none
+}
+
+// snapshot is a Status, and what Has reads. It never changes.
 type snapshot struct {
 	status   Status
 	features map[string]struct{} // nil unless unlocked
+	validity validity            // that the status tells of
+}
+
+// same reports whether two snapshots tell the same. An error of a Store can be of any
+// type, and so is never taken for the same.
+func (s *snapshot) same(t *snapshot) bool {
+	return s.validity == t.validity && s.status.store == nil && t.status.store == nil && reflect.DeepEqual(s.status, t.status)
 }
 
 // Open makes a Gate and reads the stored state, without asking Polar. From then on, Has
@@ -118,7 +131,7 @@ func Open(config Config) (*Gate, error) {
 	}
 	if none, ok := config.Store.(noStore); ok {
 		config.Logger.Warn("polargate: there is no place for the license state", "error", none.err)
-		g.unsaved = none.err
+		g.around.unsaved = none.err
 	}
 	g.config.Secret = "" // it is in the seal now, and in nothing that is printed
 	g.ctx, g.cancel = context.WithCancel(context.Background())
@@ -323,9 +336,10 @@ func statusError(s Status, cause error) error {
 func (g *Gate) fromMemory() (Status, bool) {
 	now := g.now()
 	g.mu.Lock()
-	g.publish(now)
+	store := g.look(now)
 	s, verdict, checked := g.evaluate(now), g.record.verdict, g.checked
 	g.mu.Unlock()
+	store.start()
 	if !checked || !now.Before(s.freshUntil) {
 		return Status{}, false
 	}
@@ -484,23 +498,34 @@ func (g *Gate) storeTime(ctx context.Context, rec record, now time.Time) {
 	_, _, _ = g.change(ctx, timeSeen{now})
 }
 
-// noteTime has the verdict follow the clock, and raises the high-water mark of time,
-// whenever the clock was looked at: in memory at once, and on disk in the background.
-// g.mu is held.
-func (g *Gate) noteTime(now time.Time) {
+// noteTime has the verdict follow the clock and raises the latest time seen, in memory. If
+// that has to be stored, it returns the write; start it without the lock. g.mu is held.
+func (g *Gate) noteTime(now time.Time) write {
 	v := g.record.verdict
 	if v == nil || v.Refused != "" {
-		return
+		return nil
 	}
 	if moved := v.follow(now); moved != v {
 		g.record.verdict = moved
 	} else if now.Sub(v.HighWater) < clockSlack {
-		return
+		return nil
 	}
 	g.record.noteTime(now)
-	g.background.Go(func() {
+	g.background.Add(1) // here, since Close no longer waits for what is added after it has begun
+	return func() {
+		defer g.background.Done()
 		_, _, _ = g.change(g.drainCtx, clockFollowed{now})
-	})
+	}
+}
+
+// write is work on the Store that was decided on with the lock held; nil for none.
+type write func()
+
+// start does the work in the background.
+func (w write) start() {
+	if w != nil {
+		go w()
+	}
 }
 
 // ask validates a seat under a key, which is another than the seat's own when
@@ -537,30 +562,36 @@ func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, e
 		// A disk that fails costs memory across restarts, not the license now.
 		g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
 		g.saved(saveErr)
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if rec, effects := g.record.next(outcome, outcome.at, g.rules(g.record)); len(effects) > 0 {
+		g.update(func() bool {
+			rec, effects := g.record.next(outcome, outcome.at, g.rules(g.record))
+			if len(effects) == 0 {
+				return false
+			}
 			g.adoptions++
-			g.record, g.source = rec, FromNetwork
-			g.publish(outcome.at)
-		}
+			g.record, g.around.source = rec, FromNetwork
+			return true
+		})
 		return
 	}
 	if len(effects) > 0 && (license != nil || isDenial(err)) {
-		g.mu.Lock()
-		g.source = FromNetwork
-		g.publish(outcome.at)
-		g.mu.Unlock()
+		g.update(func() bool {
+			g.around.source = FromNetwork
+			return true
+		})
 	}
 }
 
-// evaluate is what the record in memory comes to now. g.mu is held.
+// evaluate is what the record in memory is worth now. g.mu is held.
 func (g *Gate) evaluate(now time.Time) validity {
-	rec := g.record
+	return g.record.validity(now, &g.config, g.around.underWay)
+}
+
+// validity is what a record is worth at a moment, to a program of that configuration.
+func (rec *record) validity(now time.Time, c *Config, underWay string) validity {
 	switch {
 	case rec.state.Seat == nil && rec.trouble != "":
 		return validity{state: Unlicensed, reason: rec.trouble}
-	case rec.state.Seat == nil && g.inDoubt(now):
+	case rec.state.Seat == nil && rec.inDoubt(now, underWay):
 		return validity{state: Unlicensed, reason: ErrInDoubt}
 	case rec.elsewhere():
 		return validity{state: Locked, reason: ErrOtherMachine}
@@ -570,77 +601,70 @@ func (g *Gate) evaluate(now time.Time) validity {
 		return validity{state: Locked, reason: rec.trouble}
 	case rec.verdict == nil:
 		return validity{state: Locked, reason: ErrUnreachable}
-	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && rec.verdict.Seats && g.config.takesSeats():
-		return g.refusedHere(rec.verdict, now, ErrSeatReleased)
-	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && !g.config.allowsSeatless():
+	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && rec.verdict.Seats && c.takesSeats():
+		return refusedHere(rec.verdict, now, c.FreshFor, ErrSeatReleased)
+	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && !c.allowsSeatless():
 		return validity{state: Locked, reason: ErrActivationsUnsupported}
-	case rec.verdict.Refused == "" && !g.accepts(rec.verdict.BenefitID):
-		return g.refusedHere(rec.verdict, now, ErrWrongBenefit)
+	case rec.verdict.Refused == "" && !c.accepts(rec.verdict.BenefitID):
+		return refusedHere(rec.verdict, now, c.FreshFor, ErrWrongBenefit)
 	}
-	return evaluate(rec.verdict, now, g.config.FreshFor, g.config.GracePeriod)
+	return evaluate(rec.verdict, now, c.FreshFor, c.GracePeriod)
 }
 
-// refusedHere is a license that Polar grants and this program does not take.
-func (g *Gate) refusedHere(v *verdict, now time.Time, why Reason) validity {
+// refusedHere is the validity of a license that Polar grants and this program refuses.
+func refusedHere(v *verdict, now time.Time, fresh time.Duration, why Reason) validity {
 	s := validity{state: Locked, reason: why}
 	if !now.Before(v.CheckedAt) {
-		s.freshUntil = evaluate(v, now, min(g.config.FreshFor, refusalFresh), -1).freshUntil
+		s.freshUntil = evaluate(v, now, min(fresh, refusalFresh), -1).freshUntil
 	}
 	return s
 }
 
-// doubtLasts is how long a doubt is reported. Later, whoever can do something
-// about it has done it.
+// doubtLasts is how long a doubt is reported. By then, whoever can resolve it has.
 const doubtLasts = 30 * 24 * time.Hour
 
-// inDoubt reports whether an activation was begun that ended nobody knows how.
-// g.mu is held.
-func (g *Gate) inDoubt(now time.Time) bool {
-	i := g.record.state.Intent
-	return i != nil && i.AttemptID != g.underWay && now.Sub(i.At).Abs() < doubtLasts
+// inDoubt reports whether an activation was started that nobody knows the end of. The
+// attempt that is under way is not in doubt yet.
+func (rec *record) inDoubt(now time.Time, underWay string) bool {
+	i := rec.state.Intent
+	return i != nil && i.AttemptID != underWay && now.Sub(i.At).Abs() < doubtLasts
 }
 
-// attempting names the activation that is under way, "" for none: as long as it
-// is, it is not in doubt.
+// attempting names the attempt to activate that is under way, "" for none: it is not in
+// doubt for as long as it is.
 func (g *Gate) attempting(id string) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.underWay = id
-	g.publish(g.now())
+	g.update(func() bool {
+		g.around.underWay = id
+		return true
+	})
 }
+
+func (g *Gate) accepts(benefitID string) bool { return g.config.accepts(benefitID) }
 
 // accepts reports whether keys of a benefit are for this program.
-func (g *Gate) accepts(benefitID string) bool {
-	_, ok := g.config.Features[normalUUID(benefitID)]
-	return ok || len(g.config.Features) == 0
+func (c *Config) accepts(benefitID string) bool {
+	_, ok := c.Features[normalUUID(benefitID)]
+	return ok || len(c.Features) == 0
 }
 
-// maxNap bounds the wait for the next change: timers stand still while a
-// laptop sleeps, and a deadline passed asleep is noticed that long after.
-const maxNap = time.Minute
-
-// publish makes the snapshot anew and sets the clock for the next time. g.mu is
-// held.
-func (g *Gate) publish(now time.Time) {
-	if g.closed {
-		return
-	}
-	g.noteTime(now)
-	s, rec := g.evaluate(now), g.record
-	next := &snapshot{status: Status{
+// statusOf is the snapshot of a record at a moment. It does no I/O, and depends on nothing
+// else: not on what was published before.
+func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snapshot {
+	s := rec.validity(now, c, around.underWay)
+	next := &snapshot{validity: s, status: Status{
 		State:      s.state,
 		Reason:     s.reason,
 		FreshUntil: s.freshUntil,
 		GraceUntil: s.graceUntil,
-		Source:     g.source,
-		Unsaved:    g.unsaved != nil,
-		InDoubt:    g.inDoubt(now),
+		Source:     around.source,
+		Unsaved:    around.unsaved != nil,
+		InDoubt:    rec.inDoubt(now, around.underWay),
 
 		ReleasePending: rec.state.waiting(),
 		store:          rec.unread,
 	}}
 	if rec.unread == nil {
-		next.status.store = g.unsaved
+		next.status.store = around.unsaved
 	}
 	if rec.state.Seat != nil {
 		next.status.Key = newKey(rec.state.Seat.Key)
@@ -663,26 +687,80 @@ func (g *Gate) publish(now time.Time) {
 		}
 	}
 	if next.status.OK() {
-		next.status.Features = g.config.Features[normalUUID(next.status.BenefitID)]
+		next.status.Features = c.Features[normalUUID(next.status.BenefitID)]
 		next.features = make(map[string]struct{}, len(next.status.Features))
 		for _, feature := range next.status.Features {
 			next.features[feature] = struct{}{}
 		}
 	}
-	var vain Reason
+	var failed Reason
 	if rec.verdict != nil {
-		vain = rec.verdict.LastFailure
+		failed = rec.verdict.LastFailure
 		if _, known := english[rec.verdict.Cause]; known { // and not one of a later version
 			next.status.cause = rec.verdict.Cause
 		}
 	}
-	next.status.Message = next.status.message(g.config.Language, vain, g.fallback.inUse())
-	last := g.current.Swap(next)
+	next.status.Message = next.status.message(c.Language, failed, around.inMemory)
+	return next
+}
+
+// maxNap bounds the wait for the next change: timers stand still while a
+// laptop sleeps, and a deadline passed asleep is noticed that long after.
+const maxNap = time.Minute
+
+// update takes a change into memory and publishes what comes of it, unless change reports
+// that there is none. The change is made with the lock held, and so decides on what is
+// there; what it leads to in the Store is started when the lock is free again.
+func (g *Gate) update(change func() bool) {
+	g.mu.Lock()
+	var store write
+	if change() {
+		store = g.publish(g.now())
+	}
+	g.mu.Unlock()
+	store.start()
+}
+
+// publish puts the snapshot of now in the place of the last one, if it is another, and
+// sets the clock for the next. g.mu is held; start the write without it.
+func (g *Gate) publish(now time.Time) (store write) {
+	if g.closed {
+		return nil
+	}
+	store = g.noteTime(now)
+	g.show(now)
+	return store
+}
+
+// show is publish after the time was noted.
+func (g *Gate) show(now time.Time) {
+	g.around.inMemory = g.fallback.inUse()
+	next, last := statusOf(&g.record, now, &g.config, g.around), g.current.Load()
+	if last == nil || !last.same(next) {
+		g.current.Store(next)
+	}
 	if last != nil && changed(last.status, next.status) {
 		g.notify(last.status, next.status)
 	}
-	g.published = s
-	g.arm(s, now)
+	g.arm(next.validity, now)
+}
+
+// look publishes only if time alone has changed something: it is called at each Check, and
+// each minute on every computer that the program runs on. g.mu is held; start the write
+// without it.
+func (g *Gate) look(now time.Time) (store write) {
+	if g.closed {
+		return nil
+	}
+	before := g.record.verdict
+	store = g.noteTime(now)
+	last, s := g.current.Load(), g.evaluate(now)
+	if s == last.validity && g.record.verdict == before && g.record.inDoubt(now, g.around.underWay) == last.status.InDoubt {
+		g.arm(s, now)
+	} else {
+		g.show(now)
+	}
+	return store
 }
 
 // arm sets the timer for when what is published may have to change. g.mu is held.
@@ -696,22 +774,12 @@ func (g *Gate) arm(s validity, now time.Time) {
 	}
 }
 
-// tick looks at the clock, and publishes anew only if that changes something: it runs
-// each minute on every computer that the program runs on.
+// tick looks at the clock.
 func (g *Gate) tick() {
 	g.mu.Lock()
-	defer g.mu.Unlock()
-	if g.closed {
-		return
-	}
-	now, before := g.now(), g.record.verdict
-	g.noteTime(now)
-	s := g.evaluate(now)
-	if s != g.published || g.record.verdict != before || g.inDoubt(now) != g.current.Load().status.InDoubt {
-		g.publish(now)
-		return
-	}
-	g.arm(s, now)
+	store := g.look(g.now())
+	g.mu.Unlock()
+	store.start()
 }
 
 func changed(a, b Status) bool {

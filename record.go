@@ -650,11 +650,11 @@ func (g *Gate) holding() record {
 
 // adopt makes a state the one in memory.
 func (g *Gate) adopt(rec record, source Source) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.adoptions++
-	g.record, g.source = rec, source
-	g.publish(g.now())
+	g.update(func() bool {
+		g.adoptions++
+		g.record, g.around.source = rec, source
+		return true
+	})
 }
 
 // reload makes what is stored the state in memory. If another state was adopted
@@ -665,20 +665,22 @@ func (g *Gate) reload(ctx context.Context) record {
 		before := g.adoptions
 		g.mu.Unlock()
 		rec := g.load(ctx)
-		g.mu.Lock()
-		if g.adoptions == before {
-			g.adoptions++
-			g.record, g.source = rec, FromDisk
-			g.publish(g.now())
-			g.mu.Unlock()
+		current := false
+		g.update(func() bool {
+			if current = g.adoptions == before; current {
+				g.adoptions++
+				g.record, g.around.source = rec, FromDisk
+			}
+			return current
+		})
+		if current {
 			return rec
 		}
-		g.mu.Unlock()
 	}
 }
 
 func (g *Gate) sourceNow() Source {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.source
+	return g.around.source
 }
