@@ -99,9 +99,12 @@ func invalidToken() *answer {
 		"The access token provided is expired, revoked, malformed, or invalid for other reasons.", "")
 }
 
-func wrongSubject() *answer {
-	return oauthError(http.StatusUnauthorized, "invalid_token",
-		"The subject of this access token is not valid for this endpoint.", "")
+// wrongSubject refuses a token of an organization in the portal, and that of a session elsewhere. By
+// Polar's source, as of August 2026; nobody recorded it.
+func wrongSubject(allowed string) *answer {
+	const description = "The subject of this access token is not valid for this endpoint."
+	a := oauthError(http.StatusUnauthorized, "invalid_token", description, "")
+	return challenge(a, realm+`, allowed_subjects="`+allowed+`", error="invalid_token", error_description="`+description+`"`)
 }
 
 func insufficientScope(scopes []string) *answer {

@@ -437,6 +437,7 @@ func (p *Polar) change(method string, a *account, next Customer) {
 		}
 		p.emit(kind, a, now)
 	}
+	p.leaveEnded(a, &before, now)
 }
 
 // index makes a customer findable, or not any more.

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"crypto/rand"
 	"encoding/base64"
-	"fmt"
 	"maps"
 	"net/http"
 	"slices"
@@ -145,8 +144,11 @@ func (p *Polar) seatsOf(subscriptionID string) (all []*CustomerSeat, taken int64
 // soldBySeats is the subscription that a request for seats names, with how many there are.
 func (p *Polar) soldBySeats(c *call, f *form) (*account, *Subscription, int64, *answer) {
 	id := f.uuidOrNull("subscription_id")
-	if len(f.problems) > 0 {
+	switch {
+	case len(f.problems) > 0:
 		return nil, nil, 0, unprocessable(f.problems)
+	case id == "":
+		return nil, nil, 0, refuse(http.StatusBadRequest, "BadRequest", "Either subscription_id or order_id must be provided")
 	}
 	a, s := p.subscription(id)
 	if a == nil || c.token != nil && a.OrganizationID != c.token.OrganizationID {
@@ -210,16 +212,16 @@ func (p *Polar) assignSeat(c *call) *answer {
 			holder = p.customersByExternalID[customerName{c.token.OrganizationID, external}]
 		}
 		if holder == nil {
-			return notFound("Customer not found")
+			return refuse(http.StatusNotFound, "CustomerNotFound", "Customer not found: "+cmp.Or(external, customerID))
 		}
 		email = holder.Email
 	}
 	if email == "" {
-		return unprocessable([]problem{{"value_error", []any{"body"}, "Value error, One of email, external_customer_id, customer_id, external_member_id or member_id must be provided", f.fields, newObject("error", newObject())}})
+		return refuse(http.StatusBadRequest, "InvalidSeatAssignmentRequest", "Exactly one of email, external_customer_id, or customer_id must be provided")
 	}
 	for _, s := range all {
 		if s.Status != revoked && strings.EqualFold(s.Email, email) {
-			return refuse(http.StatusBadRequest, "SeatAlreadyAssigned", "Seat already assigned to "+email)
+			return refuse(http.StatusBadRequest, "SeatAlreadyAssigned", "Seat already assigned to customer "+cmp.Or(f.textOrNull("email"), external, customerID, externalMember, memberID))
 		}
 	}
 	for _, m := range p.members {
@@ -355,15 +357,37 @@ func (p *Polar) revokeSeat(c *call) *answer {
 	if refusal != nil {
 		return refusal
 	}
-	if s.Status == revoked {
-		return refuse(http.StatusBadRequest, "SeatAlreadyRevoked", fmt.Sprintf("Seat %s is revoked already", s.ID))
-	}
-	s.Status, s.RevokedAt, s.ModifiedAt = revoked, c.at, c.at
-	p.emitSeat("customer_seat.revoked", s, c.at)
-	p.grantSeat(s, false)
+	p.leave(s, c.at)
 	return ok(p.describeSeat(s, true))
 }
 
+// leave revokes a seat and what came with it. Polar does that again for one that is revoked already.
+func (p *Polar) leave(s *CustomerSeat, now time.Time) {
+	s.Status, s.RevokedAt, s.ModifiedAt, s.InvitationToken = revoked, now, now, ""
+	p.emitSeat("customer_seat.revoked", s, now)
+	p.grantSeat(s, false)
+}
+
+// leaveEnded revokes the seats of subscriptions that have ended.
+func (p *Polar) leaveEnded(a *account, before *Customer, now time.Time) {
+	if p.quiet {
+		return
+	}
+	var ended []string
+	for i := range a.Subscriptions {
+		s := &a.Subscriptions[i]
+		if s.Status == canceled && slices.ContainsFunc(before.Subscriptions, func(old Subscription) bool { return old.ID == s.ID && old.Status != canceled }) {
+			ended = append(ended, s.ID)
+		}
+	}
+	for _, s := range slices.Clone(p.seats) {
+		if s.Status != revoked && slices.Contains(ended, s.SubscriptionID) {
+			p.leave(s, now)
+		}
+	}
+}
+
+// resendSeat sends the e-mail of an invitation again, which is not played; the token stays.
 func (p *Polar) resendSeat(c *call) *answer {
 	s, refusal := p.addressedSeat(c)
 	if refusal != nil {
@@ -372,6 +396,5 @@ func (p *Polar) resendSeat(c *call) *answer {
 	if s.Status != pending {
 		return refuse(http.StatusBadRequest, "SeatNotPending", "Seat is not in pending status")
 	}
-	s.InvitationToken, s.InvitationExpiresAt, s.ModifiedAt = randomInvitation(), c.at.Add(invitationLife), c.at
 	return ok(p.describeSeat(s, false))
 }

@@ -101,6 +101,17 @@ var routes = []route{
 	{"PATCH", "/v1/customers/{id}", toWriteCustomers, (*Polar).patchCustomer},
 	{"DELETE", "/v1/customers/{id}", toWriteCustomers, (*Polar).removeCustomer},
 
+	{"GET", "/v1/customers/{id}/members", toReadMembers, (*Polar).listMembers},
+	{"POST", "/v1/customers/{id}/members", toWriteMembers, (*Polar).createMember},
+	{"GET", "/v1/customers/{id}/members/{member_id}", toReadMembers, (*Polar).getMember},
+	{"PATCH", "/v1/customers/{id}/members/{member_id}", toWriteMembers, (*Polar).patchMember},
+	{"DELETE", "/v1/customers/{id}/members/{member_id}", toWriteMembers, (*Polar).deleteMember},
+	{"GET", "/v1/customers/external/{external_id}/members", toReadMembers, (*Polar).listMembers},
+	{"POST", "/v1/customers/external/{external_id}/members", toWriteMembers, (*Polar).createMember},
+	{"GET", "/v1/customers/external/{external_id}/members/{member_external_id}", toReadMembers, (*Polar).getMember},
+	{"PATCH", "/v1/customers/external/{external_id}/members/{member_external_id}", toWriteMembers, (*Polar).patchMember},
+	{"DELETE", "/v1/customers/external/{external_id}/members/{member_external_id}", toWriteMembers, (*Polar).deleteMember},
+
 	{"GET", "/v1/benefit-grants/", toReadBenefits, (*Polar).listGrants},
 	{"GET", "/v1/benefits/", toReadBenefits, (*Polar).listBenefits},
 	{"POST", "/v1/benefits/", toWriteBenefits, (*Polar).createBenefit},
@@ -386,8 +397,10 @@ func (p *Polar) enter(r *route, c *call) *answer {
 		return unauthorized()
 	case r.ofPortal() && session != nil:
 		c.session = session
-	case r.ofPortal(), session != nil:
-		return wrongSubject()
+	case r.ofPortal():
+		return wrongSubject("Customer Member")
+	case session != nil:
+		return wrongSubject("User Organization")
 	case !slices.ContainsFunc(r.scopes, func(s string) bool { return slices.Contains(token.Scopes, s) }):
 		return insufficientScope(r.scopes)
 	default:

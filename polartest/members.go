@@ -134,11 +134,19 @@ func (p *Polar) ofToken(c *call, id string) *account {
 	return a
 }
 
+// listMembers lists all that fit, or those of the customer of the path.
 func (p *Polar) listMembers(c *call) *answer {
 	f := c.queryForm()
 	customers := f.uuids(c, "customer_id")
 	externals := f.texts(c, "external_customer_id")
 	wanted := f.texts(c, "role")
+	if len(c.parameters) > 0 {
+		a, refusal := p.addressedCustomer(c)
+		if refusal != nil {
+			return refusal
+		}
+		customers = filter{a.ID}
+	}
 	return answerPage(f, func() []*Member {
 		var found []*Member
 		for _, m := range p.members {
@@ -152,18 +160,33 @@ func (p *Polar) listMembers(c *call) *answer {
 	}, (*Member).describe)
 }
 
-// addressedMember is the member of the path.
+// addressedMember is the member of the path: by its ID, alone or below that of its customer, or by the
+// external IDs of both.
 func (p *Polar) addressedMember(c *call) (*Member, *answer) {
-	f := c.pathForm("id")
-	id := f.uuid("id")
-	if len(f.problems) > 0 {
-		return nil, unprocessable(f.problems)
+	name := "id"
+	if _, nested := c.parameters["member_id"]; nested {
+		name = "member_id"
 	}
-	m := p.member(id)
-	if m == nil || p.ofToken(c, m.CustomerID) == nil {
-		return nil, notFound("Not found")
+	external, byExternal := c.parameters["member_external_id"]
+	f := c.pathForm(name)
+	id := ""
+	if !byExternal {
+		if id = f.uuid(name); len(f.problems) > 0 {
+			return nil, unprocessable(f.problems)
+		}
 	}
-	return m, nil
+	for _, m := range p.members {
+		a := p.ofToken(c, m.CustomerID)
+		switch {
+		case a == nil:
+		case byExternal && (m.ExternalID != external || a.ExternalID != c.parameters["external_id"]):
+		case !byExternal && m.ID != id:
+		case name == "member_id" && !is(a.ID, c.parameters["id"]):
+		default:
+			return m, nil
+		}
+	}
+	return nil, notFound("Member not found")
 }
 
 func (p *Polar) getMember(c *call) *answer {
@@ -176,18 +199,24 @@ func (p *Polar) getMember(c *call) *answer {
 
 func (p *Polar) getExternalMember(c *call) *answer {
 	f := c.queryForm()
-	customers := f.uuids(c, "customer_id")
-	externals := f.texts(c, "external_customer_id")
-	if len(f.problems) > 0 {
+	customerID := f.uuidOrNull("customer_id")
+	external, byExternal := f.fields.get("external_customer_id")
+	switch {
+	case len(f.problems) > 0:
 		return unprocessable(f.problems)
+	case customerID == "" && !byExternal:
+		return polarInvalidAll([]any{newObject("type", "missing", "loc", []any{"query"},
+			"msg", "One of customer_id or external_customer_id must be provided.", "input", nil)})
+	case customerID != "" && byExternal:
+		return polarInvalid([]any{"query"}, "Only one of customer_id or external_customer_id may be provided.", nil)
 	}
 	for _, m := range p.members {
 		a := p.ofToken(c, m.CustomerID)
-		if m.ExternalID == c.parameters["external_id"] && a != nil && customers.passes(a.ID) && externals.passes(a.ExternalID) {
+		if m.ExternalID == c.parameters["external_id"] && a != nil && (a.ID == customerID || byExternal && a.ExternalID == external) {
 			return ok(m.describe())
 		}
 	}
-	return notFound("Not found")
+	return notFound("Member not found")
 }
 
 func (p *Polar) createMember(c *call) *answer {
@@ -195,14 +224,23 @@ func (p *Polar) createMember(c *call) *answer {
 	if refusal != nil {
 		return refusal
 	}
-	m := Member{CustomerID: f.uuid("customer_id"), Email: f.text("email"), Name: f.textOrNull("name"),
-		ExternalID: f.textOrNull("external_id"), Role: f.role("role")}
+	var m Member
+	if len(c.parameters) == 0 {
+		m.CustomerID = f.uuid("customer_id")
+	}
+	m.Email, m.Name = f.text("email"), f.textOrNull("name")
+	m.ExternalID, m.Role = f.textOrNull("external_id"), f.role("role")
 	if len(f.problems) > 0 {
 		return unprocessable(f.problems)
 	}
 	a := p.ofToken(c, m.CustomerID)
+	if len(c.parameters) > 0 {
+		if a, refusal = p.addressedCustomer(c); refusal != nil {
+			return refusal
+		}
+	}
 	if a == nil {
-		return notFound("Not found")
+		return notFound("Customer not found")
 	}
 	for _, other := range p.members {
 		if other.CustomerID == a.ID && strings.EqualFold(other.Email, m.Email) {

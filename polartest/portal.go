@@ -125,12 +125,12 @@ func (p *Polar) createSession(c *call) *answer {
 			case i >= 0:
 				m = p.members[i]
 			case memberID != "":
-				return polarInvalid([]any{"body", "member_id"}, "Member does not exist.", memberID)
+				return polarInvalid([]any{"body", "member_id"}, "Member does not exist for this customer.", memberID)
 			default:
-				return polarInvalid([]any{"body", "external_member_id"}, "Member does not exist.", externalMember)
+				return polarInvalid([]any{"body", "external_member_id"}, "Member does not exist for this customer.", externalMember)
 			}
 		} else if a.Type == "team" {
-			return polarInvalid([]any{"body", "member_id"}, "member_id or external_member_id is required for team customers.", nil)
+			return polarInvalid([]any{"body", "member_id"}, "member_id is required for team customers.", nil)
 		}
 		s.MemberID = m.ID
 	}

@@ -353,6 +353,18 @@ func (w *world) sessions() {
 			s.MemberID = w.p.AddMember(polartest.Member{CustomerID: c.ID, Email: c.Email, Role: "owner"}).ID
 		}
 	}
+	if _, known := w.p.Customer(s.CustomerID); !known {
+		c := polartest.Customer{ID: s.CustomerID, OrganizationID: secondOrg}
+		if strings.HasPrefix(token, "polar_mst_") {
+			c.OrganizationID = membersOrg
+		}
+		for _, o := range objects(w.made, "email", "name") {
+			c.Email, _ = o["email"].(string)
+			c.Name, _ = o["name"].(string)
+		}
+		w.p.AddCustomer(c)
+		w.try(w.made)
+	}
 	if strings.HasPrefix(token, "polar_mst_") && s.MemberID == "" {
 		s.MemberID = w.memberOf("", token)
 	}
@@ -571,6 +583,14 @@ func (w *world) undo() {
 				}
 			}
 		})
+	case method == http.MethodPost && path == "/v1/customers/" && w.e.Response.Status == http.StatusUnprocessableEntity:
+		for _, o := range objects(w.made, "msg", "input") {
+			if id, ok := request["external_id"].(string); ok && strings.Contains(o["msg"].(string), "external ID already exists") {
+				if _, there := w.p.Customer(id); !there {
+					w.p.AddCustomer(polartest.Customer{ExternalID: id})
+				}
+			}
+		}
 	case method == http.MethodPost && strings.HasSuffix(path, "/rotate"):
 		id := strings.Split(path, "/")[4]
 		for _, one := range w.recording {

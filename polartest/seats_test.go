@@ -120,11 +120,16 @@ func TestWithoutMembersWhoHoldsASeatIsACustomerAndTheBuyerHasNoGrant(t *testing.
 	before := a.p.CustomerSeats(a.subscription.ID)[2].InvitationToken
 	status, _ = a.send("POST", "/v1/customer-seats/"+pending["id"].(string)+"/resend", "")
 	assert.Equal(t, 200, status)
-	status, _ = a.as("", "GET", "/v1/customer-seats/claim/"+before, "")
-	assert.Equal(t, 404, status, "an invitation that was sent again has a new token")
+	assert.Equal(t, before, a.p.CustomerSeats(a.subscription.ID)[2].InvitationToken, "the same invitation is sent again")
 	a.p.Advance(25 * time.Hour)
 	status, _ = a.as("", "POST", "/v1/customer-seats/claim", `{"invitation_token":"`+a.p.CustomerSeats(a.subscription.ID)[2].InvitationToken+`"}`)
 	assert.Equal(t, 400, status, "and ends after a day")
+
+	a.p.CancelSubscription("team-1", a.subscription.ID)
+	assert.Zero(t, a.granted("usr_6"), "the seats end with the subscription")
+	for _, s := range a.p.CustomerSeats(a.subscription.ID) {
+		assert.Equal(t, "revoked", s.Status)
+	}
 }
 
 func TestASessionOpensThePortalForAnHourAndNothingElse(t *testing.T) {
@@ -267,6 +272,18 @@ func TestCustomersMembersAndEndpointsAreMadeAndChangedByRequest(t *testing.T) {
 	assert.Equal(t, 422, status)
 	_, m := a.send("GET", "/v1/members/external/o-1?customer_id="+c["id"].(string), "")
 	assert.Equal(t, "owner", m["role"])
+	status, missing := a.send("GET", "/v1/members/external/o-1", "")
+	assert.Equal(t, 422, status)
+	assert.Equal(t, "PolarRequestValidationError", missing["error"])
+	_, below := a.send("GET", "/v1/customers/external/usr_1/members/o-1", "")
+	assert.Equal(t, m, below)
+	_, below = a.send("GET", path+"/members/"+m["id"].(string), "")
+	assert.Equal(t, m, below)
+	status, below = a.send("POST", path+"/members", `{"email":"ops@example.com"}`)
+	assert.Equal(t, 201, status)
+	assert.Equal(t, 2, a.total("/v1/customers/external/usr_1/members"))
+	status, _ = a.send("DELETE", path+"/members/"+below["id"].(string), "")
+	assert.Equal(t, 204, status)
 	_, m = a.send("POST", "/v1/members/", `{"customer_id":"`+c["id"].(string)+`","email":"dev@example.com","external_id":"dev-1"}`)
 	status, m = a.send("PATCH", "/v1/members/"+m["id"].(string), `{"role":"billing_manager","name":"Dev"}`)
 	assert.Equal(t, 200, status)
