@@ -455,11 +455,15 @@ func (p *Polar) listCustomerMeters(c *call) *answer {
 	customers := f.uuids(c, "customer_id")
 	externals := f.texts(c, "external_customer_id")
 	meters := f.uuids(c, "meter_id")
+	sorted := sorting(f, c, orders[metered]{
+		"created_at":  func(a, b metered) int { return a.Meter.CreatedAt.Compare(b.Meter.CreatedAt) },
+		"modified_at": func(a, b metered) int { return a.Meter.ModifiedAt.Compare(b.Meter.ModifiedAt) },
+	})
 	return answerPage(f, func() []metered {
-		return p.customerMeters(c.token.OrganizationID, func(m metered) bool {
+		return sorted(p.customerMeters(c.token.OrganizationID, func(m metered) bool {
 			return organizations.passes(m.OrganizationID) && customers.passes(m.account.ID) &&
 				externals.passes(m.ExternalID) && meters.passes(m.MeterID)
-		})
+		}))
 	}, p.describeMetered)
 }
 

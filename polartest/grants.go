@@ -109,11 +109,16 @@ func (p *Polar) listGrants(c *call) *answer {
 	customers := f.uuids(c, "customer_id")
 	externals := f.texts(c, "external_customer_id")
 	isGranted := f.flag("is_granted")
+	sorted := sorting(f, c, orders[grant]{
+		"created_at": func(a, b grant) int { return a.Benefit.CreatedAt.Compare(b.Benefit.CreatedAt) },
+		"granted_at": func(a, b grant) int { return a.GrantedAt.Compare(b.GrantedAt) },
+		"revoked_at": func(a, b grant) int { return a.RevokedAt.Compare(b.RevokedAt) },
+	})
 	return answerPage(f, func() []grant {
-		return p.grants(c.token.OrganizationID, func(g grant) bool {
+		return sorted(p.grants(c.token.OrganizationID, func(g grant) bool {
 			return organizations.passes(g.OrganizationID) && customers.passes(g.account.ID) &&
 				externals.passes(g.ExternalID) && (isGranted == nil || *isGranted != g.Revoked)
-		})
+		}))
 	}, p.describeGrant)
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"math/big"
 	"slices"
+	"strings"
 )
 
 // largestPage is what Polar cuts a larger limit down to, without a word.
@@ -88,4 +89,37 @@ func (f *form) flag(name string) *bool {
 	}
 	f.complain(name, "bool_parsing", "Input should be a valid boolean, unable to interpret input", v, nil)
 	return nil
+}
+
+// orders are the orders in which a list can be had, by name.
+type orders[T any] map[string]func(a, b T) int
+
+// sorting reads the order of a list, and gives what brings it into that order. Without one it stays
+// as it is.
+func sorting[T any](f *form, c *call, by orders[T]) func([]T) []T {
+	var steps []func(a, b T) int
+	for _, name := range c.query()["sorting"] {
+		column, descending := strings.CutPrefix(name, "-")
+		order := by[column]
+		if order == nil {
+			f.complain("sorting", "enum", "Input should be a valid sorting criterion", name, nil)
+			continue
+		}
+		if descending {
+			steps = append(steps, func(a, b T) int { return order(b, a) })
+			continue
+		}
+		steps = append(steps, order)
+	}
+	return func(list []T) []T {
+		slices.SortStableFunc(list, func(a, b T) int {
+			for _, order := range steps {
+				if n := order(a, b); n != 0 {
+					return n
+				}
+			}
+			return 0
+		})
+		return list
+	}
 }

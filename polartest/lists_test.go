@@ -152,6 +152,42 @@ func TestAListHasAtMostAHundredAPageAndNothingBehindItsEnd(t *testing.T) {
 	assert.Len(t, seen, 250)
 }
 
+func TestAListComesInTheOrderThatItIsAskedFor(t *testing.T) {
+	t.Parallel()
+	a := polarWith(t, polartest.Config{})
+	began := a.p.Now().Add(-time.Hour)
+	for i, granted := range []int{2, 0, 1} {
+		at := began.Add(time.Duration(i) * time.Minute)
+		a.p.AddCustomer(polartest.Customer{
+			ExternalID:    fmt.Sprint(i),
+			Benefits:      []polartest.Benefit{{CreatedAt: at, GrantedAt: began.Add(time.Duration(granted) * time.Minute)}},
+			Subscriptions: []polartest.Subscription{{StartedAt: began.Add(time.Duration(granted) * time.Minute)}},
+			Meters:        []polartest.Meter{{CreatedAt: at, ModifiedAt: began.Add(time.Duration(granted) * time.Minute)}},
+		})
+	}
+	for path, want := range map[string]string{
+		"/v1/benefit-grants/":                            "210", // the newest first
+		"/v1/benefit-grants/?sorting=created_at":         "012",
+		"/v1/benefit-grants/?sorting=granted_at":         "120",
+		"/v1/benefit-grants/?sorting=-granted_at":        "021",
+		"/v1/subscriptions/?sorting=started_at":          "120",
+		"/v1/customer-meters/?sorting=created_at":        "012",
+		"/v1/customer-meters/?sorting=-created_at":       "210",
+		"/v1/customer-meters/?sorting=modified_at":       "120",
+		"/v1/benefit-grants/?sorting=revoked_at&limit=1": "2",
+	} {
+		status, answer := a.send("GET", path, "")
+		require.Equal(t, http.StatusOK, status, path)
+		got := ""
+		for _, item := range answer["items"].([]any) {
+			got += item.(map[string]any)["customer"].(map[string]any)["external_id"].(string)
+		}
+		assert.Equal(t, want, got, path)
+	}
+	status, _ := a.send("GET", "/v1/benefit-grants/?sorting=started_at", "")
+	assert.Equal(t, http.StatusUnprocessableEntity, status)
+}
+
 func TestMetersCountWhenTheLastEventIsFifteenSecondsOldOrTheFirstThreeHours(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -201,6 +201,9 @@ func (p *Polar) listSubscriptions(c *call) *answer {
 	externals := f.texts(c, "external_customer_id")
 	wanted := f.texts(c, "status")
 	isActive, ending := f.flag("active"), f.flag("cancel_at_period_end")
+	sorted := sorting(f, c, orders[subscribed]{
+		"started_at": func(a, b subscribed) int { return a.StartedAt.Compare(b.StartedAt) },
+	})
 	return answerPage(f, func() []subscribed {
 		var found []subscribed
 		for _, a := range p.customers {
@@ -217,7 +220,7 @@ func (p *Polar) listSubscriptions(c *call) *answer {
 			}
 		}
 		slices.SortStableFunc(found, func(a, b subscribed) int { return b.StartedAt.Compare(a.StartedAt) })
-		return found
+		return sorted(found)
 	}, p.describeSubscribed)
 }
 
