@@ -2,6 +2,7 @@ package polargate
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -296,6 +297,7 @@ const (
 	opConsume    = "consume" // a validate that counts
 	opState      = "customer state"
 	opList       = "list of license keys"
+	opLists      = "lists of customers"
 	opImport     = "import" // a validate of another program's seat
 
 	// maxAnswer bounds how much of an answer is read. A license key with its customer
@@ -317,10 +319,13 @@ type exchange struct {
 	secret     string // beside key and token, not to be repeated in an error
 	body       *wireRequest
 	repeatable bool // asking twice does no harm
+	most       int  // how long an answer may be; 0 means maxAnswer
 	// hard is the context of the request itself, if it must outlive the wait for its
 	// turn; nil means the caller's.
 	hard context.Context
 }
+
+func (x *exchange) longest() int { return cmp.Or(x.most, maxAnswer) }
 
 // exchange sends a request, again if that is allowed, and lets accept read the body of an
 // answer with status 200 and the time at which Polar gave it. An error of accept other
@@ -333,6 +338,8 @@ func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []by
 			e.situation = serverField
 		case e.Reason == ErrMisconfigured && x.op == opState:
 			e.situation = serverState
+		case e.Reason == ErrMisconfigured && x.op == opLists:
+			e.situation = serverLists
 		case e.Reason == ErrMisconfigured:
 			e.situation = serverKeys
 		case e.Reason == ErrSeatReleased:
@@ -436,7 +443,7 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{c.tidy(err, x)}, situation: trouble(err), sent: true}
 	}
 	defer resp.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, int64(x.longest())+1))
 	if err != nil {
 		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, situation: trouble(err), sent: true}
 	}
@@ -542,7 +549,7 @@ func timedOut(err error) bool {
 
 var (
 	errForeignAnswer = errors.New("the answer is about another license key or organization")
-	errTooLong       = errors.New("the answer is longer than 1 MiB")
+	errTooLong       = errors.New("the answer is too long to be Polar's")
 	errWebPage       = errors.New("a web page came instead of Polar's answer: a Wi-Fi login, a proxy or a firewall")
 	errRedirect      = errors.New("a redirect came instead of Polar's answer: a Wi-Fi login or a proxy")
 )
@@ -564,7 +571,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		}
 		return e
 	}
-	if len(body) > maxAnswer {
+	if len(body) > x.longest() {
 		return unknown(errTooLong)
 	}
 	switch {

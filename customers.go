@@ -67,6 +67,11 @@ type CustomersConfig struct {
 	// first believed for 2 seconds, and twice as long each time Polar confirms it. 0
 	// means 30 seconds.
 	UnknownFor time.Duration
+	// SweepAfter is how long webhooks may be silent before Polar's lists are read instead,
+	// as by Warm: an endpoint that Polar has switched off is silent too. 0 means 1 hour;
+	// negative means never. It has no effect unless FreshFor is longer, because otherwise
+	// Polar is asked sooner about each customer who comes.
+	SweepAfter time.Duration
 	// Timeout bounds a request to Polar. 0 means 5 seconds.
 	Timeout time.Duration
 	// CacheSize is how many customers are cached, and how many license keys, and a
@@ -82,8 +87,8 @@ type CustomersConfig struct {
 	UpgradeURL string
 	// Refuse answers requests that are not let in, instead of WriteRefusal.
 	Refuse func(http.ResponseWriter, *http.Request, Refusal)
-	// Logger gets warnings, never with a key or a token. nil means that nothing is
-	// logged.
+	// Logger gets warnings, and the progress of Warm, never with a key or a token. nil
+	// means that nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -107,6 +112,7 @@ func (c CustomersConfig) withDefaults() CustomersConfig {
 	or(&c.StaleFor, time.Hour)
 	or(&c.GracePeriod, 3*24*time.Hour)
 	or(&c.UnknownFor, 30*time.Second)
+	or(&c.SweepAfter, time.Hour)
 	or(&c.Timeout, 5*time.Second)
 	if c.CacheSize == 0 {
 		c.CacheSize = 10_000
@@ -242,9 +248,11 @@ type Customers struct {
 	}
 	misconfigured struct {
 		sync.Mutex
-		customers, keys, scope error
+		customers, keys, scope, lists error
 	}
-	seen seenEvents
+	warming warming
+	budget  *pace.Budget
+	seen    seenEvents
 	// These log what each of many requests may meet.
 	badIDs, halfRead, overBudget, unresolvable rate.Sometimes
 	seldom                                     logs.Seldom
@@ -285,10 +293,12 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	if err := c.bindKeys(); err != nil {
 		return nil, err
 	}
-	budget := client.pace.(*pace.Budget) // there is a token
-	c.cache.spare = budget.Spare
-	customers, keys := budget.UnseenCustomers(), budget.UnseenKeys()
+	c.budget = client.pace.(*pace.Budget) // there is a token
+	c.cache.spare = c.budget.Spare
+	customers, keys := c.budget.UnseenCustomers(), c.budget.UnseenKeys()
 	c.cache.unseen = [keyKinds]pace.Unseen{customers, customers, keys}
+	c.warming.turn = make(chan struct{}, 1)
+	c.startSweeps()
 	return c, nil
 }
 
@@ -306,6 +316,7 @@ func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c
 // also by Refresh; everything else fails with ErrClosed. Close can be called again, and
 // always returns nil.
 func (c *Customers) Close() error {
+	c.stopSweeps()
 	c.cache.close()
 	c.client.Close()
 	return nil
@@ -630,6 +641,8 @@ type CustomersStats struct {
 	// Cached is how many customers and keys are in memory, and CachedUnknown how many
 	// unknown ones.
 	Cached, CachedUnknown int
+	// Warm is the progress of Warm, and of sweeps; see CustomersConfig.SweepAfter.
+	Warm WarmStats
 	// Misconfigured is why Polar rejected the access token at its last answer, or that
 	// the token lacks a scope; nil if neither.
 	Misconfigured error
@@ -653,8 +666,9 @@ func (c *Customers) Stats() CustomersStats {
 	s.Held = len(c.organization.held)
 	c.organization.Unlock()
 	c.misconfigured.Lock()
-	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys, c.misconfigured.scope)
+	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys, c.misconfigured.scope, c.misconfigured.lists)
 	c.misconfigured.Unlock()
+	s.Warm = c.warmStats()
 	s.Pause = c.client.pace.PauseLeft()
 	return s
 }

@@ -50,7 +50,8 @@
 // a request costs, or a resolver that can fail. [Customers.Decide] and
 // [Customers.Entitlements] are for servers that don't speak HTTP. [Customers.Await] is
 // for the page that customers come back to from the checkout: it waits until Polar has
-// granted what they bought.
+// granted what they bought. [Customers.Warm] fills the cache after a start, with a
+// hundredth of the requests.
 //
 // docs/operations.md covers sizing, webhooks, replicas, the order of middleware, and what
 // to watch.

@@ -776,34 +776,48 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 		}
 		have.benefits = append(have.benefits, newBenefit(benefit, kind, compact(g["benefit_metadata"]), compact(g["properties"])))
 	}
+	for _, s := range subscriptions {
+		have.subscription(s)
+	}
+	for _, m := range meters {
+		have.meter(m)
+	}
+	e.grant(have, features)
+	return e, nil
+}
+
+// subscription reads a subscription, and adds the product of one that gives a right.
+func (r *rights) subscription(s fields) {
+	var product, status string
+	s.text("product_id", &product)
+	s.text("status", &status)
+	if product != "" && !slices.Contains(noRight, status) {
+		r.products = append(r.products, unique.Make(normalUUID(product)))
+	}
+}
+
+// meter reads how a meter of a customer stands, and adds it.
+func (r *rights) meter(m fields) {
+	var meter string
+	var b MeterBalance
+	m.text("meter_id", &meter)
+	optional(m, "consumed_units", &b.Consumed)
+	optional(m, "credited_units", &b.Credited)
+	b.Balance = max(-math.MaxFloat64, min(b.Credited-b.Consumed, math.MaxFloat64)) // never infinite
+	optional(m, "balance", &b.Balance)
+	if meter == "" {
+		return
+	}
+	b.id = unique.Make(normalUUID(meter))
+	r.meters = append(r.meters, b)
+}
+
+// grant gives e, which nobody else has seen yet, what a customer has.
+func (e *Entitlements) grant(have rights, features map[string][]string) {
 	if keys := keyedGrantsOf(have.benefits, features); keys != nil {
 		e.own = &particulars{keys: keys}
 	}
-	have = have.unlocking(have.benefits, features)
-	for _, s := range subscriptions {
-		var product, status string
-		s.text("product_id", &product)
-		s.text("status", &status)
-		if product != "" && !slices.Contains(noRight, status) {
-			have.products = append(have.products, unique.Make(normalUUID(product)))
-		}
-	}
-	for _, m := range meters {
-		var meter string
-		var b MeterBalance
-		m.text("meter_id", &meter)
-		optional(m, "consumed_units", &b.Consumed)
-		optional(m, "credited_units", &b.Credited)
-		b.Balance = max(-math.MaxFloat64, min(b.Credited-b.Consumed, math.MaxFloat64)) // never infinite
-		optional(m, "balance", &b.Balance)
-		if meter == "" {
-			continue
-		}
-		b.id = unique.Make(normalUUID(meter))
-		have.meters = append(have.meters, b)
-	}
-	e.setRights(have)
-	return e, nil
+	e.setRights(have.unlocking(have.benefits, features))
 }
 
 var errForeignState = errors.New("the answer is about another customer or organization")

@@ -32,6 +32,7 @@ const maxHeld = 100
 // read is acknowledged too: it won't be better when it is sent again.
 func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	n := notice{sent: sent, came: c.cache.now()}
+	c.warming.lastEvent.Store(int64(n.came))
 	f, err := object(body)
 	if err != nil {
 		c.unreadable(n, err)

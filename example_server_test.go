@@ -309,6 +309,30 @@ func ExampleCustomers_DecideLicense() {
 	// 402 true polargate: this license has expired
 }
 
+// A server that starts with an empty cache fills it from Polar's lists, beside its requests.
+func ExampleCustomers_Warm() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	ctx := context.Background()
+
+	warmed := make(chan struct{})
+	go func() {
+		defer close(warmed)
+		n, err := customers.Warm(ctx) // logs its progress; Stats has it too
+		fmt.Println(n, err)
+	}()
+	<-warmed // a server doesn't wait
+
+	before := polar.Count("/state")
+	entitlements, _ := customers.Entitlements(ctx, polargate.ExternalID("usr_1337"))
+	fmt.Println(entitlements.Has("export"), polar.Count("/state")-before)
+	fmt.Printf("%+v\n", customers.Stats().Warm.Customers)
+	// Output:
+	// 1 <nil>
+	// true 0
+	// 1
+}
+
 // Figures for a program's metrics are read whenever they are asked for.
 func ExampleCustomers_Stats() {
 	_, customers := demoCustomers()

@@ -254,6 +254,7 @@ const (
 	// For whoever runs a server, in a log.
 	serverKeys        Phrase = "misconfigured.server"
 	serverState       Phrase = "misconfigured.customers"
+	serverLists       Phrase = "misconfigured.lists"
 	serverField       Phrase = "misconfigured.field"
 	serverUnreachable Phrase = "unreachable.server"
 	serverSeat        Phrase = "seat_released.server"
@@ -423,6 +424,7 @@ var english = map[Phrase]string{
 	// For whoever runs a server.
 	"misconfigured.server.do":    "Check the access token: it must be valid, belong to this organization, and have the scopes license_keys:read and license_keys:write.",
 	"misconfigured.customers.do": "Check the access token: it must be valid, belong to this organization, and have the scope customers:read.",
+	"misconfigured.lists.do":     "Check the access token: it must be valid, belong to this organization, and have the scopes benefits:read, subscriptions:read and customer_meters:read. Until then, Polar is asked about customers one by one.",
 	"misconfigured.field.do":     "Polar rejected a field and says which one. If it isn't an id or a key that you passed, look for a newer version of this library.",
 	"unreachable.server.do":      "Try again. If that doesn't help, look for a proxy or firewall in between, and at Polar's status page.",
 	"seat_released.server":       "this activation was deactivated, or never existed",

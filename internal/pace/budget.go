@@ -17,24 +17,27 @@ import (
 type Budget struct {
 	line    line // before the limiter
 	limiter *rate.Limiter
-	// unseenCustomers and unseenKeys allow a quarter each of the same number.
-	unseenCustomers, unseenKeys *rate.Limiter
-	unseen                      atomic.Int64 // requests about unseen customers that are under way
+	// unseenCustomers and unseenKeys allow a quarter each of the same number; background
+	// too, and without a burst.
+	unseenCustomers, unseenKeys, background *rate.Limiter
+	unseen                                  atomic.Int64 // requests about unseen customers that are under way
+	backgrounds                             atomic.Int64 // Backgrounds that are under way
 
 	perMinute int  // guarded by line.mu
 	kept      bool // in memory by a timer; guarded by line.mu
 }
 
-// unseenPart is which part of a Budget's requests may be about customers who were never
-// seen, and about keys.
-const unseenPart = 4
+// sharePart is which part of a Budget's requests may be about customers who were never
+// seen, and about keys, and which part a Background has when others want requests too.
+const sharePart = 4
 
 func newBudget(perMinute int) *Budget {
 	part := func(of int) *rate.Limiter { return rate.NewLimiter(splitMinute(perMinute / of)) }
 	return &Budget{
 		line:    line{limit: "the limit on requests a minute"},
-		limiter: part(1), unseenCustomers: part(unseenPart), unseenKeys: part(unseenPart),
-		perMinute: perMinute,
+		limiter: part(1), unseenCustomers: part(sharePart), unseenKeys: part(sharePart),
+		background: rate.NewLimiter(steady(perMinute), 1),
+		perMinute:  perMinute,
 	}
 }
 
@@ -97,6 +100,7 @@ func (b *Budget) SetPerMinute(perMinute int) {
 		limiter.SetLimit(limit)
 		limiter.SetBurst(burst)
 	}
+	b.background.SetLimit(steady(perMinute))
 	b.line.wakeFirst()
 }
 
@@ -109,9 +113,15 @@ func splitMinute(perMinute int) (rate.Limit, int) {
 	return rate.Limit(float64(refill) / 60), burst
 }
 
-// parts are the limiters, with which part of the Budget each of them has.
+// steady is the rate of a share without a burst.
+func steady(perMinute int) rate.Limit {
+	limit, _ := splitMinute(perMinute)
+	return limit / sharePart
+}
+
+// parts are the limiters that have a burst, with which part of the Budget each of them has.
 func (b *Budget) parts() map[*rate.Limiter]int {
-	return map[*rate.Limiter]int{b.limiter: 1, b.unseenCustomers: unseenPart, b.unseenKeys: unseenPart}
+	return map[*rate.Limiter]int{b.limiter: 1, b.unseenCustomers: sharePart, b.unseenKeys: sharePart}
 }
 
 // Wait waits for a request of the Budget.
@@ -186,9 +196,17 @@ type Unseen struct {
 	idle  *Budget // has requests that nobody else wants; nil: there is only the share
 }
 
+// leftForSeen is how many requests customers who were never seen leave for those who were: half a
+// burst. Beside a Background, which takes what is left, it is three quarters.
+func (b *Budget) leftForSeen() float64 {
+	if b.backgrounds.Load() > 0 {
+		return float64(b.limiter.Burst()) * 3 / 4
+	}
+	return float64(b.limiter.Burst()) / 2
+}
+
 // UnseenCustomers bounds the requests about customers to a quarter of the Budget, and to
-// what nobody else wants: up to half a burst is left for customers who were seen. After a
-// restart everybody is new.
+// what nobody else wants; see leftForSeen. After a restart everybody is new.
 func (b *Budget) UnseenCustomers() Unseen { return Unseen{b.unseenCustomers, b} }
 
 // UnseenKeys bounds the requests about keys, which anybody can make up, to a quarter of
@@ -201,13 +219,62 @@ func (u Unseen) Begin() (end func(), ok bool) {
 	if u.idle == nil {
 		return func() {}, u.share.Allow()
 	}
-	all := u.idle.limiter
 	// Those under way count, for they may not have taken their request yet.
 	others := u.idle.unseen.Add(1) - 1
 	end = func() { u.idle.unseen.Add(-1) }
-	if all.Tokens()-float64(others) >= float64(all.Burst())/2 || u.share.Allow() {
+	if u.idle.limiter.Tokens()-float64(others) >= u.idle.leftForSeen() || u.share.Allow() {
 		return end, true
 	}
 	end()
 	return nil, false
+}
+
+// Background paces many requests that nobody waits for, such as those that fill a cache. It
+// takes the requests that nobody else wants, and leaves as many as unseen customers leave.
+// When all are wanted, it has a quarter of the Budget.
+type Background struct{ budget *Budget }
+
+// Background begins one, which ends with end.
+func (b *Budget) Background() (background Background, end func()) {
+	b.backgrounds.Add(1)
+	return Background{b}, sync.OnceFunc(func() { b.backgrounds.Add(-1) })
+}
+
+// Wait returns when a request may be sent. It takes none: that is for the caller to do,
+// who waits for a pause that Polar asked for, too. With urgent, more than can be asked for
+// are wanted and this is the quickest way to serve them: then it takes all but the quarter of
+// unseen customers. The error is that of ctx.
+func (g Background) Wait(ctx context.Context, urgent func() bool) error {
+	for {
+		wait := g.due(urgent())
+		if wait == 0 {
+			return ctx.Err()
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// due is how long to wait before it is worth looking again; 0 if a request may go.
+func (g Background) due(urgent bool) time.Duration {
+	b := g.budget
+	b.line.mu.Lock()
+	defer b.line.mu.Unlock()
+	if left := b.line.pauseLeft(); left > 0 {
+		return left
+	}
+	keep := 0.0
+	if !urgent {
+		keep = b.leftForSeen()
+	}
+	lacking := keep + 1 - b.limiter.Tokens()
+	if len(b.line.waiting) == 0 && lacking <= 0 || b.background.Allow() {
+		return 0
+	}
+	idle := max(lacking, float64(len(b.line.waiting)), 0) / float64(b.limiter.Limit())
+	share := (1 - b.background.Tokens()) / float64(b.background.Limit())
+	return max(time.Duration(min(idle, share)*float64(time.Second)), time.Millisecond)
 }

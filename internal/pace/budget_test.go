@@ -347,3 +347,108 @@ func TestRequestsAreSpareOnlyBesideThoseThatOthersWaitFor(t *testing.T) {
 		assert.False(t, b.Spare(1))
 	})
 }
+
+// goes counts how many requests of a Background go in a time.
+func goes(t *testing.T, b *Budget, urgent bool, d time.Duration) int {
+	ctx, cancel := context.WithTimeout(t.Context(), d)
+	defer cancel()
+	background, end := b.Background()
+	defer end()
+	for n := 0; ; n++ {
+		if background.Wait(ctx, func() bool { return urgent }) != nil {
+			return n
+		}
+		if _, err := b.Wait(ctx); err != nil {
+			return n
+		}
+	}
+}
+
+func TestABackgroundTakesWhatNobodyElseWants(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := goes(t, newBudget(300), false, time.Minute-1)
+		assert.GreaterOrEqual(t, n, 250)
+		assert.LessOrEqual(t, n, 300)
+	})
+}
+
+func TestABackgroundLeavesRequestsForThoseWhoCome(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(300)
+		done := make(chan int)
+		go func() { done <- goes(t, b, false, time.Minute-1) }()
+		unseen := b.UnseenCustomers()
+		for range 5 * 59 / 2 { // of four that come in a second
+			time.Sleep(time.Second * 2 / 5)
+			end, ok := unseen.Begin()
+			require.True(t, ok)
+			began := time.Now()
+			_, err := b.Wait(t.Context())
+			require.NoError(t, err)
+			end()
+			assert.Equal(t, began, time.Now(), "and they do not wait")
+		}
+		assert.GreaterOrEqual(t, <-done, 75)
+	})
+}
+
+func TestABackgroundHasAShareWhenAllRequestsAreWanted(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := spent(newBudget(300))
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		for range 2 { // callers who have something to ask again at once
+			go func() {
+				for {
+					if _, err := b.Wait(ctx); err != nil {
+						return
+					}
+				}
+			}()
+		}
+		n := goes(t, b, false, time.Minute)
+		assert.GreaterOrEqual(t, n, 40)
+		assert.LessOrEqual(t, n, 75)
+	})
+}
+
+func TestABackgroundThatServesQuickestTakesAllButTheShareOfUnseenCustomers(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(300)
+		done := make(chan int)
+		go func() { done <- goes(t, b, true, time.Minute-1) }()
+		unseen, asked := b.UnseenCustomers(), 0
+		for range 59 * 50 {
+			time.Sleep(20 * time.Millisecond)
+			if end, ok := unseen.Begin(); ok {
+				_, err := b.Wait(t.Context())
+				require.NoError(t, err)
+				end()
+				asked++
+			}
+		}
+		assert.GreaterOrEqual(t, <-done, 205)
+		assert.GreaterOrEqual(t, asked, 60, "a quarter")
+	})
+}
+
+func TestABackgroundWaitsForAPauseAndNoLongerThanItsContext(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(300)
+		background, end := b.Background()
+		defer end()
+		b.PauseFor(10 * time.Second)
+		began := time.Now()
+		require.NoError(t, background.Wait(t.Context(), func() bool { return false }))
+		assert.Equal(t, 10*time.Second, time.Since(began))
+		b.PauseFor(time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		require.ErrorIs(t, background.Wait(ctx, func() bool { return false }), context.DeadlineExceeded)
+	})
+}

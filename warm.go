@@ -1,0 +1,643 @@
+package polargate
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/listing"
+	"github.com/polargate/polargate/internal/pace"
+)
+
+// What is here fills the cache from Polar's lists, 100 entries a request, where a question
+// is about one customer. Package listing says why what it reads is complete although the
+// lists change meanwhile. A customer for whom that cannot be said is left out: Polar is asked
+// about them when they come, as about all who are in none of the lists.
+
+const (
+	// longestList is how long a page may be: an entry has its customer, benefit or
+	// product with it, and all of them may have much metadata.
+	longestList = 16 << 20
+	// listsKept is how long pages that were read are of use to the next call of Warm.
+	listsKept = 10 * time.Minute
+	// listRetry is the first pause after a page that failed, and listRetryMost the longest.
+	listRetry, listRetryMost = time.Second, 30 * time.Second
+	// progressEvery is how often the log says how far a walk has come.
+	progressEvery = 30 * time.Second
+)
+
+// customerList is one of Polar's lists of what customers have.
+type customerList struct {
+	name string
+	// path is that of the list, sorted by when its entries came into it, and cameAt the
+	// field that has that time. Source: Polar's server, which takes these for sorting.
+	path, cameAt string
+	read         func(entry fields, have *rights)
+}
+
+var customerLists = [...]customerList{
+	{"benefit grants", "/v1/benefit-grants/?is_granted=true&sorting=granted_at", "granted_at", readListedGrant},
+	// Subscriptions that can become active again are read too, so that none comes
+	// back into the list at its old place.
+	{"subscriptions", "/v1/subscriptions/?status=active&status=trialing&status=past_due&status=unpaid&status=paused&sorting=started_at", "started_at",
+		func(s fields, have *rights) { have.subscription(s) }},
+	{"meters of customers", "/v1/customer-meters/?sorting=created_at", "created_at",
+		func(m fields, have *rights) { have.meter(m) }},
+}
+
+func readListedGrant(g fields, have *rights) {
+	var benefit fields
+	var id, kind string
+	optional(g, "benefit", &benefit)
+	g.text("benefit_id", &id)
+	benefit.text("type", &kind)
+	if id != "" {
+		have.benefits = append(have.benefits, newBenefit(id, kind, compact(benefit["metadata"]), compact(g["properties"])))
+	}
+}
+
+// listed is an entry of a list.
+type listed struct {
+	external string
+	deleted  bool // the customer
+	have     rights
+}
+
+// listsWalk is how far Polar's lists have been read.
+type listsWalk struct {
+	began    clock.Local
+	readLast clock.Local // when the last page came; guarded by warming.mu
+	lists    [len(customerLists)]listWalk
+}
+
+// listWalk is how far one list has been read. One goroutine at a time works on it.
+type listWalk struct {
+	*listing.Walk[listed]
+	pages []pageTime // those that were read
+	// read and total are what Pages gives; guarded by warming.mu.
+	read, total int
+}
+
+// pageTime is when a page was asked for, and when Polar answered.
+type pageTime struct {
+	asked clock.Local
+	at    clock.Polar
+}
+
+// warming is what Customers have for reading Polar's lists.
+type warming struct {
+	turn   chan struct{} // has room for who reads them
+	wanted atomic.Int64  // calls of Warm
+	ended  atomic.Int64  // walks that came to their end
+
+	lastEvent atomic.Int64 // a clock.Local, of a webhook or the end of a sweep
+	swept     atomic.Int64 // how many answers were served fresh before the last sweep
+
+	mu    sync.Mutex
+	sweep *time.Timer // nil without sweeps
+	walk  *listsWalk  // the last one, unless it came to its end
+	said  clock.Local
+	stats WarmStats
+}
+
+// WarmStats is how Warm, or a sweep of the same kind, gets on.
+type WarmStats struct {
+	// Running: lists are being read now.
+	Running bool
+	// Pages have been read of TotalPages, by the last walk through the lists, or the one
+	// under way. TotalPages changes with the lists.
+	Pages, TotalPages int
+	// Customers are those whom the last walk that came to its end left in the cache, with
+	// what it read or with something younger. LeftOut had changes while it read, so that
+	// Polar is asked about them when they come, and NoRoom did not fit into CacheSize.
+	Customers, LeftOut, NoRoom int
+	// Walks came to their end, the last one at EndedAt.
+	Walks   int64
+	EndedAt time.Time
+}
+
+// Warm fills the cache from Polar's lists: benefit grants, subscriptions and meters, 100
+// entries a request, where a question is about one customer. Call it beside a server that
+// has started with an empty cache:
+//
+//	go customers.Warm(ctx)
+//
+// It returns how many customers are in the cache by it, when all lists have been read. Until
+// then nothing of them is used, since a customer's grants may lie on several pages. A customer
+// who changes while the lists are read is left out, and an answer or webhook of meanwhile
+// stays. Customers who are in none of the lists are not in the cache and not refused: Polar
+// is asked about them when they come. So it is about a customer whom the lists would refuse.
+//
+// Customers who come meanwhile are asked about first. Warm takes the requests that nobody
+// else wants, and a quarter of RequestsPerMinute when all are wanted. While more customers
+// come than can be asked about one by one, it takes all but the quarter of unseen customers,
+// since it serves them sooner. A failure of Polar and a pause that it asked for are waited out.
+//
+// When ctx ends, the error is that of ctx in an *Error, and the next call goes on with what
+// was read in the last 10 minutes. A call beside another one waits for it, and returns
+// the same. ErrMisconfigured is a token that may not read the lists: it needs the scopes
+// benefits:read, subscriptions:read and customer_meters:read beside customers:read. Polar is
+// then asked about customers one by one, as without Warm. ErrUnreachable is a list that
+// cannot be read, and ErrClosed that Close was called.
+func (c *Customers) Warm(ctx context.Context) (n int, err error) {
+	if ctx == nil {
+		return 0, errNilContext
+	}
+	c.warming.wanted.Add(1)
+	defer c.warming.wanted.Add(-1)
+	n, err = c.readLists(ctx)
+	return n, c.callError(err)
+}
+
+// readLists reads Polar's lists into the cache, once for all who want that at the same time.
+func (c *Customers) readLists(ctx context.Context) (n int, err error) {
+	w := &c.warming
+	ended := w.ended.Load()
+	select {
+	case w.turn <- struct{}{}:
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-c.cache.life.Done():
+		return 0, c.cache.life.Err()
+	}
+	defer func() { <-w.turn }()
+	if w.ended.Load() != ended { // while this call waited
+		return c.warmStats().Customers, nil
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.cache.life, cancel)()
+	turns, end := c.budget.Background()
+	defer end()
+	r := &listReader{c, turns, c.beginWalk()}
+	defer c.endWalk()
+	if err := r.readAll(ctx); err != nil {
+		return 0, err
+	}
+	found := r.walk.customers(c.config.Features)
+	n = c.takeListed(r.walk, found)
+	return n, r.readKeys(ctx, found)
+}
+
+// beginWalk is the walk that was broken off a short while ago, or a new one.
+func (c *Customers) beginWalk() *listsWalk {
+	w := &c.warming
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := c.cache.now()
+	if w.walk == nil || now > w.walk.readLast.After(listsKept) {
+		w.walk = c.newWalk(now)
+		w.stats.Pages, w.stats.TotalPages = 0, 0
+	}
+	w.stats.Running, w.said = true, now
+	c.config.Logger.Info("polargate: reading Polar's lists of customers", "pages_read", w.stats.Pages)
+	return w.walk
+}
+
+func (c *Customers) newWalk(now clock.Local) *listsWalk {
+	walk := &listsWalk{began: now, readLast: now}
+	for i := range walk.lists {
+		l := &walk.lists[i]
+		l.Walk = listing.New(func(ctx context.Context, number int) (listing.Page[listed], error) {
+			asked := c.cache.now()
+			page, at, err := c.client.customersOf(ctx, &customerLists[i], number, c.organizationID(), c.learn)
+			if err == nil {
+				l.pages = append(l.pages, pageTime{asked, at})
+			}
+			if e, ok := errors.AsType[*Error](err); !ok || !e.unasked { // what was not sent, nobody was turned away for
+				c.cache.count(err)
+			}
+			return page, err
+		})
+	}
+	return walk
+}
+
+func (c *Customers) endWalk() {
+	c.warming.mu.Lock()
+	defer c.warming.mu.Unlock()
+	c.warming.stats.Running = false
+}
+
+func (c *Customers) warmStats() WarmStats {
+	c.warming.mu.Lock()
+	defer c.warming.mu.Unlock()
+	return c.warming.stats
+}
+
+// listReader reads lists with the requests that others leave.
+type listReader struct {
+	*Customers
+	turns pace.Background
+	walk  *listsWalk
+}
+
+// readAll reads the lists beside each other. The first error that is not to be waited out
+// ends all of them.
+func (r *listReader) readAll(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var group sync.WaitGroup
+	for i := range r.walk.lists {
+		l := &r.walk.lists[i]
+		group.Go(func() {
+			err := r.repeat(ctx, func() (done bool, err error) {
+				if done, err = l.Step(ctx, len(l.pages)); err == nil {
+					r.noteProgress(r.walk, l)
+				}
+				return done, err
+			})
+			if err != nil {
+				cancel(err)
+			}
+		})
+	}
+	group.Wait()
+	err := context.Cause(ctx)
+	if err == nil {
+		r.noteLists(nil)
+	}
+	if errors.Is(err, listing.ErrMissed) || errors.Is(err, listing.ErrOrder) { // the next begins anew
+		r.warming.mu.Lock()
+		r.warming.walk = nil
+		r.warming.mu.Unlock()
+	}
+	return err
+}
+
+// repeat reads pages until do reports that there are no more. Each waits for its turn, and
+// one that failed is read again after a pause, if that may help.
+func (r *listReader) repeat(ctx context.Context, do func() (done bool, err error)) error {
+	urgent := func() bool { return r.warming.wanted.Load() > 0 && r.cache.now() < r.cache.shortUntil() }
+	for pause := listRetry; ; {
+		if err := r.turns.Wait(ctx, urgent); err != nil {
+			return err
+		}
+		done, err := do()
+		switch {
+		case err == nil && done:
+			return nil
+		case err == nil:
+			pause = listRetry
+			continue
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		e, ok := errors.AsType[*Error](err)
+		if !ok || e.Reason != ErrUnreachable && e.Reason != ErrRateLimited {
+			r.noteLists(err)
+			return listError(err)
+		}
+		r.seldom.Warn(r.config.Logger, "lists", "polargate: a page of Polar's lists of customers could not be read, and will be tried again", "error", err)
+		if !pace.Sleep(ctx, max(pace.Jitter(pause), e.RetryAfter)) {
+			<-ctx.Done() // its deadline is before that
+			return ctx.Err()
+		}
+		pause = min(2*pause, listRetryMost)
+	}
+}
+
+// listError makes an error of a list that cannot be read one that tells what happens now.
+func listError(err error) error {
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	return &Error{Op: opLists, Reason: ErrUnreachable, Err: err, Detail: err.Error() + "; Polar is asked about customers one by one"}
+}
+
+// noteLists keeps, for Stats, that the token may not read the lists, or with nil that it
+// may, and says it in the log when it begins.
+func (c *Customers) noteLists(err error) {
+	if err != nil && !tokenRefused(err) {
+		return
+	}
+	m := &c.misconfigured
+	m.Lock()
+	defer m.Unlock()
+	if err != nil && m.lists == nil {
+		c.config.Logger.Error("polargate: the access token may not read Polar's lists of customers, so that Polar is asked about them one by one", "error", err)
+	}
+	m.lists = err
+}
+
+// noteProgress keeps how far a walk has come, after a page of one of its lists.
+func (c *Customers) noteProgress(walk *listsWalk, l *listWalk) {
+	w := &c.warming
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := c.cache.now()
+	walk.readLast = now
+	l.read, l.total = l.Pages()
+	w.stats.Pages, w.stats.TotalPages = 0, 0
+	for i := range walk.lists {
+		w.stats.Pages += walk.lists[i].read
+		w.stats.TotalPages += walk.lists[i].total
+	}
+	if now >= w.said.After(progressEvery) {
+		w.said = now
+		c.config.Logger.Info("polargate: reading Polar's lists of customers", "pages_read", w.stats.Pages, "pages", w.stats.TotalPages)
+	}
+}
+
+// listedCustomer is a customer as the lists have them: their state, when the first page
+// with it was asked for, or that they changed meanwhile.
+type listedCustomer struct {
+	state   *Entitlements
+	asked   clock.Local
+	changed bool
+}
+
+// customers puts together what the lists say of each customer.
+func (walk *listsWalk) customers(features map[string][]string) map[uuid]listedCustomer {
+	type gathered struct {
+		listedCustomer
+		have rights
+	}
+	all := map[uuid]*gathered{}
+	for i := range walk.lists {
+		l := &walk.lists[i]
+		for owner, o := range l.Owners() {
+			page := l.pages[o.Since]
+			g := all[owner]
+			if g == nil {
+				g = &gathered{listedCustomer: listedCustomer{
+					state: &Entitlements{customer: owner, external: o.Rows[0].Value.external, known: true, at: page.at}, asked: page.asked}}
+				all[owner] = g
+			}
+			g.changed = g.changed || o.Changed
+			g.asked, g.state.at = min(g.asked, page.asked), min(g.state.at, page.at)
+			for _, row := range o.Rows {
+				entry := row.Value
+				g.changed = g.changed || entry.deleted || entry.external != g.state.external
+				g.have.benefits = append(g.have.benefits, entry.have.benefits...)
+				g.have.products = append(g.have.products, entry.have.products...)
+				g.have.meters = append(g.have.meters, entry.have.meters...)
+			}
+		}
+	}
+	found := make(map[uuid]listedCustomer, len(all))
+	for id, g := range all {
+		if !g.changed {
+			g.state.grant(g.have, features)
+		}
+		found[id] = g.listedCustomer
+	}
+	return found
+}
+
+// takeListed takes what the lists say into the cache, and notes that a walk has ended. It
+// returns how many customers are in the cache by it.
+func (c *Customers) takeListed(walk *listsWalk, found map[uuid]listedCustomer) (n int) {
+	leftOut, noRoom := 0, 0
+	for _, one := range found {
+		switch {
+		case one.changed:
+			leftOut++
+		case c.cache.storeListed(one.state, one.asked, c.config.CacheSize):
+			n++
+		default:
+			noRoom++
+		}
+	}
+	c.cache.expireUnlisted(walk.began, func(id uuid) bool {
+		one, ok := found[id]
+		return ok && !one.changed
+	})
+	w := &c.warming
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.walk = nil
+	w.stats.Customers, w.stats.LeftOut, w.stats.NoRoom = n, leftOut, noRoom
+	w.stats.Walks++
+	w.stats.EndedAt = c.client.now()
+	w.ended.Add(1)
+	c.config.Logger.Info("polargate: Polar's lists of customers are in the cache", "customers", n, "changed_meanwhile", leftOut,
+		"without_room", noRoom, "pages_read", w.stats.Pages, "took", c.cache.now().Sub(walk.began).Round(time.Second))
+	if noRoom > 0 {
+		c.config.Logger.Warn("polargate: more customers have something than CacheSize has room for", "without_room", noRoom)
+	}
+	return n
+}
+
+// storeListed keeps a state out of lists of which the first page was asked for then, and
+// reports whether the customer is in the cache now, with that or with something younger.
+// There may be no room: nobody else is evicted for it.
+func (c *entitlementCache) storeListed(value *Entitlements, asked clock.Local, size int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.known.byID(value.customer)
+	switch {
+	case e == nil:
+		if u, ok := c.unknown.Peek(value.ids()[0]); ok && u.asked > asked {
+			return true // deleted meanwhile
+		}
+		if c.known.customers.Len() >= size {
+			return false
+		}
+	case e.told > asked, e.asked > asked, e.event > value.at:
+		return true
+	case e.ledger.hasSpent():
+		return true // the lists may not know of that: the next question settles it
+	}
+	claims := c.mayClaim(value, e, asked)
+	add := func() {}
+	if e == nil {
+		e, add = c.newEntry(value.ids()[0], value)
+	}
+	e.answered, e.asked = value.at, asked
+	c.set(e, e.ledger.lessSpent(value), c.now().Sub(asked))
+	// What is not in a list that changes may be in it again: a refusal is doubted at once.
+	e.change(func(a *answer) { a.doubtAt = 0 })
+	add()
+	if claims {
+		c.claim(e)
+	}
+	return true
+}
+
+// expireUnlisted has Polar asked about customers who had something before then, and of whom
+// the lists say nothing now.
+func (c *entitlementCache) expireUnlisted(then clock.Local, isListed func(uuid) bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known.customers.Each(func(e *entry) {
+		value := e.value()
+		has := value.known && (len(value.grants()) > 0 || len(value.plan().products) > 0 || len(value.plan().meters) > 0)
+		if has && e.asked < then && e.told < then && !isListed(e.id) {
+			e.expire()
+		}
+	})
+}
+
+// readKeys reads the license keys that come with benefits of many of these customers.
+func (r *listReader) readKeys(ctx context.Context, found map[uuid]listedCustomer) error {
+	ring := r.cache.keys
+	count := map[string]int{}
+	for _, one := range found {
+		if one.changed || one.state.keys() == nil {
+			continue
+		}
+		for i, id := range one.state.keys().ids {
+			if id != (uuid{}) {
+				count[one.state.keys().all[i].ID()]++
+			}
+		}
+	}
+	for benefit, n := range count {
+		if n <= fewKeys || !isUUID(benefit) {
+			continue
+		}
+		number := 0
+		err := r.repeat(ctx, func() (done bool, err error) {
+			last, err := ring.readListed(ctx, benefit, number+1)
+			if lacksScope(err) {
+				return true, nil // that is said elsewhere, and keys count without
+			}
+			if err == nil {
+				number++
+			}
+			return err == nil && number >= last, err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readListed reads a page of a benefit's keys, whoever's they are.
+func (r *keyring) readListed(ctx context.Context, benefit string, number int) (last int, err error) {
+	r.mu.Lock()
+	r.turns++
+	asked, question := r.now(), r.turns
+	r.mu.Unlock()
+	page, err := r.page(ctx, benefit, number)
+	r.answered(err)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, key := range page.keys {
+		r.store(key.id, key, asked, question)
+	}
+	return page.last, err
+}
+
+// customersOf reads a page of a list. If the organization is not known, learn is told which
+// the list names.
+func (c *Client) customersOf(ctx context.Context, list *customerList, number int, organizationID string, learn func(organization string)) (page listing.Page[listed], at clock.Polar, err error) {
+	var broken error
+	path := fmt.Sprintf("%s&limit=100&page=%d", list.path, number)
+	err = c.exchange(ctx, exchange{op: opLists, path: path, repeatable: true, most: longestList}, func(body []byte, when time.Time) error {
+		f, err := object(body)
+		if err != nil {
+			return err
+		}
+		var entries []json.RawMessage
+		var pages fields
+		size, last := -1, -1
+		optional(f, "pagination", &pages)
+		optional(pages, "total_count", &size)
+		optional(pages, "max_page", &last)
+		if json.Unmarshal(f["items"], &entries) != nil || entries == nil || size < 0 || last < 0 {
+			return errors.New("a list without its entries or pages")
+		}
+		page, at, broken = listing.Page[listed]{Last: last, Size: size}, clock.PolarTime(when), nil
+		for _, entry := range entries {
+			row, organization, err := list.row(entry, organizationID)
+			if err != nil {
+				broken = fmt.Errorf("an entry in Polar's list of %s cannot be read: %w", list.name, err)
+				return nil
+			}
+			if organizationID == "" {
+				learn(organization)
+			}
+			page.Rows = append(page.Rows, row)
+		}
+		return nil
+	})
+	if err == nil {
+		err = broken
+	}
+	return page, at, err
+}
+
+// row reads an entry. Without its customer and time nothing in the list would be certain.
+func (list *customerList) row(entry json.RawMessage, organizationID string) (row listing.Row[listed], organization string, err error) {
+	f, err := object(entry)
+	if err != nil {
+		return row, "", err
+	}
+	var id string
+	var came, deleted time.Time
+	var customer fields
+	f.text("id", &id)
+	f.time(list.cameAt, &came)
+	optional(f, "customer", &customer)
+	of, err := readCustomer(customer, organizationID)
+	if err != nil {
+		return row, "", err
+	}
+	entryID, ok := parseUUID(id)
+	if !ok || came.IsZero() {
+		return row, "", fmt.Errorf("id or %s is missing", list.cameAt)
+	}
+	customer.text("organization_id", &organization)
+	customer.time("deleted_at", &deleted)
+	row = listing.Row[listed]{ID: entryID, Owner: of.customer, Came: came.UnixNano()}
+	row.Value.external, row.Value.deleted = of.external, !deleted.IsZero()
+	list.read(f, &row.Value.have)
+	return row, organization, nil
+}
+
+// startSweeps has the lists read whenever webhooks have been silent for SweepAfter, if
+// answers are believed for longer than that.
+func (c *Customers) startSweeps() {
+	w := &c.warming
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if c.config.SweepAfter > 0 && c.config.FreshFor > c.config.SweepAfter {
+		w.sweep = time.AfterFunc(c.config.SweepAfter, c.sweepIfSilent)
+	}
+}
+
+// sweepIn has sweepIfSilent called, once.
+func (c *Customers) sweepIn(d time.Duration) {
+	c.warming.mu.Lock()
+	defer c.warming.mu.Unlock()
+	c.warming.sweep.Reset(d)
+}
+
+func (c *Customers) stopSweeps() {
+	c.warming.mu.Lock()
+	defer c.warming.mu.Unlock()
+	if c.warming.sweep != nil {
+		c.warming.sweep.Stop()
+	}
+}
+
+// sweepIfSilent reads the lists if there has been no webhook for long, and customers come.
+func (c *Customers) sweepIfSilent() {
+	w := &c.warming
+	if left := clock.Local(w.lastEvent.Load()).After(c.config.SweepAfter).Sub(c.cache.now()); left > 0 {
+		c.sweepIn(left)
+		return
+	}
+	hits := c.cache.counts.hits.Load()
+	if w.swept.Swap(hits) == hits {
+		c.sweepIn(c.config.SweepAfter) // nothing in memory was of use since the last one
+		return
+	}
+	c.cache.goBehind(func() {
+		ctx, cancel := context.WithTimeout(c.cache.life, c.config.SweepAfter)
+		defer cancel()
+		if _, err := c.readLists(ctx); err != nil && c.cache.life.Err() == nil {
+			c.seldom.Warn(c.config.Logger, "sweep", "polargate: webhooks are silent, and Polar's lists of customers could not be read in their place", "error", err)
+		}
+		w.lastEvent.Store(int64(c.cache.now()))
+		c.sweepIn(c.config.SweepAfter)
+	})
+}
