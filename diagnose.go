@@ -158,7 +158,7 @@ func (d *Diagnosis) lookAtPolar(ctx context.Context, g *Gate) {
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.budget.all)
 	defer cancel()
 	began := time.Now()
 	_, err := g.client.validate(ctx, ValidateRequest{Key: newKey("polargate-diagnose-" + rand.Text())})

@@ -135,7 +135,7 @@ func (g *Gate) useMemory(ctx context.Context, err error) bool {
 	if g.fallback == nil || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
 		return false
 	}
-	brief, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
+	brief, cancel := context.WithTimeout(ctx, g.budget.reading)
 	defer cancel()
 	if !g.fallback.enter(brief, g.own) {
 		return false
@@ -166,7 +166,7 @@ func (g *Gate) leaveMemory(ctx context.Context) {
 
 // saveAgain tries to store what could not be stored when it was new.
 func (g *Gate) saveAgain(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.budget.all)
 	defer cancel()
 	g.leaveMemory(ctx)
 	g.mu.Lock()

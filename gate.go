@@ -22,6 +22,7 @@ import (
 // value can't be used.
 type Gate struct {
 	config   Config
+	budget   budget
 	client   *Client
 	store    Store
 	fallback *memoryFallback // is store, if it is one
@@ -111,6 +112,7 @@ func Open(config Config) (*Gate, error) {
 	}
 	g := &Gate{
 		config:   config,
+		budget:   budgetOf(config.CheckTimeout),
 		client:   client,
 		store:    &recoveringStore{of: config.Store, log: config.Logger},
 		names:    config.stateNames(client.organizationID),
@@ -259,7 +261,7 @@ func (g *Gate) fly(ctx context.Context, name string, when occasion) (Status, err
 		status Status
 		err    error
 	}
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.budget.all)
 	defer cancel()
 	out, err := flight.Do(ctx, &g.flights, name, func(ctx context.Context) (outcome, error) {
 		err := g.check(ctx, when)
@@ -343,18 +345,19 @@ func (g *Gate) fromMemory() (Status, bool) {
 	if !checked || !now.Before(s.freshUntil) {
 		return Status{}, false
 	}
-	g.renewInBackground(verdict, s, now)
+	if renewable(verdict, s, now) {
+		g.renewInBackground()
+	}
 	status := g.Status()
 	status.Source = FromMemory
 	return status, true
 }
 
-// renewInBackground asks Polar behind the caller's back when a granted answer is past
-// half of its freshness, so that a program in daily use never waits. A program
-// that ends at once waits in Close, so that the answer is not asked for in vain
-// at each of its runs.
-func (g *Gate) renewInBackground(v *verdict, s validity, now time.Time) {
-	if !renewable(v, s, now) || !g.begin() {
+// renewInBackground asks Polar while the caller goes on, so that a program in daily use
+// never waits. A program that ends at once waits in Close instead: otherwise each of its
+// runs would ask and none would get an answer.
+func (g *Gate) renewInBackground() {
+	if !g.begin() {
 		return
 	}
 	g.mu.Lock()
@@ -379,6 +382,7 @@ func (g *Gate) renewInBackground(v *verdict, s validity, now time.Time) {
 	}()
 }
 
+// renewable reports whether a granted answer is old enough to be renewed.
 func renewable(v *verdict, s validity, now time.Time) bool {
 	return s.state == Active && now.After(renewalOf(v, s)) && !v.backingOff(now)
 }
@@ -408,60 +412,119 @@ func (g *Gate) begin() bool {
 	return !g.closed
 }
 
-// check looks at the Store and then, if need be or must be, asks Polar. The
-// error is why Polar gave no grant; it is nil if Polar was not asked.
+// budget is how CheckTimeout is spent. The parts overlap: each is the most that one thing
+// may take.
+type budget struct {
+	// all is for a call of Check or Refresh, and for each change that it makes.
+	all time.Duration
+	// asking is for everything until Polar's answer has come. The rest of all is for
+	// storing the answer.
+	asking time.Duration
+	// turn is how long to wait while another process asks Polar. Then this one asks, too.
+	turn time.Duration
+	// reading is for reading the Store: one that hangs leaves time to ask Polar.
+	reading time.Duration
+	// storing is for what must be stored although the time is over or the caller has gone.
+	storing time.Duration
+}
+
+func budgetOf(checkTimeout time.Duration) budget {
+	const storing = 500 * time.Millisecond
+	return budget{
+		all:     checkTimeout,
+		asking:  checkTimeout - min(storing, checkTimeout/10),
+		turn:    checkTimeout / 2,
+		reading: checkTimeout / 4,
+		storing: storing,
+	}
+}
+
+// task is what a check has to do.
+type task int
+
+const (
+	doNothing        task = iota // the record says enough
+	noteTheTime                  // it does, and the time is stored if that is due
+	renewSoon                    // the same, and Polar is asked in the background
+	releaseWaiting               // there is nothing but activations to release
+	finishActivation             // an activation was being moved here when it broke off
+	reportDoubt                  // so it was, and Polar may have given the activation
+	askPolar
+)
+
+// planCheck is what a check does about a record that is worth s now. waited is the record
+// before the check waited for its turn to ask Polar; nil if it hasn't. planCheck does no I/O.
+func planCheck(rec *record, s validity, now time.Time, when occasion, waited *record) task {
+	activation, verdict, intent := rec.state.Seat, rec.verdict, rec.state.Intent
+	switch {
+	case waited != nil && activation == nil:
+		return doNothing // another process has deactivated the license
+	case waited != nil && when == retry && verdict.since(waited.verdict):
+		return doNothing // another process has asked
+	case activation == nil && !rec.state.waiting():
+		return doNothing
+	case activation == nil && when < retry && pace.Within(rec.state.OutboxRetry.Sub(now), outboxPause) > 0:
+		return doNothing // releasing failed a moment ago
+	case activation == nil:
+		return releaseWaiting
+	case when >= retry, verdict == nil:
+	case when == renewal:
+		if !renewable(verdict, s, now) {
+			return doNothing // another process has renewed it
+		}
+	case now.Before(s.freshUntil):
+		if renewable(verdict, s, now) {
+			return renewSoon
+		}
+		return noteTheTime
+	case s.state == Grace && verdict.backingOff(now):
+		return noteTheTime // asking failed a moment ago
+	}
+	switch {
+	case activation.State != reactivating:
+		return askPolar
+	case intent != nil && intent.Key == activation.Key:
+		return reportDoubt // another activation could be lost as well: that is not risked unasked
+	}
+	return finishActivation // all that a check ever does about activations
+}
+
+// check does what is due about the license. The error is why Polar granted nothing; it is
+// nil if Polar wasn't asked.
 func (g *Gate) check(ctx context.Context, when occasion) error {
-	// What is left of the timeout is for storing an answer that came late.
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout-min(settleTime, g.config.CheckTimeout/10))
+	ctx, cancel := context.WithTimeout(ctx, g.budget.asking)
 	defer cancel()
-	rec, enough := g.checkStore(ctx, when)
-	if enough {
+	rec, todo := g.consider(ctx, when, nil)
+	if todo == doNothing {
 		return nil
 	}
 	g.leaveMemory(ctx)
-	if rec.state.Seat == nil {
+	if todo == releaseWaiting {
 		return g.flushReleases(ctx)
 	}
-	// Of several processes one asks; the others find its answer in the Store,
-	// or ask too after a while.
-	patient, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/2)
+	// Of several processes one asks. The others find its answer in the Store.
+	inTurn, cancel := context.WithTimeout(ctx, g.budget.turn)
 	defer cancel()
-	if unlock, err := g.store.Lock(patient, g.name+".check"); err == nil {
+	if unlock, err := g.store.Lock(inTurn, g.name+".check"); err == nil {
 		defer unlock()
-		before := rec.verdict
-		if rec, enough = g.checkStore(ctx, when); enough || when == retry && rec.verdict.since(before) {
-			return nil
-		}
+		before := rec
+		rec, todo = g.consider(ctx, when, &before)
 	}
-	if rec.state.Seat == nil {
-		return nil // given back meanwhile
+	switch todo {
+	case finishActivation:
+		return g.activate(ctx, newKey(rec.state.Seat.Key), unasked)
+	case reportDoubt:
+		return &Error{Op: "check", Reason: ErrInDoubt}
+	case askPolar:
+		return g.askAndSettle(ctx, rec, when)
 	}
-	key := newKey(rec.state.Seat.Key)
-	if rec.state.Seat.State == reactivating {
-		// A move to this machine was begun here, and is finished: that is all that
-		// a check ever does to seats. If it ended in doubt, a seat may be lost, and
-		// another is not risked unasked.
-		if i := rec.state.Intent; i != nil && i.Key == rec.state.Seat.Key {
-			return &Error{Op: "check", Reason: ErrInDoubt}
-		}
-		return g.activate(ctx, key, unasked)
-	}
-	asked := g.now()
-	license, err := g.ask(ctx, rec.state.Seat, key, 0)
-	if err != nil && when != renewal && errors.Is(ctx.Err(), context.Canceled) {
-		return err // nobody waits any more; it says nothing of Polar
-	}
-	g.settle(ctx, rec, license, err, asked)
-	if err == nil && rec.state.waiting() {
-		_ = g.flushReleases(ctx) // while Polar can be reached
-	}
-	return err
+	return nil
 }
 
-// checkStore adopts what is stored and reports whether that is enough. If not,
-// there is a seat to ask Polar about, or to give back.
-func (g *Gate) checkStore(ctx context.Context, when occasion) (rec record, enough bool) {
-	rec = g.reload(ctx)
+// consider adopts what is stored, says what is to be done about it, and does what needs
+// neither Polar nor waiting.
+func (g *Gate) consider(ctx context.Context, when occasion, waited *record) (record, task) {
+	rec := g.reload(ctx)
 	if rec.missing {
 		g.restore(ctx)
 		rec = g.holding()
@@ -471,22 +534,29 @@ func (g *Gate) checkStore(ctx context.Context, when occasion) (rec record, enoug
 	s := g.evaluate(now)
 	g.checked = true
 	g.mu.Unlock()
-	switch {
-	case rec.state.Seat == nil:
-		return rec, !rec.state.waiting() || when < retry && pace.Within(rec.state.OutboxRetry.Sub(now), outboxPause) > 0
-	case when >= retry || rec.verdict == nil:
-		return rec, false
-	case when == renewal:
-		return rec, !renewable(rec.verdict, s, now)
-	case now.Before(s.freshUntil):
-		g.renewInBackground(rec.verdict, s, now)
-	case s.state == Grace && rec.verdict.backingOff(now):
-		// Asked in vain a moment ago; grace carries on without waiting again.
-	default:
-		return rec, false
+	todo := planCheck(&rec, s, now, when, waited)
+	if todo == renewSoon {
+		g.renewInBackground()
 	}
-	g.storeTime(ctx, rec, now)
-	return rec, true
+	if todo == renewSoon || todo == noteTheTime {
+		g.storeTime(ctx, rec, now)
+		todo = doNothing
+	}
+	return rec, todo
+}
+
+// askAndSettle asks Polar about the activation of a record, and stores the answer.
+func (g *Gate) askAndSettle(ctx context.Context, rec record, when occasion) error {
+	asked := g.now()
+	license, err := g.ask(ctx, rec.state.Seat, newKey(rec.state.Seat.Key), 0)
+	if err != nil && when != renewal && errors.Is(ctx.Err(), context.Canceled) {
+		return err // the caller has gone, which says nothing of Polar
+	}
+	g.settle(ctx, rec, license, err, asked)
+	if err == nil && rec.state.waiting() {
+		_ = g.flushReleases(ctx) // while Polar can be reached
+	}
+	return err
 }
 
 // storeTime keeps the highest time seen up to date on disk while Polar is not
@@ -542,16 +612,13 @@ func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*Lic
 	return license, err
 }
 
-// settleTime is how long an answer may take to be stored when it came late.
-const settleTime = 500 * time.Millisecond
-
 // settle stores the outcome of a validation that was asked for at that time with
 // that state at hand, unless the seat has been changed since, or somebody else
 // stored an answer that came later. It does its part even if ctx has ended.
 func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, err error, asked time.Time) {
 	outcome := answered{of: before.state.Seat, after: before.verdict, asked: asked, at: g.now(), license: license, err: err}
 	// What is left of the time, or as much as a disk needs.
-	left := settleTime
+	left := g.budget.storing
 	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil {
 		left = max(left, time.Until(deadline))
 	}

@@ -148,7 +148,7 @@ func (g *Gate) enlist(ctx context.Context) {
 	if done {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	ctx, cancel := context.WithTimeout(ctx, g.budget.storing)
 	defer cancel()
 	unlock, err := g.store.Lock(ctx, g.names.index)
 	switch {
@@ -347,7 +347,7 @@ func (g *Gate) vacate(ctx context.Context, rec *record, other *seat) error {
 
 // restore writes again what was taken out of the Store under the running program.
 func (g *Gate) restore(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.budget.all)
 	defer cancel()
 	_, _, _ = g.change(ctx, nil) // a state that is missing is saved in any case
 }

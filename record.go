@@ -371,7 +371,7 @@ func (g *Gate) rules(rec record) rules {
 func (g *Gate) load(ctx context.Context) record {
 	// A Store that hangs leaves time to ask Polar.
 	callers := ctx
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout/4)
+	ctx, cancel := context.WithTimeout(ctx, g.budget.reading)
 	defer cancel()
 	known := g.holding()
 	known.unread, known.loaded, known.missing = nil, known.verdict, false
@@ -551,7 +551,7 @@ func (g *Gate) change(ctx context.Context, e recordEvent) (was record, effects [
 	}
 	defer unlock()
 	// The others do not wait for a Store that hangs.
-	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+	ctx, cancel := context.WithTimeout(ctx, g.budget.all)
 	defer cancel()
 	was = g.reload(ctx)
 	if was.unread != nil {

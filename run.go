@@ -100,7 +100,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	due := r.due(rec)
 	if now := r.g.now(); now.Before(due) {
 		if rec.verdict != nil {
-			brief, cancel := context.WithTimeout(ctx, r.g.config.CheckTimeout)
+			brief, cancel := context.WithTimeout(ctx, r.g.budget.all)
 			defer cancel()
 			r.g.storeTime(brief, rec, now)
 		}
@@ -152,7 +152,7 @@ func (r *runner) flush(ctx context.Context, rec record) {
 	if rec.state.Seat == nil || !rec.state.waiting() || now.Before(r.flushed.Add(r.flushPause)) {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.g.config.CheckTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.g.budget.all)
 	defer cancel()
 	if err := r.g.flushReleases(ctx); err == nil {
 		r.flushFailures = 0

@@ -230,7 +230,7 @@ func (g *Gate) withSeat(ctx context.Context, f func(context.Context, record) err
 	if err := f(ctx, rec); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(g.drainCtx, g.config.CheckTimeout)
+	ctx, cancel := context.WithTimeout(g.drainCtx, g.budget.all)
 	defer cancel()
 	_ = g.flushHere(ctx, g.holding()) // or else later
 	return nil
@@ -424,7 +424,7 @@ func (g *Gate) withdraw(ctx context.Context, rec record, last *intent) {
 
 // lastMoment is time for what must be stored although the caller has gone.
 func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(context.WithoutCancel(ctx), settleTime)
+	return context.WithTimeout(context.WithoutCancel(ctx), g.budget.storing)
 }
 
 // settleSeat makes a seat the one that is held, and stores it. One that was taken

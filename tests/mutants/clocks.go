@@ -97,9 +97,9 @@ var clocks = []mutant{
 		rule: "Check with a fresh verdict asks nobody",
 		file: "gate.go",
 		old: `	case now.Before(s.freshUntil):
-		g.renewInBackground`,
+		if renewable`,
 		new: `	case now.Before(s.freshUntil) && when == renewal:
-		g.renewInBackground`,
+		if renewable`,
 		tests: "TestCheckAsksPolarOnlyWhenItIsDue",
 	},
 	{
@@ -122,7 +122,7 @@ var clocks = []mutant{
 		name: "a Check waits for as long as Polar takes",
 		rule: "Check is bounded by CheckTimeout",
 		file: "gate.go",
-		old: `	ctx, cancel := context.WithTimeout(ctx, g.config.CheckTimeout)
+		old: `	ctx, cancel := context.WithTimeout(ctx, g.budget.all)
 	defer cancel()
 	out, err := flight.Do(`,
 		new: `	ctx, cancel := context.WithCancel(ctx)

@@ -177,10 +177,10 @@ var seats = []mutant{
 		name: "a seat that waits beside no license is not given back by Check",
 		rule: "later runs drain the outbox",
 		file: "gate.go",
-		old: `	if rec.state.Seat == nil {
+		old: `	if todo == releaseWaiting {
 		return g.flushReleases(ctx)
 	}`,
-		new: `	if rec.state.Seat == nil {
+		new: `	if todo == releaseWaiting {
 		return nil
 	}`,
 		tests: "TestDeactivateOfflineIsMadeGoodLater|TestDeactivateThatFailsOnTheWireIsMadeGoodLater",
@@ -210,8 +210,8 @@ var seats = []mutant{
 		name:  "a move that broke off is never finished",
 		rule:  "a check finishes a move that this computer began",
 		file:  "gate.go",
-		old:   `	if rec.state.Seat.State == reactivating {`,
-		new:   `	if rec.state.Seat.State == reactivating && ctx.Err() != nil {`,
+		old:   `	case activation.State != reactivating:`,
+		new:   `	case rec != nil:`,
 		tests: "TestAMoveThatFailsHalfWayIsFinishedByALaterCheck",
 	},
 	{
