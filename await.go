@@ -125,11 +125,11 @@ type MissingError struct {
 
 // Error tells a developer what is missing and what to do. For a person, see Message.
 func (e *MissingError) Error() string {
-	what := "Polar does not know the customer yet"
+	what := "Polar doesn't know the customer yet"
 	if e.Required.kind != 0 {
-		what = "the customer does not have " + e.Required.String() + " yet"
+		what = "the customer doesn't have " + e.Required.String() + " yet"
 	}
-	return "polargate: await: " + what + " (" + e.Err.Error() + "). Polar grants what was bought seconds to minutes after the payment: show a page that asks again, and check that the product bought has the benefit."
+	return "polargate: await: " + what + " (" + e.Err.Error() + "). Polar grants a purchase seconds to minutes after the payment: show a page that reloads, and check that the product has the benefit."
 }
 
 func (e *MissingError) message(l *Language) string { return l.text(phraseMissing) }

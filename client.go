@@ -119,7 +119,7 @@ func newClient(config ClientConfig) (*Client, error) {
 		return nil, &InputError{"RequestsPerMinute", "is negative: give the requests allowed in a minute, or 0 for the default"}
 	}
 	if strings.ContainsFunc(config.AccessToken, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return nil, &InputError{"AccessToken", "holds spaces, line breaks or other characters that no token has: copy it again from Polar"}
+		return nil, &InputError{"AccessToken", "has spaces, line breaks or other characters that no token has: copy it again from Polar"}
 	}
 	c := &Client{
 		organizationID: id,
@@ -179,7 +179,7 @@ func baseURL(config ClientConfig) (string, error) {
 		case Sandbox:
 			return string(Sandbox), nil
 		}
-		return "", &InputError{"Server", "is neither Production nor Sandbox: use BaseURL for any other address"}
+		return "", &InputError{"Server", "is neither Production nor Sandbox: use BaseURL for another address"}
 	}
 	u, err := url.Parse(config.BaseURL)
 	bad := func(problem string) (string, error) { return "", &InputError{"BaseURL", problem} }
@@ -359,7 +359,7 @@ func (c *Client) tries(ctx context.Context, x exchange, accept func(body []byte,
 	if x.body != nil {
 		var err error
 		if body, err = json.Marshal(x.body); err != nil {
-			return &InputError{"conditions", "cannot be written as JSON"}
+			return &InputError{"conditions", "can't be written as JSON"}
 		}
 	}
 	backoff := firstBackoff

@@ -619,7 +619,7 @@ func (c *Customers) noteKeyScope(err error) {
 	m.Lock()
 	defer m.Unlock()
 	if err != nil && m.scope == nil {
-		c.config.Logger.Error("polargate: the access token may not read license keys, so that one that expired or was disabled still counts for its customer: give the token the scope license_keys:read", "error", err)
+		c.config.Logger.Error("polargate: the access token may not read license keys, so benefits count even if their key expired or was disabled: give the token the scope license_keys:read", "error", err)
 	}
 	m.scope = err
 }

@@ -202,7 +202,7 @@ func (r CustomerRef) is(id, external string) bool {
 func (r CustomerRef) check() error {
 	id := r.key.id
 	if r == (CustomerRef{}) {
-		return &InputError{"customer", "is nobody: make one with ExternalID or CustomerID"}
+		return &InputError{"customer", "is empty: make one with ExternalID or CustomerID"}
 	}
 	if r.key.kind == byPolarID {
 		if _, ok := canonicalUUID4(id); !ok {
@@ -216,7 +216,7 @@ func (r CustomerRef) check() error {
 	case len(id) > maxExternalID:
 		return &InputError{"external id", "is longer than 2,000 bytes"}
 	case id == "." || id == ".." || strings.ContainsAny(id, "/\x00") || !utf8.ValidString(id):
-		return &InputError{"external id", "holds a slash or a NUL, or is only dots, or no text: Polar cannot be asked about it. Give the customer another id, or use CustomerID"}
+		return &InputError{"external id", "has a slash or a NUL, is only dots, or isn't text, and Polar can't be asked about it: give the customer another id, or use CustomerID"}
 	}
 	return nil
 }
@@ -526,7 +526,7 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 	}
 	if err == nil && value.unread != 0 {
 		c.halfRead.Do(func() {
-			c.config.Logger.Warn("polargate: a customer's state could be read in part only; this is said once a minute", "error", value.unread.unreadable())
+			c.config.Logger.Warn("polargate: a customer's state could be read only in part (logged once a minute)", "error", value.unread.unreadable())
 		})
 	}
 	e, ok := errors.AsType[*Error](err)
@@ -535,10 +535,10 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 		c.noteMisconfigured(key.kind, err)
 	case ok && e.unasked:
 		c.overBudget.Do(func() {
-			c.config.Logger.Warn("polargate: there are more questions than RequestsPerMinute allows; this is said once a minute", "error", err)
+			c.config.Logger.Warn("polargate: more requests to Polar are needed than RequestsPerMinute allows (logged once a minute)", "error", err)
 		})
 	default:
-		c.config.Logger.Warn("polargate: Polar could not say what a customer may use", "error", err)
+		c.config.Logger.Warn("polargate: Polar gave no answer about a customer", "error", err)
 	}
 	return value, err
 }
@@ -561,7 +561,7 @@ func (c *Customers) noteMisconfigured(kind keyKind, err error) {
 		noted, of = &m.keys, "license keys"
 	}
 	if err != nil && *noted == nil {
-		c.config.Logger.Error("polargate: Polar refuses the access token; answers come from the cache while it lasts", "for", of, "error", err)
+		c.config.Logger.Error("polargate: Polar rejects the access token; until it is replaced, answers come from the cache", "for", of, "error", err)
 	}
 	*noted = err
 }

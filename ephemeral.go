@@ -140,7 +140,7 @@ func (g *Gate) useMemory(ctx context.Context, err error) bool {
 	if !g.fallback.enter(brief, g.own) {
 		return false
 	}
-	g.config.Logger.Warn("polargate: the license state cannot be written and is kept in memory; its activation is given back when the gate is closed", "error", err)
+	g.config.Logger.Warn("polargate: the license state can't be written and is kept in memory; Close deactivates it", "error", err)
 	g.saved(err)
 	return true
 }
@@ -159,7 +159,7 @@ func (g *Gate) leaveMemory(ctx context.Context) {
 		g.mu.Lock()
 		g.enlisted = false // in the Store
 		g.mu.Unlock()
-		g.config.Logger.Info("polargate: the license state could be stored after all")
+		g.config.Logger.Info("polargate: the license state was stored after all")
 		g.saved(nil)
 	}
 }
@@ -218,7 +218,7 @@ func (g *Gate) releaseSeats(began time.Time) {
 	left := release{patience: closeWait - time.Since(began), turns: turns{left: g.config.ReleaseTimeout - time.Since(began)}}
 	for _, s := range seats {
 		if err := g.release(&s, &left); err != nil {
-			g.config.Logger.Error("polargate: an activation could not be given back and stays taken: free it by its id, in Polar or with an access token", "activation", s.ActivationID, "error", err)
+			g.config.Logger.Error("polargate: an activation couldn't be deactivated and stays in use: deactivate it by its id, in Polar or with an access token", "activation", s.ActivationID, "error", err)
 		}
 	}
 }
@@ -240,7 +240,7 @@ func (g *Gate) release(s *seat, left *release) error {
 		if wait, ok := left.turns.next(err, left.turns.left); ok {
 			// Who ends the program now finds here what it leaves behind.
 			if wait > closeWait {
-				g.config.Logger.Warn("polargate: an activation is given back as soon as Polar's limit on requests allows", "activation", s.ActivationID, "wait", wait.Round(time.Second))
+				g.config.Logger.Warn("polargate: an activation will be deactivated as soon as Polar's request limit allows", "activation", s.ActivationID, "wait", wait.Round(time.Second))
 			}
 			time.Sleep(wait)
 			continue

@@ -347,14 +347,14 @@ type StoreError struct {
 }
 
 func (e *StoreError) Error() string {
-	do := "Make the folder writable for this user, set Config.Store to another place, or choose with Config.Ephemeral what to do without one."
+	do := "Make the folder writable for this user, set Config.Store to another place, or set Config.Ephemeral if there is none."
 	switch {
 	case e.Is(ErrBusy):
-		do = "Another process, or another call of this one, has held it all the while. Try again."
+		do = "Another process, or another call in this one, held it for too long. Try again."
 	case e.Is(ErrNoPermission):
 		do = "Give the files and their folder to the user who runs the program, or set Config.Store to another place."
 	}
-	return fmt.Sprintf("polargate: cannot %s the license state: %v. %s", e.Op, e.Err, do)
+	return fmt.Sprintf("polargate: can't %s the license state: %v. %s", e.Op, e.Err, do)
 }
 
 // Unwrap returns the cause.

@@ -74,7 +74,7 @@ func ExampleCustomers_Middleware() {
 	// Output:
 	// 200 exported for usr_1337 [export]
 	// 402 {"type":"about:blank","title":"Payment Required","status":402,"detail":"This needs feature export.","required":"feature export","upgrade_url":"https://example.com/pricing"}
-	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Nobody is signed in. Sign in first."}
+	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"You aren't signed in. Sign in first."}
 }
 
 // The middleware has the form that routers such as chi and gorilla take: give it to
@@ -121,7 +121,7 @@ func ExampleCustomers_LicenseMiddleware() {
 	ask(api, "/api/data", "X-License-Key", "API-0000-1111-FFFFFF")
 	// Output:
 	// 200 data for ****-0A1B2C
-	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The license key is missing or not known. Send a valid one.","reason":"unknown_key"}
+	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"The license key is missing or unknown. Send a valid one.","reason":"unknown_key"}
 }
 
 // The page that a customer comes back to from the checkout waits for Polar to grant
@@ -209,8 +209,8 @@ func ExampleRoute() {
 	ask(export, "/", "X-Demo-User", "usr_1337")
 	// Output:
 	// 200 exported
-	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"Nobody is signed in. Sign in first."}
-	// 503 {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"It cannot be checked at the moment what you may use. Try again shortly."}
+	// 401 {"type":"about:blank","title":"Unauthorized","status":401,"detail":"You aren't signed in. Sign in first."}
+	// 503 {"type":"about:blank","title":"Service Unavailable","status":503,"detail":"We can't check what you may use right now. Try again shortly."}
 }
 
 // Polar tells of a cancellation, and it bites at once, although what was cached is

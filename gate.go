@@ -132,7 +132,7 @@ func Open(config Config) (*Gate, error) {
 		g.store = g.fallback
 	}
 	if none, ok := config.Store.(noStore); ok {
-		config.Logger.Warn("polargate: there is no place for the license state", "error", none.err)
+		config.Logger.Warn("polargate: there is no folder for the license state", "error", none.err)
 		g.around.unsaved = none.err
 	}
 	g.config.Secret = "" // it is in the seal now, and in nothing that is printed

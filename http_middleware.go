@@ -239,7 +239,7 @@ func (route *Route) normalize() {
 		}
 	}
 	if given != 1 {
-		panic("polargate: a Route needs exactly one of Customer, CustomerOrError, LicenseKey and LicenseKeyOrError, to know who asks")
+		panic("polargate: a Route needs exactly one of Customer, CustomerOrError, LicenseKey and LicenseKeyOrError")
 	}
 	if customer := route.Customer; customer != nil {
 		route.CustomerOrError = func(r *http.Request) (CustomerRef, error) { return customer(r), nil }
@@ -255,7 +255,7 @@ func (c *Customers) unresolved(r *http.Request, err error) Refusal {
 	err = &resolverError{err}
 	if r.Context().Err() == nil { // else it failed because the caller has gone
 		c.unresolvable.Do(func() {
-			c.config.Logger.Error("polargate: a request was answered 503; this is said once a minute", "error", err)
+			c.config.Logger.Error("polargate: a request was answered 503 (logged once a minute)", "error", err)
 		})
 	}
 	return Refusal{Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Err: err}
@@ -270,8 +270,8 @@ func (e *resolverError) Error() string {
 	for err := e.err; err != nil && len(types) < 10; err = errors.Unwrap(err) {
 		types = append(types, fmt.Sprintf("%T", err))
 	}
-	return "polargate: the program could not tell who sent a request: its CustomerOrError or LicenseKeyOrError returned an error of the type " +
-		strings.Join(types, " with ") + ". See whether the store of sessions is up; Refusal.Err has the error for a log of the program's own"
+	return "polargate: the program couldn't find out who sent a request: its CustomerOrError or LicenseKeyOrError returned an error of the type " +
+		strings.Join(types, " with ") + ". Check the session store; Refusal.Err has the error for your own log"
 }
 
 func (e *resolverError) Unwrap() error { return e.err }
@@ -334,7 +334,7 @@ func (p *preflightWriter) Flush() { p.WriteHeader(http.StatusOK) }
 func (c *Customers) warnOfLockedFeatures(required []Requirement) {
 	for _, r := range required {
 		if r.kind == needsFeature && !c.unlocks(r.id) {
-			c.config.Logger.Warn("polargate: a route requires a feature that no benefit in CustomersConfig.Features unlocks: it lets nobody in by that", "feature", r.id)
+			c.config.Logger.Warn("polargate: a route requires a feature that no benefit in CustomersConfig.Features unlocks, so nobody can have it", "feature", r.id)
 		}
 		c.warnOfLockedFeatures(r.of)
 	}
@@ -528,7 +528,7 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 	}
 	if input, ok := errors.AsType[*InputError](err); ok {
 		c.badIDs.Do(func() {
-			c.config.Logger.Warn("polargate: a request came from a customer whose id cannot be one; this is said once a minute", "error", input)
+			c.config.Logger.Warn("polargate: a request came with an invalid customer id (logged once a minute)", "error", input)
 		})
 		return nil, c.refusal(Refusal{Status: http.StatusBadRequest, Err: input})
 	}
@@ -607,13 +607,13 @@ func (r Refusal) report() string {
 func (r Refusal) detail() string {
 	switch {
 	case r.Status == http.StatusBadRequest:
-		return "The customer id is not one that can exist."
+		return "The customer id isn't valid."
 	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
-		return "The license key is missing or not known. Send a valid one."
+		return "The license key is missing or unknown. Send a valid one."
 	case r.Status == http.StatusUnauthorized:
-		return "Nobody is signed in. Sign in first."
+		return "You aren't signed in. Sign in first."
 	case r.Status == http.StatusServiceUnavailable:
-		return "It cannot be checked at the moment what you may use. Try again shortly."
+		return "We can't check what you may use right now. Try again shortly."
 	case r.Reason != "":
 		return upperFirst(english[Phrase(r.Reason)]) + "."
 	case r.Required.kind != 0:

@@ -58,7 +58,7 @@ func (g *Gate) Import(ctx context.Context, a ImportedActivation) (Status, error)
 	s := &seat{Key: key.Reveal(), ActivationID: id, Label: g.config.Label}
 	if a.Conditions != nil {
 		if s.Conditions, err = json.Marshal(a.Conditions); err != nil {
-			return g.Status(), &InputError{"Conditions", "cannot be written as JSON"}
+			return g.Status(), &InputError{"Conditions", "can't be written as JSON"}
 		}
 	}
 	_, err = flight.Do(ctx, &g.flights, "import "+id+" "+key.Reveal()+" "+string(s.Conditions), func(ctx context.Context) (struct{}, error) {

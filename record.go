@@ -471,7 +471,7 @@ func (g *Gate) keepAside(ctx context.Context, name string, data []byte, why erro
 		return // was seen to before
 	}
 	if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {
-		g.config.Logger.Warn("polargate: the unreadable license state was not kept aside", "error", err)
+		g.config.Logger.Warn("polargate: the unreadable license state couldn't be set aside", "error", err)
 	}
 }
 
@@ -562,7 +562,7 @@ func (g *Gate) change(ctx context.Context, e recordEvent) (was record, effects [
 		return was, nil, nil
 	}
 	if was.missing {
-		g.config.Logger.Warn("polargate: the license state was taken out of the Store and is written again")
+		g.config.Logger.Warn("polargate: the license state was deleted from the Store and is written again")
 	}
 	return was, effects, g.save(ctx, rec, FromDisk)
 }

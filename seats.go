@@ -73,7 +73,7 @@ func (g *Gate) inTurn(ctx context.Context, t *turns, do func() error) error {
 		if !ok {
 			return err
 		}
-		g.config.Logger.Info("polargate: an activation waits for its turn, since Polar's limit on requests is reached", "wait", wait.Round(time.Second))
+		g.config.Logger.Info("polargate: an activation waits for its turn, because Polar's request limit is reached", "wait", wait.Round(time.Second))
 		if err := g.waitInLine(ctx, wait, err); err != nil {
 			return err
 		}
@@ -554,7 +554,7 @@ func (g *Gate) rollbackActivation(ctx context.Context, s *seat) bool {
 	if err == nil || errors.Is(err, ErrSeatReleased) {
 		return true
 	}
-	g.config.Logger.Error("polargate: an activation could not be given back", "activation", s.ActivationID, "error", err)
+	g.config.Logger.Error("polargate: an activation couldn't be deactivated", "activation", s.ActivationID, "error", err)
 	return false
 }
 

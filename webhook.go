@@ -79,7 +79,7 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 		keys = append(keys, webhookKeys(secret)...)
 	}
 	if len(keys) == 0 {
-		c.config.Logger.Error("polargate: a webhook handler without a secret refuses every event: pass the endpoint's secret from Polar")
+		c.config.Logger.Error("polargate: this webhook handler has no secret and refuses every event: pass the endpoint's secret from Polar")
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")

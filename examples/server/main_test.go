@@ -729,7 +729,7 @@ func TestARejectedTokenIsAnswered503AndTheLogSaysWhatToDo(t *testing.T) {
 			p.expect(http.StatusOK, "/healthz", "")
 			log := p.stderr.String()
 			assert.Equal(t, 1, strings.Count(log, "level=ERROR"), log)
-			assert.Contains(t, log, "refuses the access token")
+			assert.Contains(t, log, "rejects the access token")
 			assert.Contains(t, log, "customers:read")
 		})
 	}

@@ -99,7 +99,7 @@ func TestAnHourWithoutPolarServesKnownCustomersOnly(t *testing.T) {
 		}
 		assert.NotZero(t, customers.Stats().Grace)
 		assert.NotZero(t, customers.Stats().Failures)
-		assert.Contains(t, s.Log.String(), "could not say")
+		assert.Contains(t, s.Log.String(), "gave no answer")
 		assert.NotContains(t, s.Log.String(), kit.Paying)
 	})
 }
@@ -451,7 +451,7 @@ func TestATokenThatPolarRefusesIsToldAtTheFirstUseAndInStatsUntilItWorks(t *test
 				require.ErrorIs(t, err, polargate.ErrMisconfigured)
 				require.ErrorIs(t, customers.Stats().Misconfigured, polargate.ErrMisconfigured)
 				assert.NotContains(t, err.Error(), "polar_oat_one")
-				assert.Equal(t, 1, strings.Count(s.Log.String(), "refuses the access token"))
+				assert.Equal(t, 1, strings.Count(s.Log.String(), "rejects the access token"))
 				time.Sleep(2 * time.Hour)
 				s.Has(customers, kit.Paying, true)
 				require.Error(t, customers.Stats().Misconfigured)

@@ -229,12 +229,12 @@ func TestAwaitReportsWhatIsMissingWhenItsContextEnds(t *testing.T) {
 		e, missing := await(polargate.ExternalID(buyer), polargate.Benefit(kit.TeaBenefit), polargate.All(polargate.Feature("pro"), polargate.Product(kit.ProBenefit)))
 		assert.True(t, e.Known())
 		assert.Equal(t, "feature pro", missing.Required.String())
-		require.ErrorContains(t, missing, "the customer does not have feature pro yet")
+		require.ErrorContains(t, missing, "the customer doesn't have feature pro yet")
 
 		e, missing = await(polargate.ExternalID("usr_new"))
 		assert.False(t, e.Known())
 		assert.Zero(t, missing.Required)
-		require.ErrorContains(t, missing, "Polar does not know the customer yet")
+		require.ErrorContains(t, missing, "Polar doesn't know the customer yet")
 
 		s.Polar.SetOffline(true)
 		_, missing = await(polargate.ExternalID(buyer), polargate.Feature("pro"))
