@@ -26,42 +26,42 @@ type Gate struct {
 	client   *Client
 	store    Store
 	fallback *memoryFallback // is store, if it is one
-	name     string          // of the state in store
-	own      []string        // where this machine's state can be; the first is name
+	name     string          // of this computer's state in store
+	own      []string        // names that this computer's state can have; the first is name
 	names    stateNames
 	seal     sealer
 	now      func() time.Time
 
 	current  atomic.Pointer[snapshot] // what Has reads; never nil
 	flights  flight.Group
-	begun    atomic.Bool   // by an Activate that waits for its turn
-	seatTurn chan struct{} // held while the seat is changed, across the network
+	begun    atomic.Bool   // an Activate has waited for its turn
+	seatTurn chan struct{} // held while the activation is changed, also while Polar is asked
 
-	// lockWaits counts those who wait for the Store's lock, and lockedOut is when one
-	// of them last gave up, in nanoseconds since 1970.
+	// lockWaits counts the calls that wait for the Store's lock. lockedOut is when one of
+	// them last gave up, in nanoseconds since 1970.
 	lockWaits atomic.Int32
 	lockedOut atomic.Int64
 
-	// ctx ends with Close; drainCtx ends later, and with it requests that
-	// must not be cut short.
+	// ctx ends with Close. drainCtx ends later: it is for requests that must not be cut
+	// short.
 	ctx, drainCtx       context.Context
 	cancel, cancelDrain context.CancelFunc
 	background          sync.WaitGroup
-	ended               chan struct{} // closed when Close has done all
+	ended               chan struct{} // closed when Close is done
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	closed   bool
-	checked  bool // by a Check; until then the Store is read anew
+	checked  bool // a Check has read the Store; until then memory does not answer
 	record   record
 	around   circumstances
 	renewing bool      // a renewal is under way
-	enlisted bool      // this machine is on the list of those with a state
+	enlisted bool      // this computer is on the list of those with a state
 	looked   time.Time // when a Check from memory last looked at the Store
-	// adoptions counts the states that were made the one in memory.
+	// adoptions counts how often another record was taken into memory.
 	adoptions int
 	timer     *time.Timer
-	complaint string   // logged last about the Store
-	changes   []change // to be told to OnChange
+	complaint string   // the last one logged about the Store
+	changes   []change // that OnChange has not been told yet
 	notifying bool
 }
 
@@ -149,8 +149,7 @@ func (g *Gate) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "polargate.Gate{App:
 // LogValue logs what Format prints.
 func (g *Gate) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(g)) }
 
-// closeWait is how long Close lets a request finish whose answer must not
-// be lost.
+// closeWait is how long Close waits for requests whose answers must not be lost.
 const closeWait = 5 * time.Second
 
 // Close ends all work of the Gate and waits for it, for at most 5 seconds. Calls in
@@ -254,8 +253,8 @@ func (g *Gate) Refresh(ctx context.Context) (Status, error) {
 	return status, err
 }
 
-// fly shares a check between its callers. The Status is empty if it did not end
-// in time; a seat that moves can take longer.
+// fly shares a check between its callers. The Status is empty if the check didn't end in
+// time: finishing a move can take longer.
 func (g *Gate) fly(ctx context.Context, name string, when occasion) (Status, error) {
 	type outcome struct {
 		status Status
@@ -278,9 +277,9 @@ func (g *Gate) fly(ctx context.Context, name string, when occasion) (Status, err
 type occasion int
 
 const (
-	ifStale occasion = iota // the last answer may do
-	renewal                 // it would do, but is past half of its freshness
-	retry                   // it will not do, unless somebody else gets another one
+	ifStale occasion = iota // a fresh answer is enough
+	renewal                 // it is fresh, but past half its freshness
+	retry                   // only a new answer is enough, but another process may get it
 	always
 )
 
@@ -297,8 +296,8 @@ func (g *Gate) enter(ctx context.Context) error {
 	return nil
 }
 
-// callError dresses an error that did not come from Polar: a context's, a
-// closed flight's or a panic's.
+// callError explains an error that didn't come from Polar, but from a context, a Gate that
+// was closed, or a panic.
 func (g *Gate) callError(op string, err error) error {
 	var panicked *flight.PanicError
 	switch {
@@ -315,8 +314,8 @@ func (g *Gate) callError(op string, err error) error {
 	return err
 }
 
-// statusError is the error that goes with a status: nil if the program may
-// run, the cause if it says the same, and else the status' reason with it.
+// statusError is the error that belongs to a Status: nil if the program may run, cause if
+// it has the same reason, and otherwise the reason of the Status together with cause.
 func statusError(s Status, cause error) error {
 	if s.OK() {
 		return nil
@@ -387,9 +386,8 @@ func renewable(v *verdict, s validity, now time.Time) bool {
 	return s.state == Active && now.After(renewalOf(v, s)) && !v.backingOff(now)
 }
 
-// renewalOf is when a granted answer is past half of its freshness, though not
-// within a minute of it: shortly before a key expires, half of what is left
-// would be less and less.
+// renewalOf is when a granted answer is past half its freshness, but never within a minute
+// of the answer: shortly before a key expires, half of what is left shrinks and shrinks.
 func renewalOf(v *verdict, s validity) time.Time {
 	fresh := s.freshUntil.Sub(v.CheckedAt)
 	least := time.Duration(0)
@@ -401,8 +399,8 @@ func renewalOf(v *verdict, s validity) time.Time {
 
 const leastRenewal = time.Minute
 
-// begin counts in work that Close is to wait for, unless it is too late for it.
-// Who got true calls g.background.Done.
+// begin registers work that Close waits for, and reports false if the Gate is closed. After
+// true, call g.background.Done at the end of the work.
 func (g *Gate) begin() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -559,8 +557,8 @@ func (g *Gate) askAndSettle(ctx context.Context, rec record, when occasion) erro
 	return err
 }
 
-// storeTime keeps the highest time seen up to date on disk while Polar is not
-// asked, at most once an hour: a clock set back later is measured by it.
+// storeTime stores the latest time seen, at most once an hour: it shows later whether the
+// clock was set back.
 func (g *Gate) storeTime(ctx context.Context, rec record, now time.Time) {
 	if now.Sub(rec.verdict.HighWater) < clockSlack {
 		return
@@ -598,8 +596,7 @@ func (w write) start() {
 	}
 }
 
-// ask validates a seat under a key, which is another than the seat's own when
-// the key was rotated.
+// ask asks Polar about an activation. After Polar has rotated its key, key is the new one.
 func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*LicenseKey, error) {
 	r := ValidateRequest{Key: key, ActivationID: s.ActivationID, IncrementUsage: increment}
 	if s.ActivationID != "" {
@@ -612,9 +609,9 @@ func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*Lic
 	return license, err
 }
 
-// settle stores the outcome of a validation that was asked for at that time with
-// that state at hand, unless the seat has been changed since, or somebody else
-// stored an answer that came later. It does its part even if ctx has ended.
+// settle stores what Polar answered to a question that was asked at that time about that
+// record, unless the activation has changed since or a later answer is stored already. It
+// does so even if ctx has ended.
 func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, err error, asked time.Time) {
 	outcome := answered{of: before.state.Seat, after: before.verdict, asked: asked, at: g.now(), license: license, err: err}
 	// What is left of the time, or as much as a disk needs.
@@ -626,7 +623,7 @@ func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, e
 	defer cancel()
 	_, effects, saveErr := g.change(ctx, outcome)
 	if saveErr != nil {
-		// A disk that fails costs memory across restarts, not the license now.
+		// The answer counts although it is lost at the next start.
 		g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
 		g.saved(saveErr)
 		g.update(func() bool {
@@ -771,8 +768,8 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 	return next
 }
 
-// maxNap bounds the wait for the next change: timers stand still while a
-// laptop sleeps, and a deadline passed asleep is noticed that long after.
+// maxNap bounds the wait for the next change. Timers stop while a laptop sleeps, so a
+// deadline that passes meanwhile is noticed this long after it wakes up.
 const maxNap = time.Minute
 
 // update takes a change into memory and publishes what comes of it, unless change reports
@@ -853,8 +850,8 @@ func changed(a, b Status) bool {
 	return a.State != b.State || a.Reason != b.Reason || a.Unsaved != b.Unsaved || a.InDoubt != b.InDoubt || !slices.Equal(a.Features, b.Features)
 }
 
-// notify lets OnChange know, from a goroutine of its own, so that it may call the
-// Gate. g.mu is held.
+// notify has OnChange called from its own goroutine, so that OnChange can call the Gate.
+// g.mu is held.
 func (g *Gate) notify(before, after Status) {
 	if g.config.OnChange == nil {
 		return

@@ -24,24 +24,23 @@ import (
 // record is the stored state, opened.
 type record struct {
 	state   state
-	verdict *verdict // nil: there is none, or it does not open here
-	trouble Reason   // why something that should be there is not
-	// loaded is the verdict that was there when this was read.
+	verdict *verdict // nil if there is none, or if it can't be opened on this computer
+	trouble Reason   // why something that should be there is missing
+	// loaded is the verdict as it was read.
 	loaded *verdict
-	// others are the seats of other machines, where this one has none.
+	// others are the activations of other computers, if this one has none.
 	others []seat
-	// stored: it was read or saved under this machine's name.
+	// stored: the record was read or saved under this computer's name.
 	stored bool
-	// missing: it was, and is not there any more. Only Deactivate removes a
-	// license, and stores that it did; a state that is missing was lost, and is
-	// written again.
+	// missing: it was stored, and has disappeared. Deactivate stores that it removed a
+	// license, so a state that has disappeared was lost, and is written again.
 	missing bool
-	// unread is set when the Store failed to load. What it holds is then not
-	// known, and not to be written over.
+	// unread is why the Store couldn't be read; nil if it could. What it holds isn't known
+	// then, and must not be overwritten.
 	unread error
 }
 
-// noteTime notes a time that was seen, and reports whether it is the latest.
+// noteTime raises the latest time seen, and reports whether now is later.
 func (rec *record) noteTime(now time.Time) bool {
 	if rec.verdict == nil || !now.After(rec.verdict.HighWater) {
 		return false
@@ -52,20 +51,20 @@ func (rec *record) noteTime(now time.Time) bool {
 	return true
 }
 
-// worthKeeping reports whether something would be lost with the state.
+// worthKeeping reports whether there is anything to lose.
 func (rec *record) worthKeeping() bool {
 	return rec.state.Seat != nil || len(rec.state.Outbox) > 0 || rec.state.Intent != nil
 }
 
-// elsewhere reports whether there is no license here, but one of another machine.
+// elsewhere reports whether the only license is that of another computer.
 func (rec *record) elsewhere() bool {
 	return rec.state.Seat == nil && !rec.state.Left && rec.trouble == "" && len(rec.others) > 0
 }
 
-// rules are what next goes by, besides the record itself.
+// rules are what next depends on besides the record.
 type rules struct {
-	fresh   time.Duration // how long an answer is fresh
-	here    string        // this machine's fingerprint
+	fresh   time.Duration // FreshFor
+	here    string        // this computer's fingerprint
 	accepts func(benefitID string) bool
 }
 
@@ -74,8 +73,8 @@ type recordEvent any
 
 // What Polar said, and what the clock shows.
 type (
-	// answered: Polar was asked about the activation of a record that had the verdict
-	// after, at a time, and answered at another, or did not.
+	// answered: Polar was asked about an activation, whose verdict then was after. License
+	// or err is the outcome.
 	answered struct {
 		of        *seat
 		after     *verdict
@@ -85,7 +84,7 @@ type (
 	}
 	// timeSeen: the clock was looked at.
 	timeSeen struct{ at time.Time }
-	// clockFollowed: the verdict in memory has followed the clock, back to this time.
+	// clockFollowed: the clock was set back, and the verdict in memory has followed it.
 	clockFollowed struct{ at time.Time }
 	// unsaved: what is known is not stored yet.
 	unsaved struct{}
@@ -93,37 +92,37 @@ type (
 
 // The steps of an activation, and of its end.
 type (
-	// judged: Polar was asked about an activation of before, under the key to activate.
+	// judged: Polar was asked about an earlier activation, with the key to activate.
 	judged struct {
 		candidate
 		finding finding
 		license *LicenseKey
 		err     error
 	}
-	// vacating: the activation that another machine has is about to be released.
+	// vacating: the activation of another computer is about to be released.
 	vacating struct{ other seat }
-	// begun: an activation is about to be asked for.
+	// begun: Polar is about to be asked for an activation.
 	begun struct{ intent intent }
-	// cleared: an activation that was in the way has been released.
+	// cleared: an activation that was in the way was released.
 	cleared struct{ was seat }
-	// turnedDown: Polar gave no activation, or one of no use, which is left if it could
-	// not be released again.
+	// turnedDown: Polar gave no activation, or a useless one. If that couldn't be released
+	// again, it is left.
 	turnedDown struct {
 		err  error
 		left *seat
 	}
-	// doubted: nobody knows whether Polar has given an activation.
+	// doubted: it isn't known whether Polar has given an activation.
 	doubted struct{}
-	// abandoned: the intent is over, and the doubt of before is what is left.
+	// abandoned: the intent is over. An earlier doubt is left as it was.
 	abandoned struct{ earlier *intent }
-	// settled: an activation is the one to hold.
+	// settled: this activation is the license from now on.
 	settled struct {
 		seat    *seat
 		license *LicenseKey
 	}
-	// removed: the license is removed here on purpose.
+	// removed: the license was deactivated on purpose.
 	removed struct{}
-	// flushed: these are left of the activations that waited to be released.
+	// flushed: the activations that waited were released, except those that are left.
 	flushed struct {
 		left   []seat
 		failed bool
@@ -134,12 +133,12 @@ type (
 type effect int
 
 const (
-	storing   effect = iota // the record is to be stored
-	releasing               // an activation waits to be released at Polar
+	storing   effect = iota // store the record
+	releasing               // release an activation at Polar
 )
 
-// next is the record after an event, and what is to be done about it: nothing if it
-// changes nothing. It does no I/O, and leaves the record that it is called on as it is.
+// next returns the record after an event, and what to do about it: nothing if the event
+// changes nothing. It does no I/O, and doesn't change the record that it is called on.
 func (rec record) next(what recordEvent, now time.Time, r rules) (record, []effect) {
 	was := rec
 	st := &rec.state
@@ -233,7 +232,7 @@ func (rec record) next(what recordEvent, now time.Time, r rules) (record, []effe
 	return rec, rec.effects()
 }
 
-// effects are those of a record that has changed.
+// effects is what to do about a record that has changed.
 func (rec *record) effects() []effect {
 	if rec.state.waiting() {
 		return []effect{storing, releasing}
@@ -241,7 +240,7 @@ func (rec *record) effects() []effect {
 	return []effect{storing}
 }
 
-// judged is next for an activation of before that Polar was asked about.
+// judged is next for the event of that name.
 func (rec record) judged(e judged, now time.Time, r rules) (record, []effect) {
 	st := &rec.state
 	switch e.finding {
@@ -270,7 +269,7 @@ func (rec record) judged(e judged, now time.Time, r rules) (record, []effect) {
 	return rec, rec.effects()
 }
 
-// problem is why the key cannot be activated.
+// problem is why the key can't be activated.
 func (e judged) problem() error {
 	if failure, ok := errors.AsType[*Error](e.err); ok && e.finding == foundOnlyThis {
 		return failure.Err
@@ -281,17 +280,17 @@ func (e judged) problem() error {
 	return e.err
 }
 
-// candidate is an activation of before that may do for a key.
+// candidate is an earlier activation that may be good for a key.
 type candidate struct {
 	seat    seat
-	key     string // that is to be activated
-	same    bool   // it is the seat's own
-	current bool   // the seat is the one at hand, or else the one of that index in the outbox
+	key     string // the key to activate
+	same    bool   // the activation has that key
+	current bool   // it is the license; otherwise it is in the outbox, at index
 	index   int
 }
 
-// maxCandidates bounds the questions of one Activate. More than one seat to
-// choose from is rare.
+// maxCandidates bounds how many questions one Activate asks. More than one candidate is
+// rare.
 const maxCandidates = 3
 
 // candidates are the activations of before that an activation of a key may go on with,
@@ -475,8 +474,8 @@ func (g *Gate) keepAside(ctx context.Context, name string, data []byte, why erro
 	}
 }
 
-// complain logs a warning that is another than the last one: a program that looks
-// every minute must not fill a log with the same.
+// complain logs a warning unless it was the last one, too: a program that looks every
+// minute must not fill its log.
 func (g *Gate) complain(text string, err error) (said bool) {
 	line := text
 	if err != nil {
@@ -492,8 +491,8 @@ func (g *Gate) complain(text string, err error) (said bool) {
 	return !known
 }
 
-// blank is a state without a license. If it was made before without being
-// saved, the installation keeps the id that it was given then.
+// blank is a record without a license. The installation keeps the id that it has in
+// memory.
 func (g *Gate) blank(trouble Reason) record {
 	id := g.holding().state.InstallationID
 	if id == "" {
@@ -502,9 +501,9 @@ func (g *Gate) blank(trouble Reason) record {
 	return record{state: state{InstallationID: id}, trouble: trouble}
 }
 
-// save seals and stores a state, and adopts it. A sealed verdict that does not
-// open here stays as it is. An answer to a check that came since the state was
-// read, and is in memory because the seat was locked, is stored with it.
+// save seals and stores a record, and takes it into memory. A verdict that can't be opened
+// on this computer stays as it is. If a check has got an answer since the record was read,
+// and couldn't store it because of the lock, that answer is stored, too.
 func (g *Gate) save(ctx context.Context, rec record, source Source) error {
 	known := g.holding()
 	if known.verdict != nil && known.verdict != rec.loaded && known.state.Seat.same(rec.state.Seat) {
@@ -542,8 +541,8 @@ func (g *Gate) save(ctx context.Context, rec record, source Source) error {
 	return nil
 }
 
-// change loads the record, takes an event into it, and saves it if that changes
-// something, while nobody else on this machine can. was is the record that it found.
+// change loads the record, applies an event to it, and saves it if that changes something,
+// with the lock held. was is the record that it found.
 func (g *Gate) change(ctx context.Context, e recordEvent) (was record, effects []effect, err error) {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil {
@@ -567,8 +566,8 @@ func (g *Gate) change(ctx context.Context, e recordEvent) (was record, effects [
 	return was, effects, g.save(ctx, rec, FromDisk)
 }
 
-// lockSeat keeps out all others that would change the seat: in this Gate, in
-// this process, and on this machine.
+// lockSeat keeps all others from changing the activation: in this Gate, in this process,
+// and on this computer.
 func (g *Gate) lockSeat(ctx context.Context) (unlock func(), err error) {
 	patient, cancel := context.WithTimeout(ctx, lockPatience)
 	defer cancel()
@@ -597,8 +596,8 @@ func (g *Gate) lockSeat(ctx context.Context) (unlock func(), err error) {
 // and name to a chan of one place.
 var turnsHere sync.Map
 
-// lockHere keeps out the other Gates of this process that have the same folder, where
-// the file system has no locks to keep out everybody.
+// lockHere keeps out the other Gates of this process with the same folder, if its file
+// system has no locks.
 func (g *Gate) lockHere(ctx context.Context) (unlock func(), err error) {
 	store, ok := g.config.Store.(interface{ folder() folder })
 	if !ok {
@@ -618,18 +617,18 @@ func (g *Gate) lockHere(ctx context.Context) (unlock func(), err error) {
 	}
 }
 
-// isLockedOut reports whether a call waits for somebody else's lock, or did a moment
-// ago: one that its caller has just given up.
+// isLockedOut reports whether a call waits for a lock that another process holds, or gave
+// up waiting a moment ago.
 func (g *Gate) isLockedOut() bool {
 	return g.lockWaits.Load() > 0 || time.Since(time.Unix(0, g.lockedOut.Load())) < time.Second
 }
 
-// lockPatience is how long a change waits for another one that is under way on
-// this machine: one that asks Polar several times takes less.
+// lockPatience is how long a change waits for another one on this computer. Even one that
+// asks Polar several times takes less.
 const lockPatience = time.Minute
 
-// lockError is why there was no lock: the caller, if they have left, or somebody else,
-// who was busy for longer than the caller waits, or than patience lasts.
+// lockError is why there was no lock: the caller has gone, or another holds it for longer
+// than the caller, or lockPatience, allows.
 func lockError(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
@@ -648,7 +647,7 @@ func (g *Gate) holding() record {
 	return g.record
 }
 
-// adopt makes a state the one in memory.
+// adopt takes a record into memory.
 func (g *Gate) adopt(rec record, source Source) {
 	g.update(func() bool {
 		g.adoptions++
@@ -657,8 +656,8 @@ func (g *Gate) adopt(rec record, source Source) {
 	})
 }
 
-// reload makes what is stored the state in memory. If another state was adopted
-// while it was being read, that one may be newer, and it is read again.
+// reload takes what is stored into memory. If memory changed while the Store was read, what
+// was read may be older, and the Store is read again.
 func (g *Gate) reload(ctx context.Context) record {
 	for {
 		g.mu.Lock()
