@@ -108,7 +108,7 @@ func problemOf(err error) problem {
 	} else if _, ok := errors.AsType[*polargate.InputError](err); ok {
 		p.Reason = "input"
 	} else if errors.Is(err, errFindings) {
-		p.Reason = "problems_found"
+		p = problem{"problems_found", "There are problems: see above."}
 	}
 	return p
 }

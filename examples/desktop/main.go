@@ -174,7 +174,7 @@ type tourError struct{ error }
 func (e *tourError) Error() string { return "the tour stopped early: " + e.error.Error() }
 
 // errFindings: the report lists problems.
-var errFindings = errors.New("There are problems: see above.")
+var errFindings = errors.New("problems were found")
 
 // exitCode is what an error means to a script.
 func exitCode(err error) int {
