@@ -35,18 +35,19 @@ const (
 type customerList struct {
 	name string
 	// path is that of the list, sorted by when its entries came into it, and cameAt the
-	// field that has that time. Source: Polar's server, which takes these for sorting.
+	// field that has that time. What comes after the time in sorting keeps those of the same
+	// time in one order, page after page. Source: Polar's server, which takes all of these.
 	path, cameAt string
 	read         func(entry fields, have *rights)
 }
 
 var customerLists = [...]customerList{
-	{"benefit grants", "/v1/benefit-grants/?is_granted=true&sorting=granted_at", "granted_at", readListedGrant},
+	{"benefit grants", "/v1/benefit-grants/?is_granted=true&sorting=granted_at&sorting=created_at", "granted_at", readListedGrant},
 	// Subscriptions that can become active again are read too, so that none comes
 	// back into the list at its old place.
-	{"subscriptions", "/v1/subscriptions/?status=active&status=trialing&status=past_due&status=unpaid&status=paused&sorting=started_at", "started_at",
+	{"subscriptions", "/v1/subscriptions/?status=active&status=trialing&status=past_due&status=unpaid&status=paused&sorting=started_at&sorting=customer&sorting=product", "started_at",
 		func(s fields, have *rights) { have.subscription(s) }},
-	{"meters of customers", "/v1/customer-meters/?sorting=created_at", "created_at",
+	{"meters of customers", "/v1/customer-meters/?sorting=created_at&sorting=customer_id&sorting=meter_id", "created_at",
 		func(m fields, have *rights) { have.meter(m) }},
 }
 
@@ -73,6 +74,9 @@ type listsWalk struct {
 	began    clock.Local
 	readLast clock.Local // when the last page came; guarded by warming.mu
 	lists    [len(customerLists)]listWalk
+	// leftOut are customers of whom something is new that could not be read; guarded by
+	// warming.mu.
+	leftOut map[uuid]bool
 }
 
 // listWalk is how far one list has been read. One goroutine at a time works on it.
@@ -200,7 +204,7 @@ func (c *Customers) beginWalk() *listsWalk {
 }
 
 func (c *Customers) newWalk(now clock.Local) *listsWalk {
-	walk := &listsWalk{began: now, readLast: now}
+	walk := &listsWalk{began: now, readLast: now, leftOut: map[uuid]bool{}}
 	for i := range walk.lists {
 		l := &walk.lists[i]
 		l.Walk = listing.New(func(ctx context.Context, number int) (listing.Page[listed], error) {
@@ -396,7 +400,7 @@ func (c *Customers) takeListed(walk *listsWalk, found map[uuid]listedCustomer) (
 	leftOut, noRoom := 0, 0
 	for _, one := range found {
 		switch {
-		case one.changed:
+		case one.changed || c.isLeftOut(walk, one.state.customer):
 			leftOut++
 		case c.cache.storeListed(one.state, one.asked, c.config.CacheSize):
 			n++
@@ -406,7 +410,7 @@ func (c *Customers) takeListed(walk *listsWalk, found map[uuid]listedCustomer) (
 	}
 	c.cache.expireUnlisted(walk.began, func(id uuid) bool {
 		one, ok := found[id]
-		return ok && !one.changed
+		return ok && !one.changed && !c.isLeftOut(walk, id)
 	})
 	w := &c.warming
 	w.mu.Lock()
@@ -417,11 +421,26 @@ func (c *Customers) takeListed(walk *listsWalk, found map[uuid]listedCustomer) (
 	w.stats.EndedAt = c.client.now()
 	w.ended.Add(1)
 	c.config.Logger.Info("polargate: Polar's lists of customers are in the cache", "customers", n, "changed_meanwhile", leftOut,
-		"without_room", noRoom, "pages_read", w.stats.Pages, "took", c.cache.now().Sub(walk.began).Round(time.Second))
+		"without_room", noRoom, "pages_read", w.stats.Pages, "seconds", int(c.cache.now().Sub(walk.began).Seconds()))
 	if noRoom > 0 {
 		c.config.Logger.Warn("polargate: more customers have something than CacheSize has room for", "without_room", noRoom)
 	}
 	return n
+}
+
+// leaveOut keeps a walk that is under way from telling what a customer has.
+func (c *Customers) leaveOut(id uuid) {
+	c.warming.mu.Lock()
+	defer c.warming.mu.Unlock()
+	if walk := c.warming.walk; walk != nil {
+		walk.leftOut[id] = true
+	}
+}
+
+func (c *Customers) isLeftOut(walk *listsWalk, id uuid) bool {
+	c.warming.mu.Lock()
+	defer c.warming.mu.Unlock()
+	return walk.leftOut[id]
 }
 
 // storeListed keeps a state out of lists of which the first page was asked for then, and

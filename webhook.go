@@ -238,6 +238,7 @@ const maxHeld = 100
 func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	n := notice{sent: sent, came: c.cache.now()}
 	c.warming.lastEvent.Store(int64(n.came))
+	c.warming.lastEvent.Store(int64(n.came))
 	f, err := object(body)
 	if err != nil {
 		c.unreadable(n, err)
@@ -410,6 +411,7 @@ func (c *Customers) unreadable(n notice, err error) {
 	c.cache.counts.eventsRefused.Add(1)
 	c.seldom.Warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", n.kind, "error", err)
 	if of, err := readCustomer(n.customer, c.organizationID()); err == nil {
+		c.leaveOut(of.customer)
 		c.cache.invalidate(of)
 	}
 }

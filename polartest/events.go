@@ -1,6 +1,7 @@
 package polartest
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"net/http"
@@ -458,6 +459,8 @@ func (p *Polar) listCustomerMeters(c *call) *answer {
 	sorted := sorting(f, c, orders[metered]{
 		"created_at":  func(a, b metered) int { return a.Meter.CreatedAt.Compare(b.Meter.CreatedAt) },
 		"modified_at": func(a, b metered) int { return a.Meter.ModifiedAt.Compare(b.Meter.ModifiedAt) },
+		"customer_id": func(a, b metered) int { return cmp.Compare(a.account.ID, b.account.ID) },
+		"meter_id":    func(a, b metered) int { return cmp.Compare(a.MeterID, b.MeterID) },
 	})
 	return answerPage(f, func() []metered {
 		return sorted(p.customerMeters(c.token.OrganizationID, func(m metered) bool {

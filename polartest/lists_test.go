@@ -159,22 +159,26 @@ func TestAListComesInTheOrderThatItIsAskedFor(t *testing.T) {
 	for i, granted := range []int{2, 0, 1} {
 		at := began.Add(time.Duration(i) * time.Minute)
 		a.p.AddCustomer(polartest.Customer{
-			ExternalID:    fmt.Sprint(i),
+			ID: fmt.Sprintf("0000000%d-0000-4000-8000-000000000000", i), ExternalID: fmt.Sprint(i), Email: fmt.Sprintf("%d@example.com", granted),
 			Benefits:      []polartest.Benefit{{CreatedAt: at, GrantedAt: began.Add(time.Duration(granted) * time.Minute)}},
-			Subscriptions: []polartest.Subscription{{StartedAt: began.Add(time.Duration(granted) * time.Minute)}},
-			Meters:        []polartest.Meter{{CreatedAt: at, ModifiedAt: began.Add(time.Duration(granted) * time.Minute)}},
+			Subscriptions: []polartest.Subscription{{ProductID: "8c499570-3242-437e-a9f5-6fee6cff7593", StartedAt: began.Add(time.Duration(granted) * time.Minute)}},
+			Meters:        []polartest.Meter{{MeterID: "aaf2bfea-ac4f-40eb-99ad-de858ccdfd97", CreatedAt: at, ModifiedAt: began.Add(time.Duration(granted) * time.Minute)}},
 		})
 	}
 	for path, want := range map[string]string{
-		"/v1/benefit-grants/":                            "210", // the newest first
-		"/v1/benefit-grants/?sorting=created_at":         "012",
-		"/v1/benefit-grants/?sorting=granted_at":         "120",
-		"/v1/benefit-grants/?sorting=-granted_at":        "021",
-		"/v1/subscriptions/?sorting=started_at":          "120",
-		"/v1/customer-meters/?sorting=created_at":        "012",
-		"/v1/customer-meters/?sorting=-created_at":       "210",
-		"/v1/customer-meters/?sorting=modified_at":       "120",
-		"/v1/benefit-grants/?sorting=revoked_at&limit=1": "2",
+		"/v1/benefit-grants/":                                       "210", // the newest first
+		"/v1/benefit-grants/?sorting=created_at":                    "012",
+		"/v1/benefit-grants/?sorting=granted_at":                    "120",
+		"/v1/benefit-grants/?sorting=-granted_at":                   "021",
+		"/v1/subscriptions/?sorting=started_at":                     "120",
+		"/v1/customer-meters/?sorting=created_at":                   "012",
+		"/v1/customer-meters/?sorting=-created_at":                  "210",
+		"/v1/customer-meters/?sorting=modified_at":                  "120",
+		"/v1/customer-meters/?sorting=-customer_id":                 "210",
+		"/v1/customer-meters/?sorting=meter_id&sorting=-created_at": "210",
+		"/v1/subscriptions/?sorting=customer":                       "120",
+		"/v1/subscriptions/?sorting=product&sorting=-started_at":    "021",
+		"/v1/benefit-grants/?sorting=revoked_at&limit=1":            "2",
 	} {
 		status, answer := a.send("GET", path, "")
 		require.Equal(t, http.StatusOK, status, path)

@@ -203,6 +203,8 @@ func (p *Polar) listSubscriptions(c *call) *answer {
 	isActive, ending := f.flag("active"), f.flag("cancel_at_period_end")
 	sorted := sorting(f, c, orders[subscribed]{
 		"started_at": func(a, b subscribed) int { return a.StartedAt.Compare(b.StartedAt) },
+		"customer":   func(a, b subscribed) int { return cmp.Compare(a.Email, b.Email) },
+		"product":    func(a, b subscribed) int { return cmp.Compare(a.ProductID, b.ProductID) },
 	})
 	return answerPage(f, func() []subscribed {
 		var found []subscribed

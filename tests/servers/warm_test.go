@@ -3,10 +3,14 @@ package servers
 import (
 	"bytes"
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptest"
 	"strconv"
 	"strings"
 	"sync"
@@ -325,6 +329,40 @@ func TestACustomerWhoChangesWhileListsAreReadIsAskedAbout(t *testing.T) {
 		require.NoError(t, err)
 		_, tea := e.Benefit(kit.TeaBenefit)
 		assert.False(t, tea)
+		assert.Equal(t, asked+1, s.Asked())
+	})
+}
+
+func TestACustomerOfWhomAnEventCannotBeReadWhileListsAreReadIsAskedAbout(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		crowd(s, 250)
+		const secret = "a text that is the key itself"
+		var handler http.Handler
+		paged(s, func(page int) {
+			time.Sleep(time.Second)
+			if page != 8 {
+				return
+			}
+			c, _ := s.Polar.Customer(usr(0))
+			body := fmt.Sprintf(`{"type":"customer.state_changed","timestamp":%q,"data":{"id":%q,"external_id":"usr_0","organization_id":%q,"granted_benefits":7}}`,
+				time.Now().UTC().Format(time.RFC3339), c.ID, s.Polar.OrganizationID())
+			at := fmt.Sprint(time.Now().Unix())
+			mac := hmac.New(sha256.New, []byte(secret))
+			mac.Write([]byte("msg_1." + at + "." + body))
+			r := httptest.NewRequest(http.MethodPost, "/", strings.NewReader(body))
+			r.Header.Set("Webhook-Id", "msg_1")
+			r.Header.Set("Webhook-Timestamp", at)
+			r.Header.Set("Webhook-Signature", "v1,"+base64.StdEncoding.EncodeToString(mac.Sum(nil)))
+			w := httptest.NewRecorder()
+			handler.ServeHTTP(w, r)
+			require.Less(t, w.Code, 300)
+		})
+		customers := s.Open()
+		handler = customers.WebhookHandler(secret)
+		assert.Equal(t, 250, warm(t, customers))
+		asked := s.Asked()
+		s.Has(customers, usr(0), true)
 		assert.Equal(t, asked+1, s.Asked())
 	})
 }
