@@ -37,7 +37,7 @@ import (
 // their license, and looks at what is left: on disk, at Polar, and for the
 // program that is started next. For many kills:
 //
-//	go test -run TestAKilledProgram -kills 1000 -v .
+//	go test ./tests/gate -run TestAKilledProgram -kills 1000 -v
 var killCount = flag.Int("kills", 12, "how many programs TestAKilledProgramKeepsItsLicenseAndReportsEveryLostActivation kills")
 
 const (
