@@ -632,5 +632,3 @@ func (w *world) ingested(request map[string]any) {
 		require.Equal(w.t, http.StatusOK, response.StatusCode)
 	}
 }
-
-func e2token(w *world) string { return w.e.bearer() }

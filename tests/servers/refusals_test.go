@@ -253,8 +253,9 @@ func TestAwaitDoesNotWaitForTheImpossible(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Open()
 		ref, pro := polargate.ExternalID(buyer), polargate.Feature("pro")
+		var noContext context.Context
 		var input *polargate.InputError
-		_, err := customers.Await(nil, ref, pro) //nolint:staticcheck // that is the mistake
+		_, err := customers.Await(noContext, ref, pro)
 		require.ErrorAs(t, err, &input)
 		_, err = customers.Await(t.Context(), polargate.CustomerRef{}, pro)
 		require.ErrorAs(t, err, &input)

@@ -552,7 +552,8 @@ func TestCloseEndsWarm(t *testing.T) {
 		_, err = customers.Warm(context.Background())
 		require.ErrorIs(t, err, polargate.ErrClosed)
 		var wrong *polargate.InputError
-		_, err = customers.Warm(nil) //nolint:staticcheck // that is the mistake
+		var noContext context.Context
+		_, err = customers.Warm(noContext)
 		require.ErrorAs(t, err, &wrong)
 	})
 }

@@ -44,11 +44,10 @@ func main() {
 var errUsage = errors.New("usage")
 
 type options struct {
-	config                polartest.Config
-	address, control      string
-	token, controlToken   string
-	imports               []string
-	eventually, unlimited bool
+	config              polartest.Config
+	address, control    string
+	token, controlToken string
+	imports             []string
 }
 
 func parse(args []string, stderr io.Writer) (*options, error) {

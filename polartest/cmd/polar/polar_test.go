@@ -13,7 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
+
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -277,7 +277,7 @@ func TestTheScriptOfTheReadmeRunsWithCurl(t *testing.T) {
 	m := script.FindSubmatch(readme)
 	require.NotNil(t, m)
 	folder := t.TempDir()
-	build := exec.CommandContext(t.Context(), filepath.Join(runtime.GOROOT(), "bin", "go"), "build", "-o", filepath.Join(folder, "polar"), ".")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(folder, "polar"), ".")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
