@@ -16,7 +16,8 @@ import (
 	"github.com/polargate/polargate/internal/sharedlog"
 )
 
-// A Shared is a cache of what Polar knows. It may be emptied or lose its last moments at
+// A Shared is a cache of what Polar knows, for the replicas of one program. Customers don't
+// use one yet. It may be emptied or lose its last moments at
 // any time; then Polar is asked again. What it must never do is to mix things up: each
 // method that is called atomic takes effect as a whole, between all others, or not at
 // all, whichever replica calls it.

@@ -3,7 +3,9 @@
 //
 //	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{"redis:6379"}, DisableCache: true})
 //	store, err := polargateredis.New(client, polargateredis.Options{Prefix: "inkwell:"})
-//	customers, err := polargate.NewCustomers(polargate.CustomersConfig{AccessToken: token, Shared: store})
+//
+// What it keeps, and what it promises, is the interface polargate.Shared. Customers don't
+// use a Shared yet: until they do, this is for programs that build on the interface.
 //
 // The client is the program's own, and is used for other things as well if you like. It
 // may be one server, a cluster, or behind Sentinel. Server-assisted caching is not used,
