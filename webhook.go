@@ -238,7 +238,6 @@ const maxHeld = 100
 func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	n := notice{sent: sent, came: c.cache.now()}
 	c.warming.lastEvent.Store(int64(n.came))
-	c.warming.lastEvent.Store(int64(n.came))
 	f, err := object(body)
 	if err != nil {
 		c.unreadable(n, err)

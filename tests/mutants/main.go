@@ -57,6 +57,7 @@ var chapters = []chapter{
 	{"Fingerprint and state", fences},
 	{"Customers: what is cached", customers},
 	{"Customers: webhooks and routes", routes},
+	{"Customers: lists", lists},
 	{"What replicas share", replicas},
 }
 

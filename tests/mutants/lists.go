@@ -1,0 +1,130 @@
+package main
+
+var lists = []mutant{
+	// What is read is complete.
+	{
+		name:  "the end of a list is not read again",
+		rule:  "what came while a list was read is known at its end",
+		file:  "internal/listing/listing.go",
+		old:   `	case w.requests > 1: // rows may have come since the first of them`,
+		new:   `	case w.requests < 0:`,
+		tests: "TestWhatWasReadOfAChangingListIsCompleteOrNamedAsChanged|TestACustomerWhoChangesWhileListsAreReadIsAskedAbout",
+	},
+	{
+		name:  "rows read in the same pass count as met",
+		rule:  "the end of a list is read up to what an earlier pass has read",
+		file:  "internal/listing/listing.go",
+		old:   `		met = met || i == 0 && same && then.pass < w.pass`,
+		new:   `		met = met || i == 0 && same && w.pass > 0`,
+		tests: "TestWhatWasReadOfAChangingListIsCompleteOrNamedAsChanged",
+	},
+	{
+		name:  "a list that does not come in its order is believed",
+		rule:  "without its order, a list proves nothing",
+		file:  "internal/listing/listing.go",
+		old:   `		return false, ErrOrder`,
+		new:   `		_ = ErrOrder`,
+		tests: "TestAListInAnotherOrderIsRefused|TestListsThatCannotBeReadChangeNothing",
+	},
+	{
+		name:  "a list with fewer entries than it says is believed",
+		rule:  "as many entries are read as the list has",
+		file:  "internal/listing/listing.go",
+		old:   `	case len(w.seen) < page.Size:`,
+		new:   `	case len(w.seen) < 0:`,
+		tests: "TestAListThatIsSmallerThanItSaysIsRefused|TestListsThatCannotBeReadChangeNothing",
+	},
+	{
+		name:  "a customer who changed meanwhile is decided by what was read",
+		rule:  "who changes while lists are read is asked about",
+		file:  "warm.go",
+		old:   `			g.changed = g.changed || o.Changed`,
+		new:   `			g.changed = g.changed || o == nil`,
+		tests: "TestACustomerWhoChangesWhileListsAreReadIsAskedAbout|TestNobodyIsRefusedByHalfAStateWhenGrantsComeAndGoWhileListsAreRead",
+	},
+	{
+		name: "an entry that cannot be read is skipped",
+		rule: "a list counts as a whole or not at all",
+		file: "warm.go",
+		old: `				broken = fmt.Errorf("an entry in Polar's list of %s cannot be read: %w", list.name, err)
+				return nil`,
+		new:   `				continue`,
+		tests: "TestListsThatCannotBeReadChangeNothing",
+	},
+	// What it is worth.
+	{
+		name:  "lists overwrite what was heard meanwhile",
+		rule:  "an answer or a webhook that is younger than a page stays",
+		file:  "warm.go",
+		old:   `	case e.told > asked, e.asked > asked, e.event > value.at:`,
+		new:   `	case e.told < 0:`,
+		tests: "TestWhatWasHeardWhileListsWereReadStays",
+	},
+	{
+		name:  "a refusal by lists is believed",
+		rule:  "what lists refuse is doubted at once",
+		file:  "warm.go",
+		old:   `	e.change(func(a *answer) { a.doubtAt = 0 })`,
+		new:   ``,
+		tests: "TestARefusalByTheListsIsDoubtedAtOnce",
+	},
+	{
+		name:  "lists count as read when they end",
+		rule:  "what lists say is as old as their pages",
+		file:  "warm.go",
+		old:   `	c.set(e, e.ledger.lessSpent(value), c.now().Sub(asked))`,
+		new:   `	c.set(e, e.ledger.lessSpent(value), 0)`,
+		tests: "TestWhatListsSayIsAsOldAsTheirPages",
+	},
+	{
+		name:  "customers who are in no list any more go on being served",
+		rule:  "who had something and is in no list now is asked about",
+		file:  "warm.go",
+		old:   `		if has && e.asked < then`,
+		new:   `		if !has && e.asked < then`,
+		tests: "TestListsAreReadWhenWebhooksAreSilent",
+	},
+	{
+		name:  "webhooks do not end the silence",
+		rule:  "lists are read only when webhooks are silent",
+		file:  "webhook.go",
+		old:   `	c.warming.lastEvent.Store(int64(n.came))`,
+		new:   ``,
+		tests: "TestListsAreNotReadWhileWebhooksCome",
+	},
+	// What it costs.
+	{
+		name: "reading lists starves customers who come",
+		rule: "customers who come are asked about first",
+		file: "internal/pace/budget.go",
+		old: `	if !urgent {
+		keep = b.leftForSeen()
+	}`,
+		new:   ``,
+		tests: "TestABackgroundLeavesRequestsForThoseWhoCome|TestCustomersWhoComeWhileListsAreReadDoNotWait",
+	},
+	{
+		name:  "lists wait for as long as anybody wants requests",
+		rule:  "who fills the cache has a quarter of the budget in any case",
+		file:  "internal/pace/budget.go",
+		old:   `lacking <= 0 || b.background.Allow() {`,
+		new:   `lacking <= 0 {`,
+		tests: "TestABackgroundHasAShareWhenAllRequestsAreWanted",
+	},
+	{
+		name:  "lists do not hurry when customers are turned away",
+		rule:  "what serves more customers than questions takes the rest of the budget",
+		file:  "warm.go",
+		old:   `	urgent := func() bool { return r.warming.wanted.Load() > 0 && r.cache.now() < r.cache.shortUntil() }`,
+		new:   `	urgent := func() bool { return false }`,
+		tests: "TestTenThousandCustomersWhoAllComeAtOnceAreServedWithinAMinute",
+	},
+	{
+		name:  "an interrupted walk begins anew",
+		rule:  "what was read is of use to the next call",
+		file:  "warm.go",
+		old:   `	if w.walk == nil || now > w.walk.readLast.After(listsKept) {`,
+		new:   `	if now >= 0 {`,
+		tests: "TestWarmGoesOnWhereItsContextEnded",
+	},
+}
