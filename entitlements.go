@@ -18,6 +18,8 @@ import (
 	"github.com/polargate/polargate/internal/intern"
 )
 
+const opEntitlements = "entitlements" // what was done, in an *Error
+
 // Entitlements are what one customer, or the holder of one license key, may use, as Polar
 // last said. They are immutable. Their methods do no I/O, and allocate nothing except to
 // return a list, a map or CustomerID. The zero value and nil belong to no customer and
@@ -538,6 +540,9 @@ func textOf(t text) string {
 	return t.Value()
 }
 
+// textFrom is an id of Polar's in its usual form.
+func textFrom(id string) text { return unique.Make(normalUUID(id)) }
+
 func byText(a, b text) int { return strings.Compare(a.Value(), b.Value()) }
 
 // Requirement is something that a route requires of a customer. Make one with Feature,
@@ -785,7 +790,7 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 		s.text("product_id", &product)
 		s.text("status", &status)
 		if product != "" && !slices.Contains(noRight, status) {
-			have.products = append(have.products, unique.Make(normalUUID(product)))
+			have.products = append(have.products, textFrom(product))
 		}
 	}
 	for _, m := range meters {
@@ -799,7 +804,7 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 		if meter == "" {
 			continue
 		}
-		b.id = unique.Make(normalUUID(meter))
+		b.id = textFrom(meter)
 		have.meters = append(have.meters, b)
 	}
 	e.setRights(have)

@@ -100,6 +100,9 @@ func (t *Table[V]) Remove(hash uint64, v *V) bool {
 // Len is how many values there are. It can be called at any time.
 func (t *Table[V]) Len() int { return int(t.live.Load()) }
 
+// Each calls with every value.
+func (t *Table[V]) Each(call func(*V)) { t.some(0, len(*t.slots.Load()), call) }
+
 // some calls with the values in so many slots from a place on, and returns the place after
 // them.
 func (t *Table[V]) some(from, slots int, call func(*V)) int {
