@@ -139,7 +139,8 @@ func TestARefusalIsNotDoubtedWhilePolarIsAway(t *testing.T) {
 		assert.LessOrEqual(t, time.Since(at), 4*time.Minute+5*time.Second, "one waited for Polar")
 		s.Polar.ClearFaults()
 		work(s)
-		time.Sleep(10 * time.Second)
+		// A question may still hang, for 5 seconds, and the next one waits up to 7.5 more.
+		time.Sleep(13 * time.Second)
 		decide() // Polar is asked behind it, for a while after an outage
 		synctest.Wait()
 		assert.True(t, decide())
