@@ -37,6 +37,12 @@ type entitlementCache struct {
 	optional atomic.Int64 // questions under way that could wait
 	short    atomic.Int64 // a clock.Local: until then customers count as turned away for lack of requests
 	panicked func(*flight.PanicError)
+	// replicas are the others that share what Polar said; nil if there are none.
+	replicas *replicas
+	// gaps counts how often something that other replicas said may have been missed, and
+	// distrusted is that not everything in memory has been checked since.
+	gaps       atomic.Uint32
+	distrusted atomic.Bool
 
 	known   knownEntries
 	unknown *lru.Cache[cacheKey, *entry]
@@ -85,6 +91,7 @@ type entry struct {
 	refreshing atomic.Bool
 	hopeUntil  clock.Seconds // until then an answer that grants nothing new is doubted too
 	doubts     uint8         // how many answers in a row refused the same; see settlePause
+	checked    uint16        // which of the gaps it was checked after
 	// event is the time of the last event that was applied, and answered that of the last
 	// answer. told is when the event came, and asked when the question was asked that was
 	// answered last.
@@ -146,6 +153,25 @@ func (e *entry) serve(value *Entitlements) *Entitlements {
 // answer may have been read a while before it was dated.
 func (e *entry) before(when clock.Polar) bool {
 	return when < e.event || when < e.answered.Before(readTime)
+}
+
+// factAt is when what is cached was so, in an order that all replicas agree on: that of the
+// answer, or of the event that came after it. mu is held.
+func (e *entry) factAt() clock.Polar {
+	if e.told > e.asked {
+		return max(e.answered, eventAt(e.event, e.answered))
+	}
+	return e.answered
+}
+
+// eventAt is the time of an event as replicas tell each other: after that of an answer which
+// it replaces, and in the order of the events.
+func eventAt(event, answered clock.Polar) clock.Polar {
+	if since := answered.Before(readTime); event >= since {
+		const squeeze = 1_000_000 // the five seconds before the answer into five microseconds
+		return max(event, answered+1+(event-since)/squeeze)
+	}
+	return event
 }
 
 // outdates reports whether what is cached is younger than an answer to a question that was
@@ -240,7 +266,7 @@ func (c *entitlementCache) find(key cacheKey, now clock.Local) (*entry, *answer)
 func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
 	now := c.now()
 	_, a := c.find(key, now)
-	if a == nil || now >= a.freshUntil {
+	if a == nil || now >= a.freshUntil || c.distrusted.Load() {
 		return nil, false
 	}
 	c.counts.hits.Add()
@@ -252,6 +278,10 @@ func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
 func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*Entitlements, error) {
 	now := c.now()
 	e, a := c.find(key, now)
+	if e != nil && c.distrusted.Load() && !c.isChecked(key, e) {
+		c.replicas.checkOne(e)
+		e, a = c.find(key, now)
+	}
 	switch {
 	case e == nil:
 		return c.lookupUnknown(ctx, key, now)
@@ -415,9 +445,19 @@ func (c *entitlementCache) lookupUnknown(ctx context.Context, key cacheKey, now 
 		}
 	}
 	if failure != nil {
-		return nil, failure
+		return c.recall(ctx, key, failure)
 	}
 	return c.renew(ctx, key, unlessFresh)
+}
+
+// recall is the answer for a customer who is not in memory while Polar cannot be asked: what
+// other replicas know of them.
+func (c *entitlementCache) recall(ctx context.Context, key cacheKey, failure error) (*Entitlements, error) {
+	if c.replicas == nil || key.kind == byLicenseKey {
+		return nil, failure
+	}
+	c.replicas.recall(ctx, key)
+	return c.staleOnError(key, failure)
 }
 
 // outage is a failure that is believed for a moment, of one customer or of all: who
@@ -479,34 +519,94 @@ func (c *entitlementCache) entryOf(key cacheKey) *entry {
 	return e
 }
 
-// refresh asks Polar and keeps the answer.
+// leave is what a replica has before it asks Polar.
+type leave struct {
+	// unit is the request, if it was taken from the budget of all replicas already.
+	unit *unit
+	// behind: what is in memory by now can be served, and Polar is asked in the background.
+	behind bool
+	// end ends the claim to ask, for want of an answer; nil if there is no claim.
+	end func()
+}
+
+// unit is a request that was taken from the budget of all replicas ahead of time.
+type unit struct{ used atomic.Bool }
+
+type unitKey struct{}
+
+func (l leave) giveUp() {
+	if l.end != nil {
+		l.end()
+	}
+}
+
+// refresh asks the other replicas, and then Polar, and keeps the answer.
 func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, error) {
 	began := c.now()
+	if when != inAnyCase {
+		began = 0
+	}
 	if value, ok := c.stateOf(key); ok && when == unlessFresh {
 		return c.withKeysLookedUp(key, value, 0), nil
 	}
+	if c.replicas == nil || key.kind == byLicenseKey {
+		return c.question(key, when, began, leave{})
+	}
+	ctx, cancel := context.WithTimeout(c.life, c.timeout)
+	defer cancel()
+	l, enough, err := c.replicas.seek(ctx, key, when)
+	e := c.entryOf(key)
+	switch {
+	case err != nil:
+		c.count(err)
+		c.failed(key, err)
+		return nil, err
+	case enough && e != nil:
+		return c.withKeysLookedUp(key, e.value(), began), nil
+	case l.behind && e != nil && e.refreshing.CompareAndSwap(false, true):
+		c.goBehind(func() {
+			defer e.refreshing.Store(false)
+			_, _ = c.question(key, when, began, l)
+		})
+		return c.serving(e, c.now()), nil
+	}
+	return c.question(key, when, began, l)
+}
+
+// question asks Polar and keeps the answer.
+func (c *entitlementCache) question(key cacheKey, when urgency, began clock.Local, l leave) (*Entitlements, error) {
 	if e, _ := c.known.find(key); e == nil {
 		end, ok := c.unseen[key.kind].Begin()
 		if !ok {
+			l.giveUp()
 			return nil, c.turnAway(key.kind)
 		}
 		defer end()
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
+	if l.unit != nil {
+		ctx = context.WithValue(ctx, unitKey{}, l.unit)
+	}
 	asked := c.begin(key, when)
 	value, err := c.ask(ctx, key)
 	c.count(err)
 	if err != nil {
+		l.giveUp()
 		c.failed(key, err)
 		return nil, err
 	}
 	c.outages[key.kind].Store(nil)
-	value = c.store(key, value, asked)
-	if when != inAnyCase {
-		began = 0
+	served, n := c.store(key, value, asked)
+	served = c.withKeysLookedUp(key, served, began)
+	switch {
+	case c.replicas == nil || key.kind == byLicenseKey:
+	case value.unread != 0: // it is of no use to others
+		l.giveUp()
+	default:
+		c.replicas.publish(n)
 	}
-	return c.withKeysLookedUp(key, value, began), nil
+	return served, nil
 }
 
 // count counts a question by how it ended. One that was not sent is none, and no
@@ -602,13 +702,14 @@ func (c *entitlementCache) failed(key cacheKey, err error) {
 
 // store keeps an answer to a question that was asked then, and gives what is to be
 // served: that answer, or what is younger, by an event that came since or the answer to a
-// later question about the customer's other id.
-func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.Local) *Entitlements {
+// later question about the customer's other id. n is what to tell other replicas.
+func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.Local) (served *Entitlements, n news) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	n = news{value: value, key: key, at: value.at}
 	e, _ := c.known.find(key)
 	if e != nil && e.outdates(value, asked) {
-		return e.value()
+		return e.value(), n
 	}
 	claims := false // the external id in the answer
 	switch {
@@ -616,7 +717,7 @@ func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.
 	case value.known:
 		if of := c.known.byID(value.customer); of != e {
 			if of != nil && of.outdates(value, asked) {
-				return of.value()
+				return of.value(), n
 			}
 			e = of // the external id has moved to another customer, if it was cached
 		}
@@ -629,7 +730,11 @@ func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.
 	if e == nil {
 		e, add = c.newEntry(key, value)
 	}
-	e.answered, e.asked = value.at, asked
+	if e.told <= asked { // the question was asked after the event, however Polar dates the answer
+		n.at = max(n.at, e.factAt()+1)
+	}
+	n.former = e.formerID(value)
+	e.answered, e.asked = n.at, asked
 	c.set(e, e.ledger.lessSpent(value.completed(e.value(), c.graceFor)), 0)
 	add()
 	if claims {
@@ -639,7 +744,16 @@ func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.
 		e.expire() // by an event of meanwhile, which this answer may not know of
 	}
 	c.noteLicense(key, value)
-	return e.value()
+	return e.value(), n
+}
+
+// formerID is the external id that a customer has until a value is set; "" if it does not
+// change. mu is held.
+func (e *entry) formerID(value *Entitlements) string {
+	if last := e.value(); last != nil && last.external != value.external {
+		return last.external
+	}
+	return ""
 }
 
 // newEntry is an entry for a customer or key that is not known yet, and what has it found
@@ -724,6 +838,16 @@ func (c *entitlementCache) announce(customer *Entitlements) {
 // ids are those by which a customer may be asked about.
 func (e *Entitlements) ids() [2]cacheKey {
 	return [2]cacheKey{{byPolarID, e.customer.String()}, {byExternalID, e.external}}
+}
+
+// askable are those ids by which customers can be asked about.
+func (e *Entitlements) askable() (keys []cacheKey) {
+	for _, key := range e.ids() {
+		if (CustomerRef{key}).check() == nil {
+			keys = append(keys, key)
+		}
+	}
+	return keys
 }
 
 // latest is what is in memory about a customer, and whether it can be served without a
@@ -819,23 +943,87 @@ func (c *entitlementCache) pauseOf(e *entry) time.Duration {
 	return min(firstPause<<(max(e.doubts, 1)-1), c.unknownFor)
 }
 
-// applyEvent takes in what an event of that age says of a customer, and reports whether
-// it did: not when what is known of them is younger. Where the event cannot be trusted to
-// be the last word, the next request asks: it may be late, or the younger answer come out
-// of a cache of Polar's that did not know of it yet.
+// news is what Polar said of a customer, as replicas tell each other. Of a customer that
+// Polar does not have, key is the id that was asked about. event is that a webhook told it,
+// and doubtful that Polar is to be asked all the same.
+type news struct {
+	value           *Entitlements
+	key             cacheKey
+	at              clock.Polar // in the order that all replicas agree on
+	event, doubtful bool
+	shared          bool   // it came from another replica
+	former          string // the external id that the customer had before, if it has changed
+}
+
+// applyEvent takes in what an event of that age says of a customer, tells the other
+// replicas, and reports whether it did: not when what is known of them is younger. Where the
+// event cannot be trusted to be the last word, the next request asks: it may be late, or the
+// younger answer come out of a cache of Polar's that did not know of it yet.
 func (c *entitlementCache) applyEvent(value *Entitlements, age time.Duration) bool {
+	n := news{value: value, event: true, doubtful: age > readTime}
+	applied := c.apply(&n, age)
+	if applied && c.replicas != nil && value.unread == 0 {
+		c.replicas.publish(n)
+	}
+	return applied
+}
+
+// adopt takes in what another replica told, of that age, if it is younger than what is known.
+func (c *entitlementCache) adopt(n news, age time.Duration) {
+	if n.value.known || n.event {
+		c.apply(&n, age)
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	defer c.announce(value)
+	e := c.entryOf(n.key)
+	if e != nil && n.at <= e.factAt() {
+		return
+	}
+	if known, _ := c.known.find(n.key); known != nil && n.key.kind == byExternalID {
+		c.known.dropAlias(known)
+		e = nil
+	}
+	add := func() {}
+	if e == nil {
+		e, add = c.newEntry(n.key, n.value)
+	}
+	e.answered, e.asked = n.at, max(c.now().After(-age), e.told)
+	c.set(e, n.value, age)
+	add()
+}
+
+// apply takes in an event, or what another replica told, and completes it for the others.
+func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
+	value, asked := n.value, c.now().After(-age)
+	older := func(e *entry) bool {
+		switch {
+		case !n.shared:
+			return e.before(value.at)
+		case n.event:
+			return value.at <= e.event || e.before(value.at)
+		case n.at == value.at && e.told > asked && e.event > value.at.Before(readTime):
+			return true // whoever got the answer had not heard of the event
+		}
+		return n.at <= e.factAt()
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	now := c.now()
 	e := c.known.byID(value.customer)
-	outdated := e != nil && e.before(value.at)
+	if e != nil && n.shared && older(e) {
+		return false // as most are: one's own hints come too
+	}
+	defer c.announce(value)
+	outdated := e != nil && older(e)
 	overtaken := func(key cacheKey) bool { // by the answer that there is no such customer
 		u, ok := c.unknown.Peek(key)
-		if !ok || !u.before(value.at) {
+		if !ok || !older(u) {
 			return false
 		}
-		c.unknown.Remove(key)
+		if !n.shared {
+			c.unknown.Remove(key)
+		}
 		return true
 	}
 	ids := value.ids()
@@ -847,28 +1035,38 @@ func (c *entitlementCache) applyEvent(value *Entitlements, age time.Duration) bo
 	case holder == e && e != nil:
 	case holder == nil:
 		if overtaken(ids[1]) {
-			outdated, claims = true, false
+			outdated, claims = outdated || !n.shared, false
 		}
 	case !value.known: // it was theirs
 		claims = false
-	case holder.before(value.at):
-		holder.noteOlderEvent(value.at, now)
+	case older(holder):
+		if !n.shared {
+			holder.noteOlderEvent(value.at, now)
+		}
 		claims = false
 	}
 	switch {
 	case e == nil && outdated:
 		return false
-	case e != nil && e.before(value.at):
+	case e != nil && older(e):
 		e.noteOlderEvent(value.at, now)
 		return false
 	}
-	late := outdated || age > readTime
+	n.doubtful = n.doubtful || outdated
 	isNew := e == nil
 	if isNew {
 		e = &entry{id: value.customer}
 	}
-	e.event, e.told = value.at, now
-	if !late { // otherwise Polar may not have counted all of that by then
+	if !n.shared {
+		n.at = eventAt(value.at, e.answered)
+	}
+	n.former = e.formerID(value)
+	if n.event {
+		e.event, e.told = value.at, max(now, e.asked+1)
+	} else {
+		e.answered, e.asked = n.at, max(asked, e.told)
+	}
+	if !n.doubtful { // otherwise Polar may not have counted all of that by then
 		e.ledger.ask()
 	}
 	c.set(e, e.ledger.lessSpent(value.completed(e.value(), c.graceFor)), age)
@@ -878,23 +1076,94 @@ func (c *entitlementCache) applyEvent(value *Entitlements, age time.Duration) bo
 	if claims {
 		c.claim(e)
 	}
-	if late || value.unread != 0 {
+	if n.doubtful || value.unread != 0 {
 		e.expire()
 	}
 	return !outdated
 }
 
-// invalidate has the next request of a customer ask, by either id.
+// concerns reports whether news is about a customer who is in memory, or waited for.
+func (c *entitlementCache) concerns(n news) bool {
+	keys := []cacheKey{n.key}
+	if n.value.known || n.event {
+		ids := n.value.ids()
+		keys = ids[:]
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.ContainsFunc(keys, func(key cacheKey) bool { return c.entryOf(key) != nil || c.waiting[key] != nil })
+}
+
+// distrustAll has nothing in memory be fresh until it is checked.
+func (c *entitlementCache) distrustAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gaps.Add(1)
+	c.distrusted.Store(true)
+}
+
+// trust ends that, unless there was another gap since.
+func (c *entitlementCache) trust(gap uint32) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gaps.Load() == gap {
+		c.distrusted.Store(false)
+	}
+}
+
+// isChecked reports whether an entry was checked since the last gap. License keys are not
+// shared.
+func (c *entitlementCache) isChecked(key cacheKey, e *entry) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return key.kind == byLicenseKey || e.checked == uint16(c.gaps.Load())
+}
+
+// unchecked are the customers who were not checked since the last gap.
+func (c *entitlementCache) unchecked() (keys []cacheKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.known.customers.Each(func(e *entry) {
+		if e.checked != uint16(c.gaps.Load()) {
+			keys = append(keys, e.polarKey())
+		}
+	})
+	return keys
+}
+
+// polarKey is the key of a customer by Polar's id.
+func (e *entry) polarKey() cacheKey { return cacheKey{byPolarID, e.id.String()} }
+
+// noteChecked notes that entries were checked after a gap.
+func (c *entitlementCache) noteChecked(gap uint32, keys ...cacheKey) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range keys {
+		if e, _ := c.known.find(key); e != nil {
+			e.checked = uint16(gap)
+		}
+	}
+}
+
+// invalidate has the next request of a customer ask, by either id. If there are other
+// replicas Polar is asked at once, so that they hear what comes of it.
 func (c *entitlementCache) invalidate(customer *Entitlements) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.announce(customer)
-	for _, key := range customer.ids() {
+	ids := customer.ids()
+	for _, key := range ids {
 		if e, _ := c.known.find(key); e != nil {
 			e.told = c.now()
 			e.expire()
 		}
 		c.unknown.Remove(key)
+	}
+	if c.replicas != nil && c.life.Err() == nil {
+		c.behind.Go(func() {
+			_, err := c.fetch(c.life, ids[0], inAnyCase)
+			c.notePanic(ids[0], err)
+		})
 	}
 }
 

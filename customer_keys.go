@@ -149,7 +149,7 @@ type keyring struct {
 	noteScope         func(error) // called with each answer: nil, or that the token lacks the scope
 
 	mu           sync.Mutex
-	facts        *lru.TwoQueueCache[uuid, keyFact]
+	known        *lru.TwoQueueCache[uuid, keyFact]
 	pending      map[uuid]*keyLook
 	queue        []*keyLook
 	working      int
@@ -191,7 +191,7 @@ type keyWalk struct {
 
 func newKeyring(size int) (*keyring, error) {
 	facts, err := lru.New2Q[uuid, keyFact](size)
-	return &keyring{facts: facts, pending: map[uuid]*keyLook{}, walks: map[string]*keyWalk{}}, err
+	return &keyring{known: facts, pending: map[uuid]*keyLook{}, walks: map[string]*keyWalk{}}, err
 }
 
 // keyStanding is what is known of a key now: whether it counts, or that this is open;
@@ -205,7 +205,7 @@ type keyStanding struct {
 
 // standing is called with the lock held.
 func (r *keyring) standing(id uuid, now clock.Local) keyStanding {
-	f, _ := r.facts.Peek(id)
+	f, _ := r.known.Peek(id)
 	ends := f.asked.After(r.last)
 	switch {
 	case (!f.known || now >= ends) && now < r.refusedUntil:
@@ -276,7 +276,7 @@ func (r *keyring) lookUp(ctx context.Context, value *Entitlements, before clock.
 			if id == (uuid{}) {
 				continue
 			}
-			f, _ := r.facts.Peek(id)
+			f, _ := r.known.Peek(id)
 			if s := r.standing(id, now); s.due > now && (f.asked >= before || f.retryAt > now || r.refusedUntil > now) {
 				continue
 			}
@@ -465,7 +465,7 @@ func lacksScope(err error) bool {
 
 // store keeps the answer to a question that was asked then. mu is held.
 func (r *keyring) store(id uuid, key keyAnswer, asked clock.Local, question int64) {
-	old, _ := r.facts.Peek(id)
+	old, _ := r.known.Peek(id)
 	f := keyFact{known: true, granted: key.granted, expires: clock.Never, asked: asked, at: key.at, question: question, dropped: old.dropped}
 	if key.expires {
 		f.expires = r.now().After(key.left)
@@ -477,13 +477,13 @@ func (r *keyring) store(id uuid, key keyAnswer, asked clock.Local, question int6
 		r.settle(look)
 	}
 	if old.question <= question {
-		r.facts.Add(id, f)
+		r.known.Add(id, f)
 	}
 }
 
 // failed keeps what was known before, and puts off the next question. mu is held.
 func (r *keyring) failed(look *keyLook, err error) {
-	f, _ := r.facts.Peek(look.id)
+	f, _ := r.known.Peek(look.id)
 	pause := outageMemory // somebody waits
 	if f.known {
 		pause = retryStale
@@ -492,7 +492,7 @@ func (r *keyring) failed(look *keyLook, err error) {
 		pause = max(pause, e.RetryAfter)
 	}
 	f.retryAt, f.err = r.now().After(pause), err
-	r.facts.Add(look.id, f)
+	r.known.Add(look.id, f)
 	r.settle(look)
 }
 
@@ -509,14 +509,59 @@ func (r *keyring) drop(ids []uuid, revoked clock.Polar) {
 	defer r.mu.Unlock()
 	for _, id := range ids {
 		r.turns++
-		if f, ok := r.facts.Peek(id); ok {
+		if f, ok := r.known.Peek(id); ok {
 			f.dropped, f.retryAt = r.turns, 0
 			f.known = f.known && revoked <= f.at
-			r.facts.Add(id, f)
+			r.known.Add(id, f)
 		}
 		if look := r.pending[id]; look != nil {
 			look.dropped = true
 		}
+	}
+}
+
+// factKey is what is known of a license key, as replicas tell each other.
+type factKey struct {
+	ID      string      `json:"id"`
+	Granted bool        `json:"granted,omitempty"`
+	Expires clock.Polar `json:"expires,omitempty"` // 0 if it does not
+	At      clock.Polar `json:"at"`
+}
+
+// facts are what is known of keys, now by Polar's clock.
+func (r *keyring) facts(ids []uuid, now clock.Polar) (known []factKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, id := range ids {
+		f, ok := r.known.Peek(id)
+		if !ok || !f.known || f.dropped > f.question {
+			continue
+		}
+		key := factKey{ID: id.String(), Granted: f.granted, At: f.at}
+		if f.expires != clock.Never {
+			key.Expires = now.Before(r.now().Sub(f.expires))
+		}
+		known = append(known, key)
+	}
+	return known
+}
+
+// learn takes in what another replica knows of keys, where that is younger.
+func (r *keyring) learn(keys []factKey, now clock.Polar) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, key := range keys {
+		id, ok := parseUUID(key.ID)
+		f, _ := r.known.Peek(id)
+		if !ok || f.known && f.at >= key.At {
+			continue
+		}
+		f.known, f.granted, f.at, f.expires = true, key.Granted, key.At, clock.Never
+		f.asked = r.now().After(-max(0, now.Sub(key.At)))
+		if key.Expires != 0 {
+			f.expires = r.now().After(key.Expires.Sub(now))
+		}
+		r.known.Add(id, f)
 	}
 }
 

@@ -80,6 +80,24 @@ type CustomersConfig struct {
 	// the external id, however many benefits they have.
 	CacheSize int
 
+	// Shared is where several replicas, or processes, keep what they know together: a
+	// customer is asked about by one of them, a webhook to one is known to all, all keep
+	// to one RequestsPerMinute, and customers outlast a restart. SharedFile is for one
+	// computer, and the module polargateredis for several. While the store is away each
+	// replica goes on by itself. License keys that come with requests are not shared. nil
+	// shares nothing.
+	Shared Shared
+	// Secret seals what is in Shared, so that nobody who can write there can let anybody
+	// in, and nobody who can read there learns who bought what. All replicas have the
+	// same. Empty keeps apart only what is damaged or another program's.
+	//
+	// OtherSecret is read as well. To replace a secret, deploy the new one as OtherSecret
+	// everywhere, then swap the two, then leave the old one out.
+	Secret, OtherSecret string
+	// WebhookSecrets are the signing secrets of the webhook endpoint, for Apply, and for
+	// a WebhookHandler that is given none.
+	WebhookSecrets []string
+
 	// UpgradeURL is where customers find your plans. A problem report names it, and a
 	// browser is redirected there, unless it is the page that was requested. It is a web
 	// address or a path; one that begins with "?" or "#" is relative to the page that was
@@ -140,6 +158,9 @@ func (c CustomersConfig) validate() error {
 	}
 	if c.CacheSize < 4 {
 		return &InputError{"CacheSize", "must be at least 4, or 0 for 10,000"}
+	}
+	if c.Secret == "" && c.OtherSecret != "" {
+		return &InputError{"OtherSecret", "is set without Secret: give the secret that replicas use now as Secret"}
 	}
 	return checkUpgradeURL(c.UpgradeURL)
 }
@@ -297,9 +318,41 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	c.cache.spare = c.budget.Spare
 	customers, keys := c.budget.UnseenCustomers(), c.budget.UnseenKeys()
 	c.cache.unseen = [keyKinds]pace.Unseen{customers, customers, keys}
+	if err := c.join(c.budget); err != nil {
+		return nil, err
+	}
 	c.warming.turn = make(chan struct{}, 1)
 	c.startSweeps()
 	return c, nil
+}
+
+// join connects the cache with those of other replicas, if there is a Shared.
+func (c *Customers) join(budget *pace.Budget) error {
+	config := &c.config
+	if config.Shared == nil {
+		return nil
+	}
+	limit := cmp.Or(config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
+	r := &replicas{cache: c.cache, features: config.Features, budget: budget, limit: limit}
+	link := sharedLinkConfig{
+		Store:    config.Shared,
+		Purpose:  "customers of " + c.client.base + " " + c.client.organizationID,
+		Secrets:  []string{config.Secret},
+		ClaimFor: max(claimFor, 2*config.Timeout),
+		Logger:   config.Logger,
+	}
+	if config.OtherSecret != "" {
+		link.Secrets = append(link.Secrets, config.OtherSecret)
+	}
+	config.Secret, config.OtherSecret = "", "" // they are in the link now
+	var err error
+	if r.link, err = newSharedLink(link); err != nil {
+		return err
+	}
+	r.link.config.Budget = SharedBudget{Name: r.link.name("budget", "requests").key, Limit: limit, Window: time.Minute}
+	c.cache.replicas, c.client.pace = r, &sharedPace{budget, r}
+	r.link.listen(r.heard)
+	return nil
 }
 
 func onceAMinute() rate.Sometimes { return rate.Sometimes{First: 1, Interval: time.Minute} }
@@ -318,6 +371,9 @@ func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c
 func (c *Customers) Close() error {
 	c.stopSweeps()
 	c.cache.close()
+	if r := c.cache.replicas; r != nil {
+		r.link.close()
+	}
 	c.client.Close()
 	return nil
 }
@@ -491,8 +547,6 @@ func (c *Client) organizationOfKeys(ctx context.Context) (string, error) {
 	return organization, err
 }
 
-const opEntitlements = "entitlements"
-
 // callError wraps an error that didn't come from Polar.
 func (c *Customers) callError(err error) error {
 	var panicked *flight.PanicError
@@ -646,8 +700,27 @@ type CustomersStats struct {
 	// Misconfigured is why Polar rejected the access token at its last answer, or that
 	// the token lacks a scope; nil if neither.
 	Misconfigured error
+	// Shared is how CustomersConfig.Shared is doing.
+	Shared SharedStats
 	// Pause is how much longer Polar asked for no requests.
 	Pause time.Duration
+}
+
+// SharedStats tell how a Shared is doing, as one replica sees it. They are zero without one.
+type SharedStats struct {
+	// Away is since when the store has been failing; the zero time if it is not.
+	Away time.Time
+	// Replicas is how many there were, this one included, when that was last known.
+	Replicas int
+	// Waiting is how many records wait for the store to be back, and Lost how many could
+	// not be shared at all.
+	Waiting int
+	Lost    int64
+	// Unreadable is what was in the store and could not be read: damaged, another
+	// program's, or sealed with another secret.
+	Unreadable int64
+	// LastHint is when another replica, or this one, last told of a change.
+	LastHint time.Time
 }
 
 // Stats returns the current counts.
@@ -669,6 +742,10 @@ func (c *Customers) Stats() CustomersStats {
 	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys, c.misconfigured.scope, c.misconfigured.lists)
 	c.misconfigured.Unlock()
 	s.Warm = c.warmStats()
+	if r := c.cache.replicas; r != nil {
+		l := r.link.stats()
+		s.Shared = SharedStats{Away: l.Away, Replicas: l.Replicas, Waiting: l.Waiting, Lost: l.Lost, Unreadable: l.Unreadable, LastHint: l.LastHint}
+	}
 	s.Pause = c.client.pace.PauseLeft()
 	return s
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/polargate/polargate/internal/intern"
 )
 
+const opEntitlements = "entitlements" // what was done, in an *Error
+
 // Entitlements are what one customer, or the holder of one license key, may use, as Polar
 // last said. They are immutable. Their methods do no I/O, and allocate nothing except to
 // return a list, a map or CustomerID. The zero value and nil belong to no customer and
@@ -538,6 +540,9 @@ func textOf(t text) string {
 	return t.Value()
 }
 
+// textFrom is an id of Polar's in its usual form.
+func textFrom(id string) text { return unique.Make(normalUUID(id)) }
+
 func byText(a, b text) int { return strings.Compare(a.Value(), b.Value()) }
 
 // Requirement is something that a route requires of a customer. Make one with Feature,
@@ -792,7 +797,7 @@ func (r *rights) subscription(s fields) {
 	s.text("product_id", &product)
 	s.text("status", &status)
 	if product != "" && !slices.Contains(noRight, status) {
-		r.products = append(r.products, unique.Make(normalUUID(product)))
+		r.products = append(r.products, textFrom(product))
 	}
 }
 
@@ -808,7 +813,7 @@ func (r *rights) meter(m fields) {
 	if meter == "" {
 		return
 	}
-	b.id = unique.Make(normalUUID(meter))
+	b.id = textFrom(meter)
 	r.meters = append(r.meters, b)
 }
 

@@ -3,11 +3,13 @@ package polargate_test
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
 )
 
 // Two processes on one computer share a file, and what is in it outlasts both.
@@ -65,4 +67,42 @@ func ExampleSharedInMemory() {
 	// replica 1 asks Polar; 299 requests are left this minute
 	// replica 2 waits
 	// replica 2 has the record: pro
+}
+
+// Two replicas share what Polar said: the second serves a customer whom only the first has
+// asked about, while Polar can't be reached.
+func ExampleCustomers_Apply() {
+	polar := polartest.New(polartest.Config{})
+	pro := polar.AddCustomer(polartest.Customer{ExternalID: "usr_1337", Benefits: []polartest.Benefit{{}}}).Benefits[0].BenefitID
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	store := polargate.SharedInMemory() // polargateredis.New or SharedFile in a program
+	replica := func() *polargate.Customers {
+		customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+			AccessToken: polar.AddToken(polartest.Token{}), OrganizationID: polar.OrganizationID(),
+			BaseURL: polar.URL(), HTTPClient: polar.Client(),
+			Features: map[string][]string{pro: {"pro"}},
+			Shared:   store, Secret: "of all replicas", WebhookSecrets: []string{secret},
+		})
+		if err != nil {
+			panic(err)
+		}
+		return customers
+	}
+	ctx, user := context.Background(), polargate.ExternalID("usr_1337")
+	first, second := replica(), replica()
+	defer first.Close()
+	defer second.Close()
+	if _, err := first.Entitlements(ctx, user); err != nil {
+		panic(err)
+	}
+	polar.SetOffline(true)
+	have, err := second.Entitlements(ctx, user)
+	fmt.Println(have.Has("pro"), err, second.Stats().Shared.Replicas > 0)
+
+	// What a queue delivers is verified as what comes by HTTP.
+	err = second.Apply(ctx, []byte(`{"type": "customer.state_changed"}`), http.Header{"Webhook-Id": {"msg_1"}})
+	fmt.Println(err)
+	// Output:
+	// true <nil> true
+	// polargate: delivery is not signed
 }

@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"context"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -73,11 +74,13 @@ func newSeenEvents() seenEvents {
 // read by an earlier handler: that is answered 500, and the log says so. Without a secret
 // that isn't empty, every event is refused, and the log says so. Each kind of refusal is
 // logged once a minute, with the number of those left out.
+//
+// Without secrets, CustomersConfig.WebhookSecrets are used.
 func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
-	var keys [][]byte
-	for _, secret := range secrets {
-		keys = append(keys, webhookKeys(secret)...)
+	if len(secrets) == 0 {
+		secrets = c.config.WebhookSecrets
 	}
+	keys := allWebhookKeys(secrets)
 	if len(keys) == 0 {
 		c.config.Logger.Error("polargate: this webhook handler has no secret and refuses every event: pass the endpoint's secret from Polar")
 	}
@@ -97,7 +100,7 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 		_ = control.SetReadDeadline(time.Now().Add(bodyTime))
 		id, sent := r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp")
 		signatures := r.Header.Get("Webhook-Signature")
-		if problem := checkWebhook(id, sent, signatures, time.Now()); problem != "" {
+		if problem := checkWebhook(id, sent, signatures, time.Now(), webhookTolerance); problem != "" {
 			c.refuseEvent(w, http.StatusUnauthorized, problem)
 			return
 		}
@@ -115,14 +118,66 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 			c.refuseEvent(w, http.StatusUnauthorized, problem)
 			return
 		}
-		if again, _ := c.seen.ContainsOrAdd(strings.Clone(id), struct{}{}); again {
-			c.cache.counts.eventsTwice.Add(1)
-		} else {
-			seconds, _ := strconv.ParseInt(sent, 10, 64) // as was verified
-			c.takeEvent(body, time.Unix(seconds, 0))
-		}
+		c.deliver(id, sent, body)
 		w.WriteHeader(http.StatusNoContent)
 	})
+}
+
+// deliver applies an event that was verified, once for all replicas.
+func (c *Customers) deliver(id, sent string, body []byte) {
+	again, _ := c.seen.ContainsOrAdd(strings.Clone(id), struct{}{})
+	r := c.cache.replicas
+	if again || r != nil && !r.firstTime(id) {
+		c.cache.counts.eventsTwice.Add(1)
+		return
+	}
+	seconds, _ := strconv.ParseInt(sent, 10, 64) // as was verified
+	c.takeEvent(body, time.Unix(seconds, 0))
+	if r != nil { // not before: if this process ends meanwhile, Polar sends it again
+		r.noteApplied(id, max(c.config.GracePeriod, 2*webhookTolerance))
+	}
+}
+
+// Apply takes in a delivery of Polar's webhooks that came by other means than HTTP, such as
+// a queue: the body as it was sent, and the headers that begin with "Webhook-". It verifies
+// the signature with CustomersConfig.WebhookSecrets, and does what WebhookHandler does.
+//
+// A delivery may have waited for as long as GracePeriod, since one that is older than what
+// is known has no effect. One that was seen before, or has nothing of interest, is no error.
+// One that is not signed, or signed by another secret, is an *InputError, and must not be
+// tried again. Any other error is of ctx.
+func (c *Customers) Apply(ctx context.Context, rawBody []byte, header http.Header) error {
+	if ctx == nil {
+		return errNilContext
+	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	id, sent, signatures := header.Get("Webhook-Id"), header.Get("Webhook-Timestamp"), header.Get("Webhook-Signature")
+	problem := checkWebhook(id, sent, signatures, time.Now(), max(webhookTolerance, c.config.GracePeriod))
+	switch keys := allWebhookKeys(c.config.WebhookSecrets); {
+	case problem != "":
+	case len(keys) == 0:
+		problem = "cannot be verified: set CustomersConfig.WebhookSecrets to the endpoint's secret from Polar"
+	case len(rawBody) > maxEvent:
+		problem = "is longer than 1 MiB"
+	case !signedWith(keys, id, sent, signatures, rawBody):
+		problem = "has no signature that fits: give the body as it was sent, and the secret of the endpoint"
+	}
+	if problem != "" {
+		c.cache.counts.eventsRefused.Add(1)
+		return &InputError{"delivery", strings.TrimPrefix(problem, "it ")}
+	}
+	c.deliver(id, sent, rawBody)
+	return nil
+}
+
+// allWebhookKeys are the keys that secrets may stand for.
+func allWebhookKeys(secrets []string) (keys [][]byte) {
+	for _, secret := range secrets {
+		keys = append(keys, webhookKeys(secret)...)
+	}
+	return keys
 }
 
 func (c *Customers) refuseEvent(w http.ResponseWriter, status int, problem string) {
@@ -173,7 +228,7 @@ func webhookKeys(secret string) [][]byte {
 }
 
 // checkWebhook reports what is wrong with the headers of an event; "" if nothing.
-func checkWebhook(id, timestamp, signatures string, now time.Time) string {
+func checkWebhook(id, timestamp, signatures string, now time.Time, oldest time.Duration) string {
 	if id == "" || len(id) > maxEventID || timestamp == "" || signatures == "" {
 		return "it is not signed"
 	}
@@ -181,7 +236,7 @@ func checkWebhook(id, timestamp, signatures string, now time.Time) string {
 	if err != nil {
 		return "its time cannot be read"
 	}
-	if age := now.Unix() - seconds; age > int64(webhookTolerance/time.Second) || age < -int64(webhookTolerance/time.Second) {
+	if age := now.Unix() - seconds; age > int64(oldest/time.Second) || age < -int64(webhookTolerance/time.Second) {
 		return "it was signed more than 5 minutes ago or ahead; if that goes on, this computer's clock is wrong"
 	}
 	return ""

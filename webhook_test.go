@@ -881,7 +881,7 @@ func TestRecordedEventsOfGrantsDropTheLicenseKeysThatTheyName(t *testing.T) {
 			ring := customers.cache.keys
 			id, ok := parseUUID(id)
 			require.True(t, ok)
-			ring.facts.Add(id, keyFact{known: true, granted: true, expires: clock.Never})
+			ring.known.Add(id, keyFact{known: true, granted: true, expires: clock.Never})
 			require.True(t, ring.standing(id, 0).counts && !ring.standing(id, 0).urgent)
 			customers.takeEvent(body, time.Now())
 			assert.True(t, ring.standing(id, 0).urgent, "it is to be asked about before it counts again")

@@ -68,8 +68,8 @@ var customers = []mutant{
 		name:  "a fresh answer stays fresh",
 		rule:  "a fresh time",
 		file:  "cache.go",
-		old:   `	if a == nil || now >= a.freshUntil {`,
-		new:   `	if a == nil {`,
+		old:   `	if a == nil || now >= a.freshUntil || c`,
+		new:   `	if a == nil || c`,
 		tests: "TestAgesOfAnswersAreExact",
 	},
 	{

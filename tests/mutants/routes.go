@@ -32,7 +32,7 @@ var routes = []mutant{
 		name:  "an old event is taken in",
 		rule:  "5 minutes' tolerance",
 		file:  "webhook.go",
-		old:   `age > int64(webhookTolerance/time.Second) || age`,
+		old:   `age > int64(oldest/time.Second) || age`,
 		new:   `age`,
 		tests: "TestEventsWithoutAValidSignatureAreRefused",
 	},
@@ -40,8 +40,8 @@ var routes = []mutant{
 		name:  "an event that is sent again is taken in again",
 		rule:  "webhook-id seen once",
 		file:  "webhook.go",
-		old:   `c.seen.ContainsOrAdd(strings.Clone(id), struct{}{}); again {`,
-		new:   `c.seen.ContainsOrAdd(strings.Clone(id), struct{}{}); again && id == "" {`,
+		old:   `	again, _ := c.seen.ContainsOrAdd(strings.Clone(id), struct{}{})`,
+		new:   `	again := c.seen.Contains(id)`,
 		tests: "TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne|TestOneEventSentAtOnceByManyIsTakenInOnce",
 	},
 	{
@@ -56,13 +56,11 @@ var routes = []mutant{
 		name: "an event of a type that is not known is refused",
 		rule: "answered with 2xx, since Polar disables an endpoint after 10 failures",
 		file: "webhook.go",
-		old: `			c.takeEvent(body, time.Unix(seconds, 0))
-		}
+		old: `		c.deliver(id, sent, body)
 		w.WriteHeader(http.StatusNoContent)`,
-		new: `			before := c.cache.counts.eventsUnknown.Load()
-			if c.takeEvent(body, time.Unix(seconds, 0)); c.cache.counts.eventsUnknown.Load() > before {
-				w.WriteHeader(http.StatusBadRequest)
-			}
+		new: `		before := c.cache.counts.eventsUnknown.Load()
+		if c.deliver(id, sent, body); c.cache.counts.eventsUnknown.Load() > before {
+			w.WriteHeader(http.StatusBadRequest)
 		}
 		w.WriteHeader(http.StatusNoContent)`,
 		tests: "TestSignedEventsThatMeanNothingHereAreAcknowledged",
@@ -101,7 +99,7 @@ var routes = []mutant{
 		file: "cache.go",
 		old: `		c.known.dropAlias(e) // the customer may have another external id now
 		e = nil`,
-		new:   `		return e.value()`,
+		new:   `		return e.value(), n`,
 		tests: "TestACustomerWhoseExternalIdIsGoneIsStillFoundByPolarsId",
 	},
 	{
@@ -111,6 +109,59 @@ var routes = []mutant{
 		old:   `claims = key.kind == byExternalID || c.mayClaim(value, e, asked)`,
 		new:   `claims = true`,
 		tests: "TestAnOlderAnswerDoesNotMoveAnExternalIdToAnotherCustomer",
+	},
+	{
+		name:  "what may have changed on another replica is served as fresh",
+		rule:  "after a gap everything in memory is checked before it is trusted as fresh",
+		file:  "cache.go",
+		old:   `now >= a.freshUntil || c.distrusted.Load() {`,
+		new:   `now >= a.freshUntil {`,
+		tests: "TestAfterAGapNothingInMemoryIsTrustedBeforeItIsChecked",
+	},
+	{
+		name:  "each replica asks about a cold customer",
+		rule:  "one replica asks Polar, and the others wait for its record",
+		file:  "cache.go",
+		old:   `	case enough && e != nil:`,
+		new:   `	case enough && e == nil:`,
+		tests: "TestOneReplicaAsksAboutAColdCustomerAndAllAreTold",
+	},
+	{
+		name: "an older record replaces what is in memory",
+		rule: "the younger fact wins",
+		file: "cache.go",
+		old: `		return n.at <= e.factAt()
+	}
+	c.mu.Lock()`,
+		new: `		return false
+	}
+	c.mu.Lock()`,
+		tests: "TestWhatIsYoungerInMemoryIsNotReplacedByAnOlderRecord",
+	},
+	{
+		name: "in an outage a customer who is not in memory is refused",
+		rule: "after a restart with Polar down, whoever was known is served during grace",
+		file: "cache.go",
+		old: `	c.replicas.recall(ctx, key)
+`,
+		new:   ``,
+		tests: "TestAfterARestartWithoutPolarWhoWasKnownIsServedForTheRestOfGrace",
+	},
+	{
+		name:  "each replica has a budget of its own",
+		rule:  "one request budget for all replicas",
+		file:  "replicas.go",
+		old:   `		case err != nil || turn.Taken:`,
+		new:   `		case err != nil || turn.Wait >= 0:`,
+		tests: "TestRequestsOfEveryKindCountInTheCommonBudget",
+	},
+	{
+		name:  "a delivery is applied by each replica",
+		rule:  "once per Shared: webhook ids",
+		file:  "webhook.go",
+		old:   `	if again || r != nil && !r.firstTime(id) {`,
+		new:   `	if again {`,
+		tests: "TestADeliveryOutOfAQueueIsAppliedOnceByWhicheverReplica",
 	},
 	{
 		name:  "an answer that was under way hides an event",

@@ -1,0 +1,547 @@
+package servers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/tests/internal/kit"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+const hookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+// replica is one of several servers that share what they know. It has a token of its own,
+// since replicas of one process and token would share their budget anyway.
+func replica(s *kit.Shop, shared polargate.Shared, change ...func(*polargate.CustomersConfig)) *polargate.Customers {
+	s.T.Helper()
+	return s.Open(append([]func(*polargate.CustomersConfig){func(c *polargate.CustomersConfig) {
+		c.Shared, c.AccessToken, c.WebhookSecrets = shared, s.Polar.AddToken(polartest.Token{}), []string{hookSecret}
+	}}, change...)...)
+}
+
+func fleet(s *kit.Shop, n int, shared polargate.Shared, change ...func(*polargate.CustomersConfig)) (all []*polargate.Customers) {
+	s.T.Helper()
+	for range n {
+		all = append(all, replica(s, shared, change...))
+	}
+	synctest.Wait()
+	return all
+}
+
+// receiving has webhooks come to one of the replicas.
+func receiving(s *kit.Shop, customers *polargate.Customers) {
+	s.Polar.AddEndpoint(polartest.Endpoint{Handler: customers.WebhookHandler(), Secrets: []polartest.Secret{{Text: hookSecret}}})
+}
+
+// settled waits until all webhooks are delivered, and what they said is known.
+func settled(s *kit.Shop) {
+	s.T.Helper()
+	require.NoError(s.T, s.Polar.WaitForDeliveries(s.T.Context()))
+	time.Sleep(50 * time.Millisecond)
+	synctest.Wait()
+}
+
+// faultyStore is a Shared that can be away, and can lose hints.
+type faultyStore struct {
+	polargate.Shared
+	away, deaf atomic.Bool
+	forgetful  atomic.Bool  // what is put is acknowledged and lost
+	slow       atomic.Int64 // how long reading takes, as a time.Duration
+	mu         sync.Mutex
+	cut        context.CancelFunc // ends listening
+	gap        chan struct{}      // closed at the next gap
+}
+
+var errAway = errors.New("connection refused")
+
+func (f *faultyStore) setAway(away bool) {
+	f.away.Store(away)
+	if away {
+		f.reconnect()
+	}
+}
+
+// reconnect ends listening once.
+func (f *faultyStore) reconnect() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.cut != nil {
+		f.cut()
+	}
+}
+
+func (f *faultyStore) Lookup(ctx context.Context, q polargate.SharedLookup) (polargate.SharedAnswer, error) {
+	if f.away.Load() {
+		return polargate.SharedAnswer{}, errAway
+	}
+	return f.Shared.Lookup(ctx, q)
+}
+
+func (f *faultyStore) Get(ctx context.Context, keys ...string) ([]polargate.SharedRecord, error) {
+	if f.away.Load() {
+		return nil, errAway
+	}
+	time.Sleep(time.Duration(f.slow.Load()))
+	return f.Shared.Get(ctx, keys...)
+}
+
+func (f *faultyStore) Put(ctx context.Context, holder string, records ...polargate.SharedRecord) ([]polargate.SharedRecord, error) {
+	if f.away.Load() {
+		return nil, errAway
+	}
+	if f.forgetful.Load() {
+		return nil, nil
+	}
+	return f.Shared.Put(ctx, holder, records...)
+}
+
+func (f *faultyStore) Take(ctx context.Context, b polargate.SharedBudget) (polargate.SharedTurn, error) {
+	if f.away.Load() {
+		return polargate.SharedTurn{}, errAway
+	}
+	return f.Shared.Take(ctx, b)
+}
+
+func (f *faultyStore) Beat(ctx context.Context, replica string, ttl time.Duration) (int, error) {
+	if f.away.Load() {
+		return 0, errAway
+	}
+	return f.Shared.Beat(ctx, replica, ttl)
+}
+
+func (f *faultyStore) Load(ctx context.Context, key string) (polargate.SharedValue, error) {
+	if f.away.Load() {
+		return polargate.SharedValue{}, errAway
+	}
+	return f.Shared.Load(ctx, key)
+}
+
+func (f *faultyStore) Listen(ctx context.Context, heard func([]string, bool)) error {
+	if f.away.Load() {
+		return errAway
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	f.mu.Lock()
+	f.cut = cancel
+	f.mu.Unlock()
+	return f.Shared.Listen(ctx, func(keys []string, gap bool) {
+		if f.deaf.Load() {
+			return
+		}
+		heard(keys, gap)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if gap && f.gap != nil {
+			close(f.gap)
+			f.gap = nil
+		}
+	})
+}
+
+func TestOneReplicaAsksAboutAColdCustomerAndAllAreTold(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Polar.Inject(polartest.Fault{Effect: polartest.Delay(time.Second)})
+		all := fleet(s, 20, polargate.SharedInMemory())
+		var group sync.WaitGroup
+		for _, customers := range all {
+			for range 20 {
+				group.Go(func() { s.Has(customers, kit.Paying, true) })
+			}
+		}
+		group.Wait()
+		assert.Equal(t, 1, s.Asked())
+		for _, customers := range all {
+			s.Has(customers, kit.Paying, true)
+		}
+		assert.Equal(t, 1, s.Asked())
+	})
+}
+
+func TestAReplicaThatDiesWhileItAsksKeepsTheOthersWaitingForABoundedTime(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := fleet(s, 2, polargate.SharedInMemory())
+		s.Polar.Inject(polartest.Fault{Effect: polartest.Hang(), Times: 1})
+		go func() { _, _ = all[0].Entitlements(t.Context(), polargate.ExternalID(kit.Paying)) }()
+		time.Sleep(time.Millisecond)
+		at := time.Now()
+		_, err := all[1].Entitlements(t.Context(), polargate.ExternalID(kit.Paying))
+		if err != nil {
+			time.Sleep(time.Second)
+			s.Has(all[1], kit.Paying, true)
+		}
+		assert.LessOrEqual(t, time.Since(at), 12*time.Second)
+	})
+}
+
+func TestAWebhookToOneReplicaIsKnownToAll(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := fleet(s, 3, polargate.SharedInMemory())
+		receiving(s, all[0])
+		for _, customers := range all {
+			s.Has(customers, kit.Paying, true)
+		}
+		asked := s.Asked()
+		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+		settled(s)
+		for _, customers := range all {
+			s.Has(customers, kit.Paying, false)
+		}
+		s.Polar.GrantBenefit(kit.Paying, polartest.Benefit{BenefitID: kit.ProBenefit})
+		settled(s)
+		for _, customers := range all {
+			s.Has(customers, kit.Paying, true)
+		}
+		assert.Equal(t, asked, s.Asked(), "and Polar is not asked for it")
+	})
+}
+
+func TestAPurchaseThatOneReplicaHearsOfEndsTheWaitOnAnother(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := fleet(s, 2, polargate.SharedInMemory())
+		receiving(s, all[0])
+		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+		settled(s)
+		done := make(chan time.Duration)
+		go func() {
+			at := time.Now()
+			_, err := all[1].Await(t.Context(), polargate.ExternalID(kit.Paying), polargate.Feature("pro"))
+			assert.NoError(t, err)
+			done <- time.Since(at)
+		}()
+		time.Sleep(4500 * time.Millisecond)
+		s.Polar.GrantBenefit(kit.Paying, polartest.Benefit{BenefitID: kit.ProBenefit})
+		assert.Less(t, <-done, 4800*time.Millisecond)
+	})
+}
+
+func TestAfterARestartWithoutPolarWhoWasKnownIsServedForTheRestOfGrace(t *testing.T) {
+	t.Parallel()
+	for name, open := range map[string]func(t *testing.T) func() polargate.Shared{
+		"in memory": func(*testing.T) func() polargate.Shared {
+			shared := polargate.SharedInMemory()
+			return func() polargate.Shared { return shared }
+		},
+		"in a file": func(t *testing.T) func() polargate.Shared {
+			t.Helper()
+			path := filepath.Join(t.TempDir(), "customers.state")
+			return func() polargate.Shared { return polargate.SharedFile(path) }
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			shared := open(t)
+			kit.Bubbled(t, func(t *testing.T) {
+				s := kit.NewShop(t)
+				many := 50
+				for i := range many {
+					s.Add(fmt.Sprintf("usr_%d", i))
+				}
+				before := fleet(s, 1, shared(), func(c *polargate.CustomersConfig) { c.RequestsPerMinute = 10_000 })[0]
+				for i := range many {
+					s.Has(before, fmt.Sprintf("usr_%d", i), true)
+				}
+				customer, _ := s.Polar.Customer("usr_0")
+				require.NoError(t, before.Close())
+				s.Polar.SetOffline(true)
+				for _, age := range []time.Duration{0, 30 * time.Minute, 24 * time.Hour, 47 * time.Hour} {
+					time.Sleep(age)
+					after := fleet(s, 1, shared())[0]
+					for i := range many {
+						s.Has(after, fmt.Sprintf("usr_%d", i), true)
+					}
+					e, err := after.Entitlements(t.Context(), polargate.CustomerID(customer.ID))
+					require.NoError(t, err)
+					assert.True(t, e.Has("pro"))
+					_, err = after.Entitlements(t.Context(), polargate.ExternalID("usr_new"))
+					require.ErrorIs(t, err, polargate.ErrUnreachable)
+					require.NoError(t, after.Close())
+				}
+				time.Sleep(2 * time.Hour)
+				_, err := fleet(s, 1, shared())[0].Entitlements(t.Context(), polargate.ExternalID("usr_0"))
+				require.ErrorIs(t, err, polargate.ErrUnreachable, "three days after Polar said so")
+			})
+		})
+	}
+}
+
+func TestWhatIsYoungerInMemoryIsNotReplacedByAnOlderRecord(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		store := &faultyStore{Shared: polargate.SharedInMemory()}
+		customers := fleet(s, 1, store)[0]
+		s.Has(customers, kit.Paying, true)
+		time.Sleep(time.Minute)
+		store.forgetful.Store(true)
+		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+		_, err := customers.Refresh(t.Context(), polargate.ExternalID(kit.Paying))
+		require.NoError(t, err)
+		s.Has(customers, kit.Paying, false)
+		s.Polar.SetOffline(true)
+		store.reconnect()
+		time.Sleep(5 * time.Second)
+		s.Has(customers, kit.Paying, false)
+	})
+}
+
+func TestWhatWasLearnedWhileTheStoreWasAwayIsSharedWhenItIsBack(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		store := &faultyStore{Shared: polargate.SharedInMemory()}
+		customers := fleet(s, 1, store)[0]
+		s.Has(customers, kit.Paying, true)
+		time.Sleep(time.Minute)
+		store.setAway(true)
+		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+		_, err := customers.Refresh(t.Context(), polargate.ExternalID(kit.Paying))
+		require.NoError(t, err)
+		store.setAway(false)
+		s.Polar.SetOffline(true)
+		time.Sleep(10 * time.Second)
+		s.Has(customers, kit.Paying, false)
+		s.Has(fleet(s, 1, store)[0], kit.Paying, false)
+	})
+}
+
+func TestAfterAGapNothingInMemoryIsTrustedBeforeItIsChecked(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		shared := polargate.SharedInMemory()
+		store := &faultyStore{Shared: shared}
+		customers, other := fleet(s, 1, store)[0], fleet(s, 1, shared)[0]
+		receiving(s, other)
+		s.Has(customers, kit.Paying, true)
+		store.deaf.Store(true)
+		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+		settled(s)
+		s.Has(customers, kit.Paying, true)
+		asked := s.Asked()
+		store.deaf.Store(false)
+		store.slow.Store(int64(100 * time.Millisecond))
+		gap := make(chan struct{})
+		store.gap = gap
+		store.reconnect()
+		<-gap
+		s.Has(customers, kit.Paying, false)
+		assert.Equal(t, asked, s.Asked(), "the store is asked, and not Polar")
+		time.Sleep(time.Second)
+		before := customers.Stats().Fresh
+		known(t, customers, polargate.ExternalID(kit.Paying), true)
+		assert.Equal(t, before+1, customers.Stats().Fresh, "and trusted again")
+	})
+}
+
+func TestAStoreThatIsAwayForHalfAMinuteChangesNothingAndIsMergedAfterwards(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		shared := polargate.SharedInMemory()
+		stores := []*faultyStore{{Shared: shared}, {Shared: shared}}
+		var all []*polargate.Customers
+		for _, store := range stores {
+			all = append(all, fleet(s, 1, store)...)
+		}
+		receiving(s, all[0])
+		for _, customers := range all {
+			s.Has(customers, kit.Paying, true)
+		}
+		for _, store := range stores {
+			store.setAway(true)
+		}
+		s.Add("usr_new")
+		at := time.Now()
+		s.Has(all[1], "usr_new", true)
+		assert.LessOrEqual(t, time.Since(at), time.Second, "nobody waits for the store")
+		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+		settled(s)
+		s.Has(all[0], kit.Paying, false)
+		assert.False(t, all[0].Stats().Shared.Away.IsZero())
+		time.Sleep(30 * time.Second)
+		for _, store := range stores {
+			store.setAway(false)
+		}
+		time.Sleep(5 * time.Second)
+		synctest.Wait()
+		s.Polar.SetOffline(true) // so that only what is shared counts
+		s.Has(all[1], kit.Paying, false)
+		assert.True(t, all[0].Stats().Shared.Away.IsZero())
+		assert.Zero(t, all[0].Stats().Shared.Waiting)
+	})
+}
+
+func TestAllReplicasKeepToOneBudgetOfRequests(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		for i := range 300 {
+			s.Add(fmt.Sprintf("usr_%d", i))
+		}
+		all := fleet(s, 5, polargate.SharedInMemory(), func(c *polargate.CustomersConfig) { c.RequestsPerMinute = 60 })
+		for minute := range 3 {
+			var group sync.WaitGroup
+			for i := range 100 {
+				group.Go(func() {
+					_, err := all[i%5].Entitlements(t.Context(), polargate.ExternalID(fmt.Sprintf("usr_%d", 100*minute+i)))
+					if err != nil {
+						assert.ErrorIs(t, err, polargate.ErrRateLimited)
+					}
+				})
+			}
+			group.Wait()
+			before := s.Asked()
+			assert.LessOrEqual(t, before, 60*(minute+1))
+			time.Sleep(62 * time.Second)
+		}
+		assert.Greater(t, s.Asked(), 60)
+		for _, customers := range all {
+			assert.Zero(t, customers.Stats().Failures, "what was not asked is no failure of Polar's")
+		}
+	})
+}
+
+func TestAPauseThatPolarAsksOneReplicaForIsKeptByAll(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Add("usr_2")
+		all := fleet(s, 2, polargate.SharedInMemory())
+		s.Polar.Inject(polartest.Fault{Effect: polartest.RateLimited("30"), Times: 1})
+		_, err := all[0].Entitlements(t.Context(), polargate.ExternalID(kit.Paying))
+		require.ErrorIs(t, err, polargate.ErrRateLimited)
+		synctest.Wait()
+		asked := s.Asked()
+		_, err = all[1].Entitlements(t.Context(), polargate.ExternalID("usr_2"))
+		require.ErrorIs(t, err, polargate.ErrRateLimited)
+		assert.Equal(t, asked, s.Asked())
+		assert.Zero(t, all[1].Stats().Failures)
+		time.Sleep(31 * time.Second)
+		s.Has(all[1], "usr_2", true)
+	})
+}
+
+func TestRequestsOfEveryKindCountInTheCommonBudget(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		key := s.Polar.AddKey(polartest.LicenseKey{})
+		all := fleet(s, 3, polargate.SharedInMemory(), func(c *polargate.CustomersConfig) {
+			c.RequestsPerMinute, c.Features, c.FreshFor, c.StaleFor = 60, nil, time.Millisecond, -1
+		})
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		var group sync.WaitGroup
+		for _, customers := range all {
+			group.Go(func() {
+				for ctx.Err() == nil {
+					_, _ = customers.DecideLicense(ctx, key.Key)
+					time.Sleep(50 * time.Millisecond)
+				}
+			})
+		}
+		group.Wait()
+		assert.LessOrEqual(t, s.Asked(), 60)
+		assert.Greater(t, s.Asked(), 40)
+	})
+}
+
+// delivery is a webhook as a queue would hold it.
+func delivery(t *testing.T, s *kit.Shop) (body []byte, header http.Header) {
+	t.Helper()
+	caught := make(chan struct{}, 1)
+	s.Polar.AddEndpoint(polartest.Endpoint{Secrets: []polartest.Secret{{Text: hookSecret}}, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if body == nil {
+			body = make([]byte, r.ContentLength)
+			_, _ = r.Body.Read(body)
+			header = r.Header.Clone()
+			caught <- struct{}{}
+		}
+		w.WriteHeader(http.StatusNoContent)
+	})})
+	s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+	<-caught
+	require.NoError(t, s.Polar.WaitForDeliveries(t.Context()))
+	return body, header
+}
+
+func TestADeliveryOutOfAQueueIsAppliedOnceByWhicheverReplica(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := fleet(s, 2, polargate.SharedInMemory())
+		for _, customers := range all {
+			s.Has(customers, kit.Paying, true)
+		}
+		body, header := delivery(t, s)
+		time.Sleep(time.Second)
+		for _, customers := range all {
+			require.NoError(t, customers.Apply(t.Context(), body, header))
+			synctest.Wait()
+		}
+		assert.EqualValues(t, 1, all[0].Stats().Events+all[1].Stats().Events+all[0].Stats().Ignored+all[1].Stats().Ignored)
+		assert.EqualValues(t, 1, all[1].Stats().Repeated)
+	})
+}
+
+func TestADeliveryThatIsNotPolarsIsRefused(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{hookSecret} })
+		body, header := delivery(t, s)
+		unsigned := header.Clone()
+		unsigned.Del("Webhook-Signature")
+		for name, apply := range map[string]func() error{
+			"not signed":      func() error { return customers.Apply(t.Context(), body, unsigned) },
+			"changed":         func() error { return customers.Apply(t.Context(), append([]byte(" "), body...), header) },
+			"without secrets": func() error { return s.Open().Apply(t.Context(), body, header) },
+		} {
+			var input *polargate.InputError
+			require.ErrorAs(t, apply(), &input, name)
+		}
+		ended, cancel := context.WithCancel(t.Context())
+		cancel()
+		require.ErrorIs(t, customers.Apply(ended, body, header), context.Canceled)
+		time.Sleep(time.Hour) // in the queue
+		require.NoError(t, customers.Apply(t.Context(), body, header))
+		time.Sleep(4 * 24 * time.Hour)
+		var input *polargate.InputError
+		require.ErrorAs(t, customers.Apply(t.Context(), body, header), &input, "it is older than GracePeriod")
+	})
+}
+
+func TestReplicasOfTwoSecretsUnderstandEachOtherWhileOneIsReplaced(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		shared := polargate.SharedInMemory()
+		with := func(secret, other string) *polargate.Customers {
+			return replica(s, shared, func(c *polargate.CustomersConfig) { c.Secret, c.OtherSecret = secret, other })
+		}
+		s.Has(with("old secret of the replicas", ""), kit.Paying, true)
+		s.Has(with("old secret of the replicas", "new secret of the replicas"), kit.Paying, true)
+		s.Has(with("new secret of the replicas", "old secret of the replicas"), kit.Paying, true)
+		assert.Equal(t, 1, s.Asked())
+		s.Has(with("another secret altogether", ""), kit.Paying, true)
+		assert.Equal(t, 2, s.Asked())
+	})
+}
+
+func TestABenefitThatComesWithALicenseKeyOutlastsARestartWithoutPolar(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := newKeyShop(t, polartest.LicenseKey{})
+		shared := polargate.SharedInMemory()
+		before := fleet(s.Shop, 1, shared)[0]
+		s.decides(before, 200)
+		require.NoError(t, before.Close())
+		s.Polar.SetOffline(true)
+		time.Sleep(time.Hour)
+		s.decides(fleet(s.Shop, 1, shared)[0], 200)
+	})
+}
