@@ -156,6 +156,9 @@ func (c *Client) Format(f fmt.State, _ rune) {
 // LogValue logs what Format prints.
 func (c *Client) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
+// OrganizationID is the organization that the Client was made for, in lower case.
+func (c *Client) OrganizationID() string { return c.organizationID }
+
 // Close drops idle connections that the Client opened itself. Calls in progress aren't
 // cut short, and calls after Close still work.
 func (c *Client) Close() {
@@ -296,6 +299,7 @@ const (
 	opDeactivate = "deactivate"
 	opConsume    = "consume" // a validate that counts
 	opState      = "customer state"
+	opKey        = "license key"
 	opList       = "list of license keys"
 	opLists      = "lists of customers"
 	opImport     = "import" // a validate of another program's seat

@@ -257,6 +257,58 @@ func TestWithATokenTheServersEndpointsAreAsked(t *testing.T) {
 	}
 }
 
+func TestALicenseKeyIsLookedUpByItsIDWhateverItsStatus(t *testing.T) {
+	t.Parallel()
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(2)})
+	config := ClientConfig{
+		OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client(),
+		AccessToken: polar.AddToken(polartest.Token{}),
+	}
+	client, err := NewClient(config)
+	require.NoError(t, err)
+	for _, label := range []string{"older", "newer"} {
+		_, err := client.Activate(t.Context(), ActivateRequest{Key: newKey(key.Key), Label: label, Meta: map[string]any{"fingerprint": label}})
+		require.NoError(t, err)
+	}
+	polar.Revoke(key.ID)
+	license, err := client.LicenseKey(t.Context(), strings.ToUpper(key.ID))
+	require.NoError(t, err)
+	assert.Equal(t, key.Key, license.Key.Reveal())
+	assert.Equal(t, KeyRevoked, license.Status)
+	require.Len(t, license.Activations, 2)
+	assert.Equal(t, "newer", license.Activations[0].Label)
+	assert.Equal(t, "older", license.Activations[1].Meta["fingerprint"])
+	clone := license.clone()
+	clone.Activations[0].Meta["fingerprint"] = "changed"
+	assert.Equal(t, "newer", license.Activations[0].Meta["fingerprint"])
+
+	_, err = client.LicenseKey(t.Context(), "8d8a7abc-87f9-4fe4-8680-86d3a0c05924")
+	require.ErrorIs(t, err, ErrUnknownKey)
+	asked := len(polar.Requests())
+	for field, try := range map[string]func() (*LicenseKey, error){
+		"id": func() (*LicenseKey, error) { return client.LicenseKey(t.Context(), "../customers") },
+		"AccessToken": func() (*LicenseKey, error) {
+			c := *client
+			c.token = masked{}
+			return c.LicenseKey(t.Context(), key.ID)
+		},
+	} {
+		_, err := try()
+		input, ok := errors.AsType[*InputError](err)
+		require.True(t, ok, "%s: %v", field, err)
+		assert.Equal(t, field, input.Field)
+	}
+	assert.Len(t, polar.Requests(), asked)
+
+	// Another organization's token may see its own keys; those of ours are asked for.
+	config.OrganizationID = "34f57e13-8bcb-4481-85b2-a4b55c4ba0b9"
+	stranger, err := NewClient(config)
+	require.NoError(t, err)
+	_, err = stranger.LicenseKey(t.Context(), key.ID)
+	require.ErrorIs(t, err, ErrUnreachable, "the answer is about another organization")
+}
+
 func TestOnlyAQuestionThatMayBeAskedTwiceIsRepeated(t *testing.T) {
 	t.Parallel()
 	key := newKey("ACME-KEY")

@@ -23,7 +23,6 @@ import (
 
 const (
 	licenseKeys = "license_keys" // the type of benefit
-	opKey       = "license key"
 
 	// keyWorkers is how many questions about license keys are under way at once.
 	keyWorkers = 4

@@ -289,6 +289,32 @@ func ExampleGate_Diagnose() {
 
 // A Client takes a seat and gives it back, and leaves it to the program to remember.
 // A request that takes one is never sent twice.
+func ExampleClient_LicenseKey() {
+	polar := polartest.New(polartest.Config{})
+	sold := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(3)})
+	client, err := polargate.NewClient(polargate.ClientConfig{
+		OrganizationID: polar.OrganizationID(),
+		AccessToken:    polar.AddToken(polartest.Token{}),
+		HTTPClient:     polar.Client(),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx := context.Background()
+	key, _ := polargate.ParseKey(sold.Key)
+	_, err = client.Activate(ctx, polargate.ActivateRequest{Key: key, Label: "laptop"})
+	fmt.Println(err)
+
+	license, err := client.LicenseKey(ctx, sold.ID) // whatever its status
+	fmt.Println(license.Status, license.Activations[0].Label, err)
+	fmt.Println(license.OrganizationID == client.OrganizationID())
+	// Output:
+	// <nil>
+	// granted laptop <nil>
+	// true
+}
+
 func ExampleClient_Activate() {
 	polar := polartest.New(polartest.Config{})
 	known := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), LimitUsage: polartest.Limit(10)})

@@ -45,6 +45,9 @@ type LicenseKey struct {
 	Customer   Customer
 	// Activation is the one that was asked about; nil if there was none.
 	Activation *Activation
+	// Activations are all that the key has, the newest first. Only Client.LicenseKey gives
+	// them.
+	Activations []Activation
 
 	answeredAt time.Time // by Polar's clock
 }
@@ -72,11 +75,21 @@ func (l *LicenseKey) clone() LicenseKey {
 	c.Customer.TaxID = slices.Clone(l.Customer.TaxID)
 	c.Customer.Metadata = cloneMap(l.Customer.Metadata)
 	if c.Activation = clonePointer(l.Activation); c.Activation != nil {
-		c.Activation.Meta = cloneMap(c.Activation.Meta)
-		if of := c.Activation.LicenseKey; of != nil {
-			c.Activation.LicenseKey = clonePointer(of)
-			*c.Activation.LicenseKey = of.clone()
-		}
+		*c.Activation = c.Activation.clone()
+	}
+	c.Activations = slices.Clone(l.Activations)
+	for i := range c.Activations {
+		c.Activations[i] = c.Activations[i].clone()
+	}
+	return c
+}
+
+// clone is a copy that shares nothing that can be changed.
+func (a *Activation) clone() Activation {
+	c := *a
+	c.Meta = cloneMap(a.Meta)
+	if c.LicenseKey = clonePointer(a.LicenseKey); c.LicenseKey != nil {
+		*c.LicenseKey = a.LicenseKey.clone()
 	}
 	return c
 }
@@ -270,6 +283,38 @@ func (c *Client) validateIn(ctx context.Context, organizationID string, r Valida
 	return license, nil
 }
 
+// LicenseKey asks Polar for a license key by its id, whatever its status, together with
+// its activations. It needs an access token with the scope license_keys:read. If there is
+// no such key, the error's Reason is ErrUnknownKey.
+func (c *Client) LicenseKey(ctx context.Context, id string) (*LicenseKey, error) {
+	canonical, ok := canonicalUUID4(id)
+	switch {
+	case ctx == nil:
+		return nil, errNilContext
+	case !ok:
+		return nil, &InputError{"id", "is not a UUID of version 4: pass it as Polar gave it"}
+	case c.token.IsZero():
+		return nil, &InputError{"AccessToken", "is missing: a license key is looked up with an organization access token"}
+	}
+	var license *LicenseKey
+	err := c.exchange(ctx, exchange{op: opKey, path: canonical, repeatable: true, most: maxKeyAnswer}, func(body []byte, at time.Time) error {
+		var l LicenseKey
+		if err := json.Unmarshal(body, &l); err != nil {
+			return err
+		}
+		if !sameUUID(l.ID, canonical) || !sameUUID(l.OrganizationID, c.organizationID) {
+			return errForeignAnswer
+		}
+		l.answeredAt = at
+		license = &l
+		return nil
+	})
+	return license, err
+}
+
+// maxKeyAnswer has room for some 10,000 activations of a key.
+const maxKeyAnswer = 8 << 20
+
 // parseGranted reads a license key from an answer with status 200 and compares it with
 // what was asked. A *Error is Polar's refusal; any other error means that the answer
 // proves nothing.
@@ -335,6 +380,7 @@ func (l *LicenseKey) UnmarshalJSON(data []byte) error {
 	fields.time("modified_at", &l.ModifiedAt)
 	optional(fields, "customer", &l.Customer)
 	optional(fields, "activation", &l.Activation)
+	optional(fields, "activations", &l.Activations)
 	return nil
 }
 

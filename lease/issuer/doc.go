@@ -2,8 +2,8 @@
 // be used on a computer, signs a lease for it, renews it, and ends it.
 //
 //	issuer, err := issuer.New(issuer.Config{
-//		Client: client, OrganizationID: "…", // a polargate.Client with an access token
-//		Key:    private,                      // from polargate-keygen
+//		Client: client,  // a polargate.Client with an access token
+//		Key:    private, // from polargate-keygen
 //		For:    30 * 24 * time.Hour,
 //	})
 //	mux.Handle("POST /lease", issuer.Handler())
@@ -15,8 +15,12 @@
 //
 // # What an Issuer does
 //
-//   - A computer takes one activation at Polar, however often it asks, also under a license
-//     key that was rotated.
+//   - A computer uses one activation at Polar, however often it asks and whichever server
+//     of several it reaches, also under a license key that was rotated. An activation that
+//     it has at Polar already, from before or from a request whose answer was lost, is
+//     used again.
+//   - A renewal never activates: if a customer deactivated a computer at Polar, only a
+//     person can activate it again.
 //   - A renewal is a validation at Polar. What Polar refuses is not renewed, and the
 //     lease that is out there ends by itself: at the latest after For and Grace.
 //   - When Polar cannot be reached, nobody is refused and nothing is signed: the answer
@@ -37,5 +41,6 @@
 // place of a computer that crashed is free after two, without anybody's doing. A
 // computer can borrow a place for longer, if the pool allows it.
 //
-// Two programs must not share a State that they cannot lock; see [Config.State].
+// Several servers can share what was issued: a State that can be locked, or a Shared; see
+// [Config.State].
 package issuer

@@ -13,18 +13,6 @@ import (
 	"github.com/polargate/polargate/polartest"
 )
 
-// vendor is a client with an access token. Its LicenseKey is played here.
-type vendor struct {
-	*polargate.Client
-	polar *polartest.Polar
-}
-
-func (v vendor) LicenseKey(_ context.Context, id string) (*polargate.LicenseKey, error) {
-	found, _ := v.polar.LicenseKey(id)
-	key, err := polargate.ParseKey(found.Key)
-	return &polargate.LicenseKey{ID: id, Key: key}, err
-}
-
 // A vendor's server: programs post their requests to it, and get leases.
 func Example() {
 	polar := polartest.New(polartest.Config{})
@@ -37,9 +25,9 @@ func Example() {
 	sold := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
 
 	server, err := issuer.New(issuer.Config{
-		Client: vendor{client, polar}, OrganizationID: polar.OrganizationID(),
-		Key: ed25519.NewKeyFromSeed([]byte("an example, never a key in life!")),
-		For: 30 * 24 * time.Hour,
+		Client: client,
+		Key:    ed25519.NewKeyFromSeed([]byte("an example, never a key in life!")),
+		For:    30 * 24 * time.Hour,
 	})
 	if err != nil {
 		panic(err)

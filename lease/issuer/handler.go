@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
 	"sync"
 	"time"
@@ -141,6 +142,11 @@ func (s *Issuer) address(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return r.RemoteAddr
+	}
+	if ip, err := netip.ParseAddr(host); err == nil && ip.Is6() && !ip.Is4In6() {
+		// Whoever has one address of IPv6 has the other 2^64 of its network, too.
+		network, _ := ip.WithZone("").Prefix(64)
+		return network.String()
 	}
 	return host
 }

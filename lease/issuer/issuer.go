@@ -12,8 +12,9 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/lease"
@@ -29,11 +30,13 @@ type Polar interface {
 	LicenseKey(ctx context.Context, id string) (*polargate.LicenseKey, error)
 }
 
-// Config configures an Issuer. Client, OrganizationID and Key are required.
+// Config configures an Issuer. Client and Key are required.
 type Config struct {
-	// Client asks Polar, with an access token.
+	// Client asks Polar, with an access token that has the scopes license_keys:read and
+	// license_keys:write.
 	Client Polar
 	// OrganizationID is the organization that leases are issued for, in lower case.
+	// Empty means that of the polargate.Client.
 	OrganizationID string
 	// Key signs. Programs pin its public half; see package lease for how to change it.
 	Key crypto.Signer
@@ -52,11 +55,17 @@ type Config struct {
 	// Recheck is how long a floating lease is renewed without asking Polar again. 0
 	// means 5 minutes.
 	Recheck time.Duration
-	// State keeps what was issued: a polargate.FileStore, or one of your own.
-	// Several servers can share one that can be locked. nil means memory: after a
-	// restart computers take up their places again when they next ask, activations
-	// twice.
+	// State keeps what was issued: a polargate.FileStore, or one of your own. Several
+	// servers can share one that can be locked. If neither State nor Shared is set, it
+	// is kept in memory: after a restart, computers find their activations again, but a
+	// pool knows its holders only once they ask again, so up to twice as many
+	// computers can use it until the earlier leases have ended. Whoever can write to it
+	// can hand out places of pools.
 	State polargate.Store
+	// Shared is another place for the same, for servers that share a polargate.Shared
+	// already. A license key can have about 400 computers there. Set State or Shared,
+	// not both.
+	Shared polargate.Shared
 	// Claims may change what is about to be signed, for instance the newest version
 	// covered, or refuse it by an error. It can make the lease shorter and not longer,
 	// and cannot change whose it is. nil changes nothing.
@@ -92,10 +101,17 @@ const (
 
 // An Issuer signs leases. New makes one. It is safe for use by many goroutines.
 type Issuer struct {
-	config Config
-	locks  keyedLocks
-	limits limits
+	config    Config
+	book      book
+	computers keyedLocks // by fingerprint
+	limits    limits
+	newcomers *rate.Limiter
 }
+
+// newcomersPerMinute is how many license keys that were never seen are asked about. Each
+// takes three requests to Polar, which takes 300 a minute: keys that somebody makes up
+// must not starve computers whose leases are due.
+const newcomersPerMinute = 100
 
 // New makes an Issuer. A configuration that cannot work is a *polargate.InputError.
 func New(config Config) (*Issuer, error) {
@@ -105,7 +121,7 @@ func New(config Config) (*Issuer, error) {
 	switch {
 	case config.Client == nil:
 		return bad("Client", "is missing: give a polargate.Client with an access token")
-	case config.OrganizationID == "":
+	case config.OrganizationID == "" && organizationOf(config.Client) == "":
 		return bad("OrganizationID", "is missing: copy it from the organization's settings in Polar")
 	case config.Key == nil:
 		return bad("Key", "is missing: make one with polargate-keygen")
@@ -115,6 +131,11 @@ func New(config Config) (*Issuer, error) {
 		return bad("Recheck", "is negative: give a duration, or 0 for 5 minutes")
 	case config.PerAddress < 0:
 		return bad("PerAddress", "is negative: give requests a minute, or 0 for 1,200")
+	case config.State != nil && config.Shared != nil:
+		return bad("Shared", "is set together with State: choose one of them")
+	}
+	if config.OrganizationID == "" {
+		config.OrganizationID = organizationOf(config.Client)
 	}
 	for _, pool := range config.Pools {
 		if problem := pool.problem(); problem != "" {
@@ -137,16 +158,21 @@ func New(config Config) (*Issuer, error) {
 	if config.PerAddress == 0 {
 		config.PerAddress = 1200
 	}
-	if config.State == nil {
-		config.State = &polargate.MemoryStore{}
-	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	if config.clock == nil {
 		config.clock = time.Now
 	}
-	s := &Issuer{config: config}
+	s := &Issuer{config: config, newcomers: rate.NewLimiter(newcomersPerMinute/60.0, newcomersPerMinute)}
+	switch {
+	case config.Shared != nil:
+		s.book = &sharedBook{shared: config.Shared}
+	case config.State != nil:
+		s.book = &storeBook{store: config.State}
+	default:
+		s.book = &storeBook{store: &polargate.MemoryStore{}}
+	}
 	// What could not be signed is found out at the start.
 	if _, err := lease.Sign(config.Key, lease.Claims{ID: "try", OrganizationID: config.OrganizationID, Fingerprint: "try", Trial: true, Issued: config.clock()}); err != nil {
 		if errors.Is(err, lease.ErrMalformed) {
@@ -155,6 +181,14 @@ func New(config Config) (*Issuer, error) {
 		return bad("Key", "does not sign: make one with polargate-keygen")
 	}
 	return s, nil
+}
+
+// organizationOf is the organization that a client was made for; "" if it doesn't say.
+func organizationOf(client Polar) string {
+	if c, ok := client.(interface{ OrganizationID() string }); ok {
+		return c.OrganizationID()
+	}
+	return ""
 }
 
 // Reason tells why no lease was issued, or a receipt was not taken. Beside these,
@@ -265,8 +299,13 @@ func (s *Issuer) issue(ctx context.Context, q lease.Request) (text string, about
 	if err != nil {
 		return "", about, &Error{Reason: ErrBadRequest, Err: err}
 	}
-	// One at a time for a computer, so that two requests take one activation.
-	unlock := s.locks.lock(q.Fingerprint)
+	ctx, cancel := context.WithTimeout(ctx, issueTime)
+	defer cancel()
+	// One at a time for a computer, so that two requests use one activation.
+	unlock, err := s.computers.lock(ctx, q.Fingerprint)
+	if err != nil {
+		return "", about, unavailable(err)
+	}
 	defer unlock()
 
 	a, err := s.account(ctx, key)
@@ -305,19 +344,26 @@ func (s *Issuer) issue(ctx context.Context, q lease.Request) (text string, about
 	return s.sign(ctx, a, q, about)
 }
 
+// issueTime bounds an answer: Polar and the State may hang.
+const issueTime = time.Minute
+
 // account finds what is known of the license that a key is of. Keys are rotated,
 // licenses stay.
 func (s *Issuer) account(ctx context.Context, key polargate.Key) (account, error) {
-	sum := sha256.Sum256([]byte("polargate issuer key\x00" + key.Reveal()))
-	name := "key-" + hex.EncodeToString(sum[:16])
-	known, err := s.config.State.Load(ctx, name)
-	switch {
-	case err == nil:
+	name := keyName(key)
+	known, err := s.book.read(ctx, name)
+	if err != nil {
+		return account{}, unavailable(err)
+	}
+	if len(known) > 0 {
 		if a, err := s.load(ctx, string(known)); err != nil || a.BenefitID != "" {
 			return a, err
 		}
-	case !errors.Is(err, polargate.ErrNotStored):
-		return account{}, unavailable(err)
+	}
+	turn := s.newcomers.Reserve()
+	if wait := turn.Delay(); wait > 0 {
+		turn.Cancel()
+		return account{}, &Error{Reason: ErrUnavailable, RetryAfter: max(wait, time.Second), Err: errors.New("too many license keys that were never seen before")}
 	}
 	license, err := s.config.Client.Validate(ctx, polargate.ValidateRequest{Key: key})
 	if err != nil {
@@ -327,10 +373,16 @@ func (s *Issuer) account(ctx context.Context, key polargate.Key) (account, error
 	if err != nil {
 		return account{}, err
 	}
-	if err := s.config.State.Save(ctx, name, []byte(license.ID)); err != nil {
+	if err := s.book.change(ctx, name, func([]byte) ([]byte, error) { return []byte(license.ID), nil }); err != nil {
 		return account{}, unavailable(err)
 	}
 	return a, nil
+}
+
+// keyName is the name under which the id of a license key is kept. It doesn't tell the key.
+func keyName(key polargate.Key) string {
+	sum := sha256.Sum256([]byte("polargate issuer key\x00" + key.Reveal()))
+	return "key-" + hex.EncodeToString(sum[:16])
 }
 
 // granted notes what Polar said of a license key.
@@ -380,32 +432,32 @@ func wrongBenefit() error {
 	return &Error{Err: &polargate.Error{Op: "lease", Reason: polargate.ErrWrongBenefit}}
 }
 
-// seat gives a computer a lease for its activation at Polar, which it takes if it
-// has none.
+// seat gives a computer a lease for its activation at Polar, and activates it if it has
+// none.
 func (s *Issuer) seat(ctx context.Context, key polargate.Key, a account, asked Held, q lease.Request) (account, error) {
-	conditions := map[string]any{"fingerprint": q.Fingerprint}
-	var license *polargate.LicenseKey
-	if held := a.find(q.Fingerprint); held != nil && held.ActivationID != "" {
-		answer, err := s.config.Client.Validate(ctx, polargate.ValidateRequest{Key: key, ActivationID: held.ActivationID, Conditions: conditions})
-		switch {
-		case err == nil:
-			license, asked.ActivationID = answer, held.ActivationID
-		case errors.Is(err, polargate.ErrSeatReleased):
-			// The customer freed it in the portal: it may take another, below.
-		default:
-			return a, refusal(err)
-		}
+	var known string
+	if held := a.find(q.Fingerprint); held != nil {
+		known = held.ActivationID
 	}
-	fresh := license == nil
-	if fresh {
-		activation, err := s.config.Client.Activate(ctx, polargate.ActivateRequest{
-			Key: key, Label: labelOf(q), Conditions: conditions,
-			Meta: map[string]any{"fingerprint": q.Fingerprint, "request": q.ID, "issuer": "polargate lease"},
-		})
+	license, err := s.validate(ctx, key, known, q)
+	fresh := false
+	switch {
+	case known != "" && errors.Is(err, polargate.ErrSeatReleased) && q.LeaseID != "":
+		// Somebody deactivated this computer at Polar. Only a person may activate it
+		// again, and a program that renews by itself is none.
+		if _, err := s.update(ctx, a.LicenseKeyID, func(a *account, _ time.Time) error { a.release(q.Fingerprint); return nil }); err != nil {
+			return a, err
+		}
+		return a, refusal(err)
+	case known != "" && errors.Is(err, polargate.ErrSeatReleased), known == "":
+		license, asked.ActivationID, fresh, err = s.activate(ctx, key, a.LicenseKeyID, q)
 		if err != nil {
 			return a, refusal(err)
 		}
-		license, asked.ActivationID = activation.LicenseKey, activation.ID
+	case err != nil:
+		return a, refusal(err)
+	default:
+		asked.ActivationID = known
 	}
 	if len(s.config.Features) > 0 && license != nil && s.config.Features[license.BenefitID] == nil {
 		if fresh {
@@ -413,12 +465,18 @@ func (s *Issuer) seat(ctx context.Context, key polargate.Key, a account, asked H
 		}
 		return a, wrongBenefit()
 	}
+	spare := ""
 	noted, err := s.update(ctx, a.LicenseKeyID, func(a *account, now time.Time) error {
 		if license != nil {
 			s.granted(a, license)
 		}
 		if expired(a, now) {
 			return &Error{Err: &polargate.Error{Op: "lease", Reason: polargate.ErrExpired}}
+		}
+		asked := asked
+		if other := a.find(q.Fingerprint); other != nil && other.ActivationID != known && other.ActivationID != asked.ActivationID {
+			// Another server has activated this computer meanwhile.
+			spare, asked.ActivationID = asked.ActivationID, other.ActivationID
 		}
 		asked.Expires = now.Add(s.config.For)
 		asked.Ends = asked.Expires.Add(s.config.Grace)
@@ -428,10 +486,80 @@ func (s *Issuer) seat(ctx context.Context, key polargate.Key, a account, asked H
 		a.hold(now, asked)
 		return nil
 	})
-	if err != nil && fresh {
+	switch {
+	case err != nil && fresh:
 		s.giveBack(ctx, key, asked.ActivationID)
+	case err == nil && fresh && spare != "":
+		s.giveBack(ctx, key, spare)
 	}
 	return noted, err
+}
+
+// validate asks Polar about the activation of a computer; nothing without one.
+func (s *Issuer) validate(ctx context.Context, key polargate.Key, activationID string, q lease.Request) (*polargate.LicenseKey, error) {
+	if activationID == "" {
+		return nil, nil
+	}
+	return s.config.Client.Validate(ctx, polargate.ValidateRequest{Key: key, ActivationID: activationID, Conditions: conditionsOf(q)})
+}
+
+// conditionsOf are those that a polargate.Gate activates with, too.
+func conditionsOf(q lease.Request) map[string]any {
+	return map[string]any{"fingerprint": q.Fingerprint}
+}
+
+// activate gives a computer an activation. One that it has already is used: from before the
+// program got its license from here, from a request whose answer was lost, or from another
+// server. fresh tells that it is a new one.
+func (s *Issuer) activate(ctx context.Context, key polargate.Key, licenseKeyID string, q lease.Request) (license *polargate.LicenseKey, id string, fresh bool, err error) {
+	license, id, err = s.existing(ctx, key, licenseKeyID, q)
+	if err != nil || id != "" {
+		return license, id, false, err
+	}
+	activation, err := s.config.Client.Activate(ctx, polargate.ActivateRequest{
+		Key: key, Label: labelOf(q), Conditions: conditionsOf(q),
+		Meta: map[string]any{"fingerprint": q.Fingerprint, "request": q.ID, "issuer": "polargate lease"},
+	})
+	if err == nil {
+		return activation.LicenseKey, activation.ID, true, nil
+	}
+	if activation != nil { // given and refused in one answer
+		s.giveBack(ctx, key, activation.ID)
+		return nil, "", false, err
+	}
+	if errors.Is(err, polargate.ErrActivationLimit) || errors.Is(err, polargate.ErrInDoubt) {
+		if license, id, again := s.existing(ctx, key, licenseKeyID, q); again == nil && id != "" {
+			return license, id, false, nil
+		}
+	}
+	return nil, "", false, err
+}
+
+// maxExisting is how many activations of one computer are tried.
+const maxExisting = 3
+
+// existing looks at Polar for an activation of the computer.
+func (s *Issuer) existing(ctx context.Context, key polargate.Key, licenseKeyID string, q lease.Request) (*polargate.LicenseKey, string, error) {
+	sold, err := s.config.Client.LicenseKey(ctx, licenseKeyID)
+	if err != nil {
+		return nil, "", err
+	}
+	tried := 0
+	for _, activation := range sold.Activations {
+		if activation.Meta["fingerprint"] != q.Fingerprint || tried == maxExisting {
+			continue
+		}
+		tried++
+		license, err := s.validate(ctx, key, activation.ID, q)
+		switch {
+		case err == nil:
+			return license, activation.ID, nil
+		case errors.Is(err, polargate.ErrSeatReleased), errors.Is(err, polargate.ErrConditionsMismatch):
+		default:
+			return nil, "", err
+		}
+	}
+	return nil, "", nil
 }
 
 // giveBack frees an activation that nothing came of.
@@ -528,7 +656,12 @@ func (s *Issuer) Leases(ctx context.Context, licenseKeyID string) ([]Held, error
 // pool. The lease that is out there counts until it ends. Ending what is not held is
 // harmless. The error is an *Error.
 func (s *Issuer) End(ctx context.Context, licenseKeyID, fingerprint string) error {
-	unlock := s.locks.lock(fingerprint)
+	ctx, cancel := context.WithTimeout(ctx, issueTime)
+	defer cancel()
+	unlock, err := s.computers.lock(ctx, fingerprint)
+	if err != nil {
+		return unavailable(err)
+	}
 	defer unlock()
 	a, err := s.load(ctx, licenseKeyID)
 	if err != nil {
@@ -558,13 +691,18 @@ func (s *Issuer) End(ctx context.Context, licenseKeyID, fingerprint string) erro
 
 // load reads the account of a license key; an empty one if there is none.
 func (s *Issuer) load(ctx context.Context, id string) (account, error) {
+	data, err := s.book.read(ctx, accountName(id))
+	if err != nil {
+		return account{}, unavailable(err)
+	}
+	return readAccount(id, data)
+}
+
+// readAccount reads what is kept of a license key.
+func readAccount(id string, data []byte) (account, error) {
 	a := account{LicenseKeyID: id}
-	data, err := s.config.State.Load(ctx, accountName(id))
-	switch {
-	case errors.Is(err, polargate.ErrNotStored):
+	if len(data) == 0 {
 		return a, nil
-	case err != nil:
-		return a, unavailable(err)
 	}
 	if err := json.Unmarshal(data, &a); err != nil || a.LicenseKeyID != id {
 		return a, unavailable(fmt.Errorf("what is stored of license key %s cannot be read", id))
@@ -572,30 +710,20 @@ func (s *Issuer) load(ctx context.Context, id string) (account, error) {
 	return a, nil
 }
 
-// update changes the account of a license key, with nobody else at it.
+// update changes the account of a license key, with nobody else at it. change may be
+// called more than once.
 func (s *Issuer) update(ctx context.Context, id string, change func(a *account, now time.Time) error) (account, error) {
-	unlock := s.locks.lock("account " + id)
-	defer unlock()
-	release, err := s.config.State.Lock(ctx, accountName(id))
-	switch {
-	case errors.Is(err, errors.ErrUnsupported):
-		release = func() {}
-	case err != nil:
-		return account{}, unavailable(err)
-	}
-	defer release()
-	a, err := s.load(ctx, id)
+	var a account
+	err := s.book.change(ctx, accountName(id), func(data []byte) (_ []byte, err error) {
+		if a, err = readAccount(id, data); err != nil {
+			return nil, err
+		}
+		if err := change(&a, a.now(s.config.clock())); err != nil {
+			return nil, err
+		}
+		return json.Marshal(a)
+	})
 	if err != nil {
-		return a, err
-	}
-	if err := change(&a, a.now(s.config.clock())); err != nil {
-		return a, err
-	}
-	data, err := json.Marshal(a)
-	if err != nil {
-		return a, unavailable(err)
-	}
-	if err := s.config.State.Save(ctx, accountName(id), data); err != nil {
 		return a, unavailable(err)
 	}
 	return a, nil
@@ -664,38 +792,4 @@ func earlier(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// keyedLocks are locks by name that take no room while nobody holds them.
-type keyedLocks struct {
-	mu    sync.Mutex
-	locks map[string]*keyedLock
-}
-
-type keyedLock struct {
-	sync.Mutex
-	users int
-}
-
-func (l *keyedLocks) lock(name string) (unlock func()) {
-	l.mu.Lock()
-	if l.locks == nil {
-		l.locks = map[string]*keyedLock{}
-	}
-	one := l.locks[name]
-	if one == nil {
-		one = &keyedLock{}
-		l.locks[name] = one
-	}
-	one.users++
-	l.mu.Unlock()
-	one.Lock()
-	return func() {
-		one.Unlock()
-		l.mu.Lock()
-		if one.users--; one.users == 0 {
-			delete(l.locks, name)
-		}
-		l.mu.Unlock()
-	}
 }

@@ -27,7 +27,7 @@ import (
 type shop struct {
 	t      testing.TB
 	polar  *polartest.Polar
-	client vendor
+	client *polargate.Client
 	issuer *Issuer
 	keys   lease.Keys
 	config Config
@@ -51,21 +51,6 @@ func (b *safeBuffer) String() string {
 	return b.b.String()
 }
 
-// vendor is a client with an access token that can look license keys up.
-type vendor struct {
-	*polargate.Client
-	polar *polartest.Polar
-}
-
-func (v vendor) LicenseKey(_ context.Context, id string) (*polargate.LicenseKey, error) {
-	found, ok := v.polar.LicenseKey(id)
-	if !ok {
-		return nil, &polargate.Error{Op: "license key", Reason: polargate.ErrUnknownKey}
-	}
-	key, err := polargate.ParseKey(found.Key)
-	return &polargate.LicenseKey{ID: found.ID, Key: key}, err
-}
-
 const benefit = "b0000000-0000-4000-8000-000000000001"
 
 func open(t testing.TB, change func(*Config)) *shop {
@@ -80,7 +65,7 @@ func open(t testing.TB, change func(*Config)) *shop {
 	private := ed25519.NewKeyFromSeed(seed)
 	keys, err := lease.NewKeys(private.Public().(ed25519.PublicKey))
 	require.NoError(t, err)
-	s := &shop{t: t, polar: polar, client: vendor{client, polar}, keys: keys, log: &safeBuffer{}}
+	s := &shop{t: t, polar: polar, client: client, keys: keys, log: &safeBuffer{}}
 	s.config = Config{
 		Client: s.client, OrganizationID: polar.OrganizationID(), Key: private, State: &polargate.MemoryStore{},
 		Logger: slog.New(slog.NewJSONHandler(s.log, nil)), clock: polar.Now,
@@ -315,6 +300,143 @@ func TestAnActivationThatTheCustomerFreedIsTakenAnew(t *testing.T) {
 	assert.Zero(t, s.polar.Seats(key.ID))
 }
 
+func TestAProgramThatRenewsByItselfDoesNotTakeBackWhatTheCustomerFreed(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	key := s.key(2)
+	held, err := s.issue(s.request(key.Key, "laptop"))
+	require.NoError(t, err)
+	s.polar.Update(key.ID, func(k *polartest.LicenseKey) { k.Activations[0].Released = true })
+	s.polar.Advance(time.Minute)
+	renewal := s.request(key.Key, "laptop")
+	renewal.LeaseID, renewal.Newest = held.ID, held.Issued
+	_, err = s.issue(renewal)
+	require.ErrorIs(t, err, polargate.ErrSeatReleased)
+	assert.Zero(t, s.polar.Seats(key.ID))
+	leases, err := s.issuer.Leases(t.Context(), key.ID)
+	require.NoError(t, err)
+	assert.Empty(t, leases)
+
+	byHand := s.request(key.Key, "laptop")
+	byHand.Newest = held.Issued
+	again, err := s.issue(byHand)
+	require.NoError(t, err, "a person may activate it again")
+	assert.True(t, again.Issued.After(held.Issued))
+	assert.Equal(t, 1, s.polar.Seats(key.ID))
+}
+
+func TestAnActivationThatTheComputerHasAtPolarAlreadyIsUsed(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int64{1, 5} {
+		s := open(t, nil)
+		key := s.key(limit)
+		parsed, err := polargate.ParseKey(key.Key)
+		require.NoError(t, err)
+		// As a Gate activates by itself, before the program gets leases.
+		own, err := s.client.Activate(t.Context(), polargate.ActivateRequest{
+			Key: parsed, Conditions: map[string]any{"fingerprint": "laptop"}, Meta: map[string]any{"fingerprint": "laptop"},
+		})
+		require.NoError(t, err)
+		held, err := s.issue(s.request(key.Key, "laptop"))
+		require.NoError(t, err)
+		assert.Equal(t, own.ID, held.ActivationID)
+		assert.Equal(t, 1, s.polar.Seats(key.ID))
+	}
+}
+
+func TestAnActivationWithOtherConditionsIsNoneOfOurs(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	key := s.key(5)
+	parsed, err := polargate.ParseKey(key.Key)
+	require.NoError(t, err)
+	_, err = s.client.Activate(t.Context(), polargate.ActivateRequest{
+		Key: parsed, Conditions: map[string]any{"floor": 3}, Meta: map[string]any{"fingerprint": "laptop"},
+	})
+	require.NoError(t, err)
+	_, err = s.issue(s.request(key.Key, "laptop"))
+	require.NoError(t, err)
+	assert.Equal(t, 2, s.polar.Seats(key.ID))
+}
+
+func TestAnActivationWhoseAnswerWasLostIsFoundAgain(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	key := s.key(5)
+	s.polar.Inject(polartest.Fault{Path: "/activate", Times: 1, Effect: polartest.AnswerLost()})
+	held, err := s.issue(s.request(key.Key, "laptop"))
+	require.NoError(t, err)
+	assert.NotEmpty(t, held.ActivationID)
+	assert.Equal(t, 1, s.polar.Seats(key.ID))
+}
+
+// Behind a load balancer, a computer that asks again can reach another server.
+func TestServersThatShareAStateUseOneActivationForAComputer(t *testing.T) {
+	t.Parallel()
+	for _, limit := range []int64{1, 10} {
+		s := open(t, nil)
+		key := s.key(limit)
+		var wg sync.WaitGroup
+		answers := make(chan string, 8)
+		for range cap(answers) {
+			server, err := New(s.config)
+			require.NoError(t, err)
+			wg.Go(func() {
+				text, err := server.Issue(t.Context(), s.request(key.Key, "laptop"))
+				if assert.NoError(t, err) {
+					answers <- text
+				}
+			})
+		}
+		wg.Wait()
+		close(answers)
+		noted, err := s.issuer.Leases(t.Context(), key.ID)
+		require.NoError(t, err)
+		require.Len(t, noted, 1)
+		for text := range answers {
+			held, err := s.keys.Verify(text)
+			require.NoError(t, err)
+			assert.Equal(t, noted[0].ActivationID, held.ActivationID)
+		}
+		assert.Equal(t, 1, s.polar.Seats(key.ID), "limit %d", limit)
+	}
+}
+
+func TestAComputerNamedLikeSomethingOfOursBlocksNobody(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	key := s.key(3)
+	for _, name := range []string{"account " + key.ID, accountName(key.ID), "license-" + key.ID} {
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		_, err := s.issuer.Issue(ctx, s.request(key.Key, name))
+		cancel()
+		require.NoError(t, err, name)
+	}
+}
+
+func TestKeysThatSomebodyMakesUpDoNotStarveThoseThatAreKnown(t *testing.T) {
+	t.Parallel()
+	s := open(t, nil)
+	key := s.key(1)
+	_, err := s.issue(s.request(key.Key, "laptop"))
+	require.NoError(t, err)
+	asked := s.polar.Count("/validate")
+	var late *Error
+	for i := range 3 * newcomersPerMinute {
+		_, err := s.issuer.Issue(t.Context(), s.request(fmt.Sprint("POLAR-made-up-", i), "laptop"))
+		require.Error(t, err)
+		if errors.Is(err, ErrUnavailable) {
+			require.ErrorAs(t, err, &late)
+			assert.Positive(t, late.RetryAfter)
+		}
+	}
+	assert.NotNil(t, late)
+	assert.LessOrEqual(t, s.polar.Count("/validate")-asked, 2*newcomersPerMinute)
+	s.polar.Advance(time.Minute)
+	_, err = s.issue(s.request(key.Key, "laptop"))
+	assert.NoError(t, err)
+}
+
 func TestAnActivationIsGivenBackWhenItCannotBeNoted(t *testing.T) {
 	t.Parallel()
 	store := &failing{}
@@ -443,10 +565,19 @@ func TestAFloatingLicenseLastsThroughAnOutageAndEndsWithARefusal(t *testing.T) {
 // place that another gave away.
 func TestPlacesHoldAcrossServersThatShareAStateAndRestart(t *testing.T) {
 	t.Parallel()
-	folder := polargate.FileStore(t.TempDir())
+	for name, keep := range map[string]func(*Config){
+		"a folder":           func(c *Config) { c.State = polargate.FileStore(t.TempDir()) },
+		"a Shared in a file": func(c *Config) { c.State, c.Shared = nil, polargate.SharedFile(t.TempDir()+"/issuer.state") },
+		"a Shared in memory": func(c *Config) { c.State, c.Shared = nil, polargate.SharedInMemory() },
+	} {
+		t.Run(name, func(t *testing.T) { t.Parallel(); placesHold(t, keep) })
+	}
+}
+
+func placesHold(t *testing.T, keep func(*Config)) {
 	s := open(t, func(c *Config) {
 		floating(Pool{Max: 5, Heartbeat: time.Minute})(c)
-		c.State = folder
+		keep(c)
 	})
 	key := s.key(1)
 	var mu sync.Mutex
@@ -520,7 +651,8 @@ func TestConfigurationsThatCannotWorkAreRefused(t *testing.T) {
 	s := open(t, nil)
 	for field, change := range map[string]func(*Config){
 		"Client":         func(c *Config) { c.Client = nil },
-		"OrganizationID": func(c *Config) { c.OrganizationID = "" },
+		"OrganizationID": func(c *Config) { c.Client, c.OrganizationID = struct{ Polar }{c.Client}, "" },
+		"Shared":         func(c *Config) { c.Shared = polargate.SharedInMemory() },
 		"Key":            func(c *Config) { c.Key = nil },
 		"For":            func(c *Config) { c.For = time.Second },
 		"Recheck":        func(c *Config) { c.Recheck = -1 },
@@ -637,6 +769,12 @@ func TestAnAddressThatAsksTooOftenWaitsAndOthersDoNot(t *testing.T) {
 	assert.NotEmpty(t, w.Header().Get("Retry-After"))
 	assert.Equal(t, 400, s.post("", from("192.0.2.2:1000")).Code)
 	assert.Equal(t, 400, s.post("", from("[2001:db8::1]:1000")).Code)
+
+	for i := range 2 {
+		assert.Equal(t, 400, s.post("", from(fmt.Sprintf("[2001:db8::%d]:1000", i+2))).Code)
+	}
+	assert.Equal(t, 429, s.post("", from("[2001:db8::ffff]:1000")).Code, "a network of IPv6 is one address")
+	assert.Equal(t, 400, s.post("", from("[2001:db8:0:1::1]:1000")).Code)
 
 	s = open(t, func(c *Config) {
 		c.PerAddress = 1

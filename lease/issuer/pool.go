@@ -122,6 +122,11 @@ func (a *account) place(now time.Time, pool Pool, asked Held, borrow time.Durati
 		lasts, asked.Borrowed = borrow, true
 	}
 	asked.Expires = now.Add(lasts)
+	if old := a.find(asked.Fingerprint); old != nil && old.Pool != "" && old.Ends.After(asked.Expires) {
+		// A place that was borrowed stays so until its lease ends or a receipt frees it:
+		// that lease counts on the computer whatever is asked meanwhile.
+		asked.Expires, asked.Borrowed = old.Ends, old.Borrowed
+	}
 	if !a.ExpiresAt.IsZero() && asked.Expires.After(a.ExpiresAt) {
 		asked.Expires = a.ExpiresAt
 	}

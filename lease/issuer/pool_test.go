@@ -66,6 +66,25 @@ func TestAPlaceCanBeTakenAlongForNoLongerThanThePoolAllows(t *testing.T) {
 	assert.Equal(t, start.Add(time.Hour), a.find("traveller").Ends, "not beyond the license key")
 }
 
+// Who borrows a place, asks for a usual lease, and puts the borrowed one back, has no
+// more than the one place.
+func TestABorrowedPlaceStaysTakenUntilItsLeaseEndsOrIsGivenBack(t *testing.T) {
+	t.Parallel()
+	pool := Pool{Max: 1, Heartbeat: time.Minute, Borrow: 72 * time.Hour}
+	var a account
+	_, err := a.place(a.now(start), pool, Held{Pool: "p", Fingerprint: "traveller"}, 24*time.Hour)
+	require.NoError(t, err)
+	_, err = a.place(a.now(start.Add(time.Minute)), pool, Held{Pool: "p", Fingerprint: "traveller", LeaseID: "usual"}, 0)
+	require.NoError(t, err)
+	assert.Equal(t, start.Add(24*time.Hour), a.find("traveller").Ends)
+	assert.True(t, a.find("traveller").Borrowed)
+	_, err = a.place(a.now(start.Add(time.Hour)), pool, Held{Pool: "p", Fingerprint: "other"}, 0)
+	require.ErrorIs(t, err, errPoolFull)
+	a.release("traveller")
+	_, err = a.place(a.now(start.Add(time.Hour)), pool, Held{Pool: "p", Fingerprint: "other"}, 0)
+	require.NoError(t, err)
+}
+
 func TestAClockThatIsSetBackGivesNoPlaceAwayTwice(t *testing.T) {
 	t.Parallel()
 	pool := Pool{Max: 1, Heartbeat: time.Minute}
