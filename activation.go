@@ -87,7 +87,7 @@ func (c *Client) Deactivate(ctx context.Context, key Key, activationID string) e
 	}
 	id, ok := canonicalUUID4(activationID)
 	if !ok {
-		return &InputError{"activation id", "is not a UUID of version 4: pass it as Polar gave it"}
+		return errActivationID
 	}
 	return c.exchange(ctx, exchange{
 		op:   opDeactivate,
@@ -96,6 +96,8 @@ func (c *Client) Deactivate(ctx context.Context, key Key, activationID string) e
 		body: &wireRequest{Key: key.Reveal(), OrganizationID: c.organizationID, ActivationID: id},
 	}, nil)
 }
+
+var errActivationID = &InputError{"activation id", "is not a UUID of version 4: pass it as Polar gave it"}
 
 // parseActivation reads the answer to an activation. The license key inside it follows
 // the same rules as in a validation. If they refuse it, the Activation is returned

@@ -307,6 +307,9 @@ const (
 	// maxAnswer bounds how much of an answer is read. A license key with its customer
 	// takes about 2 KiB; metadata may make it more.
 	maxAnswer = 1 << 20
+	// longestList is how long a page of a list may be: an entry has its customer, benefit
+	// or product with it, and all of them may have much metadata.
+	longestList = 16 << 20
 	// attemptTimeout bounds one request, so that a server that hangs leaves time for
 	// another attempt within the caller's context.
 	attemptTimeout = 10 * time.Second
@@ -316,12 +319,19 @@ const (
 	firstBackoff = 250 * time.Millisecond
 )
 
-// exchange is one call of an endpoint: a POST of a body, or a GET without one.
+// exchange is one call of an endpoint: a POST of a body, or a GET without one, unless
+// method says otherwise.
 type exchange struct {
-	op, path   string // path is below the base, or below c.prefix if it begins with no slash
-	key        Key
-	secret     string // beside key and token, not to be repeated in an error
-	body       *wireRequest
+	op, path string // path is below the base, or below c.prefix if it begins with no slash
+	method   string
+	key      Key
+	secret   string // beside key and token, not to be repeated in an error
+	session  masked // token of a customer's session, to be sent instead of the Client's
+	body     any
+	success  int // status; 0 means 200
+	// refusals are what Polar's words for a refusal mean to this call, beside those that
+	// license keys are refused with. If it isn't nil, any other word is ErrDenied.
+	refusals   map[string]Reason
 	repeatable bool // asking twice does no harm
 	most       int  // how long an answer may be; 0 means maxAnswer
 	// hard is the context of the request itself, if it must outlive the wait for its
@@ -331,6 +341,14 @@ type exchange struct {
 
 func (x *exchange) longest() int { return cmp.Or(x.most, maxAnswer) }
 
+// tokenFor is what a request is authorized with; "" if with nothing.
+func (c *Client) tokenFor(x exchange) string {
+	if !x.session.IsZero() {
+		return x.session.Reveal()
+	}
+	return c.token.Reveal()
+}
+
 // exchange sends a request, again if that is allowed, and lets accept read the body of an
 // answer with status 200 and the time at which Polar gave it. An error of accept other
 // than an *Error means that the answer proves nothing.
@@ -338,18 +356,26 @@ func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []by
 	err := c.tries(ctx, x, accept)
 	if e, ok := err.(*Error); ok && !c.token.IsZero() {
 		switch {
+		case e.Reason == ErrMisconfigured && !x.session.IsZero() && e.StatusCode == http.StatusUnauthorized:
+			e.situation = serverSession
 		case e.Reason == ErrMisconfigured && e.StatusCode == http.StatusUnprocessableEntity:
 			e.situation = serverField
 		case e.Reason == ErrMisconfigured && x.op == opState:
 			e.situation = serverState
 		case e.Reason == ErrMisconfigured && x.op == opLists:
 			e.situation = serverLists
+		case e.Reason == ErrMisconfigured && e.scope != "":
+			e.situation = serverScope
 		case e.Reason == ErrMisconfigured:
 			e.situation = serverKeys
 		case e.Reason == ErrSeatReleased:
 			e.situation = serverSeat
 		case e.Reason == ErrUnreachable && e.situation == "":
 			e.situation = serverUnreachable
+		case e.Reason == ErrUnknownKey && x.key.IsZero():
+			e.situation = serverKeyID
+		case e.Reason == ErrDenied && x.key.IsZero():
+			e.situation = serverRefused
 		case e.Reason != ErrUnreachable:
 			e.situation = ""
 		}
@@ -427,7 +453,7 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	}
 	req.Header.Set("Accept", "application/json")
 	req.Header.Set("User-Agent", c.userAgent)
-	if token := c.token.Reveal(); token != "" {
+	if token := c.tokenFor(x); token != "" {
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := c.http.Do(req)
@@ -485,9 +511,9 @@ func (c *Client) request(ctx context.Context, x exchange, body []byte) (*http.Re
 		address = c.base + c.prefix + x.path
 	}
 	if x.body == nil {
-		return http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+		return http.NewRequestWithContext(ctx, cmp.Or(x.method, http.MethodGet), address, nil)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, address, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, cmp.Or(x.method, http.MethodPost), address, bytes.NewReader(body))
 	if err == nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
@@ -502,7 +528,7 @@ func (c *Client) tidy(err error, x exchange) error {
 		err = u.Err
 	}
 	text := err.Error()
-	clean := redact.Text(text, x.key.Reveal(), c.token.Reveal(), x.secret)
+	clean := redact.Text(text, x.key.Reveal(), c.token.Reveal(), x.session.Reveal(), x.secret)
 	switch {
 	case clean == text:
 		return err
@@ -515,7 +541,7 @@ func (c *Client) tidy(err error, x exchange) error {
 }
 
 func (c *Client) cleanDetail(text string, x exchange) string {
-	return cleanDetail(text, x.key.Reveal(), c.token.Reveal(), x.secret)
+	return cleanDetail(text, x.key.Reveal(), c.token.Reveal(), x.session.Reveal(), x.secret)
 }
 
 // connection records whether a request got a connection. A transport that doesn't say
@@ -579,9 +605,9 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		return unknown(errTooLong)
 	}
 	switch {
-	case status == http.StatusNoContent && x.op == opDeactivate:
+	case status == http.StatusNoContent && accept == nil:
 		return nil
-	case status == http.StatusOK && x.op != opDeactivate:
+	case status == cmp.Or(x.success, http.StatusOK) && accept != nil:
 		err := accept(body, serverTime(resp, c.now()))
 		if refused, ok := err.(*Error); ok {
 			refused.Op, refused.Detail = x.op, c.cleanDetail(refused.Detail, x)
@@ -610,7 +636,11 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		if len(said.Faults) > 0 {
 			detail = strings.Join(said.Faults, "; ")
 		}
-		return &Error{Op: x.op, Reason: reason, StatusCode: status, Detail: c.cleanDetail(detail, x), date: serverTime(resp, time.Time{})}
+		refused := &Error{Op: x.op, Reason: reason, StatusCode: status, Code: codeOf(said), Detail: c.cleanDetail(detail, x), date: serverTime(resp, time.Time{})}
+		if said.Error == lacksScopeCode {
+			refused.scope = wantedScope(resp)
+		}
+		return refused
 	}
 	return unknown(notPolar(resp, errors.New("not in Polar's shape")))
 }
@@ -636,12 +666,14 @@ func notPolar(resp *http.Response, err error) error {
 func classify(x exchange, status int, said refusal) Reason {
 	switch {
 	case status == http.StatusUnauthorized && said.Error != "",
-		status == http.StatusForbidden && said.Error == "insufficient_scope",
+		status == http.StatusForbidden && said.Error == lacksScopeCode,
 		status == http.StatusUnprocessableEntity && (said.Error != "" || len(said.Faults) > 0):
 		return ErrMisconfigured
 	case status == http.StatusNotFound && said.Error == "ResourceNotFound",
 		status == http.StatusForbidden && said.Error == "NotPermitted",
 		status == http.StatusBadRequest && said.Error == "BadRequest":
+	case x.refusals != nil && status < 500 && said.Error != "":
+		return cmp.Or(x.refusals[said.Error], ErrDenied)
 	default:
 		return ""
 	}
@@ -665,12 +697,35 @@ func classify(x exchange, status int, said refusal) Reason {
 		}
 	}
 	if status == http.StatusNotFound && strings.TrimRight(detail, ".") == "not found" {
-		if x.op == opDeactivate {
+		if x.op == opDeactivate || x.op == opActivation {
 			return ErrSeatReleased
 		}
 		return ErrUnknownKey
 	}
 	return ErrDenied
+}
+
+// lacksScopeCode is the word of OAuth for a token without the scope that a call needs.
+const lacksScopeCode = "insufficient_scope"
+
+// wantedScope is the scope that Polar says a token lacks: the first, if it takes any one of
+// several. "" if it doesn't say.
+func wantedScope(resp *http.Response) string {
+	_, rest, _ := strings.Cut(resp.Header.Get("WWW-Authenticate"), `scope="`)
+	scopes, _, _ := strings.Cut(rest, `"`)
+	scope, _, _ := strings.Cut(scopes, " ")
+	if len(scope) > 64 || strings.Trim(scope, "abcdefghijklmnopqrstuvwxyz_:") != "" {
+		return ""
+	}
+	return scope
+}
+
+// codeOf is Polar's own word for a refusal; "" for one that is no word.
+func codeOf(said refusal) string {
+	if len(said.Error) > 64 || strings.ContainsFunc(said.Error, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') }) {
+		return ""
+	}
+	return said.Error
 }
 
 const (

@@ -29,8 +29,6 @@ const (
 	// fewKeys is how many keys of a benefit are asked about one by one. Who needs more
 	// needs more still, as after a start, and lists are read: 100 keys a request.
 	fewKeys = 4
-	// keysOnPage is the most that Polar gives on a page.
-	keysOnPage = 100
 	// scopeAgain is how long it is believed that the token may not read license keys.
 	scopeAgain = time.Minute
 )

@@ -150,6 +150,9 @@ type Error struct {
 	Reason Reason
 	// StatusCode is the HTTP status; 0 if there was no answer or no request.
 	StatusCode int
+	// Code is Polar's own word for the refusal, such as "SeatNotAvailable"; "" if it sent
+	// none. It can tell cases apart that have the same Reason.
+	Code string
 	// Detail is Polar's own text if it sent one, cleaned and cut to 200 characters;
 	// otherwise, what was wrong with the answer.
 	Detail string
@@ -164,6 +167,8 @@ type Error struct {
 	unasked bool
 	// heldBack: Polar wasn't asked, because it had asked for a pause.
 	heldBack bool
+	// scope is the one that the access token lacks; "" if it isn't known.
+	scope string
 	// situation is what is known more exactly than the reason tells; "" if nothing is.
 	situation Phrase
 	// store is why the stored license couldn't be read, if that is the reason.
@@ -256,6 +261,9 @@ func (e *Error) words(l *Language) (what, do string) {
 		} else if e.Reason == ErrUnreadableState {
 			_, do = l.words(Phrase(e.Reason), unreadableDisk)
 		}
+	}
+	if e.scope != "" {
+		do = strings.ReplaceAll(do, "{scope}", e.scope)
 	}
 	if e.RetryAfter > 0 {
 		do = l.text(phraseTryAgainIn, "{wait}", l.duration(e.RetryAfter))

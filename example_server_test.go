@@ -366,3 +366,49 @@ func ExampleWriteRefusal() {
 	// Output:
 	// 402 {"type":"about:blank","title":"Payment Required","status":402,"detail":"This needs feature sync.","required":"feature sync","upgrade_url":"https://example.com/pricing"}
 }
+
+// A client with an access token lists license keys, reads one with its activations, changes
+// it, and replaces it.
+func ExampleClient_LicenseKeys() {
+	polar := polartest.New(polartest.Config{})
+	sold := polar.AddKey(polartest.LicenseKey{Key: "INKWELL-1B7E2C44-0F2A-4C60-9B3D-2F6C1D0A1B2C", BenefitID: benefitPro, LimitActivations: polartest.Limit(3)})
+	client, err := polargate.NewClient(polargate.ClientConfig{
+		OrganizationID: polar.OrganizationID(),
+		AccessToken:    polar.AddToken(polartest.Token{}), // from the environment
+		BaseURL:        polar.URL(),                       // a server leaves these two out
+		HTTPClient:     polar.Client(),
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer client.Close()
+	ctx := context.Background()
+
+	granted := polargate.KeyFilter{BenefitIDs: []string{benefitPro}, Statuses: []polargate.KeyStatus{polargate.KeyGranted}}
+	for key, err := range client.LicenseKeys(ctx, granted) {
+		if err != nil {
+			panic(err)
+		}
+		fmt.Println(key.Key, key.Status)
+	}
+
+	typed, _ := polargate.ParseKey(sold.Key)
+	activation, _ := client.Activate(ctx, polargate.ActivateRequest{Key: typed, Label: "Ada's laptop"})
+	key, _ := client.LicenseKey(ctx, sold.ID)
+	for _, a := range key.Activations {
+		fmt.Println("activated on", a.Label)
+	}
+	one, _ := client.LicenseKeyActivation(ctx, sold.ID, activation.ID)
+	fmt.Println("the same:", one.ID == key.Activations[0].ID)
+
+	key, _ = client.UpdateLicenseKey(ctx, sold.ID, polargate.KeyUpdate{Status: polargate.KeyDisabled, LimitActivations: new(int64(5))})
+	fmt.Println(key.Status, *key.LimitActivations)
+	replaced, _ := client.RotateLicenseKey(ctx, sold.ID)
+	fmt.Println("a new key:", replaced.Key != key.Key)
+	// Output:
+	// ****-0A1B2C granted
+	// activated on Ada's laptop
+	// the same: true
+	// disabled 5
+	// a new key: true
+}

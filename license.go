@@ -283,38 +283,6 @@ func (c *Client) validateIn(ctx context.Context, organizationID string, r Valida
 	return license, nil
 }
 
-// LicenseKey asks Polar for a license key by its id, whatever its status, together with
-// its activations. It needs an access token with the scope license_keys:read. If there is
-// no such key, the error's Reason is ErrUnknownKey.
-func (c *Client) LicenseKey(ctx context.Context, id string) (*LicenseKey, error) {
-	canonical, ok := canonicalUUID4(id)
-	switch {
-	case ctx == nil:
-		return nil, errNilContext
-	case !ok:
-		return nil, &InputError{"id", "is not a UUID of version 4: pass it as Polar gave it"}
-	case c.token.IsZero():
-		return nil, &InputError{"AccessToken", "is missing: a license key is looked up with an organization access token"}
-	}
-	var license *LicenseKey
-	err := c.exchange(ctx, exchange{op: opKey, path: canonical, repeatable: true, most: maxKeyAnswer}, func(body []byte, at time.Time) error {
-		var l LicenseKey
-		if err := json.Unmarshal(body, &l); err != nil {
-			return err
-		}
-		if !sameUUID(l.ID, canonical) || !sameUUID(l.OrganizationID, c.organizationID) {
-			return errForeignAnswer
-		}
-		l.answeredAt = at
-		license = &l
-		return nil
-	})
-	return license, err
-}
-
-// maxKeyAnswer has room for some 10,000 activations of a key.
-const maxKeyAnswer = 8 << 20
-
 // parseGranted reads a license key from an answer with status 200 and compares it with
 // what was asked. A *Error is Polar's refusal; any other error means that the answer
 // proves nothing.

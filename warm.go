@@ -20,9 +20,6 @@ import (
 // about them when they come, as about all who are in none of the lists.
 
 const (
-	// longestList is how long a page may be: an entry has its customer, benefit or
-	// product with it, and all of them may have much metadata.
-	longestList = 16 << 20
 	// listsKept is how long pages that were read are of use to the next call of Warm.
 	listsKept = 10 * time.Minute
 	// listRetry is the first pause after a page that failed, and listRetryMost the longest.

@@ -22,7 +22,8 @@ type Language struct {
 	// A phrase may use what its English has in braces, and need not: {until} is a
 	// time, {wait} a duration, {what} and {do} are the phrases of a reason, {file} is
 	// a file or folder, {field} and {problem} say, in English, what is wrong with a
-	// value. {what} starts with a capital letter where it starts a sentence.
+	// value, {scope} is what an access token lacks. {what} starts with a capital letter
+	// where it starts a sentence.
 	Phrases map[Phrase]string
 	// Time writes a time. nil writes "2 January 2006 15:04" in the computer's time
 	// zone.
@@ -256,6 +257,11 @@ const (
 	serverState       Phrase = "misconfigured.customers"
 	serverLists       Phrase = "misconfigured.lists"
 	serverField       Phrase = "misconfigured.field"
+	serverScope       Phrase = "misconfigured.scope"
+	serverSession     Phrase = "misconfigured.session"
+	serverKeyID       Phrase = "unknown_key.id"
+	serverRotated     Phrase = "in_doubt.rotated"
+	serverRefused     Phrase = "denied.server"
 	serverUnreachable Phrase = "unreachable.server"
 	serverSeat        Phrase = "seat_released.server"
 	customersClosed   Phrase = "closed.customers"
@@ -425,6 +431,16 @@ var english = map[Phrase]string{
 	"misconfigured.server.do":    "Check the access token: it must be valid, belong to this organization, and have the scopes license_keys:read and license_keys:write.",
 	"misconfigured.customers.do": "Check the access token: it must be valid, belong to this organization, and have the scope customers:read.",
 	"misconfigured.lists.do":     "Check the access token: it must be valid, belong to this organization, and have the scopes benefits:read, subscriptions:read and customer_meters:read. Until then, Polar is asked about customers one by one.",
+	"misconfigured.scope":        "the access token may not do this",
+	"misconfigured.scope.do":     "In Polar's settings, give it the scope {scope}, or make a new token that has it.",
+	"misconfigured.session":      "the customer's session has ended, or never existed",
+	"misconfigured.session.do":   "Make a new one. A session lasts an hour.",
+	"unknown_key.id":             "Polar has no license key with this id in this organization",
+	"unknown_key.id.do":          "Pass the id as Polar gave it, and check that the access token belongs to the organization of the key.",
+	"in_doubt.rotated":           "the license key may have been replaced, but Polar's answer was lost",
+	"in_doubt.rotated.do":        "Get the license key by its id: if the key differs, it was replaced. Rotating again would replace it again.",
+	"denied.server":              "Polar refused the request",
+	"denied.server.do":           "Polar's own words say why.",
 	"misconfigured.field.do":     "Polar rejected a field and says which one. If it isn't an id or a key that you passed, look for a newer version of this library.",
 	"unreachable.server.do":      "Try again. If that doesn't help, look for a proxy or firewall in between, and at Polar's status page.",
 	"seat_released.server":       "this activation was deactivated, or never existed",

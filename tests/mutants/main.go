@@ -58,6 +58,7 @@ var chapters = []chapter{
 	{"Customers: what is cached", customers},
 	{"Customers: webhooks and routes", routes},
 	{"Customers: lists", lists},
+	{"What an access token can do", admin},
 	{"What replicas share", replicas},
 }
 
