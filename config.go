@@ -270,3 +270,9 @@ func (c Config) conditions(fingerprint string) json.RawMessage {
 	}
 	return raw
 }
+
+// accepts reports whether keys of a benefit are for this program.
+func (c *Config) accepts(benefitID string) bool {
+	_, ok := c.Features[normalUUID(benefitID)]
+	return ok || len(c.Features) == 0
+}

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/machine"
 	"github.com/polargate/polargate/internal/pace"
 )
 
@@ -28,7 +29,7 @@ type Gate struct {
 	fallback *memoryFallback // is store, if it is one
 	name     string          // of this computer's state in store
 	own      []string        // names that this computer's state can have; the first is name
-	names    stateNames
+	names    machine.Names
 	seal     sealer
 	now      func() time.Time
 
@@ -51,7 +52,7 @@ type Gate struct {
 
 	mu       sync.Mutex // guards what follows; never held across I/O
 	closed   bool
-	checked  bool // a Check has read the Store; until then memory does not answer
+	checked  bool // a Check has read the Store; until then, memory doesn't answer one
 	record   record
 	around   circumstances
 	renewing bool      // a renewal is under way
@@ -61,14 +62,14 @@ type Gate struct {
 	adoptions int
 	timer     *time.Timer
 	complaint string   // the last one logged about the Store
-	changes   []change // that OnChange has not been told yet
+	changes   []change // OnChange hasn't been called for them yet
 	notifying bool
 }
 
 // change is what OnChange is told.
 type change struct{ before, after Status }
 
-// circumstances are what a Status tells besides the record.
+// circumstances are what a Status depends on besides the record.
 type circumstances struct {
 	source   Source
 	unsaved  error  // why the record isn't in the Store; nil if it is
@@ -80,11 +81,11 @@ type circumstances struct {
 type snapshot struct {
 	status   Status
 	features map[string]struct{} // nil unless unlocked
-	validity validity            // that the status tells of
+	validity validity            // what the status says
 }
 
-// same reports whether two snapshots tell the same. An error of a Store can be of any
-// type, and so is never taken for the same.
+// same reports whether two snapshots say the same. Errors of a Store can be of any type,
+// so they are never considered the same.
 func (s *snapshot) same(t *snapshot) bool {
 	return s.validity == t.validity && s.status.store == nil && t.status.store == nil && reflect.DeepEqual(s.status, t.status)
 }
@@ -115,7 +116,7 @@ func Open(config Config) (*Gate, error) {
 		budget:   budgetOf(config.CheckTimeout),
 		client:   client,
 		store:    &recoveringStore{of: config.Store, log: config.Logger},
-		names:    config.stateNames(client.organizationID),
+		names:    machine.NamesFor(client.organizationID, config.App),
 		seal:     newSealer(client.organizationID, config.App, config.Secret),
 		now:      config.Clock,
 		seatTurn: make(chan struct{}, 1),
@@ -123,9 +124,9 @@ func Open(config Config) (*Gate, error) {
 	}
 	client.now = config.Clock
 	for _, tag := range g.tags() {
-		g.own = append(g.own, g.names.of(tag))
+		g.own = append(g.own, g.names.Of(tag))
 	}
-	g.own = append(g.own, g.names.earlier)
+	g.own = append(g.own, g.names.Earlier)
 	g.name = g.own[0]
 	if config.Ephemeral == IfUnwritable {
 		g.fallback = &memoryFallback{Store: g.store}
@@ -135,7 +136,7 @@ func Open(config Config) (*Gate, error) {
 		config.Logger.Warn("polargate: there is no folder for the license state", "error", none.err)
 		g.around.unsaved = none.err
 	}
-	g.config.Secret = "" // it is in the seal now, and in nothing that is printed
+	g.config.Secret = "" // the seal has it now; nothing that is printed does
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	g.drainCtx, g.cancelDrain = context.WithCancel(context.Background())
 	g.reload(g.ctx)
@@ -227,7 +228,7 @@ func (g *Gate) Check(ctx context.Context) (Status, error) {
 	}
 	status, err := g.fly(ctx, "check", ifStale)
 	if status.State == "" {
-		// ctx or the time for it ended first: what is known by now decides.
+		// ctx or CheckTimeout ended first: what is known by now decides.
 		status = g.Status()
 		return status, statusError(status, g.callError("check", err))
 	}
@@ -283,7 +284,7 @@ const (
 	always
 )
 
-// enter refuses calls that cannot be served.
+// enter refuses calls without a context, and those after Close.
 func (g *Gate) enter(ctx context.Context) error {
 	if ctx == nil {
 		return errNilContext
@@ -320,20 +321,20 @@ func statusError(s Status, cause error) error {
 	if s.OK() {
 		return nil
 	}
-	var vain Reason
+	var failed Reason
 	if e, ok := errors.AsType[*Error](cause); ok {
 		if e.Reason == s.Reason {
 			return cause
 		}
-		vain = e.Reason
+		failed = e.Reason
 	}
 	if s.State == Unlicensed && s.Reason != ErrNoLicense && cause == nil {
-		cause = ErrNoLicense // that too is the case
+		cause = ErrNoLicense // which is true as well
 	}
-	return &Error{Op: "check", Reason: s.Reason, Err: cause, situation: s.situationSince(vain), store: s.unread()}
+	return &Error{Op: "check", Reason: s.Reason, Err: cause, situation: s.situationSince(failed), store: s.unread()}
 }
 
-// fromMemory answers from memory, if what is there is fresh.
+// fromMemory answers a Check from memory, if the last answer is fresh.
 func (g *Gate) fromMemory() (Status, bool) {
 	now := g.now()
 	g.mu.Lock()
@@ -352,9 +353,9 @@ func (g *Gate) fromMemory() (Status, bool) {
 	return status, true
 }
 
-// renewInBackground asks Polar while the caller goes on, so that a program in daily use
+// renewInBackground asks Polar while the caller continues, so that a program in daily use
 // never waits. A program that ends at once waits in Close instead: otherwise each of its
-// runs would ask and none would get an answer.
+// runs would ask, and none would get an answer.
 func (g *Gate) renewInBackground() {
 	if !g.begin() {
 		return
@@ -387,7 +388,7 @@ func renewable(v *verdict, s validity, now time.Time) bool {
 }
 
 // renewalOf is when a granted answer is past half its freshness, but never within a minute
-// of the answer: shortly before a key expires, half of what is left shrinks and shrinks.
+// of the answer: shortly before a key expires, half of the rest gets shorter and shorter.
 func renewalOf(v *verdict, s validity) time.Time {
 	fresh := s.freshUntil.Sub(v.CheckedAt)
 	least := time.Duration(0)
@@ -422,7 +423,7 @@ type budget struct {
 	turn time.Duration
 	// reading is for reading the Store: one that hangs leaves time to ask Polar.
 	reading time.Duration
-	// storing is for what must be stored although the time is over or the caller has gone.
+	// storing is for what must be stored although the time is over or the caller has left.
 	storing time.Duration
 }
 
@@ -441,12 +442,12 @@ func budgetOf(checkTimeout time.Duration) budget {
 type task int
 
 const (
-	doNothing        task = iota // the record says enough
-	noteTheTime                  // it does, and the time is stored if that is due
-	renewSoon                    // the same, and Polar is asked in the background
-	releaseWaiting               // there is nothing but activations to release
-	finishActivation             // an activation was being moved here when it broke off
-	reportDoubt                  // so it was, and Polar may have given the activation
+	doNothing        task = iota
+	noteTheTime           // store the time, if that is due
+	renewSoon             // the same, and ask Polar in the background
+	releaseWaiting        // release the activations in the outbox; there is no license
+	finishActivation      // finish a move to this computer that was interrupted
+	reportDoubt           // the same, but Polar may have given the activation already
 	askPolar
 )
 
@@ -482,13 +483,13 @@ func planCheck(rec *record, s validity, now time.Time, when occasion, waited *re
 	case activation.State != reactivating:
 		return askPolar
 	case intent != nil && intent.Key == activation.Key:
-		return reportDoubt // another activation could be lost as well: that is not risked unasked
+		return reportDoubt // another activation could be lost, too: only the user may risk that
 	}
-	return finishActivation // all that a check ever does about activations
+	return finishActivation // a check changes no activation otherwise
 }
 
-// check does what is due about the license. The error is why Polar granted nothing; it is
-// nil if Polar wasn't asked.
+// check does what is due. The error is why Polar granted nothing; it is nil if Polar wasn't
+// asked.
 func (g *Gate) check(ctx context.Context, when occasion) error {
 	ctx, cancel := context.WithTimeout(ctx, g.budget.asking)
 	defer cancel()
@@ -500,7 +501,7 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	if todo == releaseWaiting {
 		return g.flushReleases(ctx)
 	}
-	// Of several processes one asks. The others find its answer in the Store.
+	// One of several processes asks. The others find its answer in the Store.
 	inTurn, cancel := context.WithTimeout(ctx, g.budget.turn)
 	defer cancel()
 	if unlock, err := g.store.Lock(inTurn, g.name+".check"); err == nil {
@@ -519,8 +520,8 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	return nil
 }
 
-// consider adopts what is stored, says what is to be done about it, and does what needs
-// neither Polar nor waiting.
+// consider reads the stored record, returns what there is to do, and does itself what needs
+// neither Polar nor a wait.
 func (g *Gate) consider(ctx context.Context, when occasion, waited *record) (record, task) {
 	rec := g.reload(ctx)
 	if rec.missing {
@@ -548,7 +549,7 @@ func (g *Gate) askAndSettle(ctx context.Context, rec record, when occasion) erro
 	asked := g.now()
 	license, err := g.ask(ctx, rec.state.Seat, newKey(rec.state.Seat.Key), 0)
 	if err != nil && when != renewal && errors.Is(ctx.Err(), context.Canceled) {
-		return err // the caller has gone, which says nothing of Polar
+		return err // the caller has left, which tells nothing about Polar
 	}
 	g.settle(ctx, rec, license, err, asked)
 	if err == nil && rec.state.waiting() {
@@ -557,7 +558,7 @@ func (g *Gate) askAndSettle(ctx context.Context, rec record, when occasion) erro
 	return err
 }
 
-// storeTime stores the latest time seen, at most once an hour: it shows later whether the
+// storeTime stores the latest time seen, at most once an hour. It shows later whether the
 // clock was set back.
 func (g *Gate) storeTime(ctx context.Context, rec record, now time.Time) {
 	if now.Sub(rec.verdict.HighWater) < clockSlack {
@@ -579,7 +580,7 @@ func (g *Gate) noteTime(now time.Time) write {
 		return nil
 	}
 	g.record.noteTime(now)
-	g.background.Add(1) // here, since Close no longer waits for what is added after it has begun
+	g.background.Add(1) // with the lock held, since Close doesn't wait for what is added after it began
 	return func() {
 		defer g.background.Done()
 		_, _, _ = g.change(g.drainCtx, clockFollowed{now})
@@ -609,12 +610,12 @@ func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*Lic
 	return license, err
 }
 
-// settle stores what Polar answered to a question that was asked at that time about that
-// record, unless the activation has changed since or a later answer is stored already. It
-// does so even if ctx has ended.
+// settle stores Polar's answer to a question about the record before, asked at that time. It
+// doesn't if the activation has changed since, or if a later answer is stored already. It
+// stores even if ctx has ended.
 func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, err error, asked time.Time) {
 	outcome := answered{of: before.state.Seat, after: before.verdict, asked: asked, at: g.now(), license: license, err: err}
-	// What is left of the time, or as much as a disk needs.
+	// The rest of the time, but at least as much as a disk needs.
 	left := g.budget.storing
 	if deadline, ok := ctx.Deadline(); ok && ctx.Err() == nil {
 		left = max(left, time.Until(deadline))
@@ -650,50 +651,6 @@ func (g *Gate) evaluate(now time.Time) validity {
 	return g.record.validity(now, &g.config, g.around.underWay)
 }
 
-// validity is what a record is worth at a moment, to a program of that configuration.
-func (rec *record) validity(now time.Time, c *Config, underWay string) validity {
-	switch {
-	case rec.state.Seat == nil && rec.trouble != "":
-		return validity{state: Unlicensed, reason: rec.trouble}
-	case rec.state.Seat == nil && rec.inDoubt(now, underWay):
-		return validity{state: Unlicensed, reason: ErrInDoubt}
-	case rec.elsewhere():
-		return validity{state: Locked, reason: ErrOtherMachine}
-	case rec.state.Seat == nil:
-		return validity{state: Unlicensed, reason: ErrNoLicense}
-	case rec.verdict == nil && rec.trouble != "":
-		return validity{state: Locked, reason: rec.trouble}
-	case rec.verdict == nil:
-		return validity{state: Locked, reason: ErrUnreachable}
-	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && rec.verdict.Seats && c.takesSeats():
-		return refusedHere(rec.verdict, now, c.FreshFor, ErrSeatReleased)
-	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && !c.allowsSeatless():
-		return validity{state: Locked, reason: ErrActivationsUnsupported}
-	case rec.verdict.Refused == "" && !c.accepts(rec.verdict.BenefitID):
-		return refusedHere(rec.verdict, now, c.FreshFor, ErrWrongBenefit)
-	}
-	return evaluate(rec.verdict, now, c.FreshFor, c.GracePeriod)
-}
-
-// refusedHere is the validity of a license that Polar grants and this program refuses.
-func refusedHere(v *verdict, now time.Time, fresh time.Duration, why Reason) validity {
-	s := validity{state: Locked, reason: why}
-	if !now.Before(v.CheckedAt) {
-		s.freshUntil = evaluate(v, now, min(fresh, refusalFresh), -1).freshUntil
-	}
-	return s
-}
-
-// doubtLasts is how long a doubt is reported. By then, whoever can resolve it has.
-const doubtLasts = 30 * 24 * time.Hour
-
-// inDoubt reports whether an activation was started that nobody knows the end of. The
-// attempt that is under way is not in doubt yet.
-func (rec *record) inDoubt(now time.Time, underWay string) bool {
-	i := rec.state.Intent
-	return i != nil && i.AttemptID != underWay && now.Sub(i.At).Abs() < doubtLasts
-}
-
 // attempting names the attempt to activate that is under way, "" for none: it is not in
 // doubt for as long as it is.
 func (g *Gate) attempting(id string) {
@@ -705,14 +662,8 @@ func (g *Gate) attempting(id string) {
 
 func (g *Gate) accepts(benefitID string) bool { return g.config.accepts(benefitID) }
 
-// accepts reports whether keys of a benefit are for this program.
-func (c *Config) accepts(benefitID string) bool {
-	_, ok := c.Features[normalUUID(benefitID)]
-	return ok || len(c.Features) == 0
-}
-
 // statusOf is the snapshot of a record at a moment. It does no I/O, and depends on nothing
-// else: not on what was published before.
+// but its arguments.
 func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snapshot {
 	s := rec.validity(now, c, around.underWay)
 	next := &snapshot{validity: s, status: Status{
@@ -760,7 +711,7 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 	var failed Reason
 	if rec.verdict != nil {
 		failed = rec.verdict.LastFailure
-		if _, known := english[rec.verdict.Cause]; known { // and not one of a later version
+		if _, known := english[rec.verdict.Cause]; known { // a later version may have stored another
 			next.status.cause = rec.verdict.Cause
 		}
 	}
@@ -772,9 +723,9 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 // deadline that passes meanwhile is noticed this long after it wakes up.
 const maxNap = time.Minute
 
-// update takes a change into memory and publishes what comes of it, unless change reports
-// that there is none. The change is made with the lock held, and so decides on what is
-// there; what it leads to in the Store is started when the lock is free again.
+// update changes what is in memory and publishes the result, unless change reports that
+// nothing changed. change runs with the lock held. What has to be stored is started after
+// the lock was released.
 func (g *Gate) update(change func() bool) {
 	g.mu.Lock()
 	var store write
@@ -785,8 +736,8 @@ func (g *Gate) update(change func() bool) {
 	store.start()
 }
 
-// publish puts the snapshot of now in the place of the last one, if it is another, and
-// sets the clock for the next. g.mu is held; start the write without it.
+// publish replaces the last snapshot if it says something else now, and sets the timer for
+// the next one. g.mu is held; start the write without it.
 func (g *Gate) publish(now time.Time) (store write) {
 	if g.closed {
 		return nil
@@ -809,9 +760,9 @@ func (g *Gate) show(now time.Time) {
 	g.arm(next.validity, now)
 }
 
-// look publishes only if time alone has changed something: it is called at each Check, and
-// each minute on every computer that the program runs on. g.mu is held; start the write
-// without it.
+// look publishes if time alone has changed something. It must be cheap: it runs at each
+// Check, and each minute on every computer that runs the program. g.mu is held; start the
+// write without it.
 func (g *Gate) look(now time.Time) (store write) {
 	if g.closed {
 		return nil
@@ -827,7 +778,7 @@ func (g *Gate) look(now time.Time) (store write) {
 	return store
 }
 
-// arm sets the timer for when what is published may have to change. g.mu is held.
+// arm sets the timer for the next change by time alone. g.mu is held.
 func (g *Gate) arm(s validity, now time.Time) {
 	if g.timer != nil {
 		g.timer.Stop()
@@ -846,6 +797,7 @@ func (g *Gate) tick() {
 	store.start()
 }
 
+// changed reports whether OnChange is called for the change from a to b.
 func changed(a, b Status) bool {
 	return a.State != b.State || a.Reason != b.Reason || a.Unsaved != b.Unsaved || a.InDoubt != b.InDoubt || !slices.Equal(a.Features, b.Features)
 }

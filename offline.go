@@ -1,72 +1,73 @@
 package polargate
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/polargate/polargate/internal/machine"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/seal"
 )
 
-// state is what a Gate keeps in its Store: who holds which seat, and, sealed
-// once more, what Polar said of it last. The outer seal opens with what the
-// program itself knows, so that a seat can be given back from wherever the file
-// ends up; the verdict opens on this machine only.
+// state is what a Gate keeps in its Store: the activation and, sealed once more, Polar's
+// last verdict about it. The outer seal opens with what the program itself knows, so that
+// the activation can be released from wherever the file ends up. The verdict opens on this
+// computer only.
 type state struct {
-	// InstallationID is random, made at the first start, and tells the
-	// activations of this folder from those of all others.
+	// InstallationID is random, is made at the first start, and tells the activations of
+	// this folder from all others.
 	InstallationID string `json:"installation_id"`
-	// Owner is the fingerprint of the machine that stored this: the state is kept
-	// per machine, and a copy of it is of no use to another one, neither to go on
-	// with nor to give anything back. Empty in states of earlier builds.
+	// Owner is the fingerprint of the computer that stored this. Each computer has a
+	// state of its own: another one can neither use a copy of it nor release anything
+	// with it. Empty in states of earlier builds.
 	Owner string `json:"owner,omitempty"`
-	// Left: the license was removed here on purpose. A state without a seat is
-	// stored for that, and never taken away: one that is missing was lost.
+	// Left: the license was removed here on purpose. Such a state is stored without an
+	// activation, and never deleted, so a state that is missing was lost.
 	Left bool  `json:"left,omitempty"`
 	Seat *seat `json:"seat,omitempty"`
-	// Intent is an activation that was begun: written before the request
-	// leaves, taken away with its answer. One that is found is in doubt.
+	// Intent is an activation that was begun. It is written before the request is sent,
+	// and removed with the answer. One that is found later is in doubt.
 	Intent *intent `json:"intent,omitempty"`
-	// Outbox holds seats that are to be given back when Polar can be reached.
+	// Outbox holds the activations that are to be released when Polar can be reached.
 	Outbox []seat `json:"outbox,omitempty"`
-	// OutboxRetry is when to try that again of one's own accord.
+	// OutboxRetry is when a check tries that again.
 	OutboxRetry time.Time `json:"outbox_retry,omitzero"`
 	// Verdict is sealed; see openVerdict.
 	Verdict []byte `json:"verdict,omitempty"`
 }
 
-// seat is an activation, or a key that has none.
+// seat is an activation, or a license key that has no activations.
 type seat struct {
 	Key          string `json:"key"`
 	ActivationID string `json:"activation_id,omitempty"`
-	// Machine is the fingerprint under which the seat was taken.
+	// Machine is the fingerprint of the computer that was activated.
 	Machine string `json:"machine,omitempty"`
-	// Label is the computer's name under which the seat was taken. It is no
-	// identity: see usedToBeHere.
+	// Label is the name that the computer had then. It doesn't identify the computer:
+	// see usedToBeHere.
 	Label string `json:"label,omitempty"`
-	// Conditions are the bytes that were sent when the seat was taken: Polar
-	// compares them as a whole and never tells them again.
+	// Conditions are the bytes that were sent with the activation: Polar compares them as
+	// a whole and never returns them.
 	Conditions json.RawMessage `json:"conditions,omitempty"`
 	State      seatState       `json:"-"` // stored as one of the members of storedSeat
 }
 
-// seatState is what is known of a seat at Polar. It is one of these at a time.
+// seatState is what is known about an activation at Polar.
 type seatState int
 
 const (
-	activated    seatState = iota // Polar counts it, for all that is known here
+	activated    seatState = iota // Polar counts it, as far as is known here
 	seatless                      // the key has no activations, and ActivationID is empty
-	reactivating                  // released, to be activated again on this machine
-	released                      // found to be released at Polar
-	// unreleasable, in the outbox: the key is not known any more, so the seat can
-	// only be released or taken up under the key that replaced it.
+	reactivating                  // it was released, and is to be activated on this computer
+	released                      // Polar said that it is released
+	// unreleasable: it is in the outbox, but Polar doesn't know its key any more. Only the
+	// key that replaced it can release or use the activation.
 	unreleasable
 )
 
-// storedSeat is a seat as it is stored, in the words of the first version.
+// storedSeat is how a seat is stored: its state has the names that the first version gave it.
 type storedSeat struct {
 	seatFields
 	Seatless bool `json:"seatless,omitempty"`
@@ -102,29 +103,30 @@ func (s *seat) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
+// same reports whether both are the same activation of the same computer, in the same state.
 func (s *seat) same(t *seat) bool {
 	return s != nil && t != nil && s.Key == t.Key && s.ActivationID == t.ActivationID &&
 		s.Machine == t.Machine && s.State == t.State
 }
 
-// held reports whether Polar counts the seat, for all that is known here.
+// held reports whether Polar counts the activation, as far as is known here.
 func (s *seat) held() bool {
 	return s.ActivationID != "" && (s.State == activated || s.State == unreleasable)
 }
 
-// is is the seat in another state.
+// is returns the seat in another state.
 func (s seat) is(state seatState) *seat {
 	s.State = state
 	return &s
 }
 
-// reactivatingOn is the seat, released, to be activated again on a machine.
+// reactivatingOn returns the seat as released, and to be activated on that computer.
 func (s seat) reactivatingOn(machine string) *seat {
 	s.Machine, s.State = machine, reactivating
 	return &s
 }
 
-// waiting reports whether there are seats to be given back.
+// waiting reports whether there are activations to release.
 func (s *state) waiting() bool {
 	return slices.ContainsFunc(s.Outbox, func(o seat) bool { return o.State != unreleasable })
 }
@@ -142,40 +144,44 @@ func (s *seat) conditions() map[string]any {
 	return m
 }
 
+// intent is an activation that was begun.
 type intent struct {
 	AttemptID string    `json:"attempt_id"`
 	Key       string    `json:"key"`
 	At        time.Time `json:"at"`
 }
 
-// verdict is what Polar said of the seat last. All times are UTC by this
-// machine's clock; only ExpiresAt is by Polar's.
+// verdict is what Polar said last about an activation. All times are UTC by this
+// computer's clock, except ExpiresAt, which is by Polar's.
 type verdict struct {
 	// Refused is the denial; "" means granted.
 	Refused Reason `json:"refused,omitempty"`
-	// Serial counts the answers about the seat: the clock does not tell which
-	// of two came later, for it can be set.
+	// Serial counts Polar's answers about the activation. It tells which of two answers is
+	// the later one; the clock can't, since it can be set. Questions without an answer don't
+	// count: they must not make an old answer look newer than one that another process got.
 	Serial    uint64    `json:"serial,omitempty"`
 	CheckedAt time.Time `json:"checked_at"`
 	BenefitID string    `json:"benefit_id,omitempty"`
 	ExpiresAt time.Time `json:"expires_at,omitzero"`
-	// Skew is how far Polar's clock was ahead of ours, when that was more than
-	// maxSkew, and how far ours was found behind since; negative if Polar's was behind. The way of an answer counts as lag, so that a
-	// slow one can put off the expiry, by a timeout at most.
+	// Skew is how far Polar's clock was ahead of ours if that was more than maxSkew, plus
+	// how far ours was set back since; negative if Polar's was behind. The time that an
+	// answer takes to arrive counts as a lag, so a slow answer can delay the expiry, by a
+	// timeout at most.
 	Skew time.Duration `json:"skew,omitempty"`
 	// Usage and LimitUsage count uses; LimitUsage is nil for no limit.
 	Usage      int64  `json:"usage,omitempty"`
 	LimitUsage *int64 `json:"limit_usage,omitempty"`
-	// Seats: the key has activations, and is to be used with one.
+	// Seats: the key has activations, so it must be used with one.
 	Seats bool `json:"seats,omitempty"`
 	// HighWater is the latest time seen here since. A clock behind it was ahead then, or
 	// has been set back; see follow.
 	HighWater time.Time `json:"mark"`
-	// LastFailure is why Polar gave no answer when it was asked after CheckedAt, if it
-	// was, and NextTry when to ask again.
+	// Failures counts the questions since CheckedAt that Polar didn't answer. LastFailure
+	// is why the last one had no answer, and NextTry when to ask again.
+	Failures    int       `json:"failures,omitempty"`
 	LastFailure Reason    `json:"vain,omitempty"`
 	NextTry     time.Time `json:"retry_at,omitzero"`
-	// Cause says of ErrUnreachable what kept Polar from being reached.
+	// Cause is why Polar couldn't be reached, if LastFailure is ErrUnreachable.
 	Cause Phrase `json:"cause,omitempty"`
 }
 
@@ -184,37 +190,37 @@ func (v *verdict) replaced(w *verdict) bool {
 	return v != nil && (w == nil || !v.answered().Equal(w.answered()) || v.Refused != w.Refused)
 }
 
-// since reports whether v is what came of a question that was asked after w was
-// stored.
+// since reports whether Polar was asked again after w was stored, with or without an
+// answer.
 func (v *verdict) since(w *verdict) bool {
-	return v != nil && (v.replaced(w) || !v.NextTry.IsZero() && !v.NextTry.Equal(w.NextTry))
+	return v != nil && (v.replaced(w) || v.Failures > w.Failures)
 }
 
-// answered is when the verdict came by Polar's clock, as far as that was told.
+// answered is when the verdict came, by Polar's clock if the difference is known.
 func (v *verdict) answered() time.Time { return v.CheckedAt.Add(v.Skew) }
 
-// newer reports whether v is at least as recent as w.
+// newer reports whether v is at least as recent as w. The later answer is; of two answers
+// to questions that were asked at once, the one that Polar gave later; of one answer, the
+// verdict that has seen the later time, and then the one that has seen more failures.
 func (v *verdict) newer(w *verdict) bool {
-	if v == nil {
-		return false
+	if v == nil || w == nil {
+		return v != nil
 	}
-	if v.Serial != w.Serial {
-		return v.Serial > w.Serial
-	}
-	a, b := v.answered(), w.answered()
-	return a.After(b) || a.Equal(b) && v.latest().Sub(v.CheckedAt) >= w.latest().Sub(w.CheckedAt)
+	byTime := v.answered().Compare(w.answered())
+	byMark := cmp.Compare(v.latest().Sub(v.CheckedAt), w.latest().Sub(w.CheckedAt))
+	return cmp.Or(cmp.Compare(v.Serial, w.Serial), byTime, byMark, cmp.Compare(v.Failures, w.Failures)) >= 0
 }
 
-// follow is the verdict by a clock that shows a time before the mark. Either it was
-// ahead when it was looked at last, or it has been set back since, which cannot be
-// told apart. So all times move along with the clock, and what has passed since the
-// verdict has passed: the clock buys no time, and costs none. That is for a day, as
-// a wrong date or a second system with another idea of the time zone makes it, or for
-// as much as Polar said that the clock was ahead. Further back, or before Polar's own
-// time of the verdict, the clock is not believed, and the verdict stays as it is.
+// follow is the verdict after the clock showed a time before the mark. Either the clock was
+// ahead earlier, or it was set back since; it can't be told which. So all times of the
+// verdict move back with the clock, and the time that had passed since the verdict still
+// counts as passed: the clock neither gains time nor loses any. The clock is followed for
+// up to a day, which covers a wrong date and a second system that has another time zone,
+// or for as much as Polar said that it was ahead. If it is further back, or before Polar's
+// own time of the verdict, the clock isn't believed, and the verdict stays as it is.
 func (v *verdict) follow(now time.Time) *verdict {
 	back := v.latest().Sub(now)
-	known := clockSlack - v.Skew // what of it Polar's clock explains
+	known := clockSlack - v.Skew // as much as Polar's clock explains
 	switch {
 	case v.Refused != "", back <= clockSlack, back > max(clockJump, known),
 		now.Before(v.answered().Add(-clockSlack)), v.Skew > v.Skew+back:
@@ -222,11 +228,11 @@ func (v *verdict) follow(now time.Time) *verdict {
 	}
 	moved := *v
 	moved.CheckedAt, moved.HighWater, moved.Skew = v.CheckedAt.Add(-back), now, v.Skew+back
-	moved.NextTry = time.Time{} // how long ago that was is not known
+	moved.NextTry = time.Time{} // how long to wait isn't known any more
 	return &moved
 }
 
-// latest is the mark, which is never before the verdict.
+// latest is HighWater, or CheckedAt if that is later.
 func (v *verdict) latest() time.Time {
 	if v.HighWater.Before(v.CheckedAt) {
 		return v.CheckedAt
@@ -234,51 +240,50 @@ func (v *verdict) latest() time.Time {
 	return v.HighWater
 }
 
-// backingOff reports whether Polar was asked in vain a moment ago, by a clock that
-// was not set back since.
+// backingOff reports whether Polar gave no answer a moment ago, by a clock that wasn't set
+// back since.
 func (v *verdict) backingOff(now time.Time) bool {
 	return !now.Before(v.HighWater) && pace.Within(v.NextTry.Sub(now), maxPause) > 0
 }
 
 const (
-	// clockSlack is how far a clock may be behind the mark without alarm: a
-	// correction over the network or a time zone set by hand.
+	// clockSlack is how far a clock may be behind the mark and still be believed: it may
+	// have been corrected over the network, or its time zone set by hand.
 	clockSlack = time.Hour
-	// clockJump is how far a clock may be behind the mark, or have been ahead, and
-	// still be followed: a day, and what summer time and the slack add.
+	// clockJump is how far a clock may be behind the mark, or have been ahead, and still
+	// be followed: a day, plus summer time and clockSlack.
 	clockJump = 26 * time.Hour
-	// maxSkew is a difference to Polar's clock that is of no interest.
+	// maxSkew is a difference to Polar's clock that doesn't matter.
 	maxSkew = 2 * time.Second
-	// refusalFresh is how long a denial is believed without asking again: no
-	// longer than keeps a script that calls a locked program in a loop within
-	// Polar's limit, for who has just renewed is in a hurry.
+	// refusalFresh is how long a denial counts without asking again. It is short, because
+	// customers who have just renewed are in a hurry. It only keeps a script that calls a
+	// locked program in a loop within Polar's limit.
 	refusalFresh = time.Second
-	// vainFresh is how long an outage is believed while grace lasts.
+	// vainFresh is how long Polar isn't asked again after a failure during grace.
 	vainFresh = 30 * time.Second
-	// renewPause is the same while the last answer is fresh still: short runs
-	// of a program are not to be held up by a network that hangs.
+	// renewPause is the same while the last answer is still fresh: a network that hangs
+	// must not hold up every short run of a program.
 	renewPause = 10 * time.Minute
-	// outboxPause is how long a seat that could not be given back waits for the
-	// next try: nobody is kept from anything by it.
+	// outboxPause is how long an activation that couldn't be released waits for the next
+	// try. Nothing else depends on it.
 	outboxPause = time.Minute
 )
 
-// validity is what a verdict comes to at some moment.
+// validity is what a verdict is worth at a moment.
 type validity struct {
 	state      State
 	reason     Reason
 	freshUntil time.Time // no need to ask before
 	graceUntil time.Time // no access after, unless Polar answers
-	// changes is when this ends by itself; zero if it does not.
+	// changes is when time alone changes this; zero if it doesn't.
 	changes time.Time
 }
 
-// evaluate is the whole of the offline rules: a verdict, the clock, and the two
-// periods decide. It does no I/O. grace counts from the last granted verdict;
-// negative is none.
+// evaluate has all rules of working offline: the verdict, the clock, and the two periods
+// decide. It does no I/O. grace counts from the last granted verdict; negative is none.
 func evaluate(v *verdict, now time.Time, fresh, grace time.Duration) validity {
 	mark := v.latest()
-	// A clock that is set back must not buy time.
+	// A clock that was set back must not gain time.
 	if mark.Sub(now) > clockSlack {
 		return validity{state: Locked, reason: ErrClockSetBack, changes: mark.Add(-clockSlack)}
 	}
@@ -317,13 +322,12 @@ func evaluate(v *verdict, now time.Time, fresh, grace time.Duration) validity {
 		s.state, s.reason = Locked, ErrGraceEnded
 	}
 	if s.state != Active {
-		s.freshUntil = earlier(s.freshUntil, clock) // Polar is to be asked, whatever the clock says
+		s.freshUntil = earlier(s.freshUntil, clock) // so that Polar is asked now, whatever the clock says
 	}
 	return s
 }
 
-// nextVerdict is what an outcome makes of the last verdict. nil means that there
-// is nothing to keep.
+// nextVerdict is the verdict after an outcome. nil means that there is nothing to keep.
 func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, fresh time.Duration) *verdict {
 	var e *Error
 	serial := uint64(1)
@@ -351,7 +355,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 	if now.After(v.HighWater) {
 		v.HighWater = now
 	}
-	v.LastFailure, v.Cause = ErrUnreachable, ""
+	v.Failures, v.LastFailure, v.Cause = v.Failures+1, ErrUnreachable, ""
 	pause := vainFresh
 	if now.Before(v.CheckedAt.Add(fresh)) {
 		pause = renewPause
@@ -370,20 +374,20 @@ func earlier(a, b time.Time) time.Time {
 	return b
 }
 
-// What is stored is JSON, sealed by package seal: a state with a key that comes from the
-// organization, the app and the program's Secret, and the verdict in it with one that
-// needs the machine, too. It keeps the file from being read and edited by hand; it is no
-// protection from a person who takes the program apart.
+// A state is stored as JSON, sealed by package seal. Its key comes from the organization, the
+// app and the program's Secret; the key of the verdict inside needs the computer's
+// fingerprint, too. This keeps the file from being read and edited by hand. It doesn't
+// protect against someone who takes the program apart.
 const (
 	stateMagic   = "PGS1"
 	verdictMagic = "PGV1"
 	indexMagic   = "PGI1"
-	// maxPlain leaves room for the seal within maxState. A state takes 2 KiB,
-	// and 300 bytes for each seat that waits to be given back.
+	// maxPlain leaves room for the seal within maxState. A state takes 2 KiB, plus 300
+	// bytes for each activation in the outbox.
 	maxPlain = maxState - 1024
 )
 
-// sealer holds the key of the outer seal, or why there is none.
+// sealer has the key of the outer seal, or the reason why there is none.
 type sealer struct {
 	key []byte
 	err error
@@ -415,7 +419,7 @@ func (s sealer) openState(data []byte) (*state, error) {
 	return &st, nil
 }
 
-// The list of machines says nothing secret, but whatever is in the Store is sealed.
+// The list of computers holds nothing secret, but everything in the Store is sealed.
 func (s sealer) sealIndex(tags []string) ([]byte, error) {
 	return sealJSON(s.key, indexMagic, "", tags)
 }
@@ -426,20 +430,15 @@ func (s sealer) openIndex(data []byte) ([]string, error) {
 		return nil, err
 	}
 	for _, tag := range tags {
-		if !isTag(tag) {
+		if !machine.IsTag(tag) {
 			return nil, seal.ErrBroken
 		}
 	}
 	return tags, nil
 }
 
-// isTag reports whether a text can be part of the name of a state.
-func isTag(tag string) bool {
-	return tag != "" && len(tag) <= 16 && strings.Trim(tag, "0123456789abcdefghijklmnopqrstuvwxyz") == ""
-}
-
-// The verdict is bound to the machine by its key, and to the seat by the data
-// that the seal covers: it cannot be put beside another seat.
+// The key of a verdict binds it to the computer, and the data that the seal covers binds it
+// to the activation: it can't be moved to another activation.
 func (s sealer) sealVerdict(v *verdict, of *seat, fingerprint string) ([]byte, error) {
 	key, err := s.verdictKey(fingerprint)
 	if err != nil {
@@ -478,7 +477,7 @@ func sealJSON(key []byte, magic, bound string, v any) ([]byte, error) {
 	return seal.Seal(key, magic, bound, plain)
 }
 
-// openJSON fails with seal.ErrBroken for everything that this program has not sealed.
+// openJSON fails with seal.ErrBroken if this program didn't seal the data.
 func openJSON(key []byte, magic, bound string, data []byte, v any) error {
 	if len(data) > maxState {
 		return seal.ErrBroken

@@ -208,19 +208,19 @@ func TestEachOutcomeTurnsTheLastVerdictIntoTheNext(t *testing.T) {
 	}{
 		"asked in vain: the mark moves, the check does not": {
 			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
-			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(3 * days), LastFailure: ErrUnreachable, NextTry: noon.Add(3*days + vainFresh)},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(3 * days), Failures: 1, LastFailure: ErrUnreachable, NextTry: noon.Add(3*days + vainFresh)},
 		},
 		"asked in vain while fresh: the next try is later": {
 			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, nil, &Error{Reason: ErrUnreachable}, hour,
-			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(hour), LastFailure: ErrUnreachable, NextTry: noon.Add(hour + renewPause)},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(hour), Failures: 1, LastFailure: ErrUnreachable, NextTry: noon.Add(hour + renewPause)},
 		},
 		"asked in vain by a clock set back: the mark stays": {
 			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(5 * days)}, nil, &Error{Reason: ErrUnreachable}, 3 * days,
-			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(5 * days), LastFailure: ErrUnreachable, NextTry: noon.Add(3*days + vainFresh)},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(5 * days), Failures: 1, LastFailure: ErrUnreachable, NextTry: noon.Add(3*days + vainFresh)},
 		},
 		"asked for a pause: not before it is over": {
 			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, nil, paused, 3 * days,
-			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(3 * days), LastFailure: ErrRateLimited, NextTry: noon.Add(3*days + 11*time.Minute)},
+			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(3 * days), Failures: 1, LastFailure: ErrRateLimited, NextTry: noon.Add(3*days + 11*time.Minute)},
 		},
 		"granted: a mark from the future is mended": {
 			verdict{Serial: 4, CheckedAt: noon, HighWater: noon.Add(300 * days)}, granted(hour), nil, hour,
@@ -275,7 +275,25 @@ func TestTheCountAndNotTheClockTellsWhichAnswerCameLater(t *testing.T) {
 	marked.HighWater = noon.Add(hour)
 	assert.True(t, marked.newer(second), "of one answer, what was seen of the time last")
 	assert.False(t, second.newer(&marked))
+	failed := *second
+	failed.Failures = 1
+	assert.True(t, failed.newer(second), "of one answer, at one time, the one with more failures")
+	assert.False(t, second.newer(&failed))
+	assert.True(t, first.newer(nil))
 	assert.False(t, (*verdict)(nil).newer(first))
+	assert.False(t, (*verdict)(nil).newer(nil))
+}
+
+func TestAFailureNeverMakesAnOldAnswerLookNewer(t *testing.T) {
+	t.Parallel()
+	granted := &verdict{Serial: 1, CheckedAt: noon, HighWater: noon}
+	here := granted // this process can't reach Polar, again and again
+	for i := range 5 {
+		here = nextVerdict(here, nil, &Error{Reason: ErrUnreachable}, noon.Add(time.Duration(i+1)*time.Minute), days)
+	}
+	there := nextVerdict(granted, nil, &Error{Reason: ErrInactive}, noon.Add(time.Second), days) // another one was refused
+	assert.True(t, there.newer(here), "the refusal counts, although it is older than the failures")
+	assert.False(t, here.newer(there))
 }
 
 func TestAMarkIsNotMovedBackWithTheClock(t *testing.T) {

@@ -163,6 +163,9 @@ func TestAnAnswerThatCameAfterALaterOneChangesNothing(t *testing.T) {
 	next, effects := rec.next(answered{of: &seatHere, after: rec.verdict, asked: asked, at: noon, license: granted}, noon, theRules)
 	assert.Equal(t, []effect{storing}, effects)
 	assert.Equal(t, uint64(8), next.verdict.Serial)
+	late, effects := next.next(answered{of: &seatHere, after: rec.verdict, asked: noon.Add(time.Minute), at: noon.Add(2 * time.Minute), err: &Error{Reason: ErrInactive}}, noon, theRules)
+	assert.Equal(t, []effect{storing}, effects, "an answer to a later question counts, though another one was stored meanwhile")
+	assert.Equal(t, ErrInactive, late.verdict.Refused)
 }
 
 func TestTheProblemOfAKeyIsItsOwn(t *testing.T) {

@@ -3,8 +3,10 @@ package polargate
 import (
 	"context"
 	crand "crypto/rand"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"math/rand/v2"
 	"runtime"
@@ -36,8 +38,8 @@ func (g *Gate) Activate(ctx context.Context, licenseKey string) (Status, error) 
 	return status, g.ofEntered(licenseKey, err)
 }
 
-// activateInTurn is Activate, again whenever it was held up by the limit on requests
-// for as long as t allows.
+// activateInTurn is Activate, repeated while Polar's limit on requests is in the way, for
+// as long as t allows.
 func (g *Gate) activateInTurn(ctx context.Context, licenseKey string, t *turns) (Status, error) {
 	if err := g.enter(ctx); err != nil {
 		return g.Status(), err
@@ -55,8 +57,8 @@ func (g *Gate) activateInTurn(ctx context.Context, licenseKey string, t *turns) 
 	return g.Status(), err
 }
 
-// inTurn does what takes a seat, again whenever it was held up by the limit on
-// requests for as long as t allows.
+// inTurn calls do, which may activate, again while Polar's limit on requests is in the
+// way, for as long as t allows.
 func (g *Gate) inTurn(ctx context.Context, t *turns, do func() error) error {
 	if g.config.WaitForTurn > 0 && !g.begun.Swap(true) {
 		if err := g.waitInLine(ctx, rand.N(min(firstSpread, g.config.WaitForTurn/4)+1), nil); err != nil {
@@ -67,7 +69,7 @@ func (g *Gate) inTurn(ctx context.Context, t *turns, do func() error) error {
 		err := do()
 		limit := t.left
 		if deadline, ok := ctx.Deadline(); ok {
-			limit = min(limit, time.Until(deadline)-time.Second) // later it would have waited in vain
+			limit = min(limit, time.Until(deadline)-time.Second) // a later try would have no time left
 		}
 		wait, ok := t.next(err, limit)
 		if !ok {
@@ -80,8 +82,8 @@ func (g *Gate) inTurn(ctx context.Context, t *turns, do func() error) error {
 	}
 }
 
-// waitInLine waits, and says why it did not if ctx or the Gate ended. why is what it
-// waits for.
+// waitInLine waits. If ctx or the Gate ends first, it returns an error. why is the failure
+// that it waits for the end of.
 func (g *Gate) waitInLine(ctx context.Context, wait time.Duration, why error) error {
 	waiting, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -105,43 +107,43 @@ func (g *Gate) waitInLine(ctx context.Context, wait time.Duration, why error) er
 	return &e
 }
 
-// turns is how long may still be waited for a turn, and how often it was in vain.
+// turns is how long a call may still wait for its turn, and how many tries have failed.
 type turns struct {
-	left time.Duration
-	vain int
+	left   time.Duration
+	failed int
 }
 
-// firstSpread is over how long those are spread who begin together. Who waits for the
-// end of the same pause is spread over a quarter of it, and after each try in vain
-// over twice as long, up to lastSpread: as many as are there at once would be shut
-// out again, all but three.
+// firstSpread spreads the first tries of programs that start together. Programs that wait
+// for the end of the same pause are spread over a quarter of it, and over twice as long
+// after each failed try, up to lastSpread: of those that try at once, Polar lets three
+// through.
 const (
 	firstSpread = 5 * time.Second
 	lastSpread  = 40 * time.Second
 )
 
-// next is how long to wait after a failure before the next try. ok is false if it is
-// another failure, or if that would take longer than limit. ErrRateLimited alone is
-// certain to have had no effect: Polar was not asked, or has answered 429.
+// next is how long to wait after a failure before the next try. ok is false after other
+// failures than ErrRateLimited, or if the wait would be longer than limit. Only
+// ErrRateLimited certainly had no effect: Polar wasn't asked, or answered 429.
 func (t *turns) next(err error, limit time.Duration) (wait time.Duration, ok bool) {
 	e, _ := errors.AsType[*Error](err)
 	if e == nil || e.Reason != ErrRateLimited || e.RetryAfter <= 0 || e.RetryAfter > limit {
 		return 0, false
 	}
 	spread := max(e.RetryAfter/4, time.Second) // a short pause is not made a long one
-	if t.vain > 0 {
-		spread = max(spread, firstSpread<<min(t.vain, 10))
+	if t.failed > 0 {
+		spread = max(spread, firstSpread<<min(t.failed, 10))
 	}
 	spread = min(spread, lastSpread)
-	t.vain++
+	t.failed++
 	wait = min(e.RetryAfter+rand.N(spread), limit)
 	t.left -= wait
 	return wait, true
 }
 
-// ofEntered makes an error that is about a key that was just entered tell it from the
-// key of the license that is held, which stays as it is. A call that was given up may
-// change it yet.
+// ofEntered has an error about a key that was just entered say that the current license,
+// with another key, is unchanged. It doesn't after a call that the caller gave up, which may
+// still change the license.
 func (g *Gate) ofEntered(licenseKey string, err error) error {
 	s := g.holding().state.Seat
 	if err == nil || s == nil {
@@ -155,7 +157,7 @@ func (g *Gate) ofEntered(licenseKey string, err error) error {
 		if e.Reason == ErrClosed || e.situation == callEnded {
 			return err
 		}
-		own := *e // others may have been given the same
+		own := *e // other callers may have the same error
 		own.kept = true
 		return &own
 	case *InputError:
@@ -168,8 +170,8 @@ func (g *Gate) ofEntered(licenseKey string, err error) error {
 	return err
 }
 
-// purchaseLag is how long a key can be unknown to Polar after it was bought:
-// 30 s to 2 min are reported, since a worker makes the grant.
+// purchaseLag is how long Polar may not know a key after its purchase. Users report 30
+// seconds to 2 minutes, because the grant is made in the background.
 const purchaseLag = 150 * time.Second
 
 // ActivateWait is Activate for a key that was just bought: while Polar doesn't know the
@@ -189,7 +191,7 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 	turn := &turns{left: g.config.WaitForTurn}
 	for pause := 5 * time.Second; ; pause = min(2*pause, 30*time.Second) {
 		status, err := g.activateInTurn(ctx, licenseKey, turn)
-		// The last try is made with a little time left for it.
+		// A little time is left for the last try.
 		left := time.Until(end) - 2*time.Second
 		if !errors.Is(err, ErrUnknownKey) || left < time.Second || !pace.Sleep(ctx, min(pause, left)) {
 			return status, g.ofEntered(licenseKey, err)
@@ -197,23 +199,22 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 	}
 }
 
-// activate is Activate: the change of activations, and then the release of those that
-// were given up by it.
+// activate gets an activation for a key, and then releases those that it replaced.
 func (g *Gate) activate(ctx context.Context, key Key, by consent) error {
 	return g.withSeat(ctx, func(ctx context.Context, rec record) error { return g.attempt(ctx, rec, key, by) })
 }
 
-// consent is what a change of seats may do to the seats of other machines.
+// consent is whose activations an attempt may move here.
 type consent int
 
 const (
-	unasked consent = iota // nothing: a check finishes what was begun here
-	asked                  // somebody entered the key: move that of this computer before it was set up anew
-	moving                 // somebody said so: move it
+	unasked consent = iota // none: a check only finishes what was begun here
+	asked                  // the user entered the key: the one that this computer had before its system was reinstalled
+	moving                 // the user asked for it: that of another computer
 )
 
-// withSeat lets f change the seat while nobody else on this machine can, and then
-// gives back those that were given up by it.
+// withSeat lets f change the activation with the lock held, and then releases those that
+// it replaced.
 func (g *Gate) withSeat(ctx context.Context, f func(context.Context, record) error) error {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil && g.useMemory(ctx, err) {
@@ -232,27 +233,27 @@ func (g *Gate) withSeat(ctx context.Context, f func(context.Context, record) err
 	}
 	ctx, cancel := context.WithTimeout(g.drainCtx, g.budget.all)
 	defer cancel()
-	_ = g.flushHere(ctx, g.holding()) // or else later
+	_ = g.flushHere(ctx, g.holding()) // what fails is tried again later
 	return nil
 }
 
-// An attempt is one activation of a key on its way, with the activation locked. What
-// is about to be done is stored before it is done, so that a program that is killed
-// finds at its next start what it had begun:
+// attempt is one try to get an activation for a key, with the lock held. Each step stores
+// what it is about to do, so that a program that is killed finds at its next start what
+// was begun:
 //
-//	step    what it does                             found after a kill
-//	reuse   goes on with an activation of before      nothing was begun
-//	vacate  releases the one of another computer      it is reactivating, or in the outbox
-//	begin   stores that an activation is asked for    an intent: it is in doubt
-//	clear   releases those in the way of a new one    the same, and one that is reactivating
-//	post    asks Polar for the activation             the same
-//	commit  stores the activation                     the activation
-//	abandon takes the intent back                     what was there before
+//	step     what it does                                    found after a kill
+//	reuse    uses an earlier activation                      nothing was begun
+//	vacate   releases the activation of another computer     it is reactivating, or in the outbox
+//	begin    stores that Polar is about to be asked          an intent: it is in doubt
+//	clear    releases activations that are in the way        the same, and one that is reactivating
+//	post     asks Polar for the activation                   the same
+//	commit   stores the activation                           the activation
+//	abandon  removes the intent                              the record before
 type attempt struct {
 	g    *Gate
 	key  Key
-	rec  record  // as it stands after the last step
-	last *intent // that was there before: an earlier doubt
+	rec  record  // after the last step
+	last *intent // an earlier attempt that is in doubt
 }
 
 // attempt gets an activation for a key.
@@ -271,7 +272,7 @@ func (g *Gate) attempt(ctx context.Context, rec record, key Key, by consent) err
 	if err := a.clear(ctx); err != nil {
 		return a.abandon(ctx, err)
 	}
-	// From here on the caller may go, but the request is seen through.
+	// From here on the caller may leave; the request is finished.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(g.drainCtx, cancel)()
@@ -282,7 +283,7 @@ func (g *Gate) attempt(ctx context.Context, rec record, key Key, by consent) err
 	return a.commit(hard, given, license)
 }
 
-// happens takes an event into the record, without storing it, and reports whether it
+// happens applies an event to the record, without storing it, and reports whether it
 // changed something.
 func (a *attempt) happens(e recordEvent) (changed bool) {
 	next, effects := a.rec.next(e, a.g.now(), a.g.rules(a.rec))
@@ -290,8 +291,8 @@ func (a *attempt) happens(e recordEvent) (changed bool) {
 	return len(effects) > 0
 }
 
-// reuse goes on with an activation of before, if there is one for the key. done means
-// that the license is settled; neither that nor an error means that a new one is due.
+// reuse uses an earlier activation, if there is one for the key, and reports done then. If
+// it reports neither that nor an error, a new activation is needed.
 func (a *attempt) reuse(ctx context.Context) (done bool, err error) {
 	g := a.g
 	for _, c := range candidates(a.rec, a.key, g.fingerprint(&a.rec.state)) {
@@ -307,12 +308,12 @@ func (a *attempt) reuse(ctx context.Context) (done bool, err error) {
 			next.Key, next.Label = a.key.Reveal(), g.config.Label
 			return true, g.settleSeat(ctx, a.rec, &next, license, false)
 		case foundElsewhere, foundReleased:
-			return false, nil // a new one it is
+			return false, nil
 		case foundReleasedHere, foundAnother:
 			continue
 		}
 		if changed {
-			// What Polar said of the activation at hand is kept, whatever comes of the key.
+			// Polar's answer about the current license is kept, whatever becomes of the key.
 			if saveErr := g.save(ctx, a.rec, FromNetwork); saveErr != nil {
 				g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
 				g.adoptRefusal(a.rec, a.last)
@@ -323,7 +324,9 @@ func (a *attempt) reuse(ctx context.Context) (done bool, err error) {
 	return false, nil
 }
 
-// vacate releases the activation that another computer has, if consent allows it.
+// vacate releases the activation of another computer, if consent allows it, so that this
+// one can be activated. It stores that first; a vacating that breaks off is finished later.
+// If the activation can't be released, the record is as before.
 func (a *attempt) vacate(ctx context.Context, by consent) error {
 	if by == unasked || by != moving && a.rec.state.Seat != nil {
 		return nil
@@ -336,10 +339,37 @@ func (a *attempt) vacate(ctx context.Context, by consent) error {
 	if err != nil || other == nil {
 		return err
 	}
-	return a.g.vacate(ctx, &a.rec, other)
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	// From here on the caller may leave; what was begun is finished.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*questionTime)
+	defer cancel()
+	defer context.AfterFunc(a.g.drainCtx, cancel)()
+	before := a.rec
+	a.happens(vacating{*other})
+	if err := a.g.saveOrFallBack(ctx, a.rec, FromDisk); err != nil {
+		return a.undo(ctx, before, err)
+	}
+	if err := a.g.free(ctx, other); err != nil {
+		return a.undo(ctx, before, err)
+	}
+	a.happens(cleared{*other})
+	return nil
 }
 
-// begin stores that an activation is about to be asked for.
+// undo goes back to the record before a step that failed, and says why it failed.
+func (a *attempt) undo(ctx context.Context, before record, why error) error {
+	ctx, cancel := a.g.lastMoment(ctx)
+	defer cancel()
+	a.rec = before
+	if err := a.g.save(ctx, a.rec, FromDisk); err != nil {
+		a.g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
+	}
+	return why
+}
+
+// begin stores that Polar is about to be asked for an activation.
 func (a *attempt) begin(ctx context.Context) error {
 	a.happens(begun{intent{AttemptID: crand.Text(), Key: a.key.Reveal(), At: a.g.now()}})
 	a.g.attempting(a.rec.state.Intent.AttemptID)
@@ -352,9 +382,9 @@ func (a *attempt) begin(ctx context.Context) error {
 	return err
 }
 
-// clear releases activations of this key that are in the way of a new one: with a
-// limit of one there is no other order. That is so after a move to another computer,
-// and for what waits in the outbox.
+// clear releases activations of this key that are in the way of a new one, because the key
+// may allow only one: that of the license, if it is another computer's, and those in the
+// outbox.
 func (a *attempt) clear(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -373,8 +403,7 @@ func (a *attempt) clear(ctx context.Context) error {
 	return nil
 }
 
-// abandon ends an attempt without an activation, and says why. An activation that is in
-// doubt stays so.
+// abandon ends an attempt without an activation, and says why. A doubt stays.
 func (a *attempt) abandon(ctx context.Context, why error) error {
 	if errors.Is(why, ErrInDoubt) {
 		a.g.config.Logger.Info("polargate: an activation is in doubt", "attempt", a.rec.state.Intent.AttemptID)
@@ -392,21 +421,21 @@ func (a *attempt) abandon(ctx context.Context, why error) error {
 
 // commit stores an activation that Polar has given.
 func (a *attempt) commit(ctx context.Context, given *seat, license *LicenseKey) error {
-	a.happens(abandoned{a.last}) // the intent is fulfilled
+	a.happens(abandoned{a.last}) // the intent has come true
 	return a.g.settleSeat(ctx, a.rec, given, license, true)
 }
 
-// adoptRefusal keeps in memory what Polar said of the activation at hand, where it
-// could not be stored.
+// adoptRefusal keeps in memory what Polar said about the current license, when it couldn't
+// be stored.
 func (g *Gate) adoptRefusal(rec record, last *intent) {
-	if rec.verdict != nil && rec.verdict != rec.loaded && rec.verdict.Refused != "" {
-		rec.state.Intent = last
+	if known := g.holding(); rec.verdict != nil && rec.verdict.Refused != "" && !known.verdict.newer(rec.verdict) {
+		rec, _ = rec.next(abandoned{last}, g.now(), g.rules(rec))
 		g.adopt(rec, FromNetwork)
 	}
 }
 
-// withdraw takes back an intent that is stored although storing it failed, as when the
-// disk fails after it has the file: nothing was asked for, and nothing is in doubt.
+// withdraw removes an intent that was stored although storing it failed, as when the disk
+// fails after it wrote the file. Polar wasn't asked, so nothing is in doubt.
 func (g *Gate) withdraw(ctx context.Context, rec record, last *intent) {
 	ctx, cancel := g.lastMoment(ctx)
 	defer cancel()
@@ -418,17 +447,17 @@ func (g *Gate) withdraw(ctx context.Context, rec record, last *intent) {
 	if err != nil || st.Intent == nil || st.Intent.AttemptID != rec.state.Intent.AttemptID {
 		return
 	}
-	rec.state.Intent = last
+	rec, _ = rec.next(abandoned{last}, g.now(), g.rules(rec))
 	_ = g.save(ctx, rec, FromDisk)
 }
 
-// lastMoment is time for what must be stored although the caller has gone.
+// lastMoment is time for what must be stored although the caller has left.
 func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), g.budget.storing)
 }
 
-// settleSeat makes a seat the one that is held, and stores it. One that was taken
-// just now is released if it cannot be stored. A doubt about another key stays.
+// settleSeat makes an activation the license, and stores it. If it can't be stored and
+// Polar has just given it (taken), it is released again.
 func (g *Gate) settleSeat(ctx context.Context, rec record, s *seat, license *LicenseKey, taken bool) error {
 	next, _ := rec.next(settled{s, license}, g.now(), g.rules(rec))
 	err := g.saveOrFallBack(ctx, next, FromNetwork)
@@ -441,8 +470,8 @@ func (g *Gate) settleSeat(ctx context.Context, rec record, s *seat, license *Lic
 	return err
 }
 
-// saveOrFallBack is save for the steps of an activation: a Store that cannot be written
-// is answered by going over to memory, if the program wants that.
+// saveOrFallBack is save for the steps of an activation: if the Store can't be written, it
+// switches to memory, if the program wants that.
 func (g *Gate) saveOrFallBack(ctx context.Context, rec record, source Source) error {
 	err := g.save(ctx, rec, source)
 	if err != nil && g.useMemory(ctx, err) {
@@ -451,8 +480,8 @@ func (g *Gate) saveOrFallBack(ctx context.Context, rec record, source Source) er
 	return err
 }
 
-// post asks Polar for the activation, and sorts out one that is given and of no use: it
-// is released, now or later.
+// post asks Polar for the activation. One that Polar gives but that is of no use here is
+// released, now or later.
 func (a *attempt) post(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 	given, license, err := a.ask(ctx, hard)
 	if given != nil && err == nil && !a.g.accepts(license.BenefitID) {
@@ -478,8 +507,8 @@ func (a *attempt) post(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 	return nil, nil, err
 }
 
-// ask is the request itself. An activation may come with an error: Polar gave it, and
-// refuses the key all the same.
+// ask sends the request. An activation may come with an error: Polar gave it, but refuses
+// the key.
 func (a *attempt) ask(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 	g, rec, key := a.g, a.rec, a.key
 	machine := g.fingerprint(&rec.state)
@@ -514,19 +543,19 @@ func (a *attempt) ask(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 	return taken, activation.LicenseKey, err
 }
 
-// questionTime bounds a question to Polar while the seat is locked, which others
-// wait for: one request that hangs, and another try.
+// questionTime bounds a question to Polar while the lock is held, which others wait for. It
+// allows for one request that hangs, and one more try.
 const questionTime = attemptTimeout + 5*time.Second
 
+// askInTime is ask with the lock held.
 func (g *Gate) askInTime(ctx context.Context, s *seat, key Key) (*LicenseKey, error) {
 	ctx, cancel := context.WithTimeout(ctx, questionTime)
 	defer cancel()
 	return g.ask(ctx, s, key, 0)
 }
 
-// free gives a seat back. A 404 can mean that it was free before, or that the
-// key was rotated, and the seat is held under the new one: then the error is
-// ErrUnknownKey.
+// free releases an activation. If Polar doesn't know it, it was released before, or Polar
+// has rotated its key and counts it under the new one: then the error is ErrUnknownKey.
 func (g *Gate) free(ctx context.Context, s *seat) error {
 	key := newKey(s.Key)
 	err := g.client.Deactivate(ctx, key, s.ActivationID)
@@ -547,8 +576,8 @@ func (g *Gate) free(ctx context.Context, s *seat) error {
 	return err
 }
 
-// rollbackActivation frees a seat that was taken and is not kept, and reports whether it
-// is free.
+// rollbackActivation releases an activation that was just given and isn't kept, and reports
+// whether it is released.
 func (g *Gate) rollbackActivation(ctx context.Context, s *seat) bool {
 	err := g.client.Deactivate(ctx, newKey(s.Key), s.ActivationID)
 	if err == nil || errors.Is(err, ErrSeatReleased) {
@@ -574,8 +603,8 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 	if err := g.enter(ctx); err != nil {
 		return err
 	}
-	// The first part is local, and is done even for a caller in a hurry: what
-	// the error means must not depend on when ctx ended.
+	// The first part is local, and is done even if ctx has ended, so that an error means
+	// the same at any time.
 	_, err := flight.Do(context.WithoutCancel(ctx), &g.flights, "forget", func(ctx context.Context) (struct{}, error) {
 		was, _, err := g.change(ctx, removed{})
 		unreadable := was.state.Seat == nil && was.trouble == ErrUnreadableState
@@ -592,8 +621,8 @@ func (g *Gate) Deactivate(ctx context.Context) error {
 	return g.callError(opDeactivate, err)
 }
 
-// flushReleases gives back the seats that are waiting for it. Nobody else changes
-// seats meanwhile: one that is about to be given back must not be taken up again.
+// flushReleases releases the activations in the outbox. It holds the lock, so that none of
+// them is used again meanwhile.
 func (g *Gate) flushReleases(ctx context.Context) error {
 	unlock, err := g.lockSeat(ctx)
 	if err != nil {
@@ -604,14 +633,14 @@ func (g *Gate) flushReleases(ctx context.Context) error {
 	if rec.unread != nil {
 		return rec.unread
 	}
-	// A release that has left is seen through.
+	// A request that was sent is finished.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	defer context.AfterFunc(g.drainCtx, cancel)()
 	return g.flushHere(hard, rec)
 }
 
-// flushHere is flushReleases with the activation locked.
+// flushHere is flushReleases with the lock held.
 func (g *Gate) flushHere(ctx context.Context, rec record) error {
 	if !rec.state.waiting() {
 		return nil
@@ -642,18 +671,166 @@ func (g *Gate) flushHere(ctx context.Context, rec record) error {
 	ctx, cancel := g.lastMoment(ctx)
 	defer cancel()
 	if err := g.save(ctx, rec, g.sourceNow()); err != nil {
-		// Those that were freed are tried again, and found to be free.
+		// Those that were released are tried again later, and found to be released.
 		g.config.Logger.Warn("polargate: the license state was not saved", "error", err)
 	}
 	return failed
 }
 
-// maxOutbox bounds the seats that wait to be given back. The oldest, which has
-// been tried most often, is given up first.
-const maxOutbox = 32
+// Move moves the license of another computer to this one, without entering its key: the
+// other computer's activation is ended, and this computer is activated. Use it if the
+// Status has the reason ErrOtherMachine, which means that the stored license was
+// activated on another computer: a disk was moved, a backup restored, or a system
+// reinstalled. Nothing moves unless Move or Activate is called; until then, a copy, for
+// example of a disk image, leaves the original alone. If several computers share a Store,
+// Move moves the license of the one that was activated last.
+//
+// At its next check, the other computer finds that it was deactivated, reports
+// ErrSeatReleased, and doesn't take the activation back.
+//
+// Errors are those of Activate, and any failure before the other activation ends leaves
+// both computers unchanged. If a move is interrupted later, because the program was
+// killed or Polar couldn't be reached, a later Check finishes it. If this computer has a
+// license of its own, there is nothing to move. If there is no license at all, the error
+// is ErrNoLicense.
+func (g *Gate) Move(ctx context.Context) (Status, error) {
+	if err := g.enter(ctx); err != nil {
+		return g.Status(), err
+	}
+	err := g.inTurn(ctx, &turns{left: g.config.WaitForTurn}, func() error {
+		_, err := flight.Do(ctx, &g.flights, opMove, func(ctx context.Context) (struct{}, error) {
+			return struct{}{}, g.withSeat(ctx, g.move)
+		})
+		return g.callError(opMove, err)
+	})
+	status := g.Status()
+	if err == nil {
+		err = statusError(status, nil)
+	}
+	return status, err
+}
 
-func capped(seats []seat) []seat {
-	return seats[max(0, len(seats)-maxOutbox):]
+// move is Move with the lock held.
+func (g *Gate) move(ctx context.Context, rec record) error {
+	if s := rec.state.Seat; s != nil {
+		switch {
+		case s.State == reactivating:
+			return g.attempt(ctx, rec, newKey(s.Key), unasked) // finishes it
+		case s.State != released && (rec.verdict == nil || rec.verdict.Refused != ErrSeatReleased):
+			return nil
+		}
+	}
+	if len(rec.others) == 0 {
+		rec.others = g.others(ctx, nil) // load reads them only if there is no license here
+	}
+	if len(rec.others) == 0 {
+		if rec.state.Seat != nil {
+			return nil // it is released, as the Status says
+		}
+		reason := rec.trouble
+		if reason == "" {
+			reason = ErrNoLicense
+		}
+		return &Error{Op: opMove, Reason: reason}
+	}
+	return g.attempt(ctx, rec, newKey(rec.others[0].Key), moving)
+}
+
+// usedToBeHere guesses whether the activation of another computer is that of this computer
+// before its system was reinstalled: the name of the computer is the same. Computers that
+// share a profile have different names. A guess is enough when the user has just entered
+// the key, because a wrong one costs a click; nothing is ever moved unasked.
+func (g *Gate) usedToBeHere(s seat) bool { return s.Label == "" || s.Label == g.config.Label }
+
+// elsewhere finds, among the activations of other computers, one that Polar still counts
+// for this key, which may be newer than the activation's. It returns nil if there is none.
+func (g *Gate) elsewhere(ctx context.Context, others []seat, key Key) (*seat, error) {
+	for _, s := range others[:min(len(others), maxCandidates)] {
+		if !s.held() {
+			continue // a key without activations
+		}
+		_, err := g.askInTime(ctx, &s, key)
+		switch {
+		case err == nil:
+			s.Key = key.Reveal()
+			return &s, nil
+		case errors.Is(err, ErrSeatReleased), errors.Is(err, ErrConditionsMismatch):
+		default:
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// ImportedActivation is an activation that another program made, for example an earlier
+// version of this one that called Polar itself.
+type ImportedActivation struct {
+	// Key is the license key, as it was activated.
+	Key string
+	// ActivationID is the id that Polar gave the activation: a UUID of version 4.
+	ActivationID string
+	// Conditions are those that the activation was made with; nil for none. Polar
+	// compares them as a whole, and never returns them.
+	Conditions map[string]any
+}
+
+// Format prints that it is an activation, without its key, whatever the verb.
+func (a ImportedActivation) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.ImportedActivation{ActivationID:%s}", a.ActivationID)
+}
+
+// LogValue logs what Format prints.
+func (a ImportedActivation) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(a)) }
+
+// MarshalJSON writes what Format prints.
+func (a ImportedActivation) MarshalJSON() ([]byte, error) { return json.Marshal(fmt.Sprint(a)) }
+
+// Import adopts an activation that another program made, instead of using one more. It
+// asks Polar whether the activation is valid. Only then does it replace the license in
+// use, whose activation is given up; any failure leaves that license unchanged. From then
+// on the activation belongs to this computer: it is validated with the conditions that it
+// was made with, and Deactivate ends it. The other program should forget it.
+//
+// Errors are those of Activate, except that nothing can be in doubt. After
+// ErrSeatReleased and ErrConditionsMismatch, call Activate with the key.
+func (g *Gate) Import(ctx context.Context, a ImportedActivation) (Status, error) {
+	if err := g.enter(ctx); err != nil {
+		return g.Status(), err
+	}
+	key, err := ParseKey(a.Key)
+	if err != nil {
+		return g.Status(), err
+	}
+	id, ok := canonicalUUID4(a.ActivationID)
+	if !ok {
+		return g.Status(), &InputError{"ActivationID", "is not a UUID of version 4: give the id that Polar answered when the key was activated"}
+	}
+	if err := checkMap("Conditions", a.Conditions); err != nil {
+		return g.Status(), err
+	}
+	s := &seat{Key: key.Reveal(), ActivationID: id, Label: g.config.Label}
+	if a.Conditions != nil {
+		if s.Conditions, err = json.Marshal(a.Conditions); err != nil {
+			return g.Status(), &InputError{"Conditions", "can't be written as JSON"}
+		}
+	}
+	_, err = flight.Do(ctx, &g.flights, "import "+id+" "+key.Reveal()+" "+string(s.Conditions), func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, g.withSeat(ctx, func(ctx context.Context, rec record) error {
+			s.Machine = g.fingerprint(&rec.state)
+			license, err := g.ask(ctx, s, key, 0)
+			if e, ok := err.(*Error); ok {
+				e.Op = opImport
+			}
+			if err == nil && !g.accepts(license.BenefitID) {
+				err = &Error{Op: opImport, Reason: ErrWrongBenefit}
+			}
+			if err != nil {
+				return err
+			}
+			return g.settleSeat(ctx, rec, s, license, false)
+		})
+	})
+	return g.Status(), g.callError(opImport, err)
 }
 
 // Consume counts n uses, from 1 to 2147483647, of the license key and returns how many
@@ -669,7 +846,7 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	if n < 1 || n > math.MaxInt32 {
 		return 0, &InputError{"n", fmt.Sprintf("must be between 1 and %d", math.MaxInt32)}
 	}
-	// Close waits for a count that is under way, for a while.
+	// Close waits for a request that is under way, for a while.
 	if !g.begin() {
 		return 0, &Error{Op: opConsume, Reason: ErrClosed}
 	}
@@ -684,7 +861,7 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	}
 	license, err := g.count(ctx, rec, n)
 	if errors.Is(err, ErrUnknownKey) || errors.Is(err, ErrSeatReleased) {
-		// Nothing was counted. Another process may have changed the seat.
+		// Nothing was counted. Another process may have changed the activation.
 		if now := g.reload(ctx); now.state.Seat != nil && !now.state.Seat.same(rec.state.Seat) {
 			rec = now
 			license, err = g.count(ctx, rec, n)
@@ -693,8 +870,8 @@ func (g *Gate) Consume(ctx context.Context, n int64) (remaining int64, err error
 	return license.remaining(), g.ofLocked(inDoubt(err))
 }
 
-// ofLocked makes of an error that proves nothing that of the license, if it is locked:
-// of the two facts this one decides. What may have been counted stays in doubt.
+// ofLocked turns an error that proves nothing into that of a locked license, which is the
+// more useful one. Uses that may have been counted stay in doubt.
 func (g *Gate) ofLocked(err error) error {
 	e, ok := err.(*Error)
 	if s := g.Status(); ok && s.State == Locked && e.Reason.provesNothing() && e.Reason != ErrInDoubt && e.Reason != ErrClosed && e.situation != callEnded {
@@ -706,7 +883,7 @@ func (g *Gate) ofLocked(err error) error {
 	return err
 }
 
-// count is Consume for the seat at hand.
+// count is Consume for that record.
 func (g *Gate) count(ctx context.Context, rec record, n int64) (*LicenseKey, error) {
 	switch {
 	case rec.trouble != "":
@@ -723,7 +900,7 @@ func (g *Gate) count(ctx context.Context, rec record, n int64) (*LicenseKey, err
 	if e, ok := errors.AsType[*Error](err); ok {
 		e.Op = opConsume
 	}
-	// A caller in a hurry says nothing of Polar.
+	// A caller who left early tells nothing about Polar.
 	if license != nil || isDenial(err) || ctx.Err() == nil && !errors.Is(err, ErrUsageExceeded) {
 		g.settle(ctx, rec, license, err, asked)
 	}
@@ -733,7 +910,7 @@ func (g *Gate) count(ctx context.Context, rec record, n int64) (*LicenseKey, err
 	return license, err
 }
 
-// remaining is what is left of a license that may not be there.
+// remaining is how many uses are left; l may be nil.
 func (l *LicenseKey) remaining() int64 {
 	if l == nil {
 		return 0

@@ -88,7 +88,7 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*verdict
 	{
 		name:  "a damaged state is thrown away",
 		rule:  "what cannot be read is kept aside as .corrupt",
-		file:  "record.go",
+		file:  "record_io.go",
 		old:   `	if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {`,
 		new:   `	if err := ctx.Err(); err != nil {`,
 		tests: "TestADamagedStateIsKeptAsideAndReported",
@@ -96,7 +96,7 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*verdict
 	{
 		name: "a state that cannot be read for the moment is written over",
 		rule: "what the Store holds unread is not known, and not written over",
-		file: "record.go",
+		file: "record_io.go",
 		old: `	if was.unread != nil {
 		return was, nil, was.unread
 	}

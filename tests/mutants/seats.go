@@ -5,7 +5,7 @@ var seats = []mutant{
 	{
 		name:  "programs activate side by side",
 		rule:  "Activate holds a lock across processes",
-		file:  "record.go",
+		file:  "record_io.go",
 		old:   `	release, err := g.store.Lock(patient, g.name)`,
 		new:   `	release, err := func() {}, patient.Err()`,
 		tests: "TestADoubleClickOrTwoProgramsAtTheFirstStartUseOneActivation|TestManyClicksUseOneActivation|TestEverythingAtOnceLeavesOneLicenseOrNone",
@@ -113,16 +113,16 @@ var seats = []mutant{
 		name: "a doubt is forgotten",
 		rule: "the intent stays for the next attempt to reason with",
 		file: "record.go",
-		old: `	case doubted:
+		old: `func (doubted) apply(rec *record, now time.Time, _ rules) bool {
 `,
-		new:   "	case doubted:\n\t\tst.Intent = nil\n",
+		new:   "func (doubted) apply(rec *record, now time.Time, _ rules) bool {\n\trec.state.Intent = nil\n",
 		tests: "TestALostAnswerIsInDoubtAndCanBeTriedAgain",
 	},
 	{
 		name: "a caller who leaves takes the request along",
 		rule: "a POST that has left is finished and recorded in the background",
 		file: "seats.go",
-		old: `	// From here on the caller may go, but the request is seen through.
+		old: `	// From here on the caller may leave; the request is finished.
 	hard, cancel := context.WithCancel(context.WithoutCancel(ctx))`,
 		new:   `	hard, cancel := context.WithCancel(ctx)`,
 		tests: "TestACallerWhoGivesUpDoesNotLoseTheActivation|TestCloseInTheMiddleOfAnActivationLosesNothing",
@@ -159,18 +159,18 @@ var seats = []mutant{
 		name: "Deactivate forgets the seat",
 		rule: "the seat release goes to a durable outbox",
 		file: "record.go",
-		old: `			st.Outbox = append(st.Outbox, *s)
+		old: `		st.Outbox = append(st.Outbox, *s)
 `,
-		new:   "\t\t\t_ = *s\n",
+		new:   "\t\t_ = *s\n",
 		tests: "TestDeactivateEndsTheActivation|TestDeactivateOfflineIsMadeGoodLater",
 	},
 	{
 		name: "Deactivate keeps access until the seat is given back",
 		rule: "Deactivate offline: access ends now",
 		file: "record.go",
-		old: `			st.Seat, rec.verdict, rec.trouble = nil, nil, ""
+		old: `		st.Seat, rec.verdict, rec.trouble = nil, nil, ""
 `,
-		new:   "\t\t\trec.trouble = \"\"\n",
+		new:   "\t\trec.trouble = \"\"\n",
 		tests: "TestDeactivateOfflineIsMadeGoodLater|TestDeactivateEndsTheActivation",
 	},
 	{
@@ -217,17 +217,20 @@ var seats = []mutant{
 	{
 		name:  "a changed machine burns another seat",
 		rule:  "a changed machine releases, then activates",
-		file:  "machines.go",
-		old:   `		err = g.free(ctx, other)`,
-		new:   `		err = ctx.Err()`,
+		file:  "seats.go",
+		old:   `	if err := a.g.free(ctx, other); err != nil {`,
+		new:   `	if err := ctx.Err(); err != nil {`,
 		tests: "TestMovingToAnotherComputerMovesTheActivation",
 	},
 	{
-		name:  "a seat is given up that could not be replaced",
-		rule:  "that a seat is given up is stored before it is",
-		file:  "machines.go",
-		old:   `	err := g.saveOrFallBack(ctx, *rec, FromDisk)`,
-		new:   `	err := ctx.Err()`,
+		name: "a seat is given up that could not be replaced",
+		rule: "that a seat is given up is stored before it is",
+		file: "seats.go",
+		old: `	if err := a.g.saveOrFallBack(ctx, a.rec, FromDisk); err != nil {
+		return a.undo(ctx, before, err)
+	}
+	if err`,
+		new:   `	if err`,
 		tests: "TestNoActivationIsGivenUpThatCouldNotBeReplaced",
 	},
 }

@@ -88,7 +88,7 @@ var verdicts = []mutant{
 	{
 		name:  "a benefit that the program does not sell unlocks it",
 		rule:  "a key of any other benefit is refused as wrong_benefit",
-		file:  "gate.go",
+		file:  "config.go",
 		old:   `	return ok || len(c.Features) == 0`,
 		new:   `	return ok || c != nil`,
 		tests: "TestAKeyForAnotherProductOfTheVendorUnlocksNothing|TestAKeyOfAnotherProductIsDeactivatedAgain",

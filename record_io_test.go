@@ -39,7 +39,7 @@ func putEarlier(t *testing.T, from *Gate, store Store, change func(*state)) {
 	change(&st)
 	data, err := from.seal.sealState(&st)
 	require.NoError(t, err)
-	require.NoError(t, store.Save(t.Context(), from.names.earlier, data))
+	require.NoError(t, store.Save(t.Context(), from.names.Earlier, data))
 }
 
 // earlierBuild is a license that an earlier build stored on a computer.
@@ -67,7 +67,7 @@ func TestALicenseStoredByAnEarlierBuildWorksOnItsComputerOnly(t *testing.T) {
 		polar.SetOffline(true)
 		gate := open(t, polar, key, "the computer", store)
 		assert.True(t, gate.Has("export"))
-		before, err := store.Load(t.Context(), gate.names.earlier)
+		before, err := store.Load(t.Context(), gate.names.Earlier)
 		require.NoError(t, err)
 		polar.SetOffline(false)
 		changes := changesOfSeats(polar)
@@ -75,10 +75,10 @@ func TestALicenseStoredByAnEarlierBuildWorksOnItsComputerOnly(t *testing.T) {
 		require.NoError(t, err)
 		_, err = store.Load(t.Context(), gate.name)
 		require.NoError(t, err, "under a name of its own from here on")
-		after, err := store.Load(t.Context(), gate.names.earlier)
+		after, err := store.Load(t.Context(), gate.names.Earlier)
 		require.NoError(t, err)
 		assert.Equal(t, before, after, "which a program of the earlier build that still runs does not notice")
-		require.NoError(t, store.Save(t.Context(), gate.names.earlier, []byte("not read any more")))
+		require.NoError(t, store.Save(t.Context(), gate.names.Earlier, []byte("not read any more")))
 		polar.SetOffline(true)
 		assert.True(t, open(t, polar, key, "the computer", store).Has("export"))
 		assert.Equal(t, changes, changesOfSeats(polar))
@@ -86,7 +86,7 @@ func TestALicenseStoredByAnEarlierBuildWorksOnItsComputerOnly(t *testing.T) {
 	staged(t, "another computer leaves it to its owner", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		store := earlierBuild(t, polar, key, func(*state) {})
 		other := open(t, polar, key, "another computer", store)
-		before, err := store.Load(t.Context(), other.names.earlier)
+		before, err := store.Load(t.Context(), other.names.Earlier)
 		require.NoError(t, err)
 		changes := changesOfSeats(polar)
 		for range 3 {
@@ -96,7 +96,7 @@ func TestALicenseStoredByAnEarlierBuildWorksOnItsComputerOnly(t *testing.T) {
 			require.ErrorIs(t, err, ErrOtherMachine)
 			time.Sleep(25 * time.Hour)
 		}
-		after, err := store.Load(t.Context(), other.names.earlier)
+		after, err := store.Load(t.Context(), other.names.Earlier)
 		require.NoError(t, err)
 		assert.Equal(t, before, after)
 		assert.Equal(t, changes, changesOfSeats(polar))
@@ -218,10 +218,10 @@ func TestAListOfMachinesThatIsDamagedIsMadeAnew(t *testing.T) {
 		first := open("one")
 		_, err := first.Activate(t.Context(), key.Key)
 		require.NoError(t, err)
-		good, err := store.Load(t.Context(), first.names.index)
+		good, err := store.Load(t.Context(), first.names.Index)
 		require.NoError(t, err)
 		for name, bad := range map[string][]byte{"empty": {}, "nonsense": []byte("nonsense"), "flipped": append(slices.Clone(good[:len(good)-1]), good[len(good)-1]^1)} {
-			require.NoError(t, store.Save(t.Context(), first.names.index, bad), name)
+			require.NoError(t, store.Save(t.Context(), first.names.Index, bad), name)
 			assert.True(t, open("one").Has("export"), "%s: a machine's own state does not hang on it", name)
 			assert.Equal(t, ErrNoLicense, open("two").Status().Reason, name)
 			_, err = open("one").Refresh(t.Context())
