@@ -17,6 +17,8 @@ type demo struct {
 	polar  *polartest.Polar
 	server *polartest.Server
 	key    polartest.LicenseKey
+	plan   string // the benefit of who pays
+	secret string // of the webhooks
 }
 
 const (
@@ -24,15 +26,14 @@ const (
 	brook = "brook" // has an account, and has bought nothing
 )
 
-// newDemo starts the embedded Polar, and sets the server up for it. url is where
-// this server will be.
-func newDemo(url string, s *settings) (*demo, error) {
+// newDemo starts the embedded Polar, and sets a server up for it.
+func newDemo(s *settings) (*demo, error) {
 	polar := polartest.New(polartest.Config{})
 	server, err := polar.Start()
 	if err != nil {
 		return nil, err
 	}
-	d := &demo{polar: polar, server: server}
+	d := &demo{polar: polar, server: server, secret: "whsec_" + rand.Text()}
 	meter := polartest.Meter{CreditedUnits: 5}
 	polar.AddCustomer(polartest.Customer{ExternalID: brook, Email: "brook@example.com"})
 	polar.AddCustomer(polartest.Customer{ExternalID: ada, Email: "ada@example.com", Meters: []polartest.Meter{meter}})
@@ -40,19 +41,24 @@ func newDemo(url string, s *settings) (*demo, error) {
 	plan := polar.Subscribe(ada, polartest.Subscription{}, polartest.Benefit{Metadata: map[string]any{"tier": "gold"}})
 	customer, _ := polar.Customer(ada)
 
-	secret := "whsec_" + rand.Text()
-	polar.AddEndpoint(polartest.Endpoint{URL: url + "/webhooks/polar", Secrets: []polartest.Secret{{Text: secret, Raw: true}}})
-	s.secrets = []string{secret}
+	s.secrets = []string{d.secret}
 	s.customers.BaseURL = server.URL
+	s.customers.OrganizationID = polar.OrganizationID()
 	s.customers.AccessToken = polar.AddToken(polartest.Token{})
 	s.meter = customer.Meters[0].MeterID
 	s.customers.Features = map[string][]string{d.key.BenefitID: {"api"}}
 	for _, b := range customer.Benefits {
 		if b.SubscriptionID == plan.ID {
+			d.plan = b.BenefitID
 			s.customers.Features[b.BenefitID] = []string{"export", "pro"}
 		}
 	}
 	return d, nil
+}
+
+// sendWebhooksTo has Polar tell a server of changes.
+func (d *demo) sendWebhooksTo(url string) {
+	d.polar.AddEndpoint(polartest.Endpoint{URL: url + "/webhooks/polar", Secrets: []polartest.Secret{{Text: d.secret, Raw: true}}})
 }
 
 func (d *demo) close() { _ = d.server.Close() }

@@ -13,11 +13,17 @@
 //	GET  /api/data        for license keys in the header X-License-Key
 //	POST /webhooks/polar  Polar's webhooks
 //	GET  /healthz         for a load balancer
+//	GET  /metrics         what to alert on
 //
 // ADDR is the address to listen on. POLAR_API_URL is another base URL, for a proxy or a
 // test. POLAR_WEBHOOK_SECRET is the secret of the webhook endpoint; while you replace it,
 // give both, separated by a comma. POLARGATE_FEATURES lists the features that benefits
 // unlock, as "benefit=feature,feature;benefit=…". POLARGATE_METER is the id of the meter.
+//
+// Several replicas share what they know if REDIS_URL names a Redis or Valkey, or, on one
+// computer, POLARGATE_SHARED_FILE a file. POLARGATE_SHARED_SECRET seals what is in there;
+// while you replace it, give the one that seals first and the other after a comma.
+// "go run ./examples/server -replicas 3" shows three of them at work, and ends by itself.
 //
 // A product has sessions. This example trusts the header X-Demo-User, which names a
 // customer by external id. Don't copy that part.
@@ -27,6 +33,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -34,6 +41,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -42,27 +50,54 @@ import (
 	"github.com/polargate/polargate/examples/internal/setting"
 )
 
-// usage is printed if there are arguments: the program takes none.
-const usage = `usage: server
+// usage is printed if the arguments can't be right.
+const usage = `usage: server [-replicas N]
 
-Set it up with environment variables:
+With -replicas N it starts N replicas of itself, 2 to 9, and an embedded Polar, shows what
+they know together, and ends. Without it, it serves. Set it up with environment variables:
 
-  POLAR_ACCESS_TOKEN    the organization access token; without it, an embedded Polar
-  POLAR_WEBHOOK_SECRET  the secret of the webhook endpoint; old,new while you replace it
-  POLARGATE_FEATURES    what benefits unlock: benefit=feature,feature;benefit=…
-  POLARGATE_METER       the id of the meter that /meter uses
-  POLAR_API_URL         another base URL, for a proxy or a test
-  ADDR                  the address to listen on; default 127.0.0.1:8080
+  POLAR_ACCESS_TOKEN       the organization access token; without it, an embedded Polar
+  POLAR_ORGANIZATION_ID    the organization of the token; otherwise learned from Polar
+  POLAR_WEBHOOK_SECRET     the secret of the webhook endpoint; old,new while you replace it
+  POLARGATE_FEATURES       what benefits unlock: benefit=feature,feature;benefit=…
+  POLARGATE_METER          the id of the meter that /meter uses
+  POLARGATE_REQUESTS       how many requests a minute Polar may be sent, by all replicas
+  POLAR_API_URL            another base URL, for a proxy or a test
+  ADDR                     the address to listen on; default 127.0.0.1:8080
+
+What replicas share, if they are to share anything:
+
+  REDIS_URL                a Redis or Valkey: redis://user:password@host:6379/0
+  POLARGATE_REDIS_PREFIX   begins the keys there; default ` + defaultPrefix + `
+  POLARGATE_SHARED_FILE    a file instead, for the replicas of one computer
+  POLARGATE_SHARED_SECRET  seals what is shared; new,old while you replace it
 `
 
 func main() {
-	if len(os.Args) > 1 {
+	flags := flag.NewFlagSet("server", flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	replicas := flags.Int("replicas", 0, "")
+	child := flags.Bool("child", false, "") // a replica that -replicas starts
+	err := flags.Parse(os.Args[1:])
+	if err != nil || flags.NArg() > 0 || *replicas != 0 && (*replicas < 2 || *replicas > 9) {
 		fmt.Fprint(os.Stderr, usage)
 		os.Exit(2)
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if *child {
+		signal.Ignore(os.Interrupt) // Ctrl-C is for the program that started this one
+		signals = signals[1:]
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C ends the program at once
-	err := run(ctx, os.Getenv, os.Stdout, os.Stderr)
+	switch {
+	case *replicas > 0:
+		err = showReplicas(ctx, *replicas, os.Getenv, os.Stdout)
+	case *child:
+		err = run(untilInputEnds(ctx), os.Getenv, os.Stdout, os.Stderr)
+	default:
+		err = run(ctx, os.Getenv, os.Stdout, os.Stderr)
+	}
 	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -80,13 +115,14 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 	}
 	s := settings{
 		customers: polargate.CustomersConfig{
-			AccessToken: getenv("POLAR_ACCESS_TOKEN"),
-			BaseURL:     getenv("POLAR_API_URL"),
-			Features:    features,
-			App:         "polargate-server-example",
-			Version:     "1.0.0",
-			UpgradeURL:  "/#plans",
-			Logger:      slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+			AccessToken:    getenv("POLAR_ACCESS_TOKEN"),
+			OrganizationID: getenv("POLAR_ORGANIZATION_ID"),
+			BaseURL:        getenv("POLAR_API_URL"),
+			Features:       features,
+			App:            "polargate-server-example",
+			Version:        "1.0.0",
+			UpgradeURL:     "/#plans",
+			Logger:         slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
 		},
 		meter: strings.TrimSpace(getenv("POLARGATE_METER")),
 	}
@@ -95,8 +131,13 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 			return fmt.Errorf("POLARGATE_METER: %w", err)
 		}
 	}
+	if text := getenv("POLARGATE_REQUESTS"); text != "" {
+		if s.customers.RequestsPerMinute, err = strconv.Atoi(text); err != nil || s.customers.RequestsPerMinute < 1 {
+			return errors.New("POLARGATE_REQUESTS must be a number of requests a minute, such as 300")
+		}
+	}
 	if s.customers.AccessToken == "" {
-		for _, name := range []string{"POLAR_API_URL", "POLAR_WEBHOOK_SECRET", "POLARGATE_FEATURES", "POLARGATE_METER"} {
+		for _, name := range []string{"POLAR_API_URL", "POLAR_ORGANIZATION_ID", "POLAR_WEBHOOK_SECRET", "POLARGATE_FEATURES", "POLARGATE_METER"} {
 			if getenv(name) != "" {
 				return fmt.Errorf("%s is set, but POLAR_ACCESS_TOKEN is not: set it too, or neither for an embedded Polar", name)
 			}
@@ -107,16 +148,22 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 			s.secrets = append(s.secrets, secret)
 		}
 	}
+	closeStore, err := share(&s.customers, getenv)
+	if err != nil {
+		return err
+	}
+	defer closeStore()
 	listener, err := net.Listen("tcp", cmp.Or(getenv("ADDR"), "127.0.0.1:8080"))
 	if err != nil {
 		return fmt.Errorf("cannot listen: %w. Set ADDR to another address, such as 127.0.0.1:8081, or 127.0.0.1:0 for any free port", err)
 	}
 	url := address(listener)
 	if s.customers.AccessToken == "" {
-		if s.demo, err = newDemo(url, &s); err != nil {
+		if s.demo, err = newDemo(&s); err != nil {
 			return err
 		}
 		defer s.demo.close()
+		s.demo.sendWebhooksTo(url)
 	}
 	handler, customers, err := newServer(s)
 	if err != nil {
@@ -189,7 +236,8 @@ func newServer(s settings) (http.Handler, *polargate.Customers, error) {
 	mux.HandleFunc("GET /return", returned(customers))
 	mux.Handle("GET /api/data", keys(http.HandlerFunc(data)))
 	mux.Handle("POST /webhooks/polar", customers.WebhookHandler(s.secrets...))
-	mux.HandleFunc("GET /healthz", healthz)
+	mux.HandleFunc("GET /healthz", healthz(customers))
+	mux.HandleFunc("GET /metrics", metrics(customers)) // a product has it on an address of its own
 	if s.demo != nil {
 		// Forms of other sites cannot cancel anything here.
 		safe := http.NewCrossOriginProtection()
@@ -271,10 +319,4 @@ func returned(customers *polargate.Customers) http.HandlerFunc {
 			http.Error(w, polargate.Message(err), http.StatusServiceUnavailable)
 		}
 	}
-}
-
-// healthz is about this server alone: an outage of Polar is no reason to take it out of
-// service.
-func healthz(w http.ResponseWriter, _ *http.Request) {
-	fmt.Fprintln(w, "ok")
 }

@@ -84,7 +84,7 @@ type process struct {
 func command(env map[string]string) (*exec.Cmd, *output, *output) {
 	cmd := exec.Command(binary)
 	for _, v := range os.Environ() {
-		if !strings.HasPrefix(v, "POLAR") && !strings.HasPrefix(v, "ADDR=") && !strings.HasPrefix(strings.ToUpper(v), "HTTP_PROXY=") {
+		if !strings.HasPrefix(v, "POLAR") && !strings.HasPrefix(v, "ADDR=") && !strings.HasPrefix(v, "REDIS_URL=") && !strings.HasPrefix(strings.ToUpper(v), "HTTP_PROXY=") {
 			cmd.Env = append(cmd.Env, v)
 		}
 	}
@@ -302,20 +302,25 @@ func TestWithNothingSetTheDemoPrintsCommandsThatWork(t *testing.T) {
 
 func TestArgumentsAreAnsweredWithTheSettingsThatThereAre(t *testing.T) {
 	t.Parallel()
-	for _, argument := range []string{"--help", "--port=80"} {
+	sources, err := filepath.Glob("*.go")
+	require.NoError(t, err)
+	for _, argument := range []string{"--help", "--port=80", "-replicas=1", "-replicas=10", "-replicas=x", "serve"} {
 		cmd, stdout, stderr := command(nil)
 		cmd.Args = append(cmd.Args, argument)
 		var exit *exec.ExitError
 		require.ErrorAs(t, cmd.Run(), &exit)
 		assert.Equal(t, 2, exit.ExitCode())
 		assert.Empty(t, stdout.String())
-		source, err := os.ReadFile("main.go")
-		require.NoError(t, err)
-		settings := regexp.MustCompile(`getenv\("(\w+)"\)`).FindAllSubmatch(source, -1)
-		require.NotEmpty(t, settings)
-		for _, setting := range settings {
-			assert.Contains(t, stderr.String(), string(setting[1]))
+		settings := 0
+		for _, path := range sources {
+			source, err := os.ReadFile(path)
+			require.NoError(t, err)
+			for _, setting := range regexp.MustCompile(`getenv\("(\w+)"\)`).FindAllSubmatch(source, -1) {
+				settings++
+				assert.Contains(t, stderr.String(), string(setting[1]))
+			}
 		}
+		assert.Greater(t, settings, 10)
 	}
 }
 
@@ -815,6 +820,8 @@ func TestAServerThatCannotStartSaysWhyAndExitsWithOne(t *testing.T) {
 		"base URL":            {map[string]string{"POLAR_API_URL": "not a url", "POLAR_ACCESS_TOKEN": token}, []string{"BaseURL"}},
 		"a meter not an id":   {map[string]string{"POLARGATE_METER": "calls", "POLAR_ACCESS_TOKEN": token}, []string{"POLARGATE_METER", "UUID"}},
 		"a secret alone":      {map[string]string{"POLAR_WEBHOOK_SECRET": "whsec_x"}, []string{"POLAR_WEBHOOK_SECRET", "POLAR_ACCESS_TOKEN"}},
+		"a number":            {map[string]string{"POLARGATE_REQUESTS": "many"}, []string{"POLARGATE_REQUESTS", "300"}},
+		"an address of Redis": {map[string]string{"REDIS_URL": "redis://user:" + token + "@["}, []string{"REDIS_URL", "redis://user:password@host:6379/0"}},
 		"a base URL alone":    {map[string]string{"POLAR_API_URL": "http://127.0.0.1:1"}, []string{"POLAR_API_URL", "POLAR_ACCESS_TOKEN"}},
 		"token":               {map[string]string{"POLAR_ACCESS_TOKEN": token + "\nx"}, []string{"AccessToken"}},
 	} {
