@@ -277,11 +277,10 @@ func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
 // Polar, and if Polar cannot be asked, from memory during grace.
 func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*Entitlements, error) {
 	now := c.now()
-	e, a := c.find(key, now)
-	if e != nil && c.distrusted.Load() && !c.isChecked(key, e) {
-		c.replicas.checkOne(e)
-		e, a = c.find(key, now)
+	if c.distrusted.Load() {
+		c.replicas.checkFirst(key)
 	}
+	e, a := c.find(key, now)
 	switch {
 	case e == nil:
 		return c.lookupUnknown(ctx, key, now)
@@ -430,6 +429,9 @@ func (c *entitlementCache) staleOnError(key cacheKey, err error) (*Entitlements,
 func (c *entitlementCache) turnedAway(kind keyKind, err error, now clock.Local) {
 	if e, ok := errors.AsType[*Error](err); ok && e.unasked && kind != byLicenseKey {
 		c.short.Store(int64(now.After(shortLasts)))
+		if c.replicas != nil {
+			c.replicas.tellShort(now)
+		}
 	}
 }
 
@@ -450,10 +452,10 @@ func (c *entitlementCache) lookupUnknown(ctx context.Context, key cacheKey, now 
 	return c.renew(ctx, key, unlessFresh)
 }
 
-// recall is the answer for a customer who is not in memory while Polar cannot be asked: what
-// other replicas know of them.
+// recall is the answer for a customer or key that is not in memory while Polar cannot be
+// asked: what other replicas know of it.
 func (c *entitlementCache) recall(ctx context.Context, key cacheKey, failure error) (*Entitlements, error) {
-	if c.replicas == nil || key.kind == byLicenseKey {
+	if c.replicas == nil {
 		return nil, failure
 	}
 	c.replicas.recall(ctx, key)
@@ -549,7 +551,7 @@ func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, e
 	if value, ok := c.stateOf(key); ok && when == unlessFresh {
 		return c.withKeysLookedUp(key, value, 0), nil
 	}
-	if c.replicas == nil || key.kind == byLicenseKey {
+	if c.replicas == nil {
 		return c.question(key, when, began, leave{})
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
@@ -575,7 +577,7 @@ func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, e
 
 // question asks Polar and keeps the answer.
 func (c *entitlementCache) question(key cacheKey, when urgency, began clock.Local, l leave) (*Entitlements, error) {
-	if e, _ := c.known.find(key); e == nil {
+	if e, _ := c.known.find(key); e == nil && l.unit == nil { // else all replicas together allow it
 		end, ok := c.unseen[key.kind].Begin()
 		if !ok {
 			l.giveUp()
@@ -597,16 +599,54 @@ func (c *entitlementCache) question(key cacheKey, when urgency, began clock.Loca
 		return nil, err
 	}
 	c.outages[key.kind].Store(nil)
+	if c.replicas != nil {
+		c.replicas.noteTime(value.at)
+	}
 	served, n := c.store(key, value, asked)
 	served = c.withKeysLookedUp(key, served, began)
 	switch {
-	case c.replicas == nil || key.kind == byLicenseKey:
+	case c.replicas == nil:
 	case value.unread != 0: // it is of no use to others
 		l.giveUp()
 	default:
 		c.replicas.publish(n)
+		if younger := c.youngerThan(key, n.at); younger != nil { // which another replica was told
+			return younger, nil
+		}
 	}
 	return served, nil
+}
+
+// youngerThan is what is cached under a key if that is younger; nil if it is not.
+func (c *entitlementCache) youngerThan(key cacheKey, at clock.Polar) *Entitlements {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if e, a := c.known.find(key); e != nil && e.factAt() > at {
+		return &a.value
+	}
+	return nil
+}
+
+// isFresh reports whether what is cached under a key needs no question, but for the license
+// keys that benefits come with.
+func (c *entitlementCache) isFresh(key cacheKey) bool {
+	if _, ok := c.stateOf(key); ok {
+		return true
+	}
+	_, ok := c.current(key, unlessFresh)
+	return ok
+}
+
+// licenseOf is the id of the license key that is cached under a key; "" if there is none.
+func (c *entitlementCache) licenseOf(key cacheKey) string {
+	if key.kind != byLicenseKey {
+		return ""
+	}
+	_, a := c.known.find(key)
+	if a == nil || a.value.particulars().license == nil {
+		return ""
+	}
+	return a.value.particulars().license.ID
 }
 
 // count counts a question by how it ended. One that was not sent is none, and no
@@ -631,6 +671,10 @@ func (c *entitlementCache) turnAway(kind keyKind) error {
 	if o := c.outages[kind].Load(); o != nil && c.now() < o.until.After(outageLasts) {
 		return o.err // no question had an answer since
 	}
+	return tooManyUnseen()
+}
+
+func tooManyUnseen() error {
 	return &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: "too many were asked about that were not seen before", unasked: true}
 }
 
@@ -907,7 +951,7 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 	if l := value.particulars().license; l != nil && !l.ExpiresAt.IsZero() {
 		left := l.ExpiresAt.Sub(l.answeredAt)
 		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
-		expires = now.After(left)
+		expires = now.After(left - age)
 	}
 	a := answer{
 		value:       *value,
@@ -970,18 +1014,21 @@ func (c *entitlementCache) applyEvent(value *Entitlements, age time.Duration) bo
 
 // adopt takes in what another replica told, of that age, if it is younger than what is known.
 func (c *entitlementCache) adopt(n news, age time.Duration) {
-	if n.value.known || n.event {
-		c.apply(&n, age)
+	if n.key.kind != byLicenseKey && (n.value.known || n.event) {
+		gone := c.licensesGone(n.value)
+		if c.apply(&n, age) {
+			c.dropLicenses(n.value, gone, false, 0)
+		}
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.entryOf(n.key)
-	if e != nil && n.at <= e.factAt() {
+	if e := c.entryOf(n.key); e != nil && n.at <= e.factAt() {
 		return
 	}
-	if known, _ := c.known.find(n.key); known != nil && n.key.kind == byExternalID {
-		c.known.dropAlias(known)
+	e, _ := c.known.find(n.key)
+	if e != nil && n.key.kind == byExternalID {
+		c.known.dropAlias(e)
 		e = nil
 	}
 	add := func() {}
@@ -990,7 +1037,27 @@ func (c *entitlementCache) adopt(n news, age time.Duration) {
 	}
 	e.answered, e.asked = n.at, max(c.now().After(-age), e.told)
 	c.set(e, n.value, age)
+	c.doubtSooner(e, age)
 	add()
+	c.noteLicense(n.key, n.value)
+}
+
+// licensesGone are the license keys that came with what a customer had, and don't come with
+// what they have.
+func (c *entitlementCache) licensesGone(customer *Entitlements) []uuid {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.known.byID(customer.customer)
+	if e == nil {
+		return nil
+	}
+	have := customer.licenseKeyIDs()
+	return slices.DeleteFunc(e.value().licenseKeyIDs(), func(id uuid) bool { return slices.Contains(have, id) })
+}
+
+// doubtSooner counts how long a refusal is believed from when Polar said it. mu is held.
+func (c *entitlementCache) doubtSooner(e *entry, age time.Duration) {
+	e.change(func(a *answer) { a.doubtAt = a.doubtAt.After(-age) })
 }
 
 // apply takes in an event, or what another replica told, and completes it for the others.
@@ -1070,6 +1137,9 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 		e.ledger.ask()
 	}
 	c.set(e, e.ledger.lessSpent(value.completed(e.value(), c.graceFor)), age)
+	if n.shared {
+		c.doubtSooner(e, age)
+	}
 	if isNew {
 		c.addCustomer(e)
 	}
@@ -1111,24 +1181,26 @@ func (c *entitlementCache) trust(gap uint32) {
 	}
 }
 
-// isChecked reports whether an entry was checked since the last gap. License keys are not
-// shared.
-func (c *entitlementCache) isChecked(key cacheKey, e *entry) bool {
+// isChecked reports whether what is cached under a key was checked since the last gap.
+func (c *entitlementCache) isChecked(key cacheKey) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return key.kind == byLicenseKey || e.checked == uint16(c.gaps.Load())
+	e := c.entryOf(key)
+	return e == nil || e.checked == uint16(c.gaps.Load())
 }
 
-// unchecked are the customers who were not checked since the last gap.
+// unchecked are the customers and license keys that were not checked since the last gap.
 func (c *entitlementCache) unchecked() (keys []cacheKey) {
+	return slices.DeleteFunc(c.all(), c.isChecked)
+}
+
+// all are the customers and license keys that are cached, unknown ones too.
+func (c *entitlementCache) all() (keys []cacheKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.known.customers.Each(func(e *entry) {
-		if e.checked != uint16(c.gaps.Load()) {
-			keys = append(keys, e.polarKey())
-		}
-	})
-	return keys
+	c.known.customers.Each(func(e *entry) { keys = append(keys, e.polarKey()) })
+	c.known.licenses.Each(func(e *licenseEntry) { keys = append(keys, cacheKey{byLicenseKey, e.key}) })
+	return append(keys, c.unknown.Keys()...)
 }
 
 // polarKey is the key of a customer by Polar's id.
@@ -1139,7 +1211,7 @@ func (c *entitlementCache) noteChecked(gap uint32, keys ...cacheKey) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, key := range keys {
-		if e, _ := c.known.find(key); e != nil {
+		if e := c.entryOf(key); e != nil {
 			e.checked = uint16(gap)
 		}
 	}
@@ -1294,6 +1366,20 @@ func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, b
 		})
 	}
 	return c.keys.compose(value, now) // it was evicted meanwhile
+}
+
+// answeredBefore reports whether anything is cached about the license key of an id that Polar
+// said before then.
+func (c *entitlementCache) answeredBefore(id uuid, then clock.Polar) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	texts, _ := c.licenses.Peek(id)
+	for _, text := range texts {
+		if e := c.entryOf(cacheKey{byLicenseKey, text}); e != nil && e.answered < then {
+			return true
+		}
+	}
+	return c.keys.answeredBefore(id, then)
 }
 
 // noteLicense keeps under which key a license key was asked about. mu is held.

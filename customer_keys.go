@@ -15,6 +15,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/fact"
 )
 
 // What is here keeps a benefit of the type license_keys from outliving its license key.
@@ -517,16 +518,19 @@ func (r *keyring) drop(ids []uuid, revoked clock.Polar) {
 	}
 }
 
-// factKey is what is known of a license key, as replicas tell each other.
-type factKey struct {
-	ID      string      `json:"id"`
-	Granted bool        `json:"granted,omitempty"`
-	Expires clock.Polar `json:"expires,omitempty"` // 0 if it does not
-	At      clock.Polar `json:"at"`
+// answeredBefore reports whether Polar said before then what is known of a key.
+func (r *keyring) answeredBefore(id uuid, then clock.Polar) bool {
+	if r == nil {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	f, ok := r.known.Peek(id)
+	return ok && f.at < then
 }
 
 // facts are what is known of keys, now by Polar's clock.
-func (r *keyring) facts(ids []uuid, now clock.Polar) (known []factKey) {
+func (r *keyring) facts(ids []uuid, now clock.Polar) (known []fact.Key) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, id := range ids {
@@ -534,7 +538,7 @@ func (r *keyring) facts(ids []uuid, now clock.Polar) (known []factKey) {
 		if !ok || !f.known || f.dropped > f.question {
 			continue
 		}
-		key := factKey{ID: id.String(), Granted: f.granted, At: f.at}
+		key := fact.Key{ID: id.String(), Granted: f.granted, At: f.at}
 		if f.expires != clock.Never {
 			key.Expires = now.Before(r.now().Sub(f.expires))
 		}
@@ -544,7 +548,7 @@ func (r *keyring) facts(ids []uuid, now clock.Polar) (known []factKey) {
 }
 
 // learn takes in what another replica knows of keys, where that is younger.
-func (r *keyring) learn(keys []factKey, now clock.Polar) {
+func (r *keyring) learn(keys []fact.Key, now clock.Polar) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, key := range keys {

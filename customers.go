@@ -84,8 +84,10 @@ type CustomersConfig struct {
 	// customer is asked about by one of them, a webhook to one is known to all, all keep
 	// to one RequestsPerMinute, and customers outlast a restart. SharedFile is for one
 	// computer, and the module polargateredis for several. While the store is away each
-	// replica goes on by itself. License keys that come with requests are not shared. nil
-	// shares nothing.
+	// replica goes on by itself. A license key that comes with a request is shared without
+	// the key, and without what is personal: another replica knows the ids, the status, the
+	// usage and the times of it. Organizations need a store, or a prefix in it, of their own,
+	// unless OrganizationID is set. nil shares nothing.
 	Shared Shared
 	// Secret seals what is in Shared, so that nobody who can write there can let anybody
 	// in, and nobody who can read there learns who bought what. All replicas have the
@@ -333,7 +335,10 @@ func (c *Customers) join(budget *pace.Budget) error {
 		return nil
 	}
 	limit := cmp.Or(config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
-	r := &replicas{cache: c.cache, features: config.Features, budget: budget, limit: limit}
+	r := &replicas{
+		cache: c.cache, features: config.Features, budget: budget, limit: limit, turns: make(chan struct{}, 1),
+		organization: c.organizationID, learn: c.learn,
+	}
 	link := sharedLinkConfig{
 		Store:    config.Shared,
 		Purpose:  "customers of " + c.client.base + " " + c.client.organizationID,
@@ -349,9 +354,10 @@ func (c *Customers) join(budget *pace.Budget) error {
 	if r.link, err = newSharedLink(link); err != nil {
 		return err
 	}
-	r.link.config.Budget = SharedBudget{Name: r.link.name("budget", "requests").key, Limit: limit, Window: time.Minute}
+	r.link.config.Budget = SharedBudget{Name: r.link.openName("budget", "requests").key, Limit: limit, Window: time.Minute}
 	c.cache.replicas, c.client.pace = r, &sharedPace{budget, r}
 	r.link.listen(r.heard)
+	r.link.goBehind(r.sweep)
 	return nil
 }
 
@@ -636,14 +642,11 @@ func (c *Customers) askLicense(ctx context.Context, key string) (*Entitlements, 
 	case err == nil:
 		return ofLicense(license, c.config.Features), nil
 	case isDenial(err) && errors.As(err, &e):
-		return refusedKey(e.Reason), nil
+		refused := refusedKey(e.Reason)
+		refused.at = polarTime(e.date)
+		return refused, nil
 	}
 	return nil, err
-}
-
-func hasFeatures(features map[string][]string, benefitID string) bool {
-	_, ok := features[normalUUID(benefitID)]
-	return ok
 }
 
 func (c *Customers) organizationID() string {

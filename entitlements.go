@@ -840,6 +840,12 @@ func ofLicense(l *LicenseKey, features map[string][]string) *Entitlements {
 	return e
 }
 
+// hasFeatures reports whether a map of features names a benefit.
+func hasFeatures(features map[string][]string, benefitID string) bool {
+	_, ok := features[normalUUID(benefitID)]
+	return ok
+}
+
 // withBalance is a copy in which the balance of a meter is another.
 func (e *Entitlements) withBalance(i int, balance float64) *Entitlements {
 	next := *e

@@ -2,7 +2,6 @@ package polargate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"slices"
 	"sync"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/pace"
 )
@@ -19,7 +19,9 @@ import (
 // fails here leaves the cache as it is without other replicas.
 //
 // A record holds a customer's state as Polar told it, under the name of each id that the
-// customer is asked about by, so that either is one round trip.
+// customer is asked about by, so that either is one round trip; or Polar's answer about a
+// license key that came with a request, under the name of the key. That an event told of a
+// license key is a record under the name of its id.
 type replicas struct {
 	link     *sharedLink
 	cache    *entitlementCache
@@ -29,42 +31,85 @@ type replicas struct {
 	ahead    atomic.Int64 // how far Polar's clock is ahead of this computer's, as last seen
 	flights  flight.Group
 
-	checking sync.Mutex // held while everything in memory is checked
+	// organization is the one of the access token, "" until it is known, and learn is told
+	// of it.
+	organization func() string
+	learn        func(string)
+
+	turns     chan struct{} // has room for whoever asks the store for a request
+	checking  sync.Mutex    // held while everything in memory is checked
+	saidShort atomic.Int64  // a clock.Local: when others were told that requests are short
 }
 
-// sharedPace has requests wait for the budget of all replicas as well as for this one's.
+// sharedPace has requests wait for the budget of all replicas, and for this one's while the
+// store is away.
 type sharedPace struct {
 	*pace.Budget
 	r *replicas
 }
 
-// Wait waits for a request of both budgets. While the store is away, this replica has its
-// share of the limit.
+// Wait waits for a request. While the store is away, this replica has its share of the limit.
 func (p *sharedPace) Wait(ctx context.Context) (done func(pace.Outcome), err error) {
-	if done, err = p.Budget.Wait(ctx); err != nil {
-		return nil, err
-	}
+	r := p.r
+	done = func(pace.Outcome) {}
 	if taken, ok := ctx.Value(unitKey{}).(*unit); ok && taken.used.CompareAndSwap(false, true) {
-		return done, nil
+		return done, p.Spend()
+	}
+	switch away, err := r.takeTurn(ctx); {
+	case err != nil:
+		return nil, err
+	case away:
+		return p.Budget.Wait(ctx)
+	}
+	return done, p.Spend()
+}
+
+// takeTurn takes a request of the budget of all replicas, in the order of arrival, or reports
+// that the store is away.
+func (r *replicas) takeTurn(ctx context.Context) (away bool, err error) {
+	select {
+	case r.turns <- struct{}{}:
+		defer func() { <-r.turns }()
+	case <-ctx.Done():
+		return false, &pace.StoppedError{Limit: sharedLimit, Err: ctx.Err()}
 	}
 	for {
-		turn, err := p.r.link.take(ctx, 1, 0)
-		p.r.settleShare(err)
+		if left := r.budget.PauseLeft(); left > 0 {
+			return false, &pace.PausedError{For: left}
+		}
+		turn, err := r.link.take(ctx, 1, r.keeps(ctx))
+		r.noteTurn(turn, err)
 		switch deadline, ok := ctx.Deadline(); {
-		case err != nil || turn.Taken:
-			return done, nil
+		case ctx.Err() != nil:
+			return false, &pace.StoppedError{Limit: sharedLimit, Err: ctx.Err()}
+		case err != nil:
+			return true, nil
+		case turn.Taken:
+			return false, nil
 		case turn.Paused:
-			return nil, &pace.PausedError{For: turn.Wait}
+			return false, &pace.PausedError{For: turn.Wait}
 		case ok && time.Until(deadline) <= turn.Wait:
-			return nil, &pace.LateError{Limit: sharedLimit, For: turn.Wait}
+			return false, &pace.LateError{Limit: sharedLimit, For: turn.Wait}
 		}
 		if !pace.Sleep(ctx, max(turn.Wait, time.Millisecond)) {
-			return nil, &pace.StoppedError{Limit: sharedLimit, For: turn.Wait, Err: ctx.Err()}
+			return false, &pace.StoppedError{Limit: sharedLimit, For: turn.Wait, Err: ctx.Err()}
 		}
 	}
 }
 
 const sharedLimit = "the limit on requests a minute of all replicas"
+
+// unwaited marks a request that no customer waits for, such as one for a page of a list.
+type unwaited struct{}
+
+// keeps is how many requests a request leaves to others: one that no customer waits for
+// leaves a quarter of all.
+func (r *replicas) keeps(ctx context.Context) int {
+	if ctx.Value(unwaited{}) != nil {
+		return r.limit / 4
+	}
+	return 0
+}
 
 // PauseFor lets no replica send a request for d.
 func (p *sharedPace) PauseFor(d time.Duration) {
@@ -72,212 +117,361 @@ func (p *sharedPace) PauseFor(d time.Duration) {
 	p.r.link.goBehind(func() { _ = p.r.link.pause(p.r.link.life, d) })
 }
 
-// settleShare gives this replica the whole limit while the store counts requests, and its
-// share while the store is away.
-func (r *replicas) settleShare(err error) {
-	limit := r.limit
-	if err != nil {
-		limit = r.link.share(limit)
+// noteTurn takes over a pause that another replica was asked for. It gives this replica the
+// whole limit while the store counts requests, and its share while the store is away.
+func (r *replicas) noteTurn(turn SharedTurn, err error) {
+	if turn.Paused {
+		r.budget.PauseFor(turn.Wait)
 	}
-	r.budget.SetPerMinute(limit)
+	switch {
+	case err == nil:
+		r.budget.SetPerMinute(r.limit)
+	case r.link.isAway():
+		r.budget.SetPerMinute(r.link.share(r.limit))
+	}
 }
 
-// factVersion is that of the form of a sharedState; another is not read.
-const factVersion = 1
-
-// customerFact is what a record says, as JSON.
-type customerFact struct {
-	Version int `json:"v"`
-	// Event says that a webhook told it, and Doubtful that Polar is to be asked all the
-	// same, because the webhook was late or could not be read wholly.
-	Event    bool `json:"event,omitempty"`
-	Doubtful bool `json:"doubtful,omitempty"`
-	// At is Polar's time. That of the record may be a little later, for the order.
-	At clock.Polar `json:"at"`
-	// Known is whether Polar has such a customer. One that it does not have is named by
-	// the id that was asked about.
-	Known    bool          `json:"known"`
-	Customer string        `json:"customer,omitempty"`
-	External string        `json:"external,omitempty"`
-	Benefits []factBenefit `json:"benefits,omitempty"`
-	Products []string      `json:"products,omitempty"`
-	Meters   []factMeter   `json:"meters,omitempty"`
-	Keys     []factKey     `json:"keys,omitempty"`
+// tellShort tells other replicas that customers are turned away for lack of requests, so
+// that none refreshes what can be served from memory.
+func (r *replicas) tellShort(now clock.Local) {
+	last := r.saidShort.Load()
+	if last != 0 && now < clock.Local(last).After(shortLasts/4) || !r.saidShort.CompareAndSwap(last, int64(now)) {
+		return
+	}
+	r.link.goBehind(func() { r.link.hint(r.link.life, r.shortName()) })
 }
 
-type factBenefit struct {
-	ID         string `json:"id"`
-	Type       string `json:"type,omitempty"`
-	Metadata   string `json:"metadata,omitempty"`
-	Properties string `json:"properties,omitempty"`
-}
+func (r *replicas) shortName() sharedName { return r.link.openName("hint", "requests are short") }
 
-type factMeter struct {
-	ID       string  `json:"id"`
-	Consumed float64 `json:"consumed"`
-	Credited float64 `json:"credited"`
-	Balance  float64 `json:"balance"`
-}
-
-// factOf writes what Polar said.
+// factOf writes what Polar said; nil if it is of no use to other replicas.
 func (r *replicas) factOf(n news) []byte {
 	v := n.value
-	f := customerFact{Version: factVersion, Event: n.event, Doubtful: n.doubtful, At: v.at, Known: v.known, External: v.external}
-	if v.keys() != nil {
-		f.Keys = r.cache.keys.facts(v.licenseKeyIDs(), r.polarNow())
+	f := fact.Fact{At: v.at, Organization: r.organization()}
+	if n.key.kind == byLicenseKey && !n.event {
+		return licenseFact(f, v)
 	}
+	c := &fact.Customer{Known: v.known, Event: n.event, Doubtful: n.doubtful, External: v.external}
+	f.Customer = c
 	if v.customer != (uuid{}) {
-		f.Customer = v.customer.String()
+		c.ID = v.customer.String()
 	}
 	switch {
 	case v.known || n.event:
 	case n.key.kind == byPolarID:
-		f.Customer = n.key.id
+		c.ID = n.key.id
 	default:
-		f.External = n.key.id
+		c.External = n.key.id
+	}
+	if v.keys() != nil {
+		c.Keys = r.cache.keys.facts(v.licenseKeyIDs(), r.polarNow())
 	}
 	for _, g := range v.grants() {
-		f.Benefits = append(f.Benefits, factBenefit{g.ID(), g.Type(), g.of().metadata, g.properties})
+		c.Benefits = append(c.Benefits, fact.Benefit{ID: g.ID(), Type: g.Type(), Metadata: g.of().metadata, Properties: g.properties})
 	}
-	f.Products = v.Products()
+	c.Products = v.Products()
 	for _, m := range v.Meters() {
-		f.Meters = append(f.Meters, factMeter{m.ID(), m.Consumed, m.Credited, m.Balance})
+		c.Meters = append(c.Meters, fact.Meter{ID: m.ID(), Consumed: m.Consumed, Credited: m.Credited, Balance: m.Balance})
 	}
-	data, err := json.Marshal(f)
-	if err != nil {
-		panic(err) // it is all texts and numbers
-	}
-	return data
+	return f.Bytes()
 }
 
-var errNoFact = errors.New("no fact about a customer of this version")
-
-// read reads a fact, and what it says of license keys.
-func (r *replicas) read(fact sharedFact) (n news, keys []factKey, err error) {
-	var f customerFact
-	if err := json.Unmarshal(fact.Data, &f); err != nil || f.Version != factVersion {
-		return n, nil, errNoFact
-	}
-	v := &Entitlements{known: f.Known, external: f.External, at: f.At}
-	n = news{value: v, at: clock.PolarTime(fact.At), event: f.Event, doubtful: f.Doubtful, shared: true}
-	if f.Customer != "" {
-		var ok bool
-		if v.customer, ok = parseUUID(f.Customer); !ok {
-			return n, nil, errNoFact
+// licenseFact writes what Polar said of a license key. Whether a benefit is one that this
+// program accepts is its own matter.
+func licenseFact(f fact.Fact, v *Entitlements) []byte {
+	own := v.particulars()
+	switch l := own.license; {
+	case v.at == 0 || own.refused == ErrWrongBenefit:
+		return nil
+	case l == nil:
+		f.Refused = string(own.refused)
+	default:
+		f.License = &fact.License{
+			ID: l.ID, Organization: l.OrganizationID, Benefit: l.BenefitID, Customer: l.CustomerID, External: l.Customer.ExternalID,
+			Display: l.DisplayKey, Status: string(l.Status), LimitActivations: l.LimitActivations, Usage: l.Usage, LimitUsage: l.LimitUsage,
+			Validations: l.Validations, LastValidated: polarTime(l.LastValidatedAt), Expires: polarTime(l.ExpiresAt),
+			Created: polarTime(l.CreatedAt), Modified: polarTime(l.ModifiedAt),
 		}
 	}
-	if !f.Known && !f.Event {
-		n.key = cacheKey{byExternalID, f.External}
-		if f.Customer != "" {
-			n.key = cacheKey{byPolarID, f.Customer}
+	return f.Bytes()
+}
+
+// polarTime is 0 for the zero time, and timeOf the other way round.
+func polarTime(t time.Time) clock.Polar {
+	if t.IsZero() {
+		return 0
+	}
+	return clock.PolarTime(t)
+}
+
+func timeOf(t clock.Polar) time.Time {
+	if t == 0 {
+		return time.Time{}
+	}
+	return t.Time()
+}
+
+var errOtherOrganization = errors.New("a fact about another organization")
+
+// parse reads a record, and learns from it what it says beside its fact: the organization,
+// and that Polar's clock is past its time.
+func (r *replicas) parse(shared sharedFact) (f fact.Fact, at clock.Polar, err error) {
+	if f, err = fact.Parse(shared.Data); err != nil {
+		return f, 0, err
+	}
+	switch ours := r.organization(); {
+	case f.Organization == "" || f.Organization == ours:
+	case ours != "":
+		return f, 0, errOtherOrganization
+	default:
+		r.learn(f.Organization)
+	}
+	at = clock.PolarTime(shared.At)
+	if ahead := at.Sub(r.polarNow()); ahead > 0 {
+		r.ahead.Add(int64(ahead))
+	}
+	return f, at, nil
+}
+
+// newsOf is what a fact says of a customer, and of license keys.
+func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n news, err error) {
+	c := f.Customer
+	v := &Entitlements{known: c.Known, external: c.External, at: f.At}
+	n = news{value: v, at: at, event: c.Event, doubtful: c.Doubtful, shared: true}
+	if c.ID != "" {
+		var ok bool
+		if v.customer, ok = parseUUID(c.ID); !ok {
+			return n, fact.ErrUnreadable
+		}
+	}
+	if !c.Known && !c.Event {
+		n.key = cacheKey{byExternalID, c.External}
+		if c.ID != "" {
+			n.key = cacheKey{byPolarID, c.ID}
 		}
 		v.customer, v.external = uuid{}, ""
-		return n, nil, nil
+		return n, nil
 	}
 	if v.customer == (uuid{}) {
-		return n, nil, errNoFact
+		return n, fact.ErrUnreadable
 	}
 	var have rights
-	for _, b := range f.Benefits {
+	for _, b := range c.Benefits {
 		have.benefits = append(have.benefits, newBenefit(b.ID, b.Type, b.Metadata, b.Properties))
 	}
 	if keys := keyedGrantsOf(have.benefits, r.features); keys != nil {
 		v.own = &particulars{keys: keys}
 	}
 	have = have.unlocking(have.benefits, r.features)
-	for _, id := range f.Products {
+	for _, id := range c.Products {
 		have.products = append(have.products, textFrom(id))
 	}
-	for _, m := range f.Meters {
+	for _, m := range c.Meters {
 		have.meters = append(have.meters, MeterBalance{textFrom(m.ID), m.Consumed, m.Credited, m.Balance})
 	}
 	v.setRights(have)
-	return n, f.Keys, nil
+	return n, nil
 }
 
-// name is what the record of a customer is called.
-func (r *replicas) name(key cacheKey) sharedName {
-	if key.kind == byPolarID {
-		return r.link.name("customer", key.id)
+// newsOfLicense is what a fact says of a license key.
+func (r *replicas) newsOfLicense(f fact.Fact, at clock.Polar, key cacheKey) news {
+	n := news{value: refusedKey(Reason(f.Refused)), key: key, at: at, shared: true}
+	if l := f.License; l != nil {
+		license := &LicenseKey{
+			ID: l.ID, OrganizationID: l.Organization, BenefitID: l.Benefit, CustomerID: l.Customer,
+			Key: newKey(key.id), DisplayKey: l.Display, Status: KeyStatus(l.Status),
+			LimitActivations: l.LimitActivations, Usage: l.Usage, LimitUsage: l.LimitUsage,
+			Validations: l.Validations, LastValidatedAt: timeOf(l.LastValidated), ExpiresAt: timeOf(l.Expires),
+			CreatedAt: timeOf(l.Created), ModifiedAt: timeOf(l.Modified), answeredAt: f.At.Time(),
+		}
+		license.Customer.ID, license.Customer.OrganizationID, license.Customer.ExternalID = l.Customer, l.Organization, l.External
+		n.value = ofLicense(license, r.features)
+		if len(r.features) > 0 && !hasFeatures(r.features, l.Benefit) {
+			n.value = refusedKey(ErrWrongBenefit)
+		}
 	}
-	return r.link.name("external id", key.id)
+	n.value.at = f.At
+	return n
 }
+
+// name is what the record of a customer or a license key is called.
+func (r *replicas) name(key cacheKey) sharedName {
+	return r.link.name([keyKinds]string{"customer", "external id", "license key"}[key.kind], key.id)
+}
+
+// droppedName is what the record is called that says that an event told of a license key.
+func (r *replicas) droppedName(license string) sharedName { return r.link.name("license", license) }
 
 // polarNow is the time by Polar's clock, as far as it is known from its last answer.
 func (r *replicas) polarNow() clock.Polar {
 	return clock.PolarTime(time.Now()) + clock.Polar(r.ahead.Load())
 }
 
-// adopt has the cache take in a record that was read, if it says something younger.
-func (r *replicas) adopt(fact sharedFact) {
-	n, keys, err := r.read(fact)
-	if err != nil {
-		r.link.cannotRead("a record", err)
-		return
+// noteTime notes the time of an answer that Polar has just given.
+func (r *replicas) noteTime(at clock.Polar) {
+	if at != 0 {
+		r.ahead.Store(int64(at.Sub(clock.PolarTime(time.Now()))))
 	}
-	if len(keys) > 0 {
-		r.cache.keys.learn(keys, r.polarNow())
-	}
-	r.cache.adopt(n, max(0, r.polarNow().Sub(n.value.at)))
 }
 
-// publish puts what Polar said of a customer, under all their ids, which ends the claim to
-// ask.
-func (r *replicas) publish(n news) {
-	if n.value.known && !n.event {
-		r.ahead.Store(int64(n.value.at.Sub(clock.PolarTime(time.Now()))))
+// adopt has the cache take in a record that was read, if it says something younger. key is
+// that of a record about a license key, which doesn't tell it; otherwise it may be empty.
+func (r *replicas) adopt(shared sharedFact, key cacheKey) {
+	f, at, err := r.parse(shared)
+	if err == nil {
+		err = r.take(f, at, key)
 	}
-	at, brief := n.at.Time(), max(r.cache.unknownFor, time.Millisecond)
-	var facts []sharedFact
-	if n.value.known || n.event {
-		data, ttl := r.factOf(n), max(r.cache.freshFor, r.cache.staleFor, r.cache.graceFor, brief)
-		for _, key := range n.value.askable() {
-			facts = append(facts, sharedFact{r.name(key), at, data, ttl})
+	if err != nil {
+		r.link.cannotRead("a record", err)
+	}
+}
+
+// take has the cache take in a fact of that time.
+func (r *replicas) take(f fact.Fact, at clock.Polar, key cacheKey) error {
+	switch {
+	case f.Dropped != nil:
+		return r.drop(f.Dropped, at)
+	case f.Customer != nil:
+		n, err := r.newsOf(f, at)
+		if err != nil {
+			return err
 		}
-	} else {
-		facts = append(facts, sharedFact{r.name(n.key), at, r.factOf(n), brief})
+		if len(f.Customer.Keys) > 0 {
+			r.cache.keys.learn(f.Customer.Keys, r.polarNow())
+		}
+		r.cache.adopt(n, r.age(n))
+	case key.kind == byLicenseKey: // otherwise nobody has asked for it
+		n := r.newsOfLicense(f, at, key)
+		r.cache.adopt(n, r.age(n))
 	}
-	if n.former != "" {
-		gone := news{value: &Entitlements{at: n.value.at}, key: cacheKey{byExternalID, n.former}}
-		facts = append(facts, sharedFact{r.name(gone.key), at, r.factOf(gone), brief})
+	return nil
+}
+
+func (r *replicas) age(n news) time.Duration { return max(0, r.polarNow().Sub(n.value.at)) }
+
+// drop has a license key asked about again of which an event told, unless the answer is
+// from well after the event.
+func (r *replicas) drop(d *fact.Dropped, at clock.Polar) error {
+	id, ok := parseUUID(d.License)
+	customer, _ := parseUUID(d.Customer)
+	if !ok {
+		return fact.ErrUnreadable
+	}
+	if !r.cache.answeredBefore(id, at.Before(-readTime)) {
+		return nil
+	}
+	revoked := clock.Polar(0)
+	if d.Revoked {
+		revoked = at
+	}
+	r.cache.dropLicenses(&Entitlements{customer: customer}, []uuid{id}, false, revoked)
+	return nil
+}
+
+// publishDrop tells other replicas of an event about license keys of a customer.
+func (r *replicas) publishDrop(customer uuid, ids []uuid, at clock.Polar, revoked bool) {
+	var facts []sharedFact
+	for _, id := range ids {
+		f := fact.Fact{At: at, Organization: r.organization(), Dropped: &fact.Dropped{License: id.String(), Customer: customer.String(), Revoked: revoked}}
+		facts = append(facts, sharedFact{r.droppedName(id.String()), at.Time(), f.Bytes(), r.lasts()})
+	}
+	_, _ = r.link.put(r.link.life, facts...)
+}
+
+// lasts is how long what Polar said can be of use.
+func (r *replicas) lasts() time.Duration {
+	c := r.cache
+	return max(c.freshFor, c.staleFor, c.graceFor, c.unknownFor, time.Millisecond)
+}
+
+// publish puts what Polar said of a customer, under all their ids, or of a license key. That
+// ends the claim to ask.
+func (r *replicas) publish(n news) {
+	facts := r.factsOf(n)
+	if facts == nil {
+		_ = r.link.release(r.link.life, r.name(n.key))
+		return
 	}
 	younger, _ := r.link.put(r.link.life, facts...)
-	for _, fact := range younger {
-		other, _, err := r.read(fact)
-		if err == nil && n.event && !other.event && n.value.at >= other.value.at.Before(readTime) {
+	for _, shared := range younger {
+		f, _, err := r.parse(shared)
+		if err == nil && n.event && f.Customer != nil && !f.Customer.Event && n.value.at >= f.At.Before(readTime) {
 			// An answer of just before the event came, which replaces it; see eventAt.
-			if at := eventAt(n.value.at, other.at); at > n.at {
+			if at := eventAt(n.value.at, f.At); at > n.at {
 				n.at = at
 				r.publish(n)
 			}
 			return
 		}
-		r.adopt(fact)
+		r.adopt(shared, n.key)
 	}
 }
 
-// seek looks for what other replicas know of a customer, which the cache takes in, and asks
-// for leave to ask Polar. enough is that there is no need to. An error means that there is
-// no leave, for lack of requests.
+// factsOf are the records for what Polar said; nil if none is of use to others.
+func (r *replicas) factsOf(n news) (facts []sharedFact) {
+	data := r.factOf(n)
+	if data == nil {
+		return nil
+	}
+	at, brief := n.at.Time(), max(r.cache.unknownFor, time.Millisecond)
+	switch {
+	case n.key.kind == byLicenseKey && n.value.known:
+		return []sharedFact{{r.name(n.key), at, data, r.lasts()}}
+	case n.value.known || n.event:
+		for _, key := range n.value.askable() {
+			facts = append(facts, sharedFact{r.name(key), at, data, r.lasts()})
+		}
+	default:
+		facts = append(facts, sharedFact{r.name(n.key), at, data, brief})
+	}
+	if n.former != "" {
+		gone := news{value: &Entitlements{at: n.value.at}, key: cacheKey{byExternalID, n.former}}
+		facts = append(facts, sharedFact{r.name(gone.key), at, r.factOf(gone), brief})
+	}
+	return facts
+}
+
+// seek looks for what other replicas know of a customer or license key, which the cache takes
+// in, and asks for leave to ask Polar. enough is that there is no need to. An error means that
+// there is no leave, for lack of requests.
 func (r *replicas) seek(ctx context.Context, key cacheKey, when urgency) (l leave, enough bool, err error) {
+	c := r.cache
 	notBefore, seen := r.notBefore(key, when)
 	keep := 0
 	if !seen { // others may be waiting who are not new
 		keep = r.limit / 2
+		if key.kind == byLicenseKey {
+			if end, ok := c.unseen[key.kind].Begin(); !ok {
+				keep = r.limit // anybody can make up keys: only what others know is looked for
+			} else {
+				defer end()
+			}
+		}
 	}
 	name := r.name(key)
-	ask, err := r.link.lookup(ctx, name, notBefore.Time(), keep)
-	r.settleShare(err)
-	if err != nil {
-		return l, false, nil // this replica goes on alone
+	var ask sharedAsk
+	for again := false; ; again = true {
+		ask, err = r.link.lookup(ctx, name, notBefore.Time(), keep)
+		r.noteTurn(ask.Turn, err)
+		if err != nil {
+			return l, false, nil // this replica goes on alone
+		}
+		if ask.Known {
+			r.adopt(ask.Fact, key)
+			r.checkDropped(ctx, key)
+		}
+		if !ask.Found {
+			break
+		}
+		if c.isFresh(key) {
+			return l, true, nil
+		}
+		if again {
+			return l, false, nil
+		}
+		// It is of another version, or Polar is to be asked all the same.
+		notBefore = clock.PolarTime(ask.Fact.At) + 1
 	}
-	if ask.Known {
-		r.adopt(ask.Fact)
-	}
-	if ask.Found {
-		return l, true, nil
-	}
-	if !ask.Claimed && !ask.Busy && ask.Known && keep > 0 && !ask.Turn.Paused {
+	if !ask.Claimed && !ask.Busy && ask.Known && keep == r.limit/2 && !ask.Turn.Paused {
 		if turn, err := r.link.take(ctx, 1, 0); err == nil && turn.Taken {
 			ask.Busy, ask.Claimed = false, true // without a claim, which does no harm
 		}
@@ -287,16 +481,23 @@ func (r *replicas) seek(ctx context.Context, key cacheKey, when urgency) (l leav
 		l.unit = &unit{}
 		l.end = func() { _ = r.link.release(r.link.life, name) }
 	case ask.Busy: // whoever asks has not got an answer in time
+	case keep == r.limit:
+		return l, false, tooManyUnseen()
 	default:
-		e := &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: max(ask.Turn.Wait, time.Second), Detail: sharedLimit + " is used up", unasked: true}
-		if ask.Turn.Paused {
-			e.Detail, e.heldBack, e.unasked = "waiting out a pause that Polar asked for", true, false
-		}
-		return l, false, e
+		return l, false, refusedTurn(ask.Turn)
 	}
-	_, a := r.cache.known.find(key)
-	l.behind = ask.Known && when == unlessFresh && a != nil && r.cache.now() < a.staleUntil && ask.Claimed
+	_, a := c.known.find(key)
+	l.behind = ask.Known && when == unlessFresh && a != nil && c.now() < a.staleUntil && ask.Claimed
 	return l, false, nil
+}
+
+// refusedTurn is that the budget of all replicas has no request.
+func refusedTurn(turn SharedTurn) error {
+	e := &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: max(turn.Wait, time.Second), Detail: sharedLimit + " is used up", unasked: true}
+	if turn.Paused {
+		e.Detail, e.heldBack, e.unasked = "waiting out a pause that Polar asked for", true, false
+	}
+	return e
 }
 
 // notBefore is from when a record has to be to be as good as an answer, and whether the
@@ -321,15 +522,18 @@ func (r *replicas) notBefore(key cacheKey, when urgency) (at clock.Polar, seen b
 	return max(at, 0), known != nil
 }
 
-// checkOne is check for an entry that was not checked since the last gap.
-func (r *replicas) checkOne(e *entry) {
+// checkFirst checks what is in memory under a key, if it was not checked since the last gap.
+func (r *replicas) checkFirst(key cacheKey) {
+	if r.cache.isChecked(key) {
+		return
+	}
 	gap := r.cache.gaps.Load()
-	r.check(r.link.life, e.polarKey())
-	r.cache.noteChecked(gap, e.polarKey())
+	r.recall(context.Background(), key)
+	r.cache.noteChecked(gap, key)
 }
 
-// recall has the cache take in what other replicas know of a customer, while Polar cannot
-// be asked.
+// recall has the cache take in what other replicas know of a customer or license key,
+// without asking Polar.
 func (r *replicas) recall(ctx context.Context, key cacheKey) {
 	key = key.own()
 	_, _ = flight.Do(ctx, &r.flights, string('0'+rune(key.kind))+key.id, func(context.Context) (struct{}, error) {
@@ -338,16 +542,36 @@ func (r *replicas) recall(ctx context.Context, key cacheKey) {
 	})
 }
 
-// check has the cache take in what there is about some customers, and reports whether
-// that could be read.
+// check has the cache take in what there is about some customers and license keys, and
+// reports whether that could be read.
 func (r *replicas) check(ctx context.Context, keys ...cacheKey) bool {
-	names := make([]sharedName, len(keys))
+	names, of := make([]sharedName, len(keys)), make(map[string]cacheKey, len(keys))
 	for i, key := range keys {
 		names[i] = r.name(key)
+		of[names[i].key] = key
 	}
 	facts, err := r.link.get(ctx, names...)
-	for _, fact := range facts {
-		r.adopt(fact)
+	for name, shared := range facts {
+		r.adopt(shared, of[name])
+	}
+	return err == nil && r.checkDropped(ctx, keys...)
+}
+
+// checkDropped has license keys asked about again if an event told of them, and reports
+// whether that could be read.
+func (r *replicas) checkDropped(ctx context.Context, keys ...cacheKey) bool {
+	var names []sharedName
+	for _, key := range keys {
+		if id := r.cache.licenseOf(key); id != "" {
+			names = append(names, r.droppedName(id))
+		}
+	}
+	if len(names) == 0 {
+		return true
+	}
+	facts, err := r.link.get(ctx, names...)
+	for _, shared := range facts {
+		r.adopt(shared, cacheKey{})
 	}
 	return err == nil
 }
@@ -355,22 +579,44 @@ func (r *replicas) check(ctx context.Context, keys ...cacheKey) bool {
 // heard takes in what other replicas told of.
 func (r *replicas) heard(keys []string, gap bool) {
 	if gap {
-		r.cache.distrustAll()
-		r.link.goBehind(r.checkAll)
+		r.distrust()
 	}
-	if len(keys) == 0 {
+	var names []sharedName
+	short := r.shortName().key
+	for _, key := range keys {
+		if key == short {
+			r.cache.short.Store(int64(r.cache.now().After(shortLasts)))
+			continue
+		}
+		names = append(names, sharedName{key: key})
+	}
+	if len(names) == 0 {
 		return
 	}
-	names := make([]sharedName, len(keys))
-	for i, key := range keys {
-		names[i] = sharedName{key: key}
-	}
-	facts, _ := r.link.get(r.link.life, names...)
-	for _, fact := range facts {
-		if n, _, err := r.read(fact); err == nil && r.cache.concerns(n) {
-			r.adopt(fact)
+	facts, err := r.link.get(r.link.life, names...)
+	for _, shared := range facts {
+		f, at, err := r.parse(shared)
+		if err == nil && f.Customer != nil {
+			if n, err := r.newsOf(f, at); err == nil && !r.cache.concerns(n) {
+				continue
+			}
+		}
+		if err == nil {
+			err = r.take(f, at, cacheKey{})
+		}
+		if err != nil {
+			r.link.cannotRead("a record", err)
 		}
 	}
+	if err != nil && !r.link.isAway() { // otherwise there is a gap when it is back
+		r.distrust()
+	}
+}
+
+// distrust has nothing in memory be fresh until it is checked, which begins now.
+func (r *replicas) distrust() {
+	r.cache.distrustAll()
+	r.link.goBehind(r.checkAll)
 }
 
 // checkAll checks everything in memory after a gap. Until that is done, nothing is trusted
@@ -387,6 +633,28 @@ func (r *replicas) checkAll() {
 	}
 	r.cache.trust(gap)
 }
+
+// sweep compares everything in memory with the store now and then, in case that a hint was
+// lost without a gap. What is fresh for less long is looked up in time anyway.
+func (r *replicas) sweep() {
+	if r.cache.freshFor <= sweepEvery {
+		return
+	}
+	for pace.Sleep(r.link.life, pace.Jitter(sweepEvery)) {
+		for keys := range slices.Chunk(r.cache.all(), linkBatch) {
+			if !r.check(r.link.life, keys...) || !pace.Sleep(r.link.life, sweepRest) {
+				break
+			}
+		}
+	}
+}
+
+const (
+	// sweepEvery is how long a hint that was lost without a trace can matter, about.
+	sweepEvery = 5 * time.Minute
+	// sweepRest is the pause after each batch, so that a sweep is no load.
+	sweepRest = 50 * time.Millisecond
+)
 
 // firstTime reports whether no replica has applied a webhook of that id.
 func (r *replicas) firstTime(id string) bool {

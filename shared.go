@@ -16,11 +16,11 @@ import (
 	"github.com/polargate/polargate/internal/sharedlog"
 )
 
-// A Shared is a cache of what Polar knows, for the replicas of one program. Customers don't
-// use one yet. It may be emptied or lose its last moments at
-// any time; then Polar is asked again. What it must never do is to mix things up: each
-// method that is called atomic takes effect as a whole, between all others, or not at
-// all, whichever replica calls it.
+// A Shared is a cache of what Polar said, for the replicas of one program; see
+// CustomersConfig.Shared. It may be emptied, or lose its last moments, at any time: then Polar
+// is asked again. What it must never do is to mix things up. Each method that is called
+// atomic takes effect as a whole, between all others, or not at all, whichever replica calls
+// it.
 //
 // Times: what ends by itself ends by the store's clock, or by that of the one computer
 // that all callers run on. Replicas' clocks may differ by minutes; nothing depends on

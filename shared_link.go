@@ -26,6 +26,7 @@ import (
 type sharedLink struct {
 	config  sharedLinkConfig
 	boxes   []*envelope.Box // the first seals, all open
+	open    *envelope.Box   // makes names that do not depend on the secrets
 	breaker breaker.Breaker
 
 	life context.Context
@@ -135,6 +136,10 @@ func newSharedLink(config sharedLinkConfig) (*sharedLink, error) {
 		kept:    map[string]keptRecord{},
 		waiting: map[string]map[chan struct{}]struct{}{},
 	}
+	var err error
+	if l.open, err = envelope.New("", config.Purpose); err != nil {
+		return nil, err
+	}
 	for _, secret := range config.Secrets {
 		box, err := envelope.New(secret, config.Purpose)
 		if err != nil {
@@ -199,6 +204,22 @@ func (l *sharedLink) name(kind, id string) sharedName {
 		name.also = append(name.also, box.Name(kind, id))
 	}
 	return name
+}
+
+// openName is a name that does not depend on the secrets, for what is no secret and must
+// have one name while they are replaced.
+func (l *sharedLink) openName(kind, id string) sharedName {
+	return sharedName{key: l.open.Name(kind, id)}
+}
+
+// isAway reports whether the store is failing.
+func (l *sharedLink) isAway() bool { return !l.breaker.Away().IsZero() }
+
+// hint tells all who listen of a name.
+func (l *sharedLink) hint(ctx context.Context, name sharedName) {
+	_, _ = linkCall(ctx, l, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, l.config.Store.Hint(ctx, name.key)
+	})
 }
 
 // openRecord reads a record. One that cannot be read is counted and removed, since it
@@ -629,6 +650,9 @@ func (l *sharedLink) beat() {
 func (l *sharedLink) spread(keys []string, gap bool) {
 	if gap {
 		l.merge()
+		if !l.isAway() && l.awayLogged.CompareAndSwap(true, false) { // only listening had failed
+			l.config.Logger.Info("polargate: the shared store is back")
+		}
 	}
 	l.tell(keys, gap)
 }

@@ -140,7 +140,7 @@ func linkTo(t *testing.T, store Shared, change ...func(*sharedLinkConfig)) *shar
 // usualBound is for tests in a bubble, where a computer is never busy.
 func usualBound(c *sharedLinkConfig) { c.Bound = 0 }
 
-func fact(l *sharedLink, id string, at time.Time, data string) sharedFact {
+func factAbout(l *sharedLink, id string, at time.Time, data string) sharedFact {
 	return sharedFact{Name: l.name("customer", id), At: at, Data: []byte(data), TTL: time.Hour}
 }
 
@@ -175,7 +175,7 @@ func TestOneReplicaAsksForAColdCustomerAndTheOthersWaitForItsRecord(t *testing.T
 					asked.Add(1)
 					assert.True(t, ask.Turn.Taken)
 					time.Sleep(150 * time.Millisecond) // Polar's answer
-					_, err := l.put(t.Context(), fact(l, "cold", factTime, "answer"))
+					_, err := l.put(t.Context(), factAbout(l, "cold", factTime, "answer"))
 					assert.NoError(t, err)
 					return
 				}
@@ -193,7 +193,7 @@ func TestACustomerWhomTheStoreKnowsTakesOneRoundTrip(t *testing.T) {
 	t.Parallel()
 	store := newMoodyShared(SharedInMemory())
 	l := linkTo(t, store)
-	_, err := l.put(t.Context(), fact(l, "a", factTime, "known"))
+	_, err := l.put(t.Context(), factAbout(l, "a", factTime, "known"))
 	require.NoError(t, err)
 	before := store.calls.Load()
 	ask, err := l.lookup(t.Context(), l.name("customer", "a"), time.Time{}, 0)
@@ -308,9 +308,9 @@ func TestWhatWasLearntWhileTheStoreWasAwayForHalfAMinuteIsMergedWhenItIsBack(t *
 		began := time.Now()
 		for i := range 100 { // a webhook each 300 ms, for 30 s
 			id := fmt.Sprintf("customer-%d", i)
-			_, err := a.put(t.Context(), fact(a, id, factTime.Add(time.Duration(i)), "new"))
+			_, err := a.put(t.Context(), factAbout(a, id, factTime.Add(time.Duration(i)), "new"))
 			require.Error(t, err)
-			_, err = a.put(t.Context(), fact(a, id, factTime.Add(-time.Hour), "older"))
+			_, err = a.put(t.Context(), factAbout(a, id, factTime.Add(-time.Hour), "older"))
 			require.Error(t, err)
 			time.Sleep(300 * time.Millisecond)
 		}
@@ -342,7 +342,7 @@ func TestWhatAServerLostThatFailedRightAfterItAcknowledgedIsPutAgain(t *testing.
 		l := linkTo(t, store, usualBound)
 		l.listen(func([]string, bool) {})
 		synctest.Wait()
-		_, err := l.put(t.Context(), fact(l, "a", factTime, "acknowledged"))
+		_, err := l.put(t.Context(), factAbout(l, "a", factTime, "acknowledged"))
 		require.NoError(t, err)
 		require.Equal(t, "acknowledged", known(t, l, "a"))
 
@@ -363,7 +363,7 @@ func TestARecordTooLargeToShareKeepsNobodyWaitingForIt(t *testing.T) {
 	ask, err := a.lookup(t.Context(), name, time.Time{}, 0)
 	require.NoError(t, err)
 	require.True(t, ask.Claimed)
-	_, err = a.put(t.Context(), fact(a, "large", factTime, strings.Repeat("x", 40_000)), fact(a, "small", factTime, "x"))
+	_, err = a.put(t.Context(), factAbout(a, "large", factTime, strings.Repeat("x", 40_000)), factAbout(a, "small", factTime, "x"))
 	require.NoError(t, err)
 	a.work.Wait()
 	assert.Equal(t, "x", known(t, b, "small"), "others of the batch are shared")
@@ -378,9 +378,9 @@ func TestAYoungerFactInTheStoreIsToldToWhoPutsAnOlderOne(t *testing.T) {
 	t.Parallel()
 	store := SharedInMemory()
 	a, b := linkTo(t, store), linkTo(t, store)
-	_, err := a.put(t.Context(), fact(a, "x", factTime.Add(1), "younger"))
+	_, err := a.put(t.Context(), factAbout(a, "x", factTime.Add(1), "younger"))
 	require.NoError(t, err)
-	younger, err := b.put(t.Context(), fact(b, "x", factTime, "older"))
+	younger, err := b.put(t.Context(), factAbout(b, "x", factTime, "older"))
 	require.NoError(t, err)
 	require.Len(t, younger, 1)
 	assert.Equal(t, "younger", string(younger[0].Data))
@@ -396,7 +396,7 @@ func TestWhoCanWriteToTheStoreCannotLetAnybodyIn(t *testing.T) {
 	stranger := linkTo(t, store, func(c *sharedLinkConfig) { c.Secrets = []string{"guess"} })
 	name := l.name("customer", "victim")
 	future := NewFactTime(factTime.AddDate(100, 0, 0))
-	_, err := l.put(ctx, fact(l, "victim", factTime, "free"), fact(l, "payer", factTime, "paid"))
+	_, err := l.put(ctx, factAbout(l, "victim", factTime, "free"), factAbout(l, "payer", factTime, "paid"))
 	require.NoError(t, err)
 	paid, err := store.Get(ctx, l.name("customer", "payer").key)
 	require.NoError(t, err)
@@ -443,7 +443,7 @@ func TestGarbageWithATimeInTheFutureIsRemovedAndInNobodysWay(t *testing.T) {
 	require.NoError(t, err)
 	require.True(t, ask.Claimed)
 	l.work.Wait()
-	_, err = l.put(t.Context(), fact(l, "a", factTime, "good"))
+	_, err = l.put(t.Context(), factAbout(l, "a", factTime, "good"))
 	require.NoError(t, err)
 	assert.Equal(t, "good", known(t, l, "a"))
 }
@@ -456,7 +456,7 @@ func TestASecretIsReplacedWithoutForgettingAnybody(t *testing.T) {
 		return linkTo(t, store, func(c *sharedLinkConfig) { c.Secrets = secrets })
 	}
 	old := with("old")
-	_, err := old.put(ctx, fact(old, "a", factTime, "by the old one"))
+	_, err := old.put(ctx, factAbout(old, "a", factTime, "by the old one"))
 	require.NoError(t, err)
 
 	both := with("new", "old")
@@ -465,7 +465,7 @@ func TestASecretIsReplacedWithoutForgettingAnybody(t *testing.T) {
 	require.True(t, ask.Found)
 	assert.Equal(t, "by the old one", string(ask.Fact.Data))
 	assert.Equal(t, "by the old one", known(t, both, "a"))
-	_, err = both.put(ctx, fact(both, "a", factTime.Add(time.Second), "by the new one"))
+	_, err = both.put(ctx, factAbout(both, "a", factTime.Add(time.Second), "by the new one"))
 	require.NoError(t, err)
 	assert.Equal(t, "by the new one", known(t, both, "a"))
 

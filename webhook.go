@@ -456,6 +456,9 @@ func (c *Customers) takeGrant(n notice) {
 		revoked = clock.PolarTime(n.at)
 	}
 	c.cache.dropLicenses(who, ids, false, revoked)
+	if r := c.cache.replicas; r != nil && !n.at.IsZero() {
+		r.publishDrop(who.customer, ids, clock.PolarTime(n.at), revoked != 0)
+	}
 	c.cache.counts.events.Add(1)
 }
 

@@ -3,9 +3,11 @@
 //
 //	client, err := rueidis.NewClient(rueidis.ClientOption{InitAddress: []string{"redis:6379"}, DisableCache: true})
 //	store, err := polargateredis.New(client, polargateredis.Options{Prefix: "inkwell:"})
+//	customers, err := polargate.NewCustomers(polargate.CustomersConfig{AccessToken: token, Shared: store, Secret: secret})
 //
-// What it keeps, and what it promises, is the interface polargate.Shared. Customers don't
-// use a Shared yet: until they do, this is for programs that build on the interface.
+// One replica asks Polar about a customer for all of them, a webhook to one is known to all
+// within milliseconds, all keep to one budget of requests, and customers outlast a restart
+// while Polar is down. What the store promises is the interface polargate.Shared.
 //
 // The client is the program's own, and is used for other things as well if you like. It
 // may be one server, a cluster, or behind Sentinel. Server-assisted caching is not used,

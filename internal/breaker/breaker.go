@@ -82,6 +82,7 @@ func Do[T any](ctx context.Context, b *Breaker, work func(context.Context) (T, e
 	}
 	bounded, cancel := context.WithTimeout(ctx, b.Bound)
 	done := make(chan outcome, 1)
+	var piece piece
 	go func() {
 		var o outcome
 		defer cancel()
@@ -89,7 +90,7 @@ func Do[T any](ctx context.Context, b *Breaker, work func(context.Context) (T, e
 			if p := recover(); p != nil {
 				o.err = &PanicError{p, debug.Stack()}
 			}
-			b.leave()
+			b.end(&piece)
 			done <- o
 		}()
 		o.value, o.err = work(bounded)
@@ -101,6 +102,7 @@ func Do[T any](ctx context.Context, b *Breaker, work func(context.Context) (T, e
 		select {
 		case o = <-done: // it ended at the same moment
 		default:
+			b.abandon(&piece)
 			o.err = ErrSlow
 		}
 	}
@@ -124,14 +126,30 @@ func (b *Breaker) enter() (probe bool, err error) {
 		}
 		b.probing, probe = true, true
 	}
-	b.hanging++
 	return probe, nil
 }
 
-func (b *Breaker) leave() {
+// piece is a piece of work. Only one that its caller no longer waits for counts as hanging:
+// however many are under way, a thing that answers in time serves all of them.
+type piece struct{ ended, hanging bool }
+
+// end notes that a piece of work has ended.
+func (b *Breaker) end(p *piece) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.hanging--
+	if p.ended = true; p.hanging {
+		b.hanging--
+	}
+}
+
+// abandon notes that nobody waits for a piece of work any more.
+func (b *Breaker) abandon(p *piece) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !p.ended {
+		p.hanging = true
+		b.hanging++
+	}
 }
 
 func (b *Breaker) forget(probe bool) {

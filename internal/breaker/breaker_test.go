@@ -3,11 +3,13 @@ package breaker
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
 
@@ -95,6 +97,21 @@ func TestWorkThatNeverEndsIsLeftAloneAndIsNotPiledUp(t *testing.T) {
 		synctest.Wait()
 		_, err := Do(t.Context(), b, func(context.Context) (int, error) { return 1, nil })
 		require.NoError(t, err)
+	})
+}
+
+func TestManyCallsAtOnceAreAllMadeIfTheyAreAnsweredInTime(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := &Breaker{Bound: time.Second, MaxPause: time.Second}
+		var group sync.WaitGroup
+		for range 20 * maxHanging {
+			group.Go(func() {
+				_, err := Do(t.Context(), b, func(context.Context) (int, error) { time.Sleep(100 * time.Millisecond); return 1, nil })
+				assert.NoError(t, err)
+			})
+		}
+		group.Wait()
 	})
 }
 

@@ -132,6 +132,21 @@ func (b *Budget) Wait(ctx context.Context) (done func(Outcome), err error) {
 	return func(Outcome) {}, nil
 }
 
+// Spend notes a request that another limit has let go, such as that of several processes
+// together. It waits for nothing but takes what there is, so that little is left if that limit
+// is not kept any longer. The error is a *PausedError: a pause holds for this request, too.
+func (b *Budget) Spend() error {
+	b.line.mu.Lock()
+	defer b.line.mu.Unlock()
+	if left := b.line.pauseLeft(); left > 0 {
+		return &PausedError{left}
+	}
+	if b.limiter.Allow() {
+		b.keep()
+	}
+	return nil
+}
+
 // reserve takes a request for the first in the line. For the others it only says how long
 // they wait, if all who are ahead stay. line.mu is held.
 func (b *Budget) reserve(ahead int) time.Duration {

@@ -452,3 +452,21 @@ func TestABackgroundWaitsForAPauseAndNoLongerThanItsContext(t *testing.T) {
 		require.ErrorIs(t, background.Wait(ctx, func() bool { return false }), context.DeadlineExceeded)
 	})
 }
+
+func TestARequestThatAnotherLimitLetGoIsTakenFromWhatThereIs(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		b := newBudget(60)
+		for range 1000 {
+			require.NoError(t, b.Spend())
+		}
+		assert.False(t, b.Spare(0))
+		began := time.Now()
+		_, err := b.Wait(t.Context())
+		require.NoError(t, err)
+		assert.InDelta(t, 1/0.8, time.Since(began).Seconds(), 0.1, "and is not paid for later")
+		b.PauseFor(time.Minute)
+		var paused *PausedError
+		require.ErrorAs(t, b.Spend(), &paused)
+	})
+}

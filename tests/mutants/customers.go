@@ -118,7 +118,7 @@ var customers = []mutant{
 		rule: "a key's own expiry counts while nobody can say",
 		file: "cache.go",
 		old: `		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
-		expires = now.After(left)`,
+		expires = now.After(left - age)`,
 		new:   `		_ = left`,
 		tests: "TestAKeyKeepsWorkingInGraceButNeverPastItsExpiry",
 	},

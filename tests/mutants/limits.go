@@ -230,13 +230,11 @@ var limits = []mutant{
 		tests: "TestACallerDoesNotWaitForOthersWhoGaveUp|TestACallerThatGivesUpWaitingLeavesItsPlaceToTheNext",
 	},
 	{
-		name: "strangers may use up all requests",
-		rule: "who was never seen cannot starve the known ones",
-		file: "cache.go",
-		old: `if e, _ := c.known.find(key); e == nil {
-		end, ok`,
-		new: `if e, _ := c.known.find(key); e != nil {
-		end, ok`,
+		name:  "strangers may use up all requests",
+		rule:  "who was never seen cannot starve the known ones",
+		file:  "cache.go",
+		old:   `e == nil && l.unit == nil {`,
+		new:   `e != nil && l.unit == nil {`,
 		tests: "TestNewCustomersDoNotStarveRefreshesOfKnownOnes",
 	},
 	{

@@ -54,9 +54,8 @@ var replicas = []mutant{
 		rule: "after a gap what was put lately is put again",
 		file: "shared_link.go",
 		old: `	if gap {
-		l.merge()
-	}`,
-		new:   ``,
+		l.merge()`,
+		new:   `	if gap {`,
 		tests: "TestWhatAServerLostThatFailedRightAfterItAcknowledgedIsPutAgain",
 	},
 	{

@@ -151,8 +151,8 @@ var routes = []mutant{
 		name:  "each replica has a budget of its own",
 		rule:  "one request budget for all replicas",
 		file:  "replicas.go",
-		old:   `		case err != nil || turn.Taken:`,
-		new:   `		case err != nil || turn.Wait >= 0:`,
+		old:   `		case turn.Taken:`,
+		new:   `		case turn.Wait >= 0:`,
 		tests: "TestRequestsOfEveryKindCountInTheCommonBudget",
 	},
 	{

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -92,7 +93,11 @@ func (f *faultyStore) Get(ctx context.Context, keys ...string) ([]polargate.Shar
 	if f.away.Load() {
 		return nil, errAway
 	}
-	time.Sleep(time.Duration(f.slow.Load()))
+	select {
+	case <-time.After(time.Duration(f.slow.Load())):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	return f.Shared.Get(ctx, keys...)
 }
 
@@ -543,5 +548,372 @@ func TestABenefitThatComesWithALicenseKeyOutlastsARestartWithoutPolar(t *testing
 		s.Polar.SetOffline(true)
 		time.Sleep(time.Hour)
 		s.decides(fleet(s.Shop, 1, shared)[0], 200)
+	})
+}
+
+func TestACrowdThatComesAfterADeployIsNotHeldUpByTheLimitOfOneReplica(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Polar.Inject(polartest.Fault{Effect: polartest.Delay(time.Second)})
+		const many = 140 // unseen customers leave half of 300
+		for i := range many {
+			s.Add(fmt.Sprintf("usr_%d", i))
+		}
+		customers := fleet(s, 1, polargate.SharedInMemory())[0]
+		at := time.Now()
+		var group sync.WaitGroup
+		for i := range many {
+			group.Go(func() { s.Has(customers, fmt.Sprintf("usr_%d", i), true) })
+		}
+		group.Wait()
+		assert.Equal(t, many, s.Asked())
+		assert.LessOrEqual(t, time.Since(at), 2*time.Second)
+	})
+}
+
+func TestAFloodOfUnseenCustomersWastesNoRequests(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := fleet(s, 5, polargate.SharedInMemory(), func(c *polargate.CustomersConfig) { c.RequestsPerMinute = 60 })
+		s.Has(all[0], kit.Paying, true)
+		var group sync.WaitGroup
+		for i := range 200 {
+			group.Go(func() {
+				_, _ = all[i%5].Entitlements(t.Context(), polargate.ExternalID(fmt.Sprintf("usr_%d", i)))
+			})
+		}
+		group.Wait()
+		assert.Equal(t, 30, s.Asked(), "half of them")
+		for i := range 30 {
+			time.Sleep(time.Second)
+			_, err := all[i%5].Refresh(t.Context(), polargate.ExternalID(kit.Paying))
+			require.NoError(t, err)
+		}
+		assert.Equal(t, 60, s.Asked(), "and the other half is there for who was seen before")
+	})
+}
+
+func TestAWebhookTakesEffectOnAReplicaThatHasNeverAskedPolar(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Config.OrganizationID = "" // is learned from what other replicas know
+		all := fleet(s, 2, polargate.SharedInMemory())
+		s.Has(all[0], kit.Paying, true)
+		s.Has(all[1], kit.Paying, true)
+		require.Equal(t, 1, s.Asked())
+		receiving(s, all[1])
+		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+		settled(s)
+		for _, customers := range all {
+			s.Has(customers, kit.Paying, false)
+			assert.Zero(t, customers.Stats().Held)
+		}
+		assert.Equal(t, 1, s.Asked())
+	})
+}
+
+func TestARefusalIsNotBelievedForLongerOnAnotherReplica(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Polar.AddCustomer(polartest.Customer{ExternalID: "usr_without"})
+		all := fleet(s, 2, polargate.SharedInMemory())
+		for _, who := range []string{"usr_new", "usr_without"} {
+			s.Has(all[0], who, false)
+		}
+		time.Sleep(20 * time.Second)
+		s.Add("usr_new")
+		s.Polar.GrantBenefit("usr_without", polartest.Benefit{BenefitID: kit.ProBenefit})
+		for _, who := range []string{"usr_new", "usr_without"} {
+			_, refusal := all[1].Decide(t.Context(), polargate.ExternalID(who), polargate.Feature("pro"))
+			assert.Nil(t, refusal, who)
+		}
+	})
+}
+
+func TestAnUnknownCustomerWhoBoughtDuringAGapIsServedAfterIt(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		shared := polargate.SharedInMemory()
+		store := &faultyStore{Shared: shared}
+		customers, other := fleet(s, 1, store, func(c *polargate.CustomersConfig) { c.UnknownFor = time.Hour })[0], fleet(s, 1, shared)[0]
+		receiving(s, other)
+		for range 12 { // long believed by now
+			s.Has(customers, "usr_new", false)
+			time.Sleep(5 * time.Minute)
+		}
+		store.deaf.Store(true)
+		s.Add("usr_new")
+		settled(s)
+		asked := s.Asked()
+		store.deaf.Store(false)
+		gap := make(chan struct{})
+		store.gap = gap
+		store.reconnect()
+		<-gap
+		s.Has(customers, "usr_new", true)
+		assert.Equal(t, asked, s.Asked(), "the store is asked, and not Polar")
+	})
+}
+
+func TestAnAnswerIsAsOldAsPolarsClockSaysAndNotTheReplicas(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Polar.Advance(10 * time.Minute) // the replicas' clocks are behind
+		shared := polargate.SharedInMemory()
+		s.Has(fleet(s, 1, shared)[0], kit.Paying, true)
+		time.Sleep(4 * time.Minute)
+		late := fleet(s, 1, shared, func(c *polargate.CustomersConfig) { c.StaleFor = -1 })[0]
+		s.Has(late, kit.Paying, true)
+		require.Equal(t, 1, s.Asked())
+		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+		time.Sleep(11 * time.Minute)
+		s.Has(late, kit.Paying, false)
+	})
+}
+
+func TestWhileOneReplicaTurnsCustomersAwayNoOtherRefreshesWhatItCanServe(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := fleet(s, 2, polargate.SharedInMemory(), func(c *polargate.CustomersConfig) { c.RequestsPerMinute = 60 })
+		for i := range 10 {
+			s.Add(fmt.Sprintf("usr_%d", i))
+			s.Has(all[1], fmt.Sprintf("usr_%d", i), true)
+		}
+		time.Sleep(6 * time.Minute) // they are stale now
+		for i := range 40 {
+			_, _ = all[0].Entitlements(t.Context(), polargate.ExternalID(fmt.Sprintf("new_%d", i)))
+		}
+		synctest.Wait()
+		asked := s.Asked()
+		for i := range 10 {
+			s.Has(all[1], fmt.Sprintf("usr_%d", i), true)
+		}
+		synctest.Wait()
+		assert.Equal(t, asked, s.Asked())
+		time.Sleep(11 * time.Second)
+		s.Has(all[1], "usr_1", true)
+		synctest.Wait()
+		assert.Equal(t, asked+1, s.Asked(), "but afterwards")
+	})
+}
+
+func TestAReplicaThatMeetsAPauseSaysForHowLong(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := fleet(s, 2, polargate.SharedInMemory())
+		s.Polar.Inject(polartest.Fault{Effect: polartest.RateLimited("30"), Times: 1})
+		_, err := all[0].Entitlements(t.Context(), polargate.ExternalID(kit.Paying))
+		require.ErrorIs(t, err, polargate.ErrRateLimited)
+		synctest.Wait()
+		_, err = all[1].Entitlements(t.Context(), polargate.ExternalID("usr_2"))
+		require.ErrorIs(t, err, polargate.ErrRateLimited)
+		assert.InDelta(t, 30, all[1].Stats().Pause.Seconds(), 1)
+	})
+}
+
+// spoiltStore is a Shared in which other programs write.
+type spoiltStore struct {
+	polargate.Shared
+	spoil atomic.Pointer[func(polargate.SharedRecord) polargate.SharedRecord]
+}
+
+func (s *spoiltStore) change(records ...polargate.SharedRecord) {
+	change := s.spoil.Load()
+	for i, record := range records {
+		if change != nil && record.Key != "" {
+			records[i] = (*change)(record)
+		}
+	}
+}
+
+func (s *spoiltStore) Lookup(ctx context.Context, q polargate.SharedLookup) (polargate.SharedAnswer, error) {
+	a, err := s.Shared.Lookup(ctx, q)
+	one := []polargate.SharedRecord{a.Record}
+	s.change(one...)
+	a.Record = one[0]
+	return a, err
+}
+
+func (s *spoiltStore) Get(ctx context.Context, keys ...string) ([]polargate.SharedRecord, error) {
+	records, err := s.Shared.Get(ctx, keys...)
+	s.change(records...)
+	return records, err
+}
+
+func TestWhatIsWrongInTheStoreIsLoggedOnceCountedAndDecidesNothing(t *testing.T) {
+	t.Parallel()
+	for name, spoil := range map[string]func(polargate.SharedRecord) polargate.SharedRecord{
+		"another program's text": func(r polargate.SharedRecord) polargate.SharedRecord { r.Data = []byte(`{"pro":true}`); return r },
+		"nothing":                func(r polargate.SharedRecord) polargate.SharedRecord { r.Data = nil; return r },
+		"half of it":             func(r polargate.SharedRecord) polargate.SharedRecord { r.Data = r.Data[:len(r.Data)/2]; return r },
+		"a changed bit": func(r polargate.SharedRecord) polargate.SharedRecord {
+			r.Data = append([]byte(nil), r.Data...)
+			r.Data[20] ^= 1
+			return r
+		},
+		"a later version": func(r polargate.SharedRecord) polargate.SharedRecord {
+			r.Data = append([]byte{2}, r.Data[1:]...)
+			return r
+		},
+		"another time": func(r polargate.SharedRecord) polargate.SharedRecord {
+			r.At = polargate.NewFactTime(r.At.Time().Add(time.Hour))
+			return r
+		},
+		"another name": func(r polargate.SharedRecord) polargate.SharedRecord { r.Key = "x" + r.Key[1:]; return r },
+	} {
+		t.Run(name, func(t *testing.T) {
+			kit.Bubbled(t, func(t *testing.T) {
+				s := kit.NewShop(t)
+				shared := polargate.SharedInMemory()
+				s.Add("usr_2")
+				before := fleet(s, 1, shared)[0]
+				s.Has(before, kit.Paying, true)
+				s.Has(before, "usr_2", true)
+				store := &spoiltStore{Shared: shared}
+				store.spoil.Store(&spoil)
+				after := fleet(s, 1, store)[0]
+				asked, lines := s.Asked(), strings.Count(s.Log.String(), "the shared store holds something")
+				s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+				s.Has(after, kit.Paying, false)
+				s.Has(after, "usr_2", true)
+				assert.Equal(t, asked+2, s.Asked(), "Polar is asked")
+				assert.Positive(t, after.Stats().Shared.Unreadable)
+				assert.Equal(t, lines+1, strings.Count(s.Log.String(), "the shared store holds something"))
+				s.Has(after, kit.Paying, false)
+				assert.Equal(t, asked+2, s.Asked())
+			})
+		})
+	}
+}
+
+func TestALicenseKeyThatOneReplicaAskedAboutIsKnownToAllAndOutlastsARestart(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := newKeyShop(t, polartest.LicenseKey{})
+		store := &watchedStore{Shared: polargate.SharedInMemory()}
+		all := fleet(s.Shop, 20, store)
+		s.Polar.Inject(polartest.Fault{Effect: polartest.Delay(time.Second)})
+		decide := func(customers *polargate.Customers) (*polargate.Entitlements, int) {
+			e, refusal := customers.DecideLicense(t.Context(), s.key.Key, polargate.Feature("desktop"))
+			return e, statusOf(e, refusal)
+		}
+		var group sync.WaitGroup
+		for _, customers := range all {
+			for range 20 {
+				group.Go(func() {
+					_, status := decide(customers)
+					assert.Equal(t, 200, status)
+				})
+			}
+		}
+		group.Wait()
+		assert.Equal(t, 1, s.Asked())
+		assert.NotContains(t, store.all(), s.key.Key)
+		customer, _ := s.Polar.Customer(keyHolder)
+		assert.NotContains(t, store.all(), customer.Email)
+		for _, customers := range all {
+			require.NoError(t, customers.Close())
+		}
+		s.Polar.SetOffline(true)
+		time.Sleep(time.Hour)
+		after := fleet(s.Shop, 1, store)[0]
+		e, status := decide(after)
+		require.Equal(t, 200, status)
+		license, ok := e.License()
+		assert.True(t, ok)
+		assert.Equal(t, s.key.ID, license.ID)
+		assert.Equal(t, s.key.Key, license.Key.Reveal())
+		assert.Equal(t, polargate.KeyGranted, license.Status)
+		_, status = statusOnly(after.DecideLicense(t.Context(), "INKWELL-UNHEARD-OF"))
+		assert.Equal(t, 503, status)
+	})
+}
+
+func statusOnly(e *polargate.Entitlements, refusal *polargate.Refusal) (*polargate.Entitlements, int) {
+	return e, statusOf(e, refusal)
+}
+
+// watchedStore keeps what is put, as it is.
+type watchedStore struct {
+	polargate.Shared
+	mu  sync.Mutex
+	put strings.Builder
+}
+
+func (w *watchedStore) Put(ctx context.Context, holder string, records ...polargate.SharedRecord) ([]polargate.SharedRecord, error) {
+	w.mu.Lock()
+	for _, record := range records {
+		w.put.WriteString(record.Key)
+		w.put.Write(record.Data)
+	}
+	w.mu.Unlock()
+	return w.Shared.Put(ctx, holder, records...)
+}
+
+func (w *watchedStore) all() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.put.String()
+}
+
+func TestAGrantThatIsRevokedEndsItsLicenseKeyOnEveryReplica(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := newKeyShop(t, polartest.LicenseKey{})
+		shared := polargate.SharedInMemory()
+		all := fleet(s.Shop, 3, shared)
+		s.Polar.AddEndpoint(polartest.Endpoint{
+			Handler: all[0].WebhookHandler(), Secrets: []polartest.Secret{{Text: hookSecret}},
+			Events: []string{"customer.state_changed", "benefit_grant.revoked"},
+		})
+		for _, customers := range all[1:] {
+			_, status := statusOnly(customers.DecideLicense(t.Context(), s.key.Key))
+			require.Equal(t, 200, status)
+		}
+		time.Sleep(10 * time.Second)
+		s.Polar.RevokeBenefit(keyHolder, desktopBenefit)
+		settled(s.Shop)
+		all = append(all, fleet(s.Shop, 1, shared)...) // and one that has just started
+		for i, customers := range all {
+			_, status := statusOnly(customers.DecideLicense(t.Context(), s.key.Key))
+			assert.Equal(t, 402, status, "replica %d", i)
+		}
+	})
+}
+
+func TestAGrantThatIsRevokedDuringAnOutageEndsItsLicenseKeyOnEveryReplica(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := newKeyShop(t, polartest.LicenseKey{})
+		shared := polargate.SharedInMemory()
+		all := fleet(s.Shop, 2, shared)
+		s.Polar.AddEndpoint(polartest.Endpoint{
+			Handler: all[0].WebhookHandler(), Secrets: []polartest.Secret{{Text: hookSecret}},
+			Events: []string{"customer.state_changed", "benefit_grant.revoked"},
+		})
+		_, status := statusOnly(all[1].DecideLicense(t.Context(), s.key.Key))
+		require.Equal(t, 200, status)
+		time.Sleep(10 * time.Second)
+		s.Polar.RevokeBenefit(keyHolder, desktopBenefit)
+		settled(s.Shop)
+		s.Polar.SetOffline(true)
+		for i, customers := range append(all, fleet(s.Shop, 1, shared)...) {
+			_, status := statusOnly(customers.DecideLicense(t.Context(), s.key.Key))
+			assert.Equal(t, 503, status, "replica %d", i)
+		}
+	})
+}
+
+func TestMadeUpLicenseKeysLeaveRequestsToCustomers(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := fleet(s, 3, polargate.SharedInMemory(), func(c *polargate.CustomersConfig) { c.RequestsPerMinute = 60 })
+		s.Has(all[0], kit.Paying, true)
+		for i := range 600 {
+			_, _ = all[i%3].DecideLicense(t.Context(), fmt.Sprintf("INKWELL-%08d", i))
+		}
+		assert.LessOrEqual(t, s.Asked(), 31)
+		for i := range 29 {
+			time.Sleep(time.Second)
+			_, err := all[i%3].Refresh(t.Context(), polargate.ExternalID(kit.Paying))
+			require.NoError(t, err)
+		}
 	})
 }
