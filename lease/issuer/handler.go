@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -44,7 +45,7 @@ func (s *Issuer) Handler() http.Handler {
 			report(w, http.StatusMethodNotAllowed, "method", "Send a POST.", 0)
 			return
 		}
-		if wait := s.limits.wait(s.address(r), s.config.PerAddress); wait > 0 {
+		if wait := s.Wait(r); wait > 0 {
 			report(w, http.StatusTooManyRequests, "rate_limited", "Too many requests from this address. Try again later.", wait)
 			return
 		}
@@ -63,6 +64,48 @@ func (s *Issuer) Handler() http.Handler {
 		}
 		s.answer(w, r, body)
 	})
+}
+
+// Wait is how long the address of a request has to wait under Config.PerAddress; 0 if it need
+// not, and then the request is counted. It is for pages of your own; the Handler calls it
+// itself.
+func (s *Issuer) Wait(r *http.Request) time.Duration {
+	return s.limits.wait(s.address(r), s.config.PerAddress)
+}
+
+// Message explains an error of this package to a customer, in whole sentences. It is empty for
+// nil.
+func Message(err error) string {
+	if err == nil {
+		return ""
+	}
+	_, text := explain(err)
+	return text
+}
+
+// explain is the status of an error, and its explanation.
+func explain(err error) (status int, text string) {
+	status = http.StatusForbidden
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		e = &Error{Reason: ErrUnavailable, Err: err}
+	}
+	for _, word := range words {
+		if word.reason == e.Reason {
+			status, text = word.status, word.what+"."
+		}
+	}
+	if refused, ok := errors.AsType[*polargate.Error](e.Err); ok && e.Reason == "" {
+		text = polargate.Message(refused)
+		switch refused.Reason {
+		case polargate.ErrUnknownKey, polargate.ErrInactive, polargate.ErrExpired:
+			status = http.StatusPaymentRequired
+		}
+	}
+	if text != "" {
+		text = strings.ToUpper(text[:1]) + text[1:]
+	}
+	return status, text
 }
 
 func (s *Issuer) answer(w http.ResponseWriter, r *http.Request, body []byte) {
@@ -95,29 +138,15 @@ func (s *Issuer) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 }
 
 func reportError(w http.ResponseWriter, err error) {
-	status, detail := http.StatusForbidden, ""
-	e, ok := errors.AsType[*Error](err)
-	if !ok {
-		e = &Error{Reason: ErrUnavailable, Err: err}
+	status, text := explain(err)
+	var wait time.Duration
+	if e, ok := errors.AsType[*Error](err); ok {
+		wait = e.RetryAfter
 	}
-	for _, word := range words {
-		if word.reason == e.Reason {
-			status, detail = word.status, word.what+"."
-		}
-	}
-	if refused, ok := errors.AsType[*polargate.Error](e.Err); ok && e.Reason == "" {
-		var english *polargate.Language
-		detail = english.Message(refused)
-		switch refused.Reason {
-		case polargate.ErrUnknownKey, polargate.ErrInactive, polargate.ErrExpired:
-			status = http.StatusPaymentRequired
-		}
-	}
-	wait := e.RetryAfter
 	if status == http.StatusServiceUnavailable && wait == 0 {
 		wait = time.Minute
 	}
-	report(w, status, reasonOf(e), detail, wait)
+	report(w, status, reasonOf(err), text, wait)
 }
 
 func report(w http.ResponseWriter, status int, reason, detail string, wait time.Duration) {
