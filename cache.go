@@ -17,6 +17,7 @@ import (
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/lookup"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/transport"
 )
 
 // entitlementCache keeps what Polar said of customers and license keys. Those that Polar
@@ -725,7 +726,7 @@ func (c *entitlementCache) goBehind(do func()) {
 // failed puts off the next question about a customer or key for which there is an answer
 // to serve meanwhile.
 func (c *entitlementCache) failed(key cacheKey, err error) {
-	if _, dead := errors.AsType[*deadLine](err); dead {
+	if _, dead := errors.AsType[*transport.DeadConnection](err); dead {
 		return // the next question goes over another connection
 	}
 	now := c.now()

@@ -4,28 +4,25 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"runtime"
 	"runtime/debug"
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/redact"
+	"github.com/polargate/polargate/internal/transport"
 )
 
 // Server names one of Polar's two servers by its base URL.
@@ -89,7 +86,7 @@ type Client struct {
 	token          masked
 	userAgent      string
 	http           *http.Client
-	own            *lines // closed by Close; nil if the caller brought a transport
+	own            *transport.Transport // closed by Close; nil if the caller brought one
 	pace           pace.Pacer
 	log            *slog.Logger
 	now            func() time.Time
@@ -203,15 +200,15 @@ func baseURL(config ClientConfig) (string, error) {
 
 // httpClient copies the caller's client, or makes one, and forbids redirects, which would
 // send the key to another host.
-func httpClient(given *http.Client) (*http.Client, *lines) {
+func httpClient(given *http.Client) (*http.Client, *transport.Transport) {
 	var c http.Client
 	if given != nil {
 		c = *given
 	}
-	var own *lines
+	var own *transport.Transport
 	if c.Transport == nil {
 		if _, ordinary := http.DefaultTransport.(*http.Transport); ordinary || given == nil {
-			own = newLines()
+			own = transport.New()
 			c.Transport = own
 		} else {
 			c.Transport = http.DefaultTransport // the program has put one of its own there
@@ -445,8 +442,8 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	}
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
-	var wire connection
-	ctx = httptrace.WithClientTrace(ctx, wire.trace())
+	var wire transport.Trace
+	ctx = wire.Watch(ctx)
 	req, err := c.request(ctx, x, body)
 	if err != nil {
 		return &InputError{"BaseURL", "does not make a URL"}
@@ -458,24 +455,24 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		sent := !neverSent(err) && !wire.never()
+		sent := !wire.NeverSent(err)
 		switch {
 		case !sent:
 			outcome = pace.Unsent
-		case !timedOut(err):
+		case !transport.TimedOut(err):
 			outcome = pace.Answered // broken off: on its way no longer
 		}
 		if !sent {
 			// Without a network the failure is known at once: a start must not wait for
 			// what won't change within a second.
-			return &Error{Op: x.op, Reason: ErrUnreachable, Err: c.tidy(err, x), situation: trouble(err)}
+			return &Error{Op: x.op, Reason: ErrUnreachable, Err: c.tidy(err, x), situation: causes[transport.CauseOf(err)]}
 		}
-		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{c.tidy(err, x)}, situation: trouble(err), sent: true}
+		return &Error{Op: x.op, Reason: ErrUnreachable, Err: &worthAnotherTry{c.tidy(err, x)}, situation: causes[transport.CauseOf(err)], sent: true}
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, int64(x.longest())+1))
 	if err != nil {
-		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, situation: trouble(err), sent: true}
+		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, situation: causes[transport.CauseOf(err)], sent: true}
 	}
 	outcome = pace.Answered
 	err = c.classify(x, resp, answer, accept)
@@ -544,37 +541,17 @@ func (c *Client) cleanDetail(text string, x exchange) string {
 	return cleanDetail(text, x.key.Reveal(), c.token.Reveal(), x.session.Reveal(), x.secret)
 }
 
-// connection records whether a request got a connection. A transport that doesn't say
-// leaves both false.
-type connection struct{ wanted, got atomic.Bool }
-
-func (c *connection) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		GetConn: func(string) { c.wanted.Store(true) },
-		GotConn: func(httptrace.GotConnInfo) { c.got.Store(true) },
-	}
-}
-
-// never reports that a connection was wanted and never opened, so that nothing can have
-// been sent.
-func (c *connection) never() bool { return c.wanted.Load() && !c.got.Load() }
-
-// neverSent reports whether a failed request can't have reached the server: the name
-// didn't resolve, nothing accepted the connection, or TLS failed.
-func neverSent(err error) bool {
-	var op *net.OpError
-	var dns *net.DNSError
-	var certificate *tls.CertificateVerificationError
-	var record tls.RecordHeaderError
-	var setting *proxySettingError
-	var refusal *proxyRefusal
-	return errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, &dns) || errors.As(err, &certificate) || errors.As(err, &record) ||
-		errors.As(err, &setting) || errors.As(err, &refusal)
-}
-
-func timedOut(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.Is(err, context.Canceled) || errors.As(err, &t) && t.Timeout()
+// causes are the phrases for why a request got no answer.
+var causes = map[transport.Cause]Phrase{
+	transport.Canceled:     callEnded,
+	transport.Timeout:      causeTimeout,
+	transport.Name:         causeName,
+	transport.Refused:      causeRefused,
+	transport.Clock:        causeClock,
+	transport.Intercepted:  causeIntercepted,
+	transport.ProxyFailed:  causeProxy,
+	transport.ProxyLogin:   causeProxyLogin,
+	transport.ProxySetting: causeProxySetting,
 }
 
 var (

@@ -531,8 +531,8 @@ func TestOurOwnTransportHonoursTheProxyOfTheEnvironment(t *testing.T) {
 	require.NoError(t, err)
 	defer client.Close()
 	require.NotNil(t, client.own)
-	assert.NotNil(t, client.own.template.Proxy)
-	assert.NotSame(t, http.DefaultTransport, client.own.current.Load())
+	assert.NotNil(t, client.own.Template.Proxy)
+	assert.NotSame(t, http.DefaultTransport, client.own.Template)
 }
 
 func TestATransportThatGivesNothingIsAnOutage(t *testing.T) {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/redact"
+	"github.com/polargate/polargate/internal/transport"
 )
 
 // Diagnosis is a report that a user can paste into an email to support. It contains no
@@ -290,8 +291,8 @@ func (c *Client) proxy() string {
 	}
 	var t *http.Transport
 	switch given := u.RoundTripper.(type) {
-	case *lines:
-		t = given.template
+	case *transport.Transport:
+		t = given.Template
 	case *http.Transport:
 		t = given
 	default:

@@ -506,15 +506,15 @@ func stating(t *testing.T, says func(external string) *http.Response, change ...
 	t.Helper()
 	return offlineCustomers(t, append([]func(*CustomersConfig){func(c *CustomersConfig) {
 		c.Timeout = 5 * time.Second
-		c.HTTPClient = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+		c.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			return says(strings.Split(r.URL.Path, "/")[4]), nil
 		})}
 	}}, change...)...)
 }
 
-type transport func(*http.Request) (*http.Response, error)
+type roundTripper func(*http.Request) (*http.Response, error)
 
-func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // stateNow is Polar's answer about a customer who has so many units, and benefits.
 func stateNow(external string, units int, benefits ...string) *http.Response {
@@ -631,7 +631,7 @@ func TestOurOwnLimitIsNotTakenForAnOutage(t *testing.T) {
 func TestAnIdIsInNoErrorThatQuotesIt(t *testing.T) {
 	t.Parallel()
 	customers := offlineCustomers(t, func(c *CustomersConfig) {
-		c.HTTPClient = &http.Client{Transport: transport(func(r *http.Request) (*http.Response, error) {
+		c.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			return nil, fmt.Errorf("no rule for %q", r.URL.Path)
 		})}
 	})
