@@ -12,10 +12,13 @@ import (
 	"math"
 	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/internal/refusalpage"
 )
 
 // Route says which customers may use a route of an HTTP server, and how others are
@@ -553,9 +556,9 @@ func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
 	h.Set("Cache-Control", "no-store")
 	h.Add("Vary", "Accept")
 	h.Del("Content-Length") // of what would have been sent
-	page, link := prefersPage(r), upgradeLink(r, refusal.UpgradeURL)
-	if refusal.Status == http.StatusPaymentRequired && link != nil && page && navigates(r) {
-		h.Set("Location", link.String()) // the browser knows best against what it is relative
+	page, plans := refusalpage.PrefersPage(r), refusalpage.Plans(r, refusal.UpgradeURL)
+	if refusal.Status == http.StatusPaymentRequired && plans != nil && page && refusalpage.Navigates(r) {
+		h.Set("Location", plans.String()) // the browser resolves a relative address
 		w.WriteHeader(http.StatusSeeOther)
 		return
 	}
@@ -565,9 +568,9 @@ func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	kind, body := "application/problem+json", ""
 	if page {
-		kind, body = "text/html; charset=utf-8", refusal.page(link)
+		kind, body = "text/html; charset=utf-8", refusal.page(plans)
 		if h.Get("Content-Security-Policy") == "" {
-			h.Set("Content-Security-Policy", refusalPolicy)
+			h.Set("Content-Security-Policy", refusalpage.Policy)
 		}
 	} else {
 		body = refusal.report()
@@ -577,6 +580,47 @@ func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
 	if r.Method != http.MethodHead {
 		_, _ = io.WriteString(w, body)
 	}
+}
+
+// page is a refusal for a person.
+func (r Refusal) page(plans *url.URL) string {
+	if r.Status != http.StatusPaymentRequired {
+		plans = nil
+	}
+	heading, text := r.words()
+	return refusalpage.Page(heading, text, plans)
+}
+
+// words are a heading and a sentence for a person. They don't mention anything that only the
+// program knows, such as features and ids.
+func (r Refusal) words() (heading, text string) {
+	switch {
+	case r.Status == http.StatusBadRequest:
+		return "We can't find your account", "Your account ID isn't valid. Sign out and in again. If that doesn't help, contact support."
+	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
+		return "License key needed", "Your license key is missing or unknown. Check it, then try again."
+	case r.Status == http.StatusUnauthorized:
+		return "Please sign in", "Sign in, then open this page again."
+	case r.Status == http.StatusServiceUnavailable:
+		return "Please try again", "We can't check what your plan includes right now. Try again " + soon(r.RetryAfter) + "."
+	case r.Status != http.StatusPaymentRequired:
+		return http.StatusText(r.Status), r.detail()
+	case english[Phrase(r.Reason)] != "":
+		return "Your license doesn't cover this", upperFirst(english[Phrase(r.Reason)]) + "."
+	case r.Required.kind == needsMeter:
+		return "Limit reached", "You don't have enough usage left for this."
+	case r.Entitlements.Known():
+		return "Upgrade to continue", "Your plan doesn't include this."
+	}
+	return "Upgrade to continue", "You need a subscription or purchase to continue."
+}
+
+// soon says when to try again.
+func soon(d time.Duration) string {
+	if d > 30*24*time.Hour {
+		return "later"
+	}
+	return "in " + spoken(d)
 }
 
 // report is a refusal as a problem report.

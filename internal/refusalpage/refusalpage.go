@@ -1,4 +1,7 @@
-package polargate
+// Package refusalpage decides in which form a request is refused, a page or JSON, and makes the
+// page. It promises that the page loads nothing and that no redirect leads back to itself.
+// It knows nothing of why a request is refused, and writes no answers.
+package refusalpage
 
 import (
 	"fmt"
@@ -11,12 +14,10 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
-// refusalPage is what a person sees who isn't let in: a heading, a sentence, and at most
-// a link. It loads nothing, so it also works while everything else is down.
-const refusalPage = `<!doctype html>
+// template is the page: a heading, a sentence, and at most a link.
+const template = `<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -36,54 +37,22 @@ body { max-width: 36rem; margin: 15vh auto 0; padding: 0 1rem; overflow-wrap: an
 </html>
 `
 
-// refusalPolicy allows the page its style and nothing else.
-const refusalPolicy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+// Policy is the Content-Security-Policy of a page: its style is allowed, and nothing else.
+const Policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
-// page is a refusal for a person. link leads to your plans, or is nil.
-func (r Refusal) page(link *url.URL) string {
-	heading, text := r.words()
+// Page is a page for a person. It loads nothing, so it also works while everything else is
+// down. plans leads to your plans, or is nil.
+func Page(heading, text string, plans *url.URL) string {
 	more := ""
-	if link != nil && r.Status == http.StatusPaymentRequired {
-		more = `<p><a href="` + html.EscapeString(link.String()) + `">See plans and pricing</a></p>` + "\n"
+	if plans != nil {
+		more = `<p><a href="` + html.EscapeString(plans.String()) + `">See plans and pricing</a></p>` + "\n"
 	}
-	return fmt.Sprintf(refusalPage, html.EscapeString(heading), html.EscapeString(text), more)
+	return fmt.Sprintf(template, html.EscapeString(heading), html.EscapeString(text), more)
 }
 
-// words are a heading and a sentence for a person. They name nothing that only the
-// program knows, such as features and ids.
-func (r Refusal) words() (heading, text string) {
-	switch {
-	case r.Status == http.StatusBadRequest:
-		return "We can't find your account", "Your account ID isn't valid. Sign out and in again. If that doesn't help, contact support."
-	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
-		return "License key needed", "Your license key is missing or unknown. Check it, then try again."
-	case r.Status == http.StatusUnauthorized:
-		return "Please sign in", "Sign in, then open this page again."
-	case r.Status == http.StatusServiceUnavailable:
-		return "Please try again", "We can't check what your plan includes right now. Try again " + soon(r.RetryAfter) + "."
-	case r.Status != http.StatusPaymentRequired:
-		return http.StatusText(r.Status), r.detail()
-	case english[Phrase(r.Reason)] != "":
-		return "Your license doesn't cover this", upperFirst(english[Phrase(r.Reason)]) + "."
-	case r.Required.kind == needsMeter:
-		return "Limit reached", "You don't have enough usage left for this."
-	case r.Entitlements.Known():
-		return "Upgrade to continue", "Your plan doesn't include this."
-	}
-	return "Upgrade to continue", "You need a subscription or purchase to continue."
-}
-
-// soon says when a wait is over.
-func soon(d time.Duration) string {
-	if d > 30*24*time.Hour {
-		return "later"
-	}
-	return "in " + spoken(d)
-}
-
-// upgradeLink is where a refusal sends people; nil if there is no such page, or if it is
-// the page that was requested, which would redirect them forever.
-func upgradeLink(r *http.Request, address string) *url.URL {
+// Plans is the page to which a refusal sends people, from its address: nil if the address is
+// none, or if it is the page that was requested, which would redirect them forever.
+func Plans(r *http.Request, address string) *url.URL {
 	link, err := url.Parse(address)
 	if err != nil || address == "" || link.Opaque != "" || !slices.Contains([]string{"", "http", "https"}, link.Scheme) {
 		return nil
@@ -101,7 +70,7 @@ func upgradeLink(r *http.Request, address string) *url.URL {
 	if cleanPath(there.Path) != cleanPath(asked.Path) {
 		return link
 	}
-	// More than that in the query, such as a tracking parameter, makes no other page.
+	// The request may have more in its query, such as a tracking parameter.
 	query := asked.Query()
 	for name, values := range there.Query() {
 		for _, value := range values {
@@ -127,10 +96,10 @@ func sameHost(a, b string) bool {
 	return strings.EqualFold(name(a), name(b))
 }
 
-// navigates reports whether a browser requests a page to show, so that it can be
+// Navigates reports whether a browser requests a page to show, so that it can be
 // redirected. A script in the background may not follow to another origin, and would take
 // what it finds there for what it asked for.
-func navigates(r *http.Request) bool {
+func Navigates(r *http.Request) bool {
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		return false
 	}
@@ -160,9 +129,9 @@ func (o *offer) consider(exact int, weight float64, place int) {
 	}
 }
 
-// prefersPage reports whether a page fits better than JSON: by weight, then by the more
-// exact range, then by order.
-func prefersPage(r *http.Request) bool {
+// PrefersPage reports whether a page fits the request's Accept better than JSON: by weight,
+// then by the more exact range, then by order.
+func PrefersPage(r *http.Request) bool {
 	accept := strings.Join(r.Header.Values("Accept"), ",")
 	var page, report offer
 	place := 0
