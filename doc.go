@@ -53,6 +53,12 @@
 // granted what they bought. [Customers.Warm] fills the cache after a start, with a
 // hundredth of the requests.
 //
+// Several replicas share what they know if CustomersConfig.Shared is set, to a [SharedFile]
+// on one computer or to Redis with the module polargateredis. One of them asks Polar about a
+// customer, a webhook to one is known to all, they keep to one request budget, and
+// customers are served after a restart while Polar is down. [Customers.Apply] takes
+// webhooks that come through a queue.
+//
 // docs/operations.md covers sizing, webhooks, replicas, the order of middleware, and what
 // to watch.
 //
@@ -90,6 +96,9 @@
 //     outage of Polar, the last answer counts for CustomersConfig.GracePeriod.
 //   - [Customers.WebhookHandler] applies changes as they happen. Events may come late,
 //     twice or out of order.
+//   - What replicas share decides nothing that Polar didn't say: the younger of two facts
+//     wins, by Polar's time. While the store is away, each replica goes on by itself, and
+//     no call to it is waited for longer than 300 milliseconds.
 //   - A benefit that comes with a license key counts only while the key does. Polar's
 //     customer state doesn't say so; the key is looked up, and its expiry is known in
 //     advance.

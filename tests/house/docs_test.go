@@ -1,13 +1,16 @@
 package house
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 
+	"github.com/polargate/polargate"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -35,5 +38,32 @@ func TestTheDocumentsNameTestsThatExist(t *testing.T) {
 		for _, m := range regexp.MustCompile("`((?:Test|Fuzz)\\w+)`").FindAllSubmatch(text, -1) {
 			assert.True(t, tests[string(m[1])], "%s speaks of %s", document, m[1])
 		}
+	}
+}
+
+func TestThePageForOperationsExplainsEveryFigureAndNamesMetricsThatTheExampleHas(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(root, "docs", "operations.md"))
+	require.NoError(t, err)
+	_, watch, ok := strings.Cut(string(text), "## What to watch")
+	require.True(t, ok)
+	alerts, figures, ok := strings.Cut(watch, "### What each figure means")
+	require.True(t, ok)
+	for _, of := range []struct {
+		stats  any
+		prefix string
+	}{{polargate.CustomersStats{}, ""}, {polargate.SharedStats{}, "Shared."}} {
+		for _, field := range reflect.VisibleFields(reflect.TypeOf(of.stats)) {
+			if field.Type != reflect.TypeOf(polargate.SharedStats{}) {
+				assert.Contains(t, figures, fmt.Sprintf("`%s%s`", of.prefix, field.Name))
+			}
+		}
+	}
+	health, err := os.ReadFile(filepath.Join(root, "examples", "server", "health.go"))
+	require.NoError(t, err)
+	names := regexp.MustCompile("(?m)^\\| `([a-z0-9_]+)`|polargate_([a-z_]+)").FindAllStringSubmatch(alerts, -1)
+	assert.Greater(t, len(names), 15)
+	for _, name := range names {
+		assert.Contains(t, string(health), `"`+name[1]+name[2]+`"`)
 	}
 }
