@@ -219,6 +219,7 @@ func TestCustomersAreServedAfterARestartWhilePolarIsDown(t *testing.T) {
 			first.secrets = append(first.secrets, "correct horse")
 			first.expect(http.StatusOK, "/pro", payer)
 			assert.Regexp(t, `^ok\ncustomers in memory: 1\nPolar: 1 requests, 0 without an answer\nshared store: replicas: 1, `, first.expect(http.StatusOK, "/healthz", "").body)
+			require.Equal(t, http.StatusOK, first.do("GET", "/api/data", "X-License-Key: "+s.key.Key).status)
 			first.terminate()
 			require.Zero(t, first.wait())
 
@@ -227,11 +228,12 @@ func TestCustomersAreServedAfterARestartWhilePolarIsDown(t *testing.T) {
 			second := s.serve()
 			second.secrets = append(second.secrets, "correct horse", "battery staple")
 			second.expect(http.StatusOK, "/pro", payer)
+			assert.Equal(t, http.StatusOK, second.do("GET", "/api/data", "X-License-Key: "+s.key.Key).status)
 			second.expect(http.StatusServiceUnavailable, "/pro", guest)
 			figures := second.expect(http.StatusOK, "/metrics", "").body
 			for _, line := range []string{
 				"# TYPE polargate_shared_away_seconds gauge\npolargate_shared_away_seconds 0\n", "\npolargate_polar_failures_total 1\n",
-				"\npolargate_refused_503_total 1\n", "\npolargate_customers_cached 1\n", "\npolargate_shared_unreadable_total 0\n",
+				"\npolargate_refused_503_total 1\n", "\npolargate_customers_cached 2\n", "\npolargate_shared_unreadable_total 0\n",
 			} {
 				assert.Contains(t, figures, line)
 			}
