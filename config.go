@@ -119,6 +119,27 @@ type Config struct {
 	machine func() machine.Machine // for tests of other computers; nil means machine.This
 }
 
+// Ephemeral says how a Gate uses activations where nothing is kept: in a build job, in a
+// container, on a read-only system.
+type Ephemeral string
+
+const (
+	// ReleaseOnClose keeps everything in memory: Activate activates, and Close
+	// deactivates. A process that is killed, or ends without Close, leaves its activation
+	// in use: call Close on SIGTERM too, and see Config.ReleaseTimeout for how long it
+	// may take. For many jobs behind one address, set Config.WaitForTurn.
+	ReleaseOnClose Ephemeral = "release_on_close"
+	// ValidateOnly keeps everything in memory and uses no activation: Activate only asks
+	// whether the key is granted. Any number of computers can use a key that way,
+	// whatever its activation limit: for example in a program that knows by other means
+	// that it runs in a build job.
+	ValidateOnly Ephemeral = "validate_only"
+	// IfUnwritable is ReleaseOnClose, but only if Activate finds that the Store can't be
+	// written. Status.Unsaved then says so, and the license is stored after all if that
+	// becomes possible before the Gate is closed.
+	IfUnwritable Ephemeral = "if_unwritable"
+)
+
 // Format prints a configuration without its secrets, whatever the verb.
 func (c Config) Format(f fmt.State, _ rune) {
 	fmt.Fprintf(f, "polargate.Config{OrganizationID:%s App:%s Version:%s}", c.OrganizationID, c.App, c.Version)

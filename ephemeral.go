@@ -10,39 +10,20 @@ import (
 	"time"
 )
 
-// Ephemeral says how a Gate uses activations where nothing is kept: in a build job, in a
-// container, on a read-only system.
-type Ephemeral string
+// How a license is kept where nothing can be stored, and given up when the program ends.
 
-const (
-	// ReleaseOnClose keeps everything in memory: Activate activates, and Close
-	// deactivates. A process that is killed, or ends without Close, leaves its activation
-	// in use: call Close on SIGTERM too, and see Config.ReleaseTimeout for how long it
-	// may take. For many jobs behind one address, set Config.WaitForTurn.
-	ReleaseOnClose Ephemeral = "release_on_close"
-	// ValidateOnly keeps everything in memory and uses no activation: Activate only asks
-	// whether the key is granted. Any number of computers can use a key that way,
-	// whatever its activation limit: for example in a program that knows by other means
-	// that it runs in a build job.
-	ValidateOnly Ephemeral = "validate_only"
-	// IfUnwritable is ReleaseOnClose, but only if Activate finds that the Store can't be
-	// written. Status.Unsaved then says so, and the license is stored after all if that
-	// becomes possible before the Gate is closed.
-	IfUnwritable Ephemeral = "if_unwritable"
-)
-
-// memoryFallback is a Store that goes over to memory when told to.
+// memoryFallback is a Store that can switch to memory, and back.
 type memoryFallback struct {
 	Store
 	memory MemoryStore
 
 	mu     sync.Mutex // never held across I/O
 	active bool
-	// found is the state that was stored when memory took over, under whatever name;
-	// nil for none.
+	// found is the state that was stored when memory took over, under any of its names;
+	// nil if there was none.
 	found []byte
-	// was is what the Store held when memory took over; nil for nothing. A
-	// state that somebody else has stored since is not written over.
+	// was is the state that was stored then under the name that is written; nil if there
+	// was none. A state that another process has stored since is not overwritten.
 	was []byte
 }
 
@@ -69,9 +50,9 @@ func (r *memoryFallback) Lock(ctx context.Context, name string) (func(), error) 
 
 func (r *memoryFallback) inUse() bool { return r != nil && r.now() != r.Store }
 
-// enter goes over to memory with what is stored, and reports whether it did: not
-// when it cannot be known what that is. names are where a state can be; the first
-// is the one that is written.
+// enter switches to memory, with the state that is stored, and reports whether it did. It
+// doesn't if the state can't be read. names are where a state can be; the first is the one
+// that is written.
 func (r *memoryFallback) enter(ctx context.Context, names []string) bool {
 	var data []byte
 	var name string
@@ -90,7 +71,7 @@ func (r *memoryFallback) enter(ctx context.Context, names []string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.active {
-		return true // somebody else was faster, and may have changed it since
+		return true // another call switched already, and may have changed the state since
 	}
 	if data != nil {
 		_ = r.memory.Save(ctx, name, data)
@@ -102,8 +83,8 @@ func (r *memoryFallback) enter(ctx context.Context, names []string) bool {
 	return true
 }
 
-// leave writes to the Store what is in memory, and reports whether that is in it
-// from here on.
+// leave writes the state in memory to the Store, and reports whether the Store is used from
+// now on.
 func (r *memoryFallback) leave(ctx context.Context, name string) bool {
 	unlock, err := r.Store.Lock(ctx, name)
 	switch {
@@ -126,11 +107,11 @@ func (r *memoryFallback) leave(ctx context.Context, name string) bool {
 	return true
 }
 
-// useMemory answers a Store that cannot be written, if the program wants that,
-// by going over to memory. It reports whether to try again.
+// useMemory switches to memory after an error of the Store, if the program wants that. It
+// reports whether to try again.
 func (g *Gate) useMemory(ctx context.Context, err error) bool {
 	if g.fallback.inUse() {
-		return true // since a moment ago
+		return true // another call has just switched
 	}
 	if g.fallback == nil || ctx.Err() != nil || errors.Is(err, context.DeadlineExceeded) {
 		return false
@@ -145,7 +126,7 @@ func (g *Gate) useMemory(ctx context.Context, err error) bool {
 	return true
 }
 
-// leaveMemory tries to store what is in memory only.
+// leaveMemory tries to store what is only in memory, and to use the Store again.
 func (g *Gate) leaveMemory(ctx context.Context) {
 	if !g.fallback.inUse() {
 		return
@@ -157,14 +138,14 @@ func (g *Gate) leaveMemory(ctx context.Context) {
 	defer unlock()
 	if g.fallback.leave(ctx, g.name) {
 		g.mu.Lock()
-		g.enlisted = false // in the Store
+		g.enlisted = false // on the list in the Store
 		g.mu.Unlock()
 		g.config.Logger.Info("polargate: the license state was stored after all")
 		g.saved(nil)
 	}
 }
 
-// saveAgain tries to store what could not be stored when it was new.
+// saveAgain tries to store a license that couldn't be stored earlier.
 func (g *Gate) saveAgain(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, g.budget.all)
 	defer cancel()
@@ -177,20 +158,20 @@ func (g *Gate) saveAgain(ctx context.Context) {
 	}
 }
 
-// saved notes whether what is known is in the Store.
+// saved notes whether the record in memory is in the Store.
 func (g *Gate) saved(err error) {
 	g.update(func() bool {
 		if err == nil && g.fallback.inUse() || (g.around.unsaved == nil) == (err == nil) {
-			return false // it went to memory, or is no news
+			return false // it is only in memory, or nothing changed
 		}
 		g.around.unsaved = err
 		return true
 	})
 }
 
-// releaseSeats gives back, at the end of an ephemeral Gate, what is in memory
-// only. What cannot be given back is lost, and the log says so. Close began at that
-// time.
+// releaseSeats releases, when an ephemeral Gate is closed, the activations that are only in
+// memory. Those that can't be released are lost, and the log says so. began is when Close
+// was called.
 func (g *Gate) releaseSeats(began time.Time) {
 	ctx, cancel := context.WithDeadline(context.Background(), began.Add(closeWait))
 	defer cancel()
@@ -204,7 +185,7 @@ func (g *Gate) releaseSeats(began time.Time) {
 		seats = append(slices.Clip(seats), *s)
 	}
 	if g.fallback.inUse() && len(g.fallback.found) > 0 {
-		// The seat that is stored stays held by what is stored.
+		// The activation that is stored stays in use.
 		if st, err := g.seal.openState(g.fallback.found); err == nil && st.Seat != nil {
 			kept := seats[:0:0]
 			for _, s := range seats {
@@ -223,14 +204,14 @@ func (g *Gate) releaseSeats(began time.Time) {
 	}
 }
 
-// release is what is left of the time to give seats back: for troubles of all kinds,
-// and for waiting until Polar's limit on requests lets one through.
+// release is how much time is left to release activations: patience for failures of all
+// kinds, and turns for waits because of Polar's limit on requests.
 type release struct {
 	patience time.Duration
 	turns    turns
 }
 
-// release gives a seat back, again and again while there is time for it.
+// release releases an activation. It tries again while there is time.
 func (g *Gate) release(s *seat, left *release) error {
 	for pause := 250 * time.Millisecond; ; {
 		err := g.tryRelease(s, left)
@@ -238,7 +219,7 @@ func (g *Gate) release(s *seat, left *release) error {
 			return err
 		}
 		if wait, ok := left.turns.next(err, left.turns.left); ok {
-			// Who ends the program now finds here what it leaves behind.
+			// If the program is killed now, the log has the activation that stays in use.
 			if wait > closeWait {
 				g.config.Logger.Warn("polargate: an activation will be deactivated as soon as Polar's request limit allows", "activation", s.ActivationID, "wait", wait.Round(time.Second))
 			}
@@ -255,10 +236,10 @@ func (g *Gate) release(s *seat, left *release) error {
 	}
 }
 
-// nextLook is how soon to try again when it is not known when our turn comes.
+// nextLook is how soon to try again if it isn't known how long the wait will be.
 const nextLook = 100 * time.Millisecond
 
-// tryRelease is one try. What it waits for its turn is no loss of patience.
+// tryRelease is one try. Waiting for its turn doesn't count as a failure.
 func (g *Gate) tryRelease(s *seat, left *release) error {
 	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), min(max(left.patience, 0), left.turns.left))
@@ -271,7 +252,7 @@ func (g *Gate) tryRelease(s *seat, left *release) error {
 		left.patience -= took
 		return err
 	}
-	// It was not its turn in this time: others of this computer are ahead.
+	// Its turn didn't come in this time, because other programs on this computer are ahead.
 	next := *e
 	next.RetryAfter = max(e.RetryAfter, nextLook)
 	return &next

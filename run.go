@@ -9,22 +9,20 @@ import (
 	"github.com/polargate/polargate/internal/pace"
 )
 
-// How Run spaces its questions. Each wait is spread by half to either side, so
-// that the programs of many users, started by the same outage or update, do not
-// ask at once.
+// How long Run waits between questions. Each wait is spread by half to either side: the
+// programs of many users, started by the same outage or update, must not all ask at once.
 const (
-	// firstRetry follows a question without an answer, and doubles up to
-	// lastRetry: a network that was not there at the start is found soon, and
-	// an outage of Polar is not made worse.
+	// firstRetry follows a question without an answer, and doubles up to lastRetry. So a
+	// network that comes up after the program is found soon, and an outage of Polar isn't
+	// made worse.
 	firstRetry = 5 * time.Second
 	lastRetry  = 15 * time.Minute
-	// firstAppeal follows a refusal, and doubles up to lastAppeal: who renews
-	// need not restart the program.
-	// Spread, the longest is an hour.
+	// firstAppeal follows a refusal, and doubles up to lastAppeal, which is an hour at most
+	// once it is spread. So customers who renew need not restart the program.
 	firstAppeal = time.Minute
 	lastAppeal  = 40 * time.Minute
-	// firstMinute is how long a network that is not there at all is looked for
-	// at short intervals: that costs nobody anything.
+	// firstMinute is how long Run keeps trying at firstRetry if there is no network at
+	// all: such tries cost nothing.
 	firstMinute = time.Minute
 )
 
@@ -62,7 +60,7 @@ func (g *Gate) Run(ctx context.Context) error {
 		case <-timer.C:
 		}
 		if g.now().Sub(before) > wait+maxNap {
-			r.failures, r.tried, r.failing, r.flushed, r.flushFailures = 0, time.Time{}, time.Time{}, time.Time{}, 0 // the computer slept: another network, maybe
+			r.failures, r.tried, r.failing, r.flushed, r.flushFailures = 0, time.Time{}, time.Time{}, time.Time{}, 0 // the computer slept, and may be on another network now
 		}
 	}
 }
@@ -70,21 +68,20 @@ func (g *Gate) Run(ctx context.Context) error {
 // runner is what Run remembers from one step to the next.
 type runner struct {
 	g *Gate
-	// tried is when Polar was last asked, and pause how long not to ask again
-	// after that.
+	// tried is when Polar was last asked, and pause how long to wait after that.
 	tried    time.Time
 	pause    time.Duration
 	failures int // in a row
 	refusals int // in a row
-	// failing is since when nobody answers; zero if somebody does.
+	// failing is since when Polar gives no answer; zero if it does.
 	failing time.Time
-	// flushed is when it was last tried to release activations beside the one that is
-	// held, flushPause how long not to after that, and flushFailures how often it failed since.
+	// flushed is when releasing the activations in the outbox last failed, flushPause how
+	// long to wait after that, and flushFailures how often it failed in a row.
 	flushed       time.Time
 	flushPause    time.Duration
 	flushFailures int
-	// answer is the time of the answer that spread was drawn for: where between
-	// its half and six tenths of its freshness it is renewed.
+	// spread says where between half and six tenths of its freshness an answer is renewed.
+	// It is drawn once for each answer; answer is the time of the last one.
 	answer time.Time
 	spread float64
 }
@@ -116,8 +113,8 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	case err == nil && (nothing || s.state == Active):
 		r.failures, r.refusals, r.pause, r.failing = 0, 0, 0, time.Time{}
 	case isDenial(err), err == nil && s.reason.Denial():
-		// Refused, or granted and of no use here, by this question or by that of
-		// another process.
+		// Polar refused, or granted a license that is of no use here. This question or that
+		// of another process found out.
 		r.pause = pace.Jitter(min(firstAppeal<<r.refusals, lastAppeal))
 		r.failures, r.refusals, r.failing = 0, min(r.refusals+1, 10), time.Time{}
 	default:
@@ -126,6 +123,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	return min(max(r.pause, time.Second), maxNap)
 }
 
+// afterFailure is how long to wait after a question without an answer.
 func (r *runner) afterFailure(err error, now time.Time) time.Duration {
 	var e *Error
 	failed := errors.As(err, &e)
@@ -143,7 +141,8 @@ func (r *runner) afterFailure(err error, now time.Time) time.Duration {
 	return pause
 }
 
-// flush releases the activations that wait beside the one that is held.
+// flush releases the activations in the outbox, if there is a license as well. Without one,
+// check does it.
 func (r *runner) flush(ctx context.Context, rec record) {
 	now := r.g.now()
 	if r.flushed.After(now) {
@@ -174,7 +173,7 @@ func (r *runner) due(rec record) time.Time {
 	r.g.mu.Unlock()
 	switch {
 	case rec.state.Seat == nil && !rec.state.waiting():
-		return now.Add(maxNap) // nothing to ask; another process may activate
+		return now.Add(maxNap) // there is nothing to ask, but another process may activate
 	case rec.state.Seat == nil, rec.verdict == nil, s.state != Active:
 		return next
 	}

@@ -48,7 +48,6 @@ var floors = [][]string{
 var knots = []string{
 	"cache.go uses customers.go",
 	"config.go uses customers.go",
-	"config.go uses ephemeral.go",
 	"customer_keys.go uses customers.go",
 	"customers.go uses http_middleware.go",
 	"entitlements.go uses customer_keys.go",
