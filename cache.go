@@ -15,6 +15,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/lookup"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/transport"
@@ -59,8 +60,11 @@ type entitlementCache struct {
 	start    time.Time
 	outages  [keyKinds]atomic.Pointer[outage]
 
+	ahead   atomic.Int64                            // how far Polar's clock is ahead of this computer's, as last seen
 	mu      sync.Mutex                              // guards changes of what is cached, not look-ups; never held across I/O
 	waiting map[cacheKey]map[chan struct{}]struct{} // who waits for news of whom; guarded by mu
+	books   map[uuid]*ledger.Book                   // of customers, who may have been evicted; guarded by mu
+	sweepAt int                                     // how many books there are when they are looked through; guarded by mu
 	counts  counters
 }
 
@@ -98,8 +102,8 @@ type entry struct {
 	// answered last.
 	event, answered clock.Polar
 	told, asked     clock.Local
-	ledger          *ledger // nil until something is spent
-	id              uuid    // Polar's, of a customer
+	book            *ledger.Book // nil until something is spent
+	id              uuid         // Polar's, of a customer
 }
 
 // answer is what an entry serves, and for how long. It is immutable. What each look-up
@@ -117,6 +121,8 @@ type answer struct {
 	limits *limits
 	// failure is that of the last question, if that had no answer.
 	failure *failure
+	// book has what was spent of the customer's meters; nil if nothing was.
+	book *ledger.Book
 }
 
 // limits are how long an answer would count but for the license keys in it, and when the
@@ -143,11 +149,6 @@ func (e *entry) change(change func(*answer)) *Entitlements {
 	change(&next)
 	e.answer.Store(&next)
 	return &next.value
-}
-
-// serve has an entry serve another value for as long as the one before. mu is held.
-func (e *entry) serve(value *Entitlements) *Entitlements {
-	return e.change(func(a *answer) { a.value = *value })
 }
 
 // before reports whether an event from that time is older than what is cached. An
@@ -236,7 +237,7 @@ const (
 )
 
 func newEntitlementCache(size int) (*entitlementCache, error) {
-	c := &entitlementCache{start: time.Now()}
+	c := &entitlementCache{start: time.Now(), books: map[uuid]*ledger.Book{}}
 	var err error
 	if c.known, err = newKnownEntries(size); err != nil {
 		return nil, err
@@ -253,12 +254,28 @@ func newEntitlementCache(size int) (*entitlementCache, error) {
 
 func (c *entitlementCache) now() clock.Local { return clock.Since(c.start) }
 
+// polarNow is the time by Polar's clock, as far as it is known from its last answer: up to a
+// second early, since those are dated by whole seconds.
+func (c *entitlementCache) polarNow() clock.Polar {
+	return clock.PolarTime(time.Now()) + clock.Polar(c.ahead.Load())
+}
+
+// noteTime notes the time of an answer that Polar has just given.
+func (c *entitlementCache) noteTime(at clock.Polar) {
+	if at != 0 {
+		c.ahead.Store(int64(at.Sub(clock.PolarTime(time.Now()))))
+	}
+}
+
 // find is the entry of a customer or key that Polar knows, and what it serves. Now and then
 // the 2Q cache is told that it is in use.
 func (c *entitlementCache) find(key cacheKey, now clock.Local) (*entry, *answer) {
 	e, a := c.known.find(key)
 	if e != nil && now.Seconds() >= clock.Seconds(e.nextTouch.Load()) && c.known.touch(key, e) {
 		e.nextTouch.Store(uint32(now.Seconds() + touchEvery))
+	}
+	if a != nil && a.book != nil {
+		a = c.balanced(e, a)
 	}
 	return e, a
 }
@@ -356,7 +373,7 @@ func (c *entitlementCache) recheck(ctx context.Context, key cacheKey, last *Enti
 func (c *entitlementCache) hasSpent(e *entry) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return e.ledger.hasSpent()
+	return e.book != nil && e.book.SpentLately()
 }
 
 // mayAsk reports whether a question can be asked that could wait: not while customers
@@ -405,7 +422,7 @@ func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency
 // during grace.
 func (c *entitlementCache) staleOnError(key cacheKey, err error) (*Entitlements, error) {
 	now := c.now()
-	e, a := c.known.find(key)
+	e, a := c.find(key, now)
 	if e == nil {
 		if u, ok := c.unknown.Peek(key); ok && now < u.answer.Load().graceUntil {
 			c.counts.negative.Add(1)
@@ -506,7 +523,7 @@ func (c *entitlementCache) current(key cacheKey, when urgency) (*Entitlements, b
 	if e == nil || when == inAnyCase {
 		return nil, false
 	}
-	a, now := e.answer.Load(), c.now()
+	a, now := c.balanced(e, e.answer.Load()), c.now()
 	if now >= a.freshUntil || when == unlessCertain && now >= a.doubtAt {
 		return nil, false
 	}
@@ -600,9 +617,7 @@ func (c *entitlementCache) question(key cacheKey, when urgency, began clock.Loca
 		return nil, err
 	}
 	c.outages[key.kind].Store(nil)
-	if c.replicas != nil {
-		c.replicas.noteTime(value.at)
-	}
+	c.noteTime(value.at)
 	served, n := c.store(key, value, asked)
 	served = c.withKeysLookedUp(key, served, began)
 	switch {
@@ -685,11 +700,8 @@ func (c *entitlementCache) begin(key cacheKey, when urgency) (asked clock.Local)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
-	if e := c.entryOf(key); e != nil {
-		e.ledger.ask()
-		if when == inAnyCase {
-			e.doubts, e.hopeUntil = 0, now.After(hopeLasts).Seconds()
-		}
+	if e := c.entryOf(key); e != nil && when == inAnyCase {
+		e.doubts, e.hopeUntil = 0, now.After(hopeLasts).Seconds()
 	}
 	return now
 }
@@ -780,7 +792,7 @@ func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.
 	}
 	n.former = e.formerID(value)
 	e.answered, e.asked = n.at, asked
-	c.set(e, e.ledger.lessSpent(value.completed(e.value(), c.graceFor)), 0)
+	c.set(e, value.completed(e.value(), c.graceFor), 0)
 	add()
 	if claims {
 		c.claim(e)
@@ -902,7 +914,7 @@ func (c *entitlementCache) latest(key cacheKey) (value *Entitlements, certain bo
 	if e == nil {
 		return nil, false
 	}
-	a := e.answer.Load()
+	a := c.balanced(e, e.answer.Load())
 	return &a.value, c.now() < max(a.freshUntil, a.staleUntil)
 }
 
@@ -936,6 +948,7 @@ func (e *entry) expire() {
 // set makes a value of that age the one that an entry serves, from now on. mu is held.
 func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration) {
 	now := c.now()
+	value = c.observe(e, value)
 	last := e.value()
 	nothingNew := last != nil && last.allowsTheSame(value)
 	pause := c.settlePause(e, nothingNew)
@@ -961,6 +974,7 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 		graceUntil:  now.After(max(fresh, stale, grace) - age),
 		memoryUntil: now.After(min(max(fresh, stale, yieldsFor), max(fresh, stale, grace)) - age),
 		doubtAt:     now.After(pause),
+		book:        e.book,
 	}
 	if expires != clock.Never || value.keys() != nil {
 		a.limits = &limits{a.freshUntil, a.staleUntil, expires}
@@ -970,7 +984,6 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 		c.known.dropAlias(e)
 	}
 	e.answer.Store(&a)
-	e.ledger.answered()
 }
 
 // settlePause is how long a refusal by a new value is believed, longer each time that
@@ -1134,10 +1147,7 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 	} else {
 		e.answered, e.asked = n.at, max(asked, e.told)
 	}
-	if !n.doubtful { // otherwise Polar may not have counted all of that by then
-		e.ledger.ask()
-	}
-	c.set(e, e.ledger.lessSpent(value.completed(e.value(), c.graceFor)), age)
+	c.set(e, value.completed(e.value(), c.graceFor), age)
 	if n.shared {
 		c.doubtSooner(e, age)
 	}
@@ -1249,59 +1259,111 @@ func (e *entry) noteOlderEvent(at clock.Polar, now clock.Local) {
 	}
 }
 
-// spend takes units off a meter, if the balance allows: then rest is what is left, and end
-// is to be called once the request is over, with whether the units are given back. Until
-// then a request that says when it ends, by untilEnd, has them taken off each new answer
-// too. Otherwise rest is nil. last is what the caller has just seen, which counts for a
-// customer who was evicted since, as if that had happened a moment later.
-func (c *entitlementCache) spend(key cacheKey, last *Entitlements, cost debit, untilEnd bool) (rest *Entitlements, end func(back bool)) {
+// observe has a customer's book take in what Polar counted, and gives the value with what is
+// left by that. mu is held.
+func (c *entitlementCache) observe(e *entry, value *Entitlements) *Entitlements {
+	if e.book == nil {
+		e.book = c.books[e.id]
+	}
+	if e.book == nil {
+		return value
+	}
+	now, newest := c.polarNow(), true
+	if value.unread&listOfMeters == 0 {
+		for _, meter := range e.book.Meters() {
+			if i := value.meter(meter); i >= 0 && !e.book.Observe(meter, value.count(i), now) {
+				newest = false // it came out of a cache of Polar's
+			}
+		}
+		e.book.Answered()
+	}
+	if newest && e.book.Retire(now) {
+		delete(c.books, e.id)
+		e.book = nil
+		return value
+	}
+	return value.withBalances(e.book)
+}
+
+// balanced is what an entry serves, with what is left on meters by now.
+func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
+	if a.book == nil || !a.book.Changed() {
+		return a
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e.change(func(a *answer) {
+		if a.book != nil {
+			a.value = *a.value.withBalances(a.book)
+		}
+	})
+	return e.answer.Load()
+}
+
+// hold reserves units of a customer's meter, if at least floor is left then. The book is the
+// one that it is in. last is what the caller has just seen, which counts for a customer who
+// was evicted since.
+func (c *entitlementCache) hold(key cacheKey, last *Entitlements, meter string, units, floor ledger.Units) (book *ledger.Book, held bool) {
+	now := c.polarNow()
+	if _, a := c.known.find(key); a != nil {
+		book = a.book
+	}
+	for {
+		outcome := ledger.Gone
+		if book != nil {
+			outcome = book.Hold(meter, units, floor, now)
+		}
+		if outcome != ledger.Gone {
+			return book, outcome == ledger.Held
+		}
+		book = c.openBook(key, last, meter)
+	}
+}
+
+// fewBooks is how many books are kept without looking whether they are needed.
+const fewBooks = 1000
+
+// openBook is the book of a customer, with an account of a meter.
+func (c *entitlementCache) openBook(key cacheKey, last *Entitlements, meter string) *ledger.Book {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, a := c.known.find(key)
-	value := last
-	if e != nil {
-		value = &a.value
+	if a != nil {
+		last = &a.value
 	}
-	i := value.meter(cost.meter)
-	if i < 0 || value.amounts[i].balance < cost.units {
-		return nil, nil
+	var count ledger.Count
+	i := last.meter(meter)
+	if i >= 0 {
+		count, meter = last.count(i), last.plan().meters[i].Value() // the same text, in memory that stays
+	} else {
+		meter = strings.Clone(meter)
 	}
-	cost.meter = value.plan().meters[i].Value() // the same text, in memory that stays
-	rest = value.withBalance(i, value.amounts[i].balance-cost.units)
-	if e == nil {
-		return rest, func(bool) {}
+	book := c.books[last.customer]
+	if book == nil || !book.Open(meter, count, i >= 0) {
+		c.sweepBooks()
+		book = &ledger.Book{}
+		book.Open(meter, count, i >= 0)
+		c.books[last.customer] = book
 	}
-	rest = e.serve(rest)
-	if e.ledger == nil {
-		e.ledger = &ledger{}
+	if e != nil && e.book != book {
+		e.book = book
+		e.change(func(a *answer) { a.book = book })
 	}
-	l := e.ledger
-	l.takeOff(&cost)
-	if untilEnd {
-		if l.underWay == nil {
-			l.underWay = map[*debit]struct{}{}
+	return book
+}
+
+// sweepBooks drops books of customers who owe nothing any more. mu is held.
+func (c *entitlementCache) sweepBooks() {
+	if len(c.books) < max(c.sweepAt, fewBooks) {
+		return
+	}
+	now := c.polarNow()
+	for id, book := range c.books {
+		if e := c.known.byID(id); e == nil && book.Retire(now) {
+			delete(c.books, id)
 		}
-		l.underWay[&cost] = struct{}{}
 	}
-	question := l.question
-	var once sync.Once
-	return rest, func(back bool) {
-		once.Do(func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			delete(l.underWay, &cost)
-			if !back || !untilEnd && question < l.base {
-				return // Polar has said anew what is left
-			}
-			if untilEnd || question == l.question {
-				l.spent[cost.meter] -= cost.units
-			}
-			value := e.value()
-			if i := value.meter(cost.meter); i >= 0 {
-				e.serve(value.withBalance(i, value.amounts[i].balance+cost.units))
-			}
-		})
-	}
+	c.sweepAt = 2 * len(c.books)
 }
 
 // close ends all that is under way.

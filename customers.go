@@ -471,33 +471,6 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 	return value, c.callError(err)
 }
 
-// Spend takes units off a meter in memory, so that requests that come faster than Polar
-// counts can't use more than Polar last said was left. It doesn't tell Polar: your
-// program sends its usage events as usual. ok is false if the balance is too low; then
-// nothing was taken. giveBack undoes it, once, unless Polar has reported a new balance
-// since; it is never nil. A customer has one balance here, by whichever id you name them.
-//
-// Polar is assumed to know about the units when it is next asked, or reports the customer
-// by a webhook: send the usage event before, or soon after. For work that takes longer,
-// use Route.Spend, whose units stay taken off until the handler ends.
-func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID string, units float64) (giveBack func(), ok bool, err error) {
-	nothing := func() {}
-	if !(units > 0) || units > 1e15 {
-		return nothing, false, &InputError{"units", "must be more than 0"}
-	}
-	value, err := c.Entitlements(ctx, customer)
-	if err != nil {
-		return nothing, false, err
-	}
-	if rest, end := c.cache.spend(customer.key, value, debit{normalUUID(meterID), units}, false); rest != nil {
-		return func() { end(true) }, true, nil
-	}
-	if value.missing()&listOfMeters != 0 {
-		return nothing, false, listOfMeters.unreadable()
-	}
-	return nothing, false, nil
-}
-
 // secret is the id, if an error must not repeat it. An id of few letters, such as a row's
 // number, tells nobody anything, and would be found in every second word.
 func (r CustomerRef) secret() string {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/intern"
+	"github.com/polargate/polargate/internal/ledger"
 )
 
 const opEntitlements = "entitlements" // what was done, in an *Error
@@ -96,6 +97,7 @@ type MeterBalance struct {
 	// Credited minus Consumed by Polar's count, which can be negative, minus what was
 	// spent here since; see Customers.Spend.
 	Consumed, Credited, Balance float64
+	counted                     clock.Polar // when Polar counted; 0 if it didn't say
 }
 
 // ID is the meter's id.
@@ -213,7 +215,7 @@ func (e *Entitlements) Meter(id string) (MeterBalance, bool) {
 // balance is that of a meter by its place in the plan.
 func (e *Entitlements) balance(i int) MeterBalance {
 	a := e.amounts[i]
-	return MeterBalance{e.plan().meters[i], a.consumed, a.credited, a.balance}
+	return MeterBalance{e.plan().meters[i], a.consumed, a.credited, a.balance, a.counted}
 }
 
 // Meters are all meters of the customer, sorted by id. The slice is the caller's own.
@@ -250,6 +252,7 @@ func (e *Entitlements) meets(r *Requirement, supposed lists) bool {
 		return supposed&listOfSubscriptions != 0 || e.Subscribed(r.id)
 	case needsMeter:
 		m, ok := e.Meter(r.id)
+		ok = ok || r.least < 0 && e.Known() // the first use makes the meter
 		return supposed&listOfMeters != 0 || ok && m.Balance >= r.least
 	case needsAll:
 		for i := range r.of {
@@ -409,8 +412,11 @@ func (p plan) shared() *plan {
 	})
 }
 
-// amounts are one customer's numbers for one meter of a plan.
-type amounts struct{ consumed, credited, balance float64 }
+// amounts are one customer's numbers for one meter of a plan, as of when Polar counted.
+type amounts struct {
+	consumed, credited, balance float64
+	counted                     clock.Polar
+}
 
 // particulars are what few customers have in addition to their plan. They are immutable.
 type particulars struct {
@@ -483,7 +489,7 @@ func (e *Entitlements) setRights(r rights) {
 		p.meters, e.amounts = make([]text, len(r.meters)), make([]amounts, len(r.meters))
 	}
 	for i, m := range r.meters {
-		p.meters[i], e.amounts[i] = m.id, amounts{m.Consumed, m.Credited, m.Balance}
+		p.meters[i], e.amounts[i] = m.id, amounts{m.Consumed, m.Credited, m.Balance, m.counted}
 	}
 	e.common = p.shared()
 	if own != nil || e.particulars().properties != nil {
@@ -575,7 +581,8 @@ func Benefit(id string) Requirement { return Requirement{kind: needsBenefit, id:
 // Entitlements.Subscribed.
 func Product(id string) Requirement { return Requirement{kind: needsProduct, id: normalUUID(id)} }
 
-// Meter is met if the meter with that id has a balance of at least so many units.
+// Meter is met if the meter with that id has a balance of at least so many units. Less than
+// 0 allows customers to overdraw, also those who have never used the meter.
 func Meter(id string, least float64) Requirement {
 	return Requirement{kind: needsMeter, id: normalUUID(id), least: least}
 }
@@ -620,6 +627,22 @@ func (r Requirement) discounting(meter string) Requirement {
 	parts := slices.Clone(r.of)
 	for i := range parts {
 		parts[i] = parts[i].discounting(meter)
+	}
+	r.of = parts
+	return r
+}
+
+// supposing is r, decided as far as it is about a meter, which is supposed to have a balance.
+func (r Requirement) supposing(meter string, balance float64) Requirement {
+	if r.kind == needsMeter && r.id == meter {
+		if balance >= r.least {
+			return All()
+		}
+		return Requirement{}
+	}
+	parts := slices.Clone(r.of)
+	for i := range parts {
+		parts[i] = parts[i].supposing(meter, balance)
 	}
 	r.of = parts
 	return r
@@ -810,11 +833,27 @@ func (r *rights) meter(m fields) {
 	optional(m, "credited_units", &b.Credited)
 	b.Balance = max(-math.MaxFloat64, min(b.Credited-b.Consumed, math.MaxFloat64)) // never infinite
 	optional(m, "balance", &b.Balance)
+	b.Balance = ledger.Round(b.Balance)
+	b.counted = countedAt(m)
 	if meter == "" {
 		return
 	}
 	b.id = textFrom(meter)
 	r.meters = append(r.meters, b)
+}
+
+// countedAt is when Polar counted a meter: it changes nothing else about one.
+func countedAt(m fields) clock.Polar {
+	var created, modified time.Time
+	m.time("created_at", &created)
+	m.time("modified_at", &modified)
+	if modified.IsZero() {
+		modified = created
+	}
+	if modified.IsZero() {
+		return 0
+	}
+	return clock.PolarTime(modified)
 }
 
 // grant gives e, which nobody else has seen yet, what a customer has.
@@ -846,10 +885,28 @@ func hasFeatures(features map[string][]string, benefitID string) bool {
 	return ok
 }
 
-// withBalance is a copy in which the balance of a meter is another.
-func (e *Entitlements) withBalance(i int, balance float64) *Entitlements {
+// countsAfter is how long after an event Polar counts it at the earliest, unless it is in a
+// hurry because of others before it.
+const countsAfter = 15 * time.Second
+
+// count is what Polar counted of a meter, by its place. If Polar didn't say when, it was told
+// of everything in it as long before the state as it takes to count.
+func (e *Entitlements) count(i int) ledger.Count {
+	a := e.amounts[i]
+	if a.counted == 0 {
+		a.counted = e.at.Before(countsAfter)
+	}
+	return ledger.Count{Consumed: ledger.Of(a.consumed), Balance: ledger.Of(a.balance), At: a.counted}
+}
+
+// withBalances is a copy with what is left on meters by a book.
+func (e *Entitlements) withBalances(book *ledger.Book) *Entitlements {
 	next := *e
 	next.amounts = slices.Clone(e.amounts)
-	next.amounts[i].balance = balance
+	book.Balances(func(meter string, left ledger.Units) {
+		if i := e.meter(meter); i >= 0 {
+			next.amounts[i].balance = left.Float()
+		}
+	})
 	return &next
 }

@@ -20,6 +20,7 @@ import (
 	"unique"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -317,7 +318,8 @@ func TestRequirementsMeanWhatTheySay(t *testing.T) {
 		"a little more":        {Meter(callsID, 74.50000001), false, "meter " + callsID + " of at least 74.50000001"},
 		"less than nothing":    {Meter(strings.ToUpper(callsID), -1), true, "meter " + callsID + " of at least -1"},
 		"no number":            {Meter(callsID, math.NaN()), false, "meter " + callsID + " of at least NaN"},
-		"no such meter":        {Meter(planID, math.Inf(-1)), false, "meter " + planID + " of at least -Inf"},
+		"no such meter":        {Meter(planID, 0), false, "meter " + planID + " of at least 0"},
+		"before the first use": {Meter(planID, -100), true, "meter " + planID + " of at least -100"},
 		"both":                 {All(pro, Benefit(teaID)), true, "feature pro and benefit " + teaID},
 		"one of both":          {All(pro, gold), false, "feature pro and feature gold"},
 		"either":               {Any(gold, pro), true, "one of feature gold, feature pro"},
@@ -436,7 +438,9 @@ func TestReturnedSlicesAndMapsBelongToTheCaller(t *testing.T) {
 	_ = append(e.Features()[:0], "gold")
 	slices.Reverse(e.Benefits())
 	assert.Equal(t, same, e)
-	next := e.withBalance(0, 1)
+	var book ledger.Book
+	book.Open(callsID, ledger.Count{Balance: ledger.Of(1)}, true)
+	next := e.withBalances(&book)
 	assert.Equal(t, same, e, "spending makes another one")
 	assert.True(t, next.Meets(Meter(callsID, 1)))
 	assert.False(t, next.Meets(Meter(callsID, 2)))
@@ -579,13 +583,40 @@ func TestACostIsTakenOffForACustomerWhoWasEvicted(t *testing.T) {
 	require.NoError(t, err)
 	seen := &Entitlements{known: true}
 	seen.setRights(rights{meters: []MeterBalance{{id: unique.Make("m"), Balance: 5}}})
-	rest, giveBack := cache.spend(ExternalID("usr_gone").key, seen, debit{"m", 3}, true)
-	require.NotNil(t, rest)
-	assert.InDelta(t, 2, rest.amounts[0].balance, 0)
+	key := ExternalID("usr_gone").key
+	three := ledger.Of(3)
+	book, held := cache.hold(key, seen, "m", three, ledger.Units{})
+	require.True(t, held)
+	assert.InDelta(t, 2, seen.withBalances(book).amounts[0].balance, 0)
 	assert.InDelta(t, 5, seen.amounts[0].balance, 0, "what the caller had seen stays")
-	giveBack(true)
-	rest, _ = cache.spend(ExternalID("usr_gone").key, seen, debit{"m", 6}, true)
-	assert.Nil(t, rest, "there is not so much")
+	_, held = cache.hold(key, seen, "m", three, ledger.Units{})
+	assert.False(t, held, "what is held stays held without an entry")
+	book.Settle("m", three, ledger.Units{}, 0, true)
+	_, held = cache.hold(key, seen, "m", ledger.Of(6), ledger.Units{})
+	assert.False(t, held, "there is not so much")
+	_, held = cache.hold(key, seen, "m", ledger.Of(5), ledger.Units{})
+	assert.True(t, held)
+}
+
+func TestBooksThatAreNotNeededAreSweptOut(t *testing.T) {
+	t.Parallel()
+	cache, err := newEntitlementCache(4)
+	require.NoError(t, err)
+	for i := range 10 * fewBooks {
+		seen := &Entitlements{known: true, customer: uuid{1, byte(i), byte(i >> 8)}}
+		seen.setRights(rights{meters: []MeterBalance{{id: unique.Make("m"), Balance: 5}}})
+		book, held := cache.hold(ExternalID("usr_gone").key, seen, "m", ledger.Of(3), ledger.Units{})
+		require.True(t, held)
+		used := ledger.Units{}
+		if i < 10 {
+			used = ledger.Of(1)
+		}
+		book.Settle("m", ledger.Of(3), used, cache.polarNow(), true)
+	}
+	assert.Less(t, len(cache.books), 2*fewBooks+10)
+	for i := range 10 {
+		assert.NotNil(t, cache.books[uuid{1, byte(i)}], "something is owed in that")
+	}
 }
 
 // saying is Customers of a Polar that answers with a customer's state whose lists are

@@ -18,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/refusalpage"
 )
 
@@ -219,7 +220,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			}
 			switch {
 			case refusal == nil && spends && !value.Meets(free):
-				c.serveSpending(w, r, next, route, customer, value)
+				c.serveSpending(w, r, next, &route, customer, value)
 			case refusal == nil:
 				serve(w, r, next, value)
 			case route.opensFor(r, refusal):
@@ -400,21 +401,22 @@ func bringBack(outer, inner *http.Request, added context.Context) {
 }
 
 // serveSpending takes the cost of a route off the meter while the handler runs.
-func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route Route, customer CustomerRef, value *Entitlements) {
-	rest, end := c.cache.spend(customer.key, value, debit{normalUUID(route.Spend.MeterID), route.Spend.Units}, true)
-	if rest == nil && value.missing()&listOfMeters != 0 {
-		_, refusal := c.decide(nil, listOfMeters.unreadable(), nil)
-		c.refuse(w, r, route, *refusal)
-		return
-	}
-	if rest == nil {
-		c.refuse(w, r, route, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
+func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route *Route, customer CustomerRef, value *Entitlements) {
+	reserved, refusal := c.reserve(customer.key, value, route.Spend.MeterID, ledger.Cost(route.Spend.Units), route.Require)
+	if refusal != nil {
+		c.refuse(w, r, *route, *refusal)
 		return
 	}
 	watched := &statusWriter{ResponseWriter: w}
 	served := false
-	defer func() { end(!served || watched.status >= 500) }()
-	serve(watched, r, next, rest)
+	defer func() {
+		if !served || watched.status >= 500 {
+			reserved.Release()
+			return
+		}
+		reserved.spend()
+	}()
+	serve(watched, r, next, reserved.rest())
 	served = true
 }
 

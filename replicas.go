@@ -28,7 +28,6 @@ type replicas struct {
 	features map[string][]string
 	budget   *pace.Budget // of this replica alone
 	limit    int          // of all replicas, a minute
-	ahead    atomic.Int64 // how far Polar's clock is ahead of this computer's, as last seen
 	flights  flight.Group
 
 	// organization is the one of the access token, "" until it is known, and learn is told
@@ -170,7 +169,7 @@ func (r *replicas) factOf(n news) []byte {
 	}
 	c.Products = v.Products()
 	for _, m := range v.Meters() {
-		c.Meters = append(c.Meters, fact.Meter{ID: m.ID(), Consumed: m.Consumed, Credited: m.Credited, Balance: m.Balance})
+		c.Meters = append(c.Meters, fact.Meter{ID: m.ID(), Consumed: m.Consumed, Credited: m.Credited, Balance: m.Balance, Counted: m.counted})
 	}
 	return f.Bytes()
 }
@@ -227,7 +226,7 @@ func (r *replicas) parse(shared sharedFact) (f fact.Fact, at clock.Polar, err er
 	}
 	at = clock.PolarTime(shared.At)
 	if ahead := at.Sub(r.polarNow()); ahead > 0 {
-		r.ahead.Add(int64(ahead))
+		r.cache.ahead.Add(int64(ahead))
 	}
 	return f, at, nil
 }
@@ -266,7 +265,7 @@ func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n news, err error) {
 		have.products = append(have.products, textFrom(id))
 	}
 	for _, m := range c.Meters {
-		have.meters = append(have.meters, MeterBalance{textFrom(m.ID), m.Consumed, m.Credited, m.Balance})
+		have.meters = append(have.meters, MeterBalance{textFrom(m.ID), m.Consumed, m.Credited, m.Balance, m.Counted})
 	}
 	v.setRights(have)
 	return n, nil
@@ -301,17 +300,8 @@ func (r *replicas) name(key cacheKey) sharedName {
 // droppedName is what the record is called that says that an event told of a license key.
 func (r *replicas) droppedName(license string) sharedName { return r.link.name("license", license) }
 
-// polarNow is the time by Polar's clock, as far as it is known from its last answer.
-func (r *replicas) polarNow() clock.Polar {
-	return clock.PolarTime(time.Now()) + clock.Polar(r.ahead.Load())
-}
-
-// noteTime notes the time of an answer that Polar has just given.
-func (r *replicas) noteTime(at clock.Polar) {
-	if at != 0 {
-		r.ahead.Store(int64(at.Sub(clock.PolarTime(time.Now()))))
-	}
-}
+// polarNow is the time by Polar's clock.
+func (r *replicas) polarNow() clock.Polar { return r.cache.polarNow() }
 
 // adopt has the cache take in a record that was read, if it says something younger. key is
 // that of a record about a license key, which doesn't tell it; otherwise it may be empty.

@@ -457,8 +457,6 @@ func (c *entitlementCache) storeListed(value *Entitlements, asked clock.Local, s
 		}
 	case e.told > asked, e.asked > asked, e.event > value.at:
 		return true
-	case e.ledger.hasSpent():
-		return true // the lists may not know of that: the next question settles it
 	}
 	claims := c.mayClaim(value, e, asked)
 	add := func() {}
@@ -466,7 +464,7 @@ func (c *entitlementCache) storeListed(value *Entitlements, asked clock.Local, s
 		e, add = c.newEntry(value.ids()[0], value)
 	}
 	e.answered, e.asked = value.at, asked
-	c.set(e, e.ledger.lessSpent(value), c.now().Sub(asked))
+	c.set(e, value, c.now().Sub(asked))
 	// What is not in a list that changes may be in it again: a refusal is doubted at once.
 	e.change(func(a *answer) { a.doubtAt = 0 })
 	add()

@@ -65,6 +65,8 @@ type Meter struct {
 	Consumed float64 `json:"consumed"`
 	Credited float64 `json:"credited"`
 	Balance  float64 `json:"balance"`
+	// Counted is when Polar counted; 0 if it didn't say.
+	Counted clock.Polar `json:"counted,omitempty"`
 }
 
 // Key is whether a license key counts that comes with a benefit.

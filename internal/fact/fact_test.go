@@ -13,7 +13,7 @@ func TestWhatOneReplicaWritesAnotherReads(t *testing.T) {
 	for name, f := range map[string]Fact{
 		"a customer": {At: 5, Organization: "o", Customer: &Customer{
 			Known: true, ID: "1", External: "usr", Event: true, Doubtful: true, Products: []string{"p"},
-			Benefits: []Benefit{{"b", "custom", "{}", `{"a":1}`}}, Meters: []Meter{{"m", 0.1, 1e15, -0.5}},
+			Benefits: []Benefit{{"b", "custom", "{}", `{"a":1}`}}, Meters: []Meter{{"m", 0.1, 1e15, -0.5, 1_700_000_000_000_000_000}},
 			Keys: []Key{{"k", true, 9, 8}},
 		}},
 		"an unknown customer": {At: 5, Customer: &Customer{External: "usr"}},

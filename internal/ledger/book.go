@@ -16,7 +16,17 @@ type Book struct {
 	mu       sync.Mutex
 	accounts []entry
 	spent    bool
+	retired  bool
 }
+
+// Outcome is what came of a wish to hold units.
+type Outcome int
+
+const (
+	Held  Outcome = iota // they are held
+	Short                // there are not so many left
+	Gone                 // there is no account, or the book is retired: open it anew
+)
 
 type entry struct {
 	meter string
@@ -26,21 +36,19 @@ type entry struct {
 // Changed reports whether what is left on a meter changed since Balances.
 func (b *Book) Changed() bool { return b.changed.Load() }
 
-// Has reports whether there is an account of a meter.
-func (b *Book) Has(meter string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.find(meter) != nil
-}
-
 // Open makes the account of a meter, if there is none, with what Polar counted last; false
-// as counted says that Polar has not counted it yet.
-func (b *Book) Open(meter string, c Count, counted bool) {
+// as counted says that Polar has not counted it yet. It reports whether it could: not once
+// the book is retired.
+func (b *Book) Open(meter string, c Count, counted bool) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.retired {
+		return false
+	}
 	if b.find(meter) == nil {
 		b.accounts = append(b.accounts, entry{meter, &Account{Base: c, Counted: counted}})
 	}
+	return true
 }
 
 func (b *Book) find(meter string) *Account {
@@ -75,22 +83,23 @@ func (b *Book) Replace(meter string, a *Account) {
 }
 
 // Hold reserves units of a meter; see Account.Hold.
-func (b *Book) Hold(meter string, units, floor Units, now clock.Polar) bool {
+func (b *Book) Hold(meter string, units, floor Units, now clock.Polar) Outcome {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	a := b.find(meter)
-	if a == nil {
-		return false
+	if a == nil || b.retired {
+		return Gone
 	}
 	held := a.Hold("", units, floor)
 	if !held {
 		a.Expire(now)
 		held = a.Hold("", units, floor)
 	}
-	if held {
-		b.noteSpent()
+	if !held {
+		return Short
 	}
-	return held
+	b.noteSpent()
+	return Held
 }
 
 // Settle ends a reservation of units, of which used were used; see Account.Spend.
@@ -135,13 +144,16 @@ func (b *Book) Meters() (meters []string) {
 	return meters
 }
 
-// Observe takes in what Polar counted of a meter, if there is an account; see
-// Account.Observe.
-func (b *Book) Observe(meter string, c Count, now clock.Polar) {
+// Observe takes in what Polar counted of a meter, if there is an account, and reports whether
+// that is not older than what it has; see Account.Observe.
+func (b *Book) Observe(meter string, c Count, now clock.Polar) (current bool) {
+	current = true
 	b.Do(meter, func(a *Account) {
 		a.Observe(c)
 		a.Expire(now)
+		current = a.Base == c
 	})
+	return current
 }
 
 // Balances tells what is left on each meter of which there is an account.
@@ -163,12 +175,15 @@ func (b *Book) Each(see func(meter string, a *Account)) {
 	}
 }
 
-// Owes reports whether there is anything to keep the book for by now.
-func (b *Book) Owes(now clock.Polar) bool {
+// Retire ends a book in which nothing is owed by now, and reports whether it did. From then on
+// nothing can be held by it.
+func (b *Book) Retire(now clock.Polar) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return slices.ContainsFunc(b.accounts, func(e entry) bool {
+	owes := slices.ContainsFunc(b.accounts, func(e entry) bool {
 		e.Expire(now)
 		return e.Owes()
 	})
+	b.retired = b.retired || !owes
+	return b.retired
 }

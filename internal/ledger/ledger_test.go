@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"math"
 	"math/rand/v2"
-	"slices"
 	"testing"
 	"time"
 
@@ -41,7 +40,7 @@ func TestAmountsAddUpAsDecimalsDo(t *testing.T) {
 
 func TestAnAmountIsItsFloatAgain(t *testing.T) {
 	t.Parallel()
-	for _, x := range []float64{0, 0.1, 0.7, -0.1, -2.5, 99.75, 4.9, 1e6 + 0.000001, 123456789.125, -1e12, 1 << 50} {
+	for _, x := range []float64{0, 0.1, 0.7, 4.35, -0.1, -2.5, 99.75, 4.9, 1e6 + 0.000001, 123456789.125, -1e12, 1 << 50} {
 		assert.InDelta(t, x, Of(x).Float(), 0)
 		assert.InDelta(t, -x, Units{}.Minus(Of(x)).Float(), 0)
 	}
@@ -103,8 +102,12 @@ func TestWhatWasSpentIsForgottenOnlyWhenPolarHasCountedIt(t *testing.T) {
 	assert.InDelta(t, -30, left(a), 0, "the rest")
 	a.Observe(counted(0, 100, at(39)))
 	assert.InDelta(t, -30, left(a), 0, "an older count changes nothing")
+	a.Spend(Of(7), at(50), true)
+	a.Spend(Of(2), at(61), true)
 	a.Observe(counted(0, 100, at(60)))
-	assert.InDelta(t, 100, left(a), 0, "a period has begun")
+	assert.InDelta(t, 98, left(a), 0, "a period has begun, and what was spent before counts for the last one")
+	a.Observe(counted(2, 98, at(80)))
+	assert.InDelta(t, 98, left(a), 0)
 	assert.False(t, a.Owes())
 }
 
@@ -340,16 +343,17 @@ func TestALedgerIsExactAsSoonAsPolarHasCounted(t *testing.T) {
 func TestABookHasOneAccountForEachMeter(t *testing.T) {
 	t.Parallel()
 	var b Book
-	b.Open("calls", counted(0, 10, at(0)), true)
-	b.Open("calls", counted(0, 99, at(0)), true)
-	b.Open("bytes", Count{}, false)
+	assert.True(t, b.Open("calls", counted(0, 10, at(0)), true))
+	assert.True(t, b.Open("calls", counted(0, 99, at(0)), true))
+	assert.True(t, b.Open("bytes", Count{}, false))
 	assert.Equal(t, []string{"calls", "bytes"}, b.Meters())
 	assert.False(t, b.SpentLately())
-	assert.True(t, b.Hold("calls", Of(4), Units{}, at(1)))
-	assert.False(t, b.Hold("calls", Of(7), Units{}, at(1)))
-	assert.False(t, b.Hold("bytes", Of(1), Units{}, at(1)))
-	assert.True(t, b.Hold("bytes", Of(1), Of(-1), at(1)), "as far as an overdraft allows")
-	assert.False(t, b.Hold("unknown", Of(1), Of(-1), at(1)))
+	assert.Equal(t, Held, b.Hold("calls", Of(4), Units{}, at(1)))
+	assert.Equal(t, Short, b.Hold("calls", Of(7), Units{}, at(1)))
+	assert.Equal(t, Short, b.Hold("bytes", Of(1), Units{}, at(1)))
+	assert.Equal(t, Held, b.Hold("bytes", Of(1), Of(-1), at(1)), "as far as an overdraft allows")
+	assert.Equal(t, Gone, b.Hold("unknown", Of(1), Of(-1), at(1)))
+	assert.False(t, b.Retire(at(1)), "something is held")
 	assert.True(t, b.SpentLately())
 	assert.True(t, b.Changed())
 	balances := map[string]float64{}
@@ -358,7 +362,8 @@ func TestABookHasOneAccountForEachMeter(t *testing.T) {
 	assert.False(t, b.Changed())
 	b.Settle("calls", Of(4), Of(2.5), at(2), true)
 	b.Settle("bytes", Of(1), Units{}, at(2), true)
-	b.Observe("calls", counted(2.5, 7.5, at(9)), at(9))
+	assert.True(t, b.Observe("calls", counted(2.5, 7.5, at(9)), at(9)))
+	assert.False(t, b.Observe("calls", counted(0, 10, at(8)), at(9)))
 	var meters []string
 	b.Each(func(meter string, a *Account) {
 		if a.Owes() {
@@ -366,20 +371,21 @@ func TestABookHasOneAccountForEachMeter(t *testing.T) {
 		}
 	})
 	assert.Empty(t, meters)
-	assert.False(t, b.Owes(at(10)))
 	b.Answered()
 	assert.False(t, b.SpentLately())
-	assert.True(t, slices.Contains(b.Meters(), "calls"))
+	assert.True(t, b.Retire(at(10)))
+	assert.Equal(t, Gone, b.Hold("calls", Of(1), Units{}, at(10)), "nobody looks into a retired book again")
+	assert.False(t, b.Open("more", Count{}, false))
 }
 
 func TestAHoldThatIsRefusedForUsageOfLongAgoIsTriedAgain(t *testing.T) {
 	t.Parallel()
 	var b Book
 	b.Open("calls", counted(0, 10, at(0)), true)
-	require.True(t, b.Hold("calls", Of(10), Units{}, at(0)))
+	require.Equal(t, Held, b.Hold("calls", Of(10), Units{}, at(0)))
 	b.Settle("calls", Of(10), Of(10), at(0), true)
-	assert.False(t, b.Hold("calls", Of(1), Units{}, at(60)))
-	assert.True(t, b.Hold("calls", Of(1), Units{}, at(Cap.Seconds()+1)))
+	assert.Equal(t, Short, b.Hold("calls", Of(1), Units{}, at(60)))
+	assert.Equal(t, Held, b.Hold("calls", Of(1), Units{}, at(Cap.Seconds()+1)))
 }
 
 func BenchmarkHoldAndSettle(b *testing.B) {

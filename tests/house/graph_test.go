@@ -36,10 +36,10 @@ var floors = [][]string{
 	{"shared.go"},
 	{"store.go", "status.go", "config.go"},
 	{"offline.go", "entitlements.go", "shared_link.go"},
-	{"ledger.go", "cache.go", "customer_keys.go", "replicas.go"},
+	{"cache.go", "customer_keys.go", "replicas.go"},
 	{"gate.go", "record.go", "record_io.go", "seats.go", "ephemeral.go", "run.go", "diagnose.go"},
 	{"customers.go", "warm.go", "webhook.go"},
-	{"http_middleware.go"},
+	{"http_middleware.go", "usage.go"},
 	{"doc.go"},
 }
 

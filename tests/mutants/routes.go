@@ -277,29 +277,26 @@ var routes = []mutant{
 		name:  "units are gone after a handler that failed",
 		rule:  "a cost is given back after a 5xx",
 		file:  "http_middleware.go",
-		old:   `end(!served || watched.status >= 500)`,
-		new:   `end(!served)`,
+		old:   `if !served || watched.status >= 500 {`,
+		new:   `if !served {`,
 		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse",
 	},
 	{
 		name:  "units are gone after a handler that panicked",
 		rule:  "a cost is given back after a panic",
 		file:  "http_middleware.go",
-		old:   `end(!served || watched.status >= 500)`,
-		new:   `end(served && watched.status >= 500)`,
+		old:   `if !served || watched.status >= 500 {`,
+		new:   `if served && watched.status >= 500 {`,
 		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse|TestAHandlerThatEndsItsGoroutineGivesTheUnitsBack",
 	},
 	{
 		name: "who has nothing left is let in where a route spends",
 		rule: "a cost is taken off before the handler runs",
-		file: "http_middleware.go",
-		old: `	if rest == nil {
-		c.refuse(w, r, route, Refusal{Status: http.StatusPaymentRequired, Required: Meter(route.Spend.MeterID, route.Spend.Units), Entitlements: value})
-		return
-	}`,
-		new: `	if rest == nil {
-		rest, end = value, func(bool) {}
-	}`,
+		file: "usage.go",
+		old: `	if !held {
+		return nil, c.refusal(`,
+		new: `	if !held && false {
+		return nil, c.refusal(`,
 		tests: "TestARouteThatSpendsLetsInExactlyAsManyAsAreLeft",
 	},
 }
