@@ -19,6 +19,7 @@ import (
 	"github.com/polargate/polargate/internal/lookup"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/transport"
+	"github.com/polargate/polargate/internal/watch"
 )
 
 // entitlementCache keeps what Polar said of customers and license keys. Those that Polar
@@ -66,6 +67,8 @@ type entitlementCache struct {
 	books   map[uuid]*ledger.Book                   // of customers, who may have been evicted; guarded by mu
 	sweepAt int                                     // how many books there are when they are looked through; guarded by mu
 	counts  counters
+	// watches are the streams of those who are watched.
+	watches *watch.Group[cacheKey, stream]
 }
 
 // cacheKey names a customer or a license key. The kind is a field of its own, so
@@ -232,6 +235,11 @@ const (
 	shortLasts = 10 * time.Second
 	// yieldsFor is the age up to which answers yield, where StaleFor is less.
 	yieldsFor = time.Hour
+	// watchSpread spreads the re-checks of those who began to be watched together.
+	watchSpread = 5 * time.Second
+	// watchAgain is the pause before a re-check that brought nothing is done again, and
+	// watchUnknown where there is nothing in memory.
+	watchAgain, watchUnknown = 5 * time.Second, 30 * time.Second
 	// unknownShare of the size of the cache is the room for unknown customers and keys.
 	unknownShare = 4
 )
@@ -249,6 +257,7 @@ func newEntitlementCache(size int) (*entitlementCache, error) {
 		return nil, err
 	}
 	c.life, c.end = context.WithCancel(context.Background())
+	c.watches = watch.New(c.recheckWatched, c.nextWatch)
 	return c, nil
 }
 
@@ -792,6 +801,7 @@ func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.
 	}
 	n.former = e.formerID(value)
 	e.answered, e.asked = n.at, asked
+	defer c.noteChanged(value, key, cacheKey{byExternalID, n.former})
 	c.set(e, value.completed(e.value(), c.graceFor), 0)
 	add()
 	if claims {
@@ -882,6 +892,7 @@ func (c *entitlementCache) listen(key cacheKey, news chan struct{}) (stop func()
 
 // announce tells those who wait for news of a customer. mu is held.
 func (c *entitlementCache) announce(customer *Entitlements) {
+	c.noteChanged(customer)
 	for _, key := range customer.ids() {
 		for news := range c.waiting[key] {
 			select {
@@ -889,6 +900,14 @@ func (c *entitlementCache) announce(customer *Entitlements) {
 			default: // has not taken the last news yet
 			}
 		}
+	}
+}
+
+// noteChanged has those who watch a customer look again.
+func (c *entitlementCache) noteChanged(customer *Entitlements, other ...cacheKey) {
+	if c.watches.Any() {
+		ids := customer.ids()
+		c.watches.Changed(append(other, ids[:]...)...)
 	}
 }
 
@@ -1050,6 +1069,7 @@ func (c *entitlementCache) adopt(n news, age time.Duration) {
 		e, add = c.newEntry(n.key, n.value)
 	}
 	e.answered, e.asked = n.at, max(c.now().After(-age), e.told)
+	defer c.watches.Changed(n.key)
 	c.set(e, n.value, age)
 	c.doubtSooner(e, age)
 	add()
@@ -1095,7 +1115,10 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 	if e != nil && n.shared && older(e) {
 		return false // as most are: one's own hints come too
 	}
-	defer c.announce(value)
+	defer func() {
+		c.announce(value)
+		c.watches.Changed(cacheKey{byExternalID, n.former})
+	}()
 	outdated := e != nil && older(e)
 	overtaken := func(key cacheKey) bool { // by the answer that there is no such customer
 		u, ok := c.unknown.Peek(key)
@@ -1172,7 +1195,7 @@ func (c *entitlementCache) concerns(n news) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return slices.ContainsFunc(keys, func(key cacheKey) bool { return c.entryOf(key) != nil || c.waiting[key] != nil })
+	return slices.ContainsFunc(keys, func(key cacheKey) bool { return c.entryOf(key) != nil || c.waiting[key] != nil || c.watches.Has(key) })
 }
 
 // distrustAll has nothing in memory be fresh until it is checked.
@@ -1366,6 +1389,68 @@ func (c *entitlementCache) sweepBooks() {
 	c.sweepAt = 2 * len(c.books)
 }
 
+// stream is somebody who watches a customer or license key.
+type stream struct {
+	// tell gets what is known now, or why nobody can say.
+	tell  func(*Entitlements, error)
+	until clock.Local // how long the last answer may be served while nobody can say
+}
+
+// watch adds a stream that began with value; leave takes it away again, and may be called
+// more than once.
+func (c *entitlementCache) watch(key cacheKey, s *stream, value *Entitlements) (leave func()) {
+	_, a := c.known.find(key)
+	if a != nil {
+		s.until = a.graceUntil
+	}
+	leave, ok := c.watches.Join(key, s)
+	_, now := c.known.find(key)
+	switch {
+	case !ok:
+		s.tell(nil, flight.ErrClosed)
+	case a == nil, a != now, &a.value != value:
+		c.watches.Changed(key) // there was news since
+	}
+	return leave
+}
+
+// recheckWatched tells the streams of a customer or license key what is known now.
+func (c *entitlementCache) recheckWatched(key cacheKey, streams []*stream) {
+	value, err := c.lookup(c.life, key)
+	c.notePanic(key, err)
+	if c.life.Err() != nil {
+		return // close tells them
+	}
+	_, a := c.known.find(key)
+	now := c.now()
+	for _, s := range streams {
+		if a != nil {
+			s.until = a.graceUntil
+		}
+		if err == nil || now >= s.until { // else it was evicted, and nobody can say
+			s.tell(value, err)
+		}
+	}
+}
+
+// nextWatch is when to look again at somebody who is watched: when what is in memory is no
+// longer fresh, which is at a known end at the latest.
+func (c *entitlementCache) nextWatch(key cacheKey) time.Duration {
+	e := c.entryOf(key)
+	if e == nil { // evicted, or nobody could say
+		return watchUnknown/2 + rand.N(watchUnknown)
+	}
+	a, now := e.answer.Load(), c.now()
+	switch left := a.freshUntil.Sub(now); {
+	case left <= 0: // asked about in the background, or nobody can be asked
+		return watchAgain/2 + rand.N(watchAgain)
+	case a.limits != nil: // it ends then, and not a moment later
+		return left
+	default:
+		return left + rand.N(watchSpread)
+	}
+}
+
 // close ends all that is under way.
 func (c *entitlementCache) close() {
 	c.mu.Lock()
@@ -1373,6 +1458,9 @@ func (c *entitlementCache) close() {
 	c.mu.Unlock()
 	c.flights.Close()
 	c.behind.Wait()
+	for _, s := range c.watches.Close() {
+		s.tell(nil, flight.ErrClosed)
+	}
 }
 
 // compose makes of an answer what it is as far as license keys let it, for as long as
@@ -1479,6 +1567,7 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []uuid, ever
 	}
 	if holder != nil {
 		holder.change(func(a *answer) { c.compose(a, c.now()) })
+		c.noteChanged(holder.value())
 	}
 	for _, id := range ids {
 		texts, _ := c.licenses.Peek(id)
@@ -1491,6 +1580,7 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []uuid, ever
 			}
 			e.told = c.now()
 			e.expire()
+			c.watches.Changed(key)
 			if revoked > a.value.at {
 				e.change(func(a *answer) { a.graceUntil = 0 })
 			}

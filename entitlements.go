@@ -54,6 +54,11 @@ func (e *Entitlements) allowsTheSame(other *Entitlements) bool {
 		slices.Equal(e.grants(), other.grants()) && slices.Equal(e.plan().products, other.plan().products)
 }
 
+// saysTheSame reports whether two answers say the same to a program.
+func (e *Entitlements) saysTheSame(other *Entitlements) bool {
+	return e.allowsTheSame(other) && slices.Equal(e.Meters(), other.Meters())
+}
+
 // missing are the lists of which nothing is known: not even by an earlier state.
 func (e *Entitlements) missing() lists { return e.unread &^ e.borrowed }
 

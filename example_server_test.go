@@ -412,3 +412,60 @@ func ExampleClient_LicenseKeys() {
 	// disabled 5
 	// a new key: true
 }
+
+// A stream goes on only as long as its customer has the right to it.
+func ExampleCustomers_Watch() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	polar.AddEndpoint(polartest.Endpoint{Handler: customers.WebhookHandler(secret), Secrets: []polartest.Secret{{Text: secret}}})
+
+	watched, stop := customers.Watch(context.Background(), polargate.ExternalID("usr_1337"), polargate.Feature("export"))
+	defer stop()
+	fmt.Println("running:", watched.Err() == nil)
+
+	polar.RevokeBenefit("usr_1337", benefitPro)
+	<-watched.Done()
+	var refusal *polargate.Refusal
+	if errors.As(context.Cause(watched), &refusal) {
+		fmt.Println("ended:", refusal.Status, refusal.Required)
+	}
+	// Output:
+	// running: true
+	// ended: 402 feature export
+}
+
+// The same for the holder of a license key.
+func ExampleCustomers_WatchLicense() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	key := polar.AddKey(polartest.LicenseKey{BenefitID: benefitPro})
+
+	watched, stop := customers.WatchLicense(context.Background(), key.Key, polargate.Feature("export"))
+	defer stop()
+	fmt.Println("running:", watched.Err() == nil)
+	// Output:
+	// running: true
+}
+
+// A dashboard shows what a customer has, and follows every change.
+func ExampleCustomers_Changes() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	polar.AddEndpoint(polartest.Endpoint{Handler: customers.WebhookHandler(secret), Secrets: []polartest.Secret{{Text: secret}}})
+
+	for have, err := range customers.Changes(context.Background(), polargate.ExternalID("usr_1337")) {
+		if err != nil {
+			continue // nobody can say at the moment
+		}
+		fmt.Println("export:", have.Has("export"))
+		if !have.Has("export") {
+			break
+		}
+		polar.RevokeBenefit("usr_1337", benefitPro)
+	}
+	// Output:
+	// export: true
+	// export: false
+}

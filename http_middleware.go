@@ -64,6 +64,12 @@ type Route struct {
 	// front of Polar answered, such as a firewall. Customers over the request budget
 	// pass.
 	FailOpen bool
+	// Watch is for routes whose handler runs for long, such as streams and WebSockets: the
+	// request's context ends, with a *Refusal as its cause, when the customer or key no
+	// longer meets Require, as with Customers.Watch. The handler has half a second for
+	// its last words; then the connection is ended, also a hijacked one. With FailOpen, it
+	// goes on while Polar can't be reached. False decides once, before the handler runs.
+	Watch bool
 	// UpgradeURL and Refuse replace those of the configuration; empty and nil keep them.
 	UpgradeURL string
 	Refuse     func(http.ResponseWriter, *http.Request, Refusal)
@@ -100,6 +106,16 @@ type Refusal struct {
 	// Err is what went wrong, with 400 and 503.
 	Err error
 }
+
+// Error says why somebody isn't let in, without naming them. It makes a *Refusal the cause
+// of a context that Watch has ended. Don't assign the *Refusal of Decide to an error: one
+// that is nil would be an error that isn't.
+func (r *Refusal) Error() string {
+	return "polargate: refused with " + strconv.Itoa(r.Status) + ": " + strings.TrimSuffix(r.detail(), ".")
+}
+
+// Unwrap returns Err.
+func (r *Refusal) Unwrap() error { return r.Err }
 
 // Middleware lets a request through to a handler if its customer meets the requirements,
 // and puts the customer's Entitlements into the request's context. resolve is
@@ -218,16 +234,23 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			} else {
 				value, refusal = c.DecideLicense(r.Context(), key, route.Require...)
 			}
+			opens := refusal != nil && route.opensFor(r, refusal)
 			switch {
-			case refusal == nil && spends && !value.Meets(free):
-				c.serveSpending(w, r, next, &route, customer, value)
-			case refusal == nil:
-				serve(w, r, next, value)
-			case route.opensFor(r, refusal):
-				c.cache.counts.failedOpen.Add(1)
-				serve(w, r, next, nil) // nor those of a Route around it
-			default:
+			case refusal != nil && !opens:
 				c.refuse(w, r, route, *refusal)
+				return
+			case opens:
+				c.cache.counts.failedOpen.Add(1)
+				value = nil // nor is it that of a Route around it
+			}
+			charged := value != nil && spends && !value.Meets(free)
+			switch {
+			case route.Watch:
+				c.serveWatched(w, r, next, &route, cmp.Or(customer.key, cacheKey{byLicenseKey, key}), value, charged)
+			case charged:
+				c.serveSpending(w, r, next, &route, customer, value)
+			default:
+				serve(w, r, next, value)
 			}
 		})
 	}

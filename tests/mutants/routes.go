@@ -182,11 +182,16 @@ var routes = []mutant{
 		tests: "TestARouteKeepsItsOwnRequirements",
 	},
 	{
-		name:  "a route that failed open shows somebody else's entitlements",
-		rule:  "a request that passes because nobody can say has no Entitlements",
-		file:  "http_middleware.go",
-		old:   `serve(w, r, next, nil) // nor`,
-		new:   `next.ServeHTTP(w, r) // nor`,
+		name: "a route that failed open shows somebody else's entitlements",
+		rule: "a request that passes because nobody can say has no Entitlements",
+		file: "http_middleware.go",
+		old: `			case opens:
+				c.cache.counts.failedOpen.Add(1)
+				value = nil // nor is it that of a Route around it`,
+		new: `			case opens:
+				c.cache.counts.failedOpen.Add(1)
+				next.ServeHTTP(w, r)
+				return`,
 		tests: "TestARouteThatFailsOpenShowsNoEntitlementsOfARouteAroundIt",
 	},
 	{
@@ -298,5 +303,38 @@ var routes = []mutant{
 		new: `	if !held && false {
 		return nil, c.refusal(`,
 		tests: "TestARouteThatSpendsLetsInExactlyAsManyAsAreLeft",
+	},
+	{
+		name: "a stream hears of no webhook",
+		rule: "a stream ends when the right to it does",
+		file: "cache.go",
+		old: `	c.noteChanged(customer)
+	for _, key`,
+		new:   `	for _, key`,
+		tests: "TestAStreamEndsWhenAWebhookSaysThatTheRightHasEnded",
+	},
+	{
+		name:  "a stream is checked once",
+		rule:  "without webhooks a stream is checked when the answer is old",
+		file:  "internal/watch/watch.go",
+		old:   `		one.timer.Reset(g.next(one.key))`,
+		new:   `		_ = g.next(one.key)`,
+		tests: "TestWithoutWebhooksAStreamEndsOnceTheAnswerIsOld",
+	},
+	{
+		name:  "a handler that doesn't look at its context goes on",
+		rule:  "a watched connection ends",
+		file:  "watch.go",
+		old:   `		_ = control.SetWriteDeadline(past)`,
+		new:   ``,
+		tests: "TestTheConnectionOfAWatchedHandlerThatGoesOnIsEnded",
+	},
+	{
+		name:  "the next request on a connection is cut",
+		rule:  "a watched connection serves the next request",
+		file:  "watch.go",
+		old:   `	defer watched.handled()`,
+		new:   ``,
+		tests: "TestAHandlerThatEndedInTimeLeavesItsConnectionUsable",
 	},
 }

@@ -1,0 +1,232 @@
+package polargate
+
+import (
+	"bufio"
+	"context"
+	"iter"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+)
+
+// Watch returns a context that ends when a customer no longer meets requirements, for
+// work that runs for long: streams, WebSockets, jobs.
+//
+//	watched, stop := customers.Watch(ctx, customer, polargate.Feature("export"))
+//	defer stop()
+//	...
+//	var refusal *polargate.Refusal
+//	if errors.As(context.Cause(watched), &refusal) { // the right has ended
+//
+// It decides as Decide does, which may ask Polar. If the customer isn't let in, the
+// context has ended when Watch returns. Later, it ends
+//   - when a webhook, to this replica or another, says that the right has ended,
+//   - when a license key or a right expires whose end is known,
+//   - without webhooks, when Polar is asked again, at latest after FreshFor and StaleFor,
+//   - with a 503 Refusal, if Polar couldn't be asked for as long as GracePeriod.
+//
+// context.Cause is then the *Refusal. If ctx ends first, the cause is that of ctx. If the
+// Customers are closed, the Refusal's Err is an *Error with ErrClosed.
+//
+// Call stop when the work is over; more than once does no harm. All who watch the same
+// customer share the requests to Polar, and none needs a goroutine. The zero CustomerRef
+// is refused with 401.
+func (c *Customers) Watch(ctx context.Context, customer CustomerRef, requirements ...Requirement) (watched context.Context, stop context.CancelFunc) {
+	if ctx == nil {
+		panic("polargate: Watch needs a context")
+	}
+	value, refusal := c.Decide(ctx, customer, requirements...)
+	return c.watch(ctx, customer.key, value, refusal, requirements, false)
+}
+
+// WatchLicense is Watch for a license key. The key is cleaned as by ParseKey.
+func (c *Customers) WatchLicense(ctx context.Context, licenseKey string, requirements ...Requirement) (watched context.Context, stop context.CancelFunc) {
+	if ctx == nil {
+		panic("polargate: WatchLicense needs a context")
+	}
+	value, refusal := c.DecideLicense(ctx, licenseKey, requirements...)
+	return c.watch(ctx, licenseCacheKey(licenseKey), value, refusal, requirements, false)
+}
+
+// licenseCacheKey is the name in the cache of a license key as a person typed it.
+func licenseCacheKey(licenseKey string) cacheKey {
+	key, err := ParseKey(licenseKey)
+	if err != nil {
+		return cacheKey{kind: byLicenseKey}
+	}
+	return cacheKey{byLicenseKey, key.Reveal()}
+}
+
+// watch watches a customer or license key about which was just decided, by value, unless
+// they were refused. failOpen goes on while nobody can say.
+func (c *Customers) watch(ctx context.Context, key cacheKey, value *Entitlements, refusal *Refusal, requirements []Requirement, failOpen bool) (watched context.Context, stop context.CancelFunc) {
+	watched, end := context.WithCancelCause(ctx)
+	if refusal != nil {
+		end(refusal)
+		return watched, func() {}
+	}
+	key, requirements = key.own(), ownRequirements(requirements)
+	leave := c.cache.watch(key, &stream{tell: func(value *Entitlements, err error) {
+		if err != nil && failOpen && c.cache.life.Err() == nil {
+			return
+		}
+		if refusal := c.decideWatched(key, value, c.callError(err), requirements); refusal != nil {
+			end(refusal)
+		}
+	}}, value)
+	detach := context.AfterFunc(ctx, leave)
+	return watched, func() {
+		detach()
+		leave()
+		end(context.Canceled)
+	}
+}
+
+// Changes gives the Entitlements of a customer: at once, and then each time that they
+// change. Changes that come faster than the loop's body are given as one.
+//
+//	for have, err := range customers.Changes(ctx, customer) {
+//		if err != nil { ... } // nobody can say at the moment; the loop goes on
+//
+// The loop ends when ctx does or the Customers are closed, or after an *InputError for an
+// id that Polar can't be asked about. An error is given once until there are Entitlements
+// again. Polar is asked as for Watch.
+func (c *Customers) Changes(ctx context.Context, customer CustomerRef) iter.Seq2[*Entitlements, error] {
+	return func(yield func(*Entitlements, error) bool) {
+		if ctx == nil {
+			yield(nil, errNilContext)
+			return
+		}
+		if err := customer.check(); err != nil {
+			yield(nil, err)
+			return
+		}
+		key := customer.key.own()
+		news := make(chan struct{}, 1)
+		defer c.cache.watch(key, &stream{tell: func(*Entitlements, error) {
+			select {
+			case news <- struct{}{}:
+			default: // the loop has not taken the last news yet
+			}
+		}}, nil)()
+		var last *Entitlements
+		failed := false
+		for ctx.Err() == nil && c.cache.life.Err() == nil {
+			value, err := c.Entitlements(ctx, customer)
+			switch {
+			case ctx.Err() != nil || c.cache.life.Err() != nil:
+				return
+			case err != nil && !failed, err == nil && (failed || last == nil || !last.saysTheSame(value)):
+				if failed = err != nil; !failed {
+					last = value
+				}
+				if !yield(value, err) {
+					return
+				}
+			}
+			select {
+			case <-news:
+			case <-ctx.Done():
+			case <-c.cache.life.Done():
+			}
+		}
+	}
+}
+
+// connectionEnds is how long a handler whose right has ended has for its last words.
+const connectionEnds = 500 * time.Millisecond
+
+// decideWatched is the refusal of a stream, if it is to end. An answer of late may be
+// doubted, as any refusal is.
+func (c *Customers) decideWatched(key cacheKey, value *Entitlements, err error, required []Requirement) (refusal *Refusal) {
+	switch {
+	case err != nil:
+		_, refusal = c.decide(nil, err, required)
+	case key.kind != byLicenseKey:
+		_, refusal = c.decideAgain(c.cache.life, key, value, required)
+	case value.Refused() == ErrUnknownKey:
+		refusal = c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
+	default:
+		_, refusal = c.decide(value, nil, required)
+	}
+	return refusal
+}
+
+// watchedWriter is the answer to a request whose connection ends when the right to it
+// does.
+type watchedWriter struct {
+	statusWriter
+	mu       sync.Mutex
+	hijacked net.Conn
+	cut      *time.Timer
+	ended    bool // the connection ended, or the handler did
+}
+
+// Hijack is for WebSockets.
+func (w *watchedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, buffered, err := w.statusWriter.Hijack()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hijacked = conn
+	return conn, buffered, err
+}
+
+// cutSoon ends the connection after the handler had time for its last words.
+func (w *watchedWriter) cutSoon() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.ended {
+		w.cut = time.AfterFunc(connectionEnds, w.cutNow)
+	}
+}
+
+func (w *watchedWriter) cutNow() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case w.ended: // the connection serves another request by now
+	case w.hijacked != nil:
+		_ = w.hijacked.Close()
+	default:
+		control, past := http.NewResponseController(w.ResponseWriter), time.Unix(1, 0)
+		_ = control.SetReadDeadline(past)
+		_ = control.SetWriteDeadline(past)
+	}
+	w.ended = true
+}
+
+// handled notes that the handler has ended.
+func (w *watchedWriter) handled() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.ended = true
+	if w.cut != nil {
+		w.cut.Stop()
+	}
+}
+
+// serveWatched serves a request with a context that ends when the right to it does, and
+// ends the connection of a handler that doesn't. charged is whether it costs what the
+// route spends.
+func (c *Customers) serveWatched(w http.ResponseWriter, r *http.Request, next http.Handler, route *Route, key cacheKey, value *Entitlements, charged bool) {
+	if key.kind == byLicenseKey {
+		key = licenseCacheKey(key.id)
+	}
+	ctx, stop := c.watch(r.Context(), key, value, nil, route.Require, route.FailOpen)
+	defer stop()
+	watched := &watchedWriter{statusWriter: statusWriter{ResponseWriter: w}}
+	defer watched.handled()
+	defer context.AfterFunc(ctx, func() {
+		if _, refused := context.Cause(ctx).(*Refusal); refused {
+			watched.cutSoon()
+		}
+	})()
+	inner := r.WithContext(ctx)
+	defer bringBack(r, inner, ctx)
+	if charged {
+		c.serveSpending(watched, inner, next, route, CustomerRef{key}, value)
+	} else {
+		serve(watched, inner, next, value)
+	}
+}
