@@ -1,8 +1,8 @@
 // Package breaker bounds how long a caller waits for something that may hang, and keeps
-// callers away from it for a moment after it has failed.
+// callers away from it for a moment after a failure.
 //
-// It promises that Do returns within the bound even if the work does not heed its
-// context. It does not end such work; it only starts no more than a few.
+// It promises that Do returns within the bound even if the work ignores its context. It
+// can't end such work; it only limits how much of it is started.
 package breaker
 
 import (
@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// ErrAway means that the work was not tried, since it failed a moment ago.
+// ErrAway means that the work was not tried, because it failed a moment ago.
 var ErrAway = errors.New("it failed a moment ago and is left alone")
 
-// ErrSlow means that the work did not end within the bound.
+// ErrSlow means that the work didn't end within the bound.
 var ErrSlow = errors.New("no answer within the bound")
 
 // PanicError is a panic of the work.
@@ -38,8 +38,8 @@ const (
 type Breaker struct {
 	// Bound is how long Do waits at most.
 	Bound time.Duration
-	// MaxPause is how long a failure is believed at most. The first is believed for 50
-	// milliseconds, and each one after it twice as long.
+	// MaxPause is the longest pause after a failure. The first pause is 50 milliseconds,
+	// and each further failure doubles it.
 	MaxPause time.Duration
 	// Fault reports whether an error shows that the thing is failing; nil means each does.
 	Fault func(error) bool
@@ -50,12 +50,12 @@ type Breaker struct {
 	failing bool
 	pause   time.Duration
 	until   time.Time // not tried before
-	probing bool      // one tries while it fails
+	probing bool      // one caller tries while it fails
 	hanging int
 	since   time.Time
 }
 
-// Away reports since when the thing has been failing; zero if it has not.
+// Away reports since when the thing has been failing; zero if it works.
 func (b *Breaker) Away() time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -114,6 +114,7 @@ func Do[T any](ctx context.Context, b *Breaker, work func(context.Context) (T, e
 	return o.value, o.err
 }
 
+// enter reports whether the work may be tried, and whether it is a probe.
 func (b *Breaker) enter() (probe bool, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -129,8 +130,8 @@ func (b *Breaker) enter() (probe bool, err error) {
 	return probe, nil
 }
 
-// piece is a piece of work. Only one that its caller no longer waits for counts as hanging:
-// however many are under way, a thing that answers in time serves all of them.
+// piece is a piece of work. It counts as hanging when its caller no longer waits for it. Any
+// number may be under way, as long as the thing answers in time.
 type piece struct{ ended, hanging bool }
 
 // end notes that a piece of work has ended.
@@ -142,7 +143,7 @@ func (b *Breaker) end(p *piece) {
 	}
 }
 
-// abandon notes that nobody waits for a piece of work any more.
+// abandon notes that the caller no longer waits for a piece of work.
 func (b *Breaker) abandon(p *piece) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -152,6 +153,7 @@ func (b *Breaker) abandon(p *piece) {
 	}
 }
 
+// forget ends a probe without an outcome.
 func (b *Breaker) forget(probe bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -160,6 +162,7 @@ func (b *Breaker) forget(probe bool) {
 	}
 }
 
+// note takes in an outcome.
 func (b *Breaker) note(probe bool, err error) {
 	fault := err != nil && (b.Fault == nil || b.Fault(err))
 	b.mu.Lock()
@@ -169,7 +172,7 @@ func (b *Breaker) note(probe bool, err error) {
 	}
 	switch {
 	case fault && b.failing && !probe:
-		// It began before the failure that is known already.
+		// The work began before the failure that is already known.
 	case fault:
 		if !b.failing {
 			b.failing, b.since = true, time.Now()
@@ -177,7 +180,7 @@ func (b *Breaker) note(probe bool, err error) {
 		b.pause = min(max(2*b.pause, firstPause), max(b.MaxPause, firstPause))
 		b.until = time.Now().Add(b.pause)
 	case probe:
-		// Only who tried after the failure can say that it is over.
+		// Only work that began after the failure can show that it is over.
 		b.failing, b.pause = false, 0
 		if b.Back != nil {
 			go b.Back()

@@ -1,4 +1,4 @@
-// Package disk lists, for each system, the errors by which a file system refuses what
-// not every file system can do. It promises only what is known of them: an error that
-// is in no list can still be such a refusal.
+// Package disk lists, for each system, the errors by which a file system says that it can't
+// do something that others can. The lists may be incomplete: an error that is in none can
+// still mean that.
 package disk

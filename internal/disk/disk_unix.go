@@ -5,14 +5,14 @@ package disk
 import "syscall"
 
 var (
-	// NoLocks is what file systems and servers answer that have no locks: FUSE, 9p,
-	// SMB, and NFS without a lock daemon.
+	// NoLocks are the errors of file systems and servers without locks: FUSE, 9p, SMB, and
+	// NFS without a lock daemon.
 	NoLocks = []error{syscall.ENOLCK, syscall.EINVAL, syscall.ENOSYS, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOTTY}
-	// ForbiddenLocks are refusals of the lock alone, of a file that could be opened:
-	// AppArmor and the like grant locks apart from files.
+	// ForbiddenLocks are refusals to lock a file that could be opened: AppArmor and others
+	// grant locks separately.
 	ForbiddenLocks = []error{syscall.EPERM, syscall.EACCES}
-	// NoSync is what file systems answer that cannot be told to write at once.
+	// NoSync are the errors of file systems that can't be told to write at once.
 	NoSync = []error{syscall.EINVAL, syscall.ENOSYS, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOTTY}
-	// Failures is what a disk answers that has not kept what it was given.
+	// Failures are the errors of a disk that lost what it was given.
 	Failures = []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT}
 )

@@ -1,10 +1,8 @@
-// Package flight lets many callers share one piece of work without sharing
-// their contexts.
+// Package flight lets many callers share one piece of work without sharing their contexts.
 //
-// It wraps singleflight: the work runs in its own goroutine under its own
-// context, each caller waits under the caller's context, a panic in the work
-// becomes an error for the callers, and work that nobody waits for any more is
-// told so through its context.
+// It wraps singleflight. The work runs in a goroutine of its own, with a context of its own,
+// and each caller waits with the caller's context. A panic in the work becomes an error for
+// the callers. When the last caller has left, the context of the work ends.
 package flight
 
 import (
@@ -13,7 +11,6 @@ import (
 	"fmt"
 	"runtime/debug"
 	"sync"
-
 	"time"
 
 	"golang.org/x/sync/singleflight"
@@ -22,7 +19,7 @@ import (
 // ErrClosed is returned once the group has been closed.
 var ErrClosed = errors.New("flight: closed")
 
-// A PanicError is a panic in the shared work, kept from taking the process down.
+// PanicError is a panic in the shared work. It doesn't end the process.
 type PanicError struct {
 	Value any
 	Stack []byte
@@ -32,9 +29,9 @@ func (e *PanicError) Error() string { return fmt.Sprintf("panic: %v", e.Value) }
 
 // Group shares calls of the same name. The zero value is ready to use.
 type Group struct {
-	// Keep is the age up to which work goes on, and is joined, when every caller has
-	// gone. It is set before the first call. Such work sees no values of a caller's
-	// context: a server may use that for its next request by then.
+	// Keep is the age up to which work continues, and can be joined, after the last caller
+	// has left. Set it before the first call. Such work sees no values of a caller's
+	// context, because a server may use that context for its next request by then.
 	Keep time.Duration
 
 	mu      sync.Mutex // guards what follows; never held while work runs
@@ -51,12 +48,12 @@ type flight struct {
 	cancel  context.CancelFunc
 }
 
-// Do runs work once for all concurrent callers of the same name and gives each
-// of them its result.
+// Do runs work once for all concurrent callers of the same name, and gives each of them its
+// result.
 //
-// The context that work gets carries the values of the first caller's context, unless
-// Keep is set. It is cancelled when every caller has gone and Keep is over, and by Close. Work
-// that must not be cut short any more detaches itself with context.WithoutCancel.
+// The context of the work has the values of the first caller's context, unless Keep is set.
+// It is cancelled by Close, and when the last caller has left and Keep is over. Work that
+// must not be cut short from some point on uses context.WithoutCancel.
 func Do[T any](ctx context.Context, g *Group, name string, work func(context.Context) (T, error)) (T, error) {
 	var zero T
 	if err := ctx.Err(); err != nil {
@@ -82,11 +79,11 @@ func Do[T any](ctx context.Context, g *Group, name string, work func(context.Con
 		g.running.Add(1)
 	}
 	f.callers++
-	// Joined under the lock: either this call starts the work of f, or the
-	// work of f is still running, for f is taken off the list when it ends.
+	// With the lock held, this call either starts the work of f, or finds it still running,
+	// because f leaves the list when its work ends.
 	done := g.group.DoChan(name, func() (any, error) {
 		defer g.running.Done()
-		defer g.land(name, f)
+		defer g.finish(name, f)
 		return guard(f.ctx, work)
 	})
 	g.mu.Unlock()
@@ -96,13 +93,13 @@ func Do[T any](ctx context.Context, g *Group, name string, work func(context.Con
 		v, _ := r.Val.(T)
 		return v, r.Err
 	case <-ctx.Done():
-		g.leave(name, f)
+		g.abandon(name, f)
 		return zero, ctx.Err()
 	}
 }
 
-// guard runs work where neither a panic nor runtime.Goexit, with which a failed
-// test ends its goroutine, can keep the callers from an answer.
+// guard runs work such that the callers get an answer even after a panic, or after
+// runtime.Goexit, by which a failed test ends its goroutine.
 func guard[T any](ctx context.Context, work func(context.Context) (T, error)) (v T, err error) {
 	done := make(chan struct{})
 	go func() {
@@ -125,9 +122,9 @@ func guard[T any](ctx context.Context, work func(context.Context) (T, error)) (v
 	return v, err
 }
 
-// land takes finished work off the list, before its callers get the result.
-// Who comes after that starts anew instead of being handed an old answer.
-func (g *Group) land(name string, f *flight) {
+// finish takes finished work off the list, before its callers get the result. A caller that
+// comes later starts new work instead of getting an old answer.
+func (g *Group) finish(name string, f *flight) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.waiting[name] == f {
@@ -137,9 +134,9 @@ func (g *Group) land(name string, f *flight) {
 	f.cancel()
 }
 
-// leave counts a caller out, and cancels the work when that was the last one and the
-// work is not to be kept.
-func (g *Group) leave(name string, f *flight) {
+// abandon notes that a caller has left. After the last one, it cancels the work, unless Keep
+// lets it continue.
+func (g *Group) abandon(name string, f *flight) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	f.callers--
@@ -153,8 +150,7 @@ func (g *Group) leave(name string, f *flight) {
 	f.cancel()
 }
 
-// Close refuses new calls, cancels the work under way and waits until it has
-// ended.
+// Close refuses new calls, cancels the work under way, and waits for its end.
 func (g *Group) Close() {
 	g.mu.Lock()
 	g.closed = true

@@ -1,6 +1,6 @@
-// Package logs keeps a program's log usable: lines that a crowd could bring about are
-// written seldom, and a handler that panics takes nothing down. What a line says, and that
-// it holds no secret, is up to who writes it.
+// Package logs keeps a program's log usable: lines that many requests could cause are written
+// seldom, and a handler that panics doesn't end the program. The caller decides what a line
+// says, and sees to it that it has no secrets.
 package logs
 
 import (
@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// Every is how often a line of one kind is written that others can bring about.
+// Every is the shortest time between two lines of one kind that requests can cause.
 const Every = time.Minute
 
-// Seldom keeps a crowd from filling the log. Of each kind one line is written a minute,
-// with how many were left out before it. Kinds are few, and are the program's own words.
+// Seldom keeps many requests from filling the log. It writes one line of each kind a minute,
+// with how many it left out before. There are few kinds, all named by the program itself.
 type Seldom struct {
 	mu   sync.Mutex
 	said map[string]*saidLine
@@ -25,7 +25,7 @@ type saidLine struct {
 	more int64
 }
 
-// Warn writes a line unless one of that kind was written a moment ago.
+// Warn writes a line unless one of that kind was written in the last minute.
 func (s *Seldom) Warn(log *slog.Logger, kind, message string, args ...any) {
 	more, due := s.due(kind, time.Now())
 	if !due {
@@ -37,7 +37,7 @@ func (s *Seldom) Warn(log *slog.Logger, kind, message string, args ...any) {
 	log.Warn(message, args...)
 }
 
-// due reports whether a line is to be written, and how many were not since the last.
+// due reports whether a line is to be written, and how many were left out since the last.
 func (s *Seldom) due(kind string, now time.Time) (more int64, due bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -58,11 +58,10 @@ func (s *Seldom) due(kind string, now time.Time) (more int64, due bool) {
 	return more, true
 }
 
-// recoveringHandler keeps the panics of a log handler to itself: there is nowhere to
-// report them.
+// recoveringHandler ignores the panics of a log handler: there is nowhere to report them.
 type recoveringHandler struct{ slog.Handler }
 
-// Recovering is a logger whose handler's panics end in it. nil writes nothing.
+// Recovering is a logger that ignores the panics of its handler. nil writes nothing.
 func Recovering(l *slog.Logger) *slog.Logger {
 	if l == nil {
 		return slog.New(slog.DiscardHandler)

@@ -1,7 +1,6 @@
-// Package machine finds the id that the system has given this computer, and makes
-// fingerprints of it that tell nothing of the id. It takes only an id that has the form
-// of one, within two seconds; it does not promise that two computers made from one image
-// differ, nor that there is an id at all.
+// Package machine finds the id that the system gave this computer, and makes fingerprints
+// that don't reveal it. It accepts only well-formed ids, and takes at most two seconds. It
+// doesn't promise that two computers made from one image differ, nor that there is an id.
 package machine
 
 import (
@@ -19,36 +18,35 @@ import (
 	"github.com/polargate/polargate/internal/seal"
 )
 
-// timeout bounds the look at the system's machine id: a start must
-// not hang on a registry or a tool.
+// timeout bounds the search for the id: a registry or a tool that hangs must not hold up the
+// start of a program.
 const timeout = 2 * time.Second
 
-// foundIDs is what a system says of the machine's id, as it stands in its files.
+// foundIDs are the ids as the system's files have them.
 type foundIDs struct {
-	// candidates are in order of trust. Some systems keep the id in several
-	// places, and one of them may be empty, damaged or left over from an image.
+	// candidates are in order of trust. Some systems keep the id in several places, and
+	// one of them may be empty, damaged or left over from an image.
 	candidates []string
-	// earlier is the one that builds before this one went by, good or not.
+	// earlier is the id that earlier builds used, good or not.
 	earlier string
 }
 
-// Machine is what is known of a computer: the ids that its system gave it, in lower
-// case, where they can be trusted to be this computer's alone.
+// Machine has the ids that a computer's system gave it, in lower case.
 type Machine struct {
-	// IDs are the good ones. The first names the machine; a state that was
-	// stored under another of them is this machine's, too.
+	// IDs are the well-formed ones. The first is the one in use. A state that was stored
+	// under another one belongs to this computer, too.
 	IDs []string
-	// Hidden: earlier builds found no id here, since they looked at a bad one only,
-	// and went by the id of the installation instead.
+	// Hidden: earlier builds found no id on this computer, because they looked only at a
+	// bad one. They used the installation's id instead.
 	Hidden bool
 }
 
-// This is the computer that the program runs on. It is looked at once for the life of
-// the process. A failure has no substitute here: host names and network addresses
-// change with docks, tunnels and containers.
+// This is the computer that the program runs on. The system is asked once in the life of the
+// process. If it has no id, nothing takes its place: host names and network addresses change
+// with docks, tunnels and containers.
 var This = sync.OnceValue(func() Machine { return ask(readIDs) })
 
-// ID is the id to go by, or "" if there is none.
+// ID is the id in use, or "" if there is none.
 func (m Machine) ID() string {
 	if len(m.IDs) > 0 {
 		return m.IDs[0]
@@ -56,9 +54,9 @@ func (m Machine) ID() string {
 	return ""
 }
 
-// ask is This with the look at the system left open.
+// ask is This, with the function that reads the system's ids.
 func ask(read func() foundIDs) Machine {
-	// Buffered, so that a tool that hangs holds up nobody when it ends.
+	// Buffered, so that the goroutine of a tool that hangs can end later.
 	answer := make(chan foundIDs, 1)
 	go func() {
 		defer func() {
@@ -90,10 +88,9 @@ func wellFormed(system string, found foundIDs) Machine {
 	return m
 }
 
-// linuxIDs reads the files in which Linux keeps the id, below root. That of
-// systemd comes first: it is made anew for each machine, while the other may be a
-// copy that an image brought along. Earlier builds read the other one first, and
-// never looked further if it was there.
+// linuxIDs reads the files in which Linux keeps the id, below root. The one of systemd comes
+// first: systemd makes a new one for each computer, while the other one may be copied from
+// an image. Earlier builds read the other one first, and no more if it was there.
 func linuxIDs(root string) foundIDs {
 	systemd, _ := os.ReadFile(filepath.Join(root, "etc", "machine-id"))
 	dbus, err := os.ReadFile(filepath.Join(root, "var", "lib", "dbus", "machine-id"))
@@ -104,9 +101,8 @@ func linuxIDs(root string) foundIDs {
 	return found
 }
 
-// bsdIDs reads the one file in which the BSDs keep an id, below root. The
-// tool that tells the hardware's is looked up in PATH, where anybody may have put
-// one, so it is not asked.
+// bsdIDs reads the file in which the BSDs keep an id, below root. The hardware's id is not
+// read, because the tool for it is found by PATH, where anybody may have put another one.
 func bsdIDs(root string) foundIDs {
 	id, _ := os.ReadFile(filepath.Join(root, "etc", "hostid"))
 	return oneID(string(id))
@@ -115,9 +111,9 @@ func bsdIDs(root string) foundIDs {
 // oneID is for a system that keeps its id in one place.
 func oneID(id string) foundIDs { return foundIDs{[]string{id}, id} }
 
-// wellFormedID gives the id in lower case if it has the form that ids
-// have on that system, and "" otherwise: for an empty file, for systemd's
-// "uninitialized", and for ids of one repeated digit, which images are made with.
+// wellFormedID returns the id in lower case if it has the form of that system's ids, and ""
+// otherwise: for an empty file, for systemd's "uninitialized", and for ids of one repeated
+// digit, which some images have.
 func wellFormedID(system, id string) string {
 	id = strings.ToLower(strings.TrimSpace(id))
 	digits, form := id, "00000000000000000000000000000000"
@@ -139,11 +135,10 @@ func wellFormedID(system, id string) string {
 	return id
 }
 
-// Fingerprints name this machine to Polar, the one to go by first. Each is a keyed
-// hash, so that two vendors cannot tell that they have the same customer, and the
-// machine's id stays on the machine. Where the system has no id, a random one that
-// was made at the first start stands in. earlier is for a state that a build before
-// this one wrote.
+// Fingerprints identify this computer to Polar. The first is the one in use. Each is a keyed
+// hash: two vendors can't tell that they have the same customer, and the id stays on the
+// computer. If the system has no id, the random one that was made at the first start takes
+// its place. earlier is for a state that an earlier build wrote.
 func (m Machine) Fingerprints(organizationID, app, installationID string, earlier bool) []string {
 	var all []string
 	for _, id := range m.IDs {

@@ -6,10 +6,9 @@ import (
 	"strings"
 )
 
-// readIDs asks the system's registry for the hardware's UUID, as
-// machineid does, but by the tool's full path, with no input and no more time
-// than it deserves: machineid looks it up in PATH and hands it the program's
-// own standard input.
+// readIDs asks the system's registry for the hardware's UUID. It calls the tool by its full
+// path, without input and with a timeout. Package machineid finds it by PATH, and passes it
+// the program's standard input.
 func readIDs() foundIDs {
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
@@ -19,5 +18,5 @@ func readIDs() foundIDs {
 	}
 	_, id, _ := strings.Cut(string(out), `"IOPlatformUUID" = "`)
 	id, _, _ = strings.Cut(id, `"`)
-	return oneID(id) // its form is looked at by wellFormedID
+	return oneID(id) // wellFormedID checks its form
 }

@@ -1,6 +1,5 @@
 package machine
 
-// readIDs reads the id of the operating system's installation. Its files can
-// be read by every user, so that an administrator and a user of one machine get the
-// same.
+// readIDs reads the id of the operating system's installation. All users can read its files,
+// so an administrator and a user of one computer get the same id.
 func readIDs() foundIDs { return linuxIDs("/") }

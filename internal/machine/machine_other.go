@@ -2,5 +2,5 @@
 
 package machine
 
-// readIDs: this system has no machine id that is known to us.
+// readIDs finds nothing: this system has no id that this package knows.
 func readIDs() foundIDs { return foundIDs{} }

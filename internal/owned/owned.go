@@ -1,10 +1,10 @@
-// Package owned makes files and folders that belong to the owner of the folder they
-// are in. A program that the superuser runs once with another user's home would
-// otherwise leave files there that lock this user out. For everybody else, and where
-// files have no such owners, it does what package os does.
+// Package owned makes files and folders that belong to the owner of the folder they are in.
+// Otherwise, a program that the superuser runs once with another user's home would leave
+// files there that lock this user out. For other users, and on systems where files have no
+// such owners, it does what package os does.
 //
-// Only what was made here changes hands, through its open file, so that no link can
-// make it something else.
+// It changes the owner only of what it made itself, and through the open file, so that a
+// link can't redirect the change.
 package owned
 
 import (
@@ -16,7 +16,7 @@ import (
 	"slices"
 )
 
-// MkdirAll is os.MkdirAll, with the folders that it makes.
+// MkdirAll is os.MkdirAll. The folders that it makes get the owner of the folder around them.
 func MkdirAll(path string, perm fs.FileMode) error {
 	if !privileged() {
 		return os.MkdirAll(path, perm)
@@ -30,7 +30,7 @@ func MkdirAll(path string, perm fs.FileMode) error {
 	}
 	for _, folder := range slices.Backward(missing) {
 		if err := os.Mkdir(folder, perm); err != nil {
-			break // os.MkdirAll says why, or finds that somebody else was faster
+			break // os.MkdirAll says why, or finds that another process was faster
 		}
 		if f, err := os.OpenFile(folder, os.O_RDONLY|onlyFolder|noFollow, 0); err == nil {
 			give(f, filepath.Dir(folder))
@@ -40,8 +40,9 @@ func MkdirAll(path string, perm fs.FileMode) error {
 	return os.MkdirAll(path, perm)
 }
 
-// OpenFile is os.OpenFile, with the file that it makes. It does not follow a link at
-// the end of path for the superuser: whoever owns the folder could have put it there.
+// OpenFile is os.OpenFile. A file that it makes gets the owner of its folder. For the
+// superuser, it doesn't follow a link at the end of path, which the folder's owner may have
+// put there.
 func OpenFile(path string, flag int, perm fs.FileMode) (*os.File, error) {
 	if !privileged() || flag&os.O_CREATE == 0 {
 		return os.OpenFile(path, flag|LinkFlag(), perm)
@@ -56,8 +57,8 @@ func OpenFile(path string, flag int, perm fs.FileMode) (*os.File, error) {
 	return f, err
 }
 
-// LinkFlag is what keeps the superuser from opening what a link points to; 0 for
-// everybody else.
+// LinkFlag is the flag that keeps the superuser from opening what a link points to; 0 for
+// other users.
 func LinkFlag() int {
 	if privileged() {
 		return noFollow
@@ -74,7 +75,7 @@ func Touch(path string, perm fs.FileMode) error {
 	return f.Close()
 }
 
-// LockFlag is with what a file is opened, and made, to be locked.
+// LockFlag has the flags for opening, or making, a file to lock.
 func LockFlag() int {
 	flag := os.O_CREATE | LinkFlag()
 	switch runtime.GOOS {
@@ -84,9 +85,9 @@ func LockFlag() int {
 	return flag
 }
 
-// Keep gives a new file the owner of the file at path, which it is about to replace;
-// if there is none, or if it is the superuser's, that of the folder. A failure is not
-// reported: the file is good, if not for everybody.
+// Keep gives a new file the owner of the file at path, which it is about to replace. If there
+// is none, or if it is the superuser's, the new file gets the owner of the folder. A failure
+// isn't reported, because the file can be used anyway.
 func Keep(f *os.File, path string) {
 	if !privileged() {
 		return
@@ -105,11 +106,11 @@ func give(f *os.File, folder string) {
 	}
 }
 
-// Whose is the owner of a file as it is told to people. Names of users are not.
+// Whose is the owner of a file, for reports. They don't contain the names of users.
 type Whose string
 
 const (
-	// Unknown: the system does not tell, or not in a way that is known here.
+	// Unknown: the system doesn't tell, or not in a way that this package knows.
 	Unknown Whose = ""
 	// Own: it belongs to the user who runs this program.
 	Own Whose = "this user"

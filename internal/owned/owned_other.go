@@ -14,11 +14,10 @@ const (
 
 func privileged() bool { return false }
 
-// OfRoot reports whether a file belongs to the superuser, or whose it is cannot be
-// told.
+// OfRoot reports whether a file belongs to the superuser, or its owner can't be found out.
 func OfRoot(fs.FileInfo) bool { return true }
 
-// Of is whose a file is.
+// Of is the owner of a file.
 func Of(fs.FileInfo) Whose { return Unknown }
 
 func giveAs(*os.File, fs.FileInfo) {}

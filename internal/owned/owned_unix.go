@@ -15,14 +15,13 @@ const (
 
 func privileged() bool { return os.Geteuid() == 0 }
 
-// OfRoot reports whether a file belongs to the superuser, or whose it is cannot be
-// told.
+// OfRoot reports whether a file belongs to the superuser, or its owner can't be found out.
 func OfRoot(info fs.FileInfo) bool {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	return !ok || stat.Uid == 0
 }
 
-// Of is whose a file is.
+// Of is the owner of a file.
 func Of(info fs.FileInfo) Whose {
 	stat, ok := info.Sys().(*syscall.Stat_t)
 	switch {

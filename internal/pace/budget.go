@@ -41,18 +41,18 @@ func newBudget(perMinute int) *Budget {
 	}
 }
 
-// tokens has the Budgets that are in use, by server and token, hashed. The pointers are
-// weak: the clients that use a Budget keep it, and it keeps itself until it is as good as
-// new, so that a program that closes a client and makes another gets no second budget.
-// After that nothing is left of the token.
+// tokens has the Budgets in use, by a hash of server and token. The pointers are weak: a
+// Budget is kept by the clients that use it, and by itself until it is full again, so that a
+// program that closes a client and makes another one gets no second budget. After that,
+// nothing is left of the token.
 var tokens = struct {
 	sync.Mutex
 	inUse map[[sha256.Size]byte]weak.Pointer[Budget]
 }{inUse: map[[sha256.Size]byte]weak.Pointer[Budget]{}}
 
 // ForToken is the Budget for a token at a server, however its base URL is spelled. All
-// clients of this process share it, since Polar counts by organization. Of those that set
-// perMinute the last one counts, and byDefault if all have 0.
+// clients of this process share it, because Polar counts by organization. The last perMinute
+// that isn't 0 counts, and byDefault if there was none.
 func ForToken(base, token string, perMinute, byDefault int) *Budget {
 	b := forToken(tokenName(base, token), cmp.Or(perMinute, byDefault))
 	if perMinute != 0 {
@@ -82,7 +82,7 @@ func forToken(name [sha256.Size]byte, perMinute int) *Budget {
 func forgetToken(name [sha256.Size]byte) {
 	tokens.Lock()
 	defer tokens.Unlock()
-	if tokens.inUse[name].Value() == nil { // else there is another one since
+	if tokens.inUse[name].Value() == nil { // otherwise there is a new one
 		delete(tokens.inUse, name)
 	}
 }
@@ -132,9 +132,9 @@ func (b *Budget) Wait(ctx context.Context) (done func(Outcome), err error) {
 	return func(Outcome) {}, nil
 }
 
-// Spend notes a request that another limit has let go, such as that of several processes
-// together. It waits for nothing but takes what there is, so that little is left if that limit
-// is not kept any longer. The error is a *PausedError: a pause holds for this request, too.
+// Spend counts a request that another limit allowed, such as the common one of several
+// processes. It doesn't wait. Counting it keeps the total right if that other limit ends. The
+// error is a *PausedError: a pause is for this request, too.
 func (b *Budget) Spend() error {
 	b.line.mu.Lock()
 	defer b.line.mu.Unlock()
@@ -159,8 +159,8 @@ func (b *Budget) reserve(ahead int) time.Duration {
 	return max(time.Duration(seconds*float64(time.Second)), time.Millisecond)
 }
 
-// Spare reports whether a request could go now, though so many others are about to, and
-// leaves those who wait theirs.
+// Spare reports whether a request could be sent now without taking one from those who wait,
+// or from so many others that are about to ask.
 func (b *Budget) Spare(others int64) bool {
 	b.line.mu.Lock()
 	defer b.line.mu.Unlock()
@@ -182,7 +182,7 @@ func (b *Budget) PauseLeft() time.Duration {
 	return b.line.pauseLeft()
 }
 
-// keep has the Budget stay in memory until it is as good as new. line.mu is held.
+// keep has the Budget stay in memory until it is full again. line.mu is held.
 func (b *Budget) keep() {
 	if b.kept {
 		return
@@ -196,7 +196,7 @@ func (b *Budget) keep() {
 		return
 	}
 	b.kept = true
-	time.AfterFunc(left, func() { // the timer has b, and nothing else must
+	time.AfterFunc(left, func() { // the timer alone keeps b in memory
 		b.line.mu.Lock()
 		defer b.line.mu.Unlock()
 		b.kept = false
@@ -204,15 +204,15 @@ func (b *Budget) keep() {
 	})
 }
 
-// Unseen bounds the requests about customers, or keys, who were never seen, so that a
-// flood of them leaves requests for those who were.
+// Unseen bounds the requests about customers, or keys, that were never seen before, so that a
+// flood of them leaves requests for the known ones.
 type Unseen struct {
 	share *rate.Limiter
-	idle  *Budget // has requests that nobody else wants; nil: there is only the share
+	idle  *Budget // whose unused requests may be taken as well; nil for only the share
 }
 
-// leftForSeen is how many requests customers who were never seen leave for those who were: half a
-// burst. Beside a Background, which takes what is left, it is three quarters.
+// leftForSeen is how many requests unseen customers leave for known ones: half a burst, or
+// three quarters beside a Background, which takes the rest.
 func (b *Budget) leftForSeen() float64 {
 	if b.backgrounds.Load() > 0 {
 		return float64(b.limiter.Burst()) * 3 / 4
@@ -220,21 +220,21 @@ func (b *Budget) leftForSeen() float64 {
 	return float64(b.limiter.Burst()) / 2
 }
 
-// UnseenCustomers bounds the requests about customers to a quarter of the Budget, and to
-// what nobody else wants; see leftForSeen. After a restart everybody is new.
+// UnseenCustomers bounds the requests about unseen customers to a quarter of the Budget, plus
+// what is unused; see leftForSeen. After a restart, all customers are unseen.
 func (b *Budget) UnseenCustomers() Unseen { return Unseen{b.unseenCustomers, b} }
 
-// UnseenKeys bounds the requests about keys, which anybody can make up, to a quarter of
+// UnseenKeys bounds the requests about unseen keys, which anyone can make up, to a quarter of
 // the Budget.
 func (b *Budget) UnseenKeys() Unseen { return Unseen{b.unseenKeys, nil} }
 
-// Begin reports whether there is a request for somebody unseen. If so, the caller calls
-// end once it was made.
+// Begin reports whether there is a request for an unseen customer or key. If so, call end
+// after the request.
 func (u Unseen) Begin() (end func(), ok bool) {
 	if u.idle == nil {
 		return func() {}, u.share.Allow()
 	}
-	// Those under way count, for they may not have taken their request yet.
+	// Those under way count, because they may not have taken their request yet.
 	others := u.idle.unseen.Add(1) - 1
 	end = func() { u.idle.unseen.Add(-1) }
 	if u.idle.limiter.Tokens()-float64(others) >= u.idle.leftForSeen() || u.share.Allow() {
@@ -244,9 +244,9 @@ func (u Unseen) Begin() (end func(), ok bool) {
 	return nil, false
 }
 
-// Background paces many requests that nobody waits for, such as those that fill a cache. It
-// takes the requests that nobody else wants, and leaves as many as unseen customers leave.
-// When all are wanted, it has a quarter of the Budget.
+// Background paces many requests that no caller waits for, such as those that fill a cache. It
+// takes unused requests, and leaves as many as unseen customers leave. If none are unused, it
+// has a quarter of the Budget.
 type Background struct{ budget *Budget }
 
 // Background begins one, which ends with end.

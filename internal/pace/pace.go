@@ -21,7 +21,7 @@ type Pacer interface {
 	// Wait returns when a request may be sent. The caller then calls done once, with how
 	// the request ended. The error is a *PausedError, a *LateError or a *StoppedError.
 	Wait(ctx context.Context) (done func(Outcome), err error)
-	// PauseFor lets no request go for d. It does not cut a longer pause short.
+	// PauseFor holds all requests for d. It doesn't shorten a longer pause.
 	PauseFor(d time.Duration)
 	// PauseLeft is how much of a pause is left; 0 if there is none.
 	PauseLeft() time.Duration
@@ -40,8 +40,8 @@ const (
 	Lost
 )
 
-// MaxPause is the longest pause that is believed. A pause that seems longer is one from
-// before the clock was set back.
+// MaxPause is the longest pause that is kept. A pause that seems longer began before the clock
+// was set back.
 const MaxPause = 15 * time.Minute
 
 // PausedError means that Polar asked for a pause, which is not over.
@@ -74,9 +74,9 @@ func (e *StoppedError) Error() string { return "while waiting for " + e.Limit }
 // Unwrap makes errors.Is find the error of the context.
 func (e *StoppedError) Unwrap() error { return e.Err }
 
-// line is where callers wait, in the order of arrival. Only the first can take a turn,
-// and nothing is reserved ahead, so that callers who leave take nothing with them: the
-// reservations of a rate.Limiter are not all restored when they are cancelled.
+// line is where callers wait, in the order of arrival. Only the first can take a turn, and
+// nothing is reserved ahead, so callers who leave take nothing with them. (A rate.Limiter
+// doesn't restore all reservations that are cancelled.)
 //
 // Callers wake each other through channels. Where a test fakes time with
 // testing/synctest, all callers of one line have to be in one bubble.
@@ -88,7 +88,7 @@ type line struct {
 	paused  time.Time // nobody goes before
 }
 
-// unknown is a wait of which only its end is noticed: wakeFirst tells of it.
+// unknown is a wait whose length isn't known: wakeFirst ends it.
 const unknown time.Duration = -1
 
 // wait returns when the caller is first in the line and reserve has a turn. reserve is
@@ -119,7 +119,7 @@ func (l *line) wait(ctx context.Context, reserve func(ahead int) time.Duration) 
 		var due <-chan time.Time
 		if ahead == 0 && wait != unknown {
 			due = time.After(wait)
-		} // the others are woken when they are first
+		} // the others are woken when they become the first
 		select {
 		case <-me:
 		case <-due:
@@ -155,7 +155,7 @@ func wake(waiter chan struct{}) {
 	}
 }
 
-// pauseFor starts a pause, of which all who wait learn now. mu is held.
+// pauseFor starts a pause, and tells all who wait. mu is held.
 func (l *line) pauseFor(d time.Duration) {
 	if l.pauseLeft() <= d {
 		l.paused = time.Now().Add(d)
@@ -170,8 +170,8 @@ func (l *line) pauseLeft() time.Duration {
 	return max(0, Within(time.Until(l.paused), MaxPause))
 }
 
-// Within is a wait if it is within limit, and 0 otherwise: a wait longer than it can have
-// been set to means that the clock was set back since.
+// Within is a wait, or 0 if it is longer than limit: a wait that is longer than any that is
+// ever set means that the clock was set back since.
 func Within(wait, limit time.Duration) time.Duration {
 	if wait > limit {
 		return 0
@@ -179,8 +179,8 @@ func Within(wait, limit time.Duration) time.Duration {
 	return wait
 }
 
-// Sleep waits for d and reports whether it did. It doesn't when ctx ends before that, and
-// returns at once if that is certain.
+// Sleep waits for d, and reports false if ctx ends earlier. If the deadline of ctx is earlier,
+// it returns at once.
 func Sleep(ctx context.Context, d time.Duration) bool {
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
 		return false

@@ -49,7 +49,7 @@ type Permits struct {
 // permit is a permit as this process has it.
 type permit struct {
 	inUse bool
-	ready time.Time // may be used again from then on
+	ready time.Time // when it may be used again
 }
 
 const (
@@ -126,7 +126,7 @@ func (p *Permits) Wait(ctx context.Context) (done func(Outcome), err error) {
 	case ctx.Err() != nil:
 		err = &StoppedError{Limit: perSecond, Err: ctx.Err()}
 	default:
-		// Files can't be shared here: this process keeps to the limit alone.
+		// Files can't be shared here, so this process keeps to the limit by itself.
 		return finish, nil
 	}
 	finish(Unsent)
@@ -139,7 +139,7 @@ func (p *Permits) waitHere(ctx context.Context) (done func(Outcome), err error) 
 	err = p.line.wait(ctx, func(ahead int) time.Duration {
 		next := p.soonest()
 		if ahead > 0 || next == nil {
-			return unknown // how long others' requests take
+			return unknown // it depends on how long other requests take
 		}
 		if wait := Within(time.Until(next.ready), lostRest); wait > 0 {
 			return wait
@@ -171,7 +171,7 @@ func (p *Permits) finish(mine *permit, o Outcome) {
 	p.line.wakeFirst()
 }
 
-// PauseFor lets no program of this user send a request for d.
+// PauseFor holds the requests of all programs of this user for d.
 func (p *Permits) PauseFor(d time.Duration) {
 	if p.shared != nil {
 		p.shared.Pause(d)
@@ -181,7 +181,7 @@ func (p *Permits) PauseFor(d time.Duration) {
 	p.line.pauseFor(d)
 }
 
-// PauseLeft is how much is left of a pause that any program of this user was asked for.
+// PauseLeft is how much is left of a pause that Polar asked any program of this user for.
 func (p *Permits) PauseLeft() time.Duration {
 	p.line.mu.Lock()
 	left := p.line.pauseLeft()
@@ -192,5 +192,5 @@ func (p *Permits) PauseLeft() time.Duration {
 	return left
 }
 
-// Shared reports whether other programs of this user keep to the same permits.
+// Shared reports whether the other programs of this user use the same permits.
 func (p *Permits) Shared() bool { return p.shared != nil && p.shared.Usable() == nil }

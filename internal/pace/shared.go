@@ -18,36 +18,36 @@ import (
 )
 
 // SharedDir is a folder through which programs share a number of permits. Each permit is
-// a lock file, which the system unlocks when its holder ends, however it ends, and beside
-// it a record that says when the permit may be used again. A record that says "in use"
-// while nobody holds the lock is that of a holder that was killed. A pause is one more
-// record, for all permits. A SharedDir holds nothing open.
+// a lock file, which the system unlocks when its holder ends in any way, and a record beside
+// it that says when the permit may be used again. If the record says "in use" but the lock is
+// free, the holder was killed. A pause is one more record, for all permits. A SharedDir holds
+// no file open.
 type SharedDir struct {
 	// Path of the folder, which is made when it is first needed.
 	Path string
 	// Permits is how many there are. All programs that share the folder must agree.
 	Permits int
-	// LongestRest is the longest that a permit rests, and how long one rests whose holder
-	// was killed. A record that says more is from before the clock was set back, and is
-	// not believed.
+	// LongestRest is the longest rest of a permit, and the rest of one whose holder was
+	// killed. A record of a longer one was written before the clock was set back, and is
+	// ignored.
 	LongestRest time.Duration
 	// LongestPause is the same for a pause.
 	LongestPause time.Duration
-	// LongestUse is how long a permit can be in use. A suspended program holds one for
-	// longer, and the permit is made anew.
+	// LongestUse is how long a permit can be in use. If a suspended program holds one for
+	// longer, the permit is replaced.
 	LongestUse time.Duration
 
 	remove func(string) error // replaces os.Remove in tests
 }
 
-// pollEvery is how often a caller looks again who finds that a permit is held, give or
-// take a half: files tell nobody of changes.
+// pollEvery is how often a caller looks again at a permit that is held, give or take a half:
+// files don't report changes.
 const pollEvery = 20 * time.Millisecond
 
 // Take waits for a permit, which the caller returns by calling done, once, with the time
-// for which it is to rest. Callers are not always served in the order of arrival. Errors
-// are a *PausedError, a *LateError, that of ctx, or one of the file system: then nothing
-// is shared here.
+// for which it has to rest. Callers are not always served in the order of arrival. The error
+// is a *PausedError, a *LateError, that of ctx, or one of the file system, which means that
+// nothing can be shared here.
 func (dir SharedDir) Take(ctx context.Context) (done func(rest time.Duration), err error) {
 	held := make([]stuck, dir.Permits)
 	for {
@@ -85,8 +85,8 @@ func (dir SharedDir) Take(ctx context.Context) (done func(rest time.Duration), e
 	}
 }
 
-// try takes a permit if it is free now. Otherwise ready is when it will be, or negative if
-// somebody holds it.
+// try takes a permit if it is free now. Otherwise, ready is how long until it will be, or
+// negative if another caller holds it.
 func (dir SharedDir) try(i int) (done func(rest time.Duration), ready time.Duration, err error) {
 	if r := dir.read(i); !r.inUse {
 		if wait := Within(time.Until(r.at), dir.LongestRest); wait > 0 {
@@ -101,9 +101,9 @@ func (dir SharedDir) try(i int) (done func(rest time.Duration), ready time.Durat
 		return nil, -1, nil
 	}
 	now := time.Now()
-	last := dir.read(i) // again, now that nobody else can write it
+	last := dir.read(i) // again, now that no other caller can write it
 	if last.inUse {
-		// Its holder was killed, and what it sent may still be on its way.
+		// Its holder was killed, and a request of that may still be on its way.
 		last = record{false, now.Add(dir.LongestRest)}
 		err = dir.write(i, last)
 	}
@@ -121,7 +121,7 @@ func (dir SharedDir) try(i int) (done func(rest time.Duration), ready time.Durat
 	}, 0, nil
 }
 
-// tryLock locks a permit. It returns nil if somebody else holds it.
+// tryLock locks a permit. It returns nil if another caller holds it.
 func (dir SharedDir) tryLock(i int) (*flock.Flock, error) {
 	lock, err := dir.openLock(dir.lockPath(i, dir.lastLock(i)))
 	if err != nil {
@@ -133,7 +133,7 @@ func (dir SharedDir) tryLock(i int) (*flock.Flock, error) {
 		return nil, err
 	}
 	if ok {
-		// What was locked may have been replaced a moment before.
+		// The file that was locked may have been replaced a moment before.
 		if held, err := lock.Stat(); err == nil {
 			if there, err := os.Stat(dir.lockPath(i, dir.lastLock(i))); err == nil && os.SameFile(held, there) {
 				return lock, nil
@@ -144,8 +144,8 @@ func (dir SharedDir) tryLock(i int) (*flock.Flock, error) {
 	return nil, nil
 }
 
-// openLock is a lock file that belongs to the owner of the folder, as the folder does to
-// the owner of what is around it.
+// openLock makes a lock file if there is none. It belongs to the owner of the folder, and the
+// folder to the owner of the one around it.
 func (dir SharedDir) openLock(path string) (*flock.Flock, error) {
 	if err := owned.MkdirAll(dir.Path, 0o700); err != nil {
 		return nil, err
@@ -163,8 +163,8 @@ type stuck struct {
 	since  time.Time
 }
 
-// replaceStuck makes a permit anew that a suspended program holds: in use for longer than
-// any use takes, and unchanged while this caller looks on.
+// replaceStuck replaces a permit that a suspended program holds: one that is in use for longer
+// than any use takes, and unchanged while this caller watches.
 func (dir SharedDir) replaceStuck(i int, seen *stuck) {
 	now := time.Now()
 	r, lock := dir.read(i), dir.lastLock(i)
@@ -179,8 +179,8 @@ func (dir SharedDir) replaceStuck(i int, seen *stuck) {
 	}
 }
 
-// replaceLock has the permit use another lock file. Windows removes no file that is open:
-// there the next one has a new name.
+// replaceLock has the permit use another lock file. Windows doesn't remove an open file, so
+// the next one has a new name there.
 func (dir SharedDir) replaceLock(i, lock int) {
 	remove := dir.remove
 	if remove == nil {
@@ -208,7 +208,7 @@ func (dir SharedDir) Paused() time.Duration {
 	return max(0, Within(time.Until(r.at), dir.LongestPause))
 }
 
-// Pause lets nobody take a permit for d. It does not cut a longer pause short.
+// Pause holds all permits for d. It doesn't shorten a longer pause.
 func (dir SharedDir) Pause(d time.Duration) {
 	if dir.Paused() >= d || owned.MkdirAll(dir.Path, 0o700) != nil {
 		return
@@ -227,7 +227,7 @@ func (dir SharedDir) Usable() error {
 	if err != nil {
 		return err
 	}
-	// Each file may be another user's: that of a program that the superuser ran.
+	// A file may belong to another user, if the superuser ran a program.
 	for i := range dir.Permits {
 		for _, path := range []string{dir.lockPath(i, dir.lastLock(i)), dir.recordPath(i)} {
 			if err := usable(path); err != nil {
@@ -282,14 +282,13 @@ func (dir SharedDir) recordPath(i int) string { return filepath.Join(dir.Path, s
 
 func (dir SharedDir) pausePath() string { return filepath.Join(dir.Path, "pause") }
 
-// record is what a file says: that a permit is in use since then, or that it is ready from
-// then on.
+// record is the content of a file: since when a permit is in use, or when it is ready again.
 type record struct {
 	inUse bool
 	at    time.Time
 }
 
-// read is what is known of a permit. A torn record is that of a holder that was killed.
+// read reads the record of a permit. If it is torn, its holder was killed.
 func (dir SharedDir) read(i int) record {
 	r, err := readRecord(dir.recordPath(i))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

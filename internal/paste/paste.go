@@ -1,6 +1,6 @@
-// Package paste finds a license key in what a person pasted: it takes off what surely
-// is no part of a key, and names what might be one. It never drops a character that a key
-// could hold, and knows nothing of whether the key is good.
+// Package paste finds a license key in a text that a person pasted. It removes what certainly
+// isn't part of a key, and reports what may or may not be. It never drops a character that a
+// key could contain, and doesn't know whether the key is valid.
 package paste
 
 import (
@@ -14,27 +14,26 @@ import (
 
 // How a license key is found in what a person pasted.
 //
-// Polar makes a key of a random UUID in capital letters, with the benefit's prefix and
-// a dash before it if there is one. Where the text holds exactly one of that form, it is
-// known where the key ends and what cannot be part of it. Any other text may be a key
-// that the vendor brought along, so less is taken off: only what no key has.
-// Letters always keep their case. What may or may not be part of a key is never
-// dropped in silence: it stays, or it is named.
+// A key that Polar makes is a random UUID in capital letters, after the benefit's prefix and a
+// dash if there is a prefix. If a text has exactly one key of that form, it is clear where
+// the key ends and what isn't part of it. Any other text may be a key that the vendor
+// imported, so less is removed: only what no key contains. Letters keep their case. What may
+// or may not be part of a key is never dropped silently: it stays, or it is reported.
 
-// maxPasted bounds what a key is looked for in. A purchase mail is longer.
+// maxPasted is the longest text that is searched for a key. A whole purchase email is longer.
 const maxPasted = 4 << 10
 
-// TooLong is the problem of a text in which no key is looked for.
+// TooLong is the problem of a text that is too long to be searched.
 const TooLong = "is too long: copy only the key from your purchase email"
 
-// Clean is the key in what was pasted, without what came along. It is empty if there is
-// none, and the problem says what is in the way, without repeating the key.
+// Clean returns the key in a pasted text. If there is none, the key is empty and the problem
+// says why, without repeating the text.
 func Clean(pasted string) (text string, problem string) {
 	text = fromUTF16(pasted)
 	if isPlain(text) {
 		return text, ""
 	}
-	// Each round takes off a layer: quotes within a label's text, say.
+	// Each round removes a layer: for example a label, and then the quotes behind it.
 	for {
 		before := text
 		text = trimKey(text)
@@ -74,7 +73,7 @@ func Clean(pasted string) (text string, problem string) {
 	return text, ""
 }
 
-// isPlain reports whether a text has nothing that could have come along.
+// isPlain reports whether there is nothing to remove from a text.
 func isPlain(s string) bool {
 	for i := range len(s) {
 		if c := s[i]; !isAlnum(c) && c != '-' {
@@ -88,8 +87,8 @@ func isAlnum(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'z'
 }
 
-// fromUTF16 reads what Windows programs write as "Unicode": with a mark at its
-// beginning, so that it is certain.
+// fromUTF16 reads a text that Windows programs call "Unicode". It is recognized by the mark
+// at its beginning.
 func fromUTF16(s string) string {
 	var order binary.ByteOrder
 	switch {
@@ -120,7 +119,7 @@ func firstInvalid(s string) int {
 	return -1
 }
 
-// place says where something is, by what is before it.
+// place says where something is, by the text before it.
 func place(before string) string {
 	n := 0
 	for _, r := range before {
@@ -148,9 +147,9 @@ func controlName(r rune) string {
 	return fmt.Sprintf("a control character (%U)", r)
 }
 
-// trimKey drops what comes along at the ends when a key is copied: white space,
-// quotation marks of any script, back ticks, characters that cannot be seen, and what
-// a terminal puts around a paste.
+// trimKey removes from both ends what is easily copied with a key: white space, quotation
+// marks of any script, back ticks, invisible characters, and the marks that a terminal puts
+// around a paste.
 func trimKey(s string) string {
 	for {
 		trimmed := strings.TrimFunc(s, func(r rune) bool {
@@ -169,8 +168,8 @@ func invisible(r rune) bool {
 	return r >= 0x80 && unicode.In(r, unicode.Cf, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector) && !unicode.Is(unicode.Prepended_Concatenation_Mark, r)
 }
 
-// softHyphens makes dashes of soft hyphens where that makes a key of Polar's form: some
-// programs write the one for the other. Everywhere else they are not seen.
+// softHyphens turns soft hyphens into dashes if that results in a key of Polar's form: some
+// programs write them for dashes. Otherwise they are invisible.
 func softHyphens(s string) string {
 	const soft = "\u00ad"
 	if !strings.Contains(s, soft) {
@@ -186,9 +185,8 @@ func softHyphens(s string) string {
 	return s
 }
 
-// plainLines makes all line ends alike, and takes off lines what mail programs put
-// there: spaces, marks of a quotation, and the "=" at the end of a line that was
-// cut for transport.
+// plainLines makes all line ends the same, and removes what mail programs add to lines:
+// spaces, quotation marks such as ">", and the "=" at the end of a line that was cut.
 func plainLines(s string) string {
 	if !strings.ContainsAny(s, "\n\r\v\f\u0085\u2028\u2029") {
 		return s
@@ -216,8 +214,8 @@ func plainLines(s string) string {
 	return b.String()
 }
 
-// unwrap takes off what a mail or a chat puts around a key: marks of emphasis and of
-// lists, angle brackets, a label before, a full stop after.
+// unwrap removes what emails and chats have around a key: marks of emphasis and of lists,
+// angle brackets, a label before the key, and a full stop after it.
 func unwrap(s string) string {
 	if inner, ok := between(s, "<", ">"); ok && !strings.ContainsAny(inner, "<>") {
 		return inner
@@ -270,8 +268,8 @@ func startsWithSpace(s string) bool {
 	return unicode.IsSpace(r)
 }
 
-// keyWords are in what people write before a license key, in the languages of many
-// mails; in small letters.
+// keyWords are the words by which people announce a license key, in several languages and
+// in lower case.
 var keyWords = []string{
 	"key", "licen", "serial", "code",
 	"schlüssel", "schluessel", "lizenz", "seriennummer", "clé", "clef", "clave", "código", "chiave", "codice", "chave",
@@ -280,7 +278,7 @@ var keyWords = []string{
 	"キー", "ライセンス", "鍵", "密钥", "密鑰", "金鑰", "许可", "許可", "授权", "授權", "序列号", "序號", "키", "라이선스",
 }
 
-// smallWords stand around those.
+// smallWords are words that may stand beside those.
 var smallWords = map[string]bool{
 	"your": true, "my": true, "the": true, "this": true, "is": true, "for": true, "no": true, "nr": true, "number": true,
 	"product": true, "activation": true, "software": true, "new": true, "here": true,
@@ -296,14 +294,14 @@ func hasKeyWord(s string) bool {
 	return false
 }
 
-// isLabel reports whether what stands before a colon or an equals sign cannot be the
-// beginning of a key.
+// isLabel reports whether the text before a colon or an equals sign can't be the beginning of
+// a key.
 func isLabel(s string) bool {
 	return hasKeyWord(s) && !strings.ContainsAny(s, "-0123456789")
 }
 
-// withoutLabel is what stands behind a label such as "License key:", "LICENSE_KEY=" or
-// "Your license key is".
+// withoutLabel is the text after a label such as "License key:", "LICENSE_KEY=" or "Your
+// license key is".
 func withoutLabel(s string) string {
 	line, _, _ := strings.Cut(s, "\n")
 	if i := strings.IndexAny(line, ":=：＝"); i > 0 {
@@ -323,7 +321,7 @@ func withoutLabel(s string) string {
 	}
 	words := strings.Fields(line)
 	known, key, small := 0, false, false
-	at := 0 // behind the words that are known
+	at := 0 // after the known words
 	for i, word := range words {
 		letters := strings.ToLower(strings.TrimFunc(word, func(r rune) bool { return !unicode.IsLetter(r) }))
 		isKey := letters != "" && isLabel(word)
@@ -343,8 +341,8 @@ func withoutLabel(s string) string {
 	return s
 }
 
-// onlyKey finds the one key of Polar's own making in a text. Without one, it puts
-// together what was broken into lines.
+// onlyKey finds the only key of Polar's form in a text. If there is none, it joins what was
+// broken into lines.
 func onlyKey(s string) (key string, polarMade bool, problem string) {
 	folded, origin := foldedFrom(s)
 	start, end := findUUID(folded, 0)
@@ -362,11 +360,11 @@ func onlyKey(s string) (key string, polarMade bool, problem string) {
 	text := strings.TrimLeft(behind, ".,;:!?)]}>*_~\"'`")
 	switch {
 	case trimKey(text) == "", text[0] == '<', text != behind && startsWithSpace(text):
-		// The key has ended, and with it a sentence or an element.
+		// The key ends here, and so does a sentence or an element.
 	case startsWithSpace(text):
 		return "", false, fmt.Sprintf("is followed by something else %s: enter only the key", place(withoutSpace(folded[:end])))
 	default:
-		return s, false, "" // the UUID is a part of something
+		return s, false, "" // the UUID is part of something longer
 	}
 	key, polarMade, problem = withPrefix(s[:origin[start]], uuid, s[origin[start]:origin[end]])
 	if !polarMade && problem == "" {
@@ -375,8 +373,8 @@ func onlyKey(s string) (key string, polarMade bool, problem string) {
 	return key, polarMade, problem
 }
 
-// withPrefix puts before a UUID what there is of a prefix in the text ahead of it.
-// pasted is the UUID as it came. ok is false if it may be another kind of key.
+// withPrefix adds to a UUID the prefix that the text before it has. pasted is the UUID as it
+// was pasted. ok is false if it may be another kind of key.
 func withPrefix(ahead, uuid, pasted string) (key string, ok bool, problem string) {
 	ahead = strings.TrimRightFunc(ahead, unicode.IsSpace)
 	last, size := utf8.DecodeLastRuneInString(ahead)
@@ -387,8 +385,8 @@ func withPrefix(ahead, uuid, pasted string) (key string, ok bool, problem string
 	if prefix = foldPrefix(prefix, pasted+string(last)); prefix == "" {
 		return "", false, ""
 	}
-	// The prefix may be broken at a dash of its own. Lines before it are no part of it
-	// if they end in a colon.
+	// The prefix may be broken at one of its dashes. A line before it that ends in a colon
+	// isn't part of it.
 	lines := strings.Split(prefix, "\n")
 	first := len(lines) - 1
 	for first > 0 && (strings.HasSuffix(lines[first-1], "-") || strings.HasPrefix(lines[first], "-")) {
@@ -398,7 +396,7 @@ func withPrefix(ahead, uuid, pasted string) (key string, ok bool, problem string
 		return "", false, noKeyHas("a line break", strings.Join(lines[:first], ""))
 	}
 	prefix = strings.Join(lines[first:], "")
-	// Polar makes prefixes of capitals: words with small letters before are none of it.
+	// Prefixes have capital letters only, so words with small letters aren't part of them.
 	words := strings.Fields(prefix)
 	if len(words) > 0 && isCapital(uuid) && isCapital(words[len(words)-1]) {
 		for i := len(words) - 2; i >= 0; i-- {
@@ -411,7 +409,7 @@ func withPrefix(ahead, uuid, pasted string) (key string, ok bool, problem string
 	return prefix + "-" + uuid, true, ""
 }
 
-// onlyWords reports whether what is before a key without a prefix is no part of it.
+// onlyWords reports whether the text before a key without a prefix isn't part of it.
 func onlyWords(s, uuid string) bool {
 	for _, word := range strings.Fields(s) {
 		if isCapital(word) && strings.ContainsFunc(word, unicode.IsLetter) {
@@ -432,8 +430,7 @@ func withoutSpace(s string) string {
 	}, s)
 }
 
-// findUUID finds a UUID that may be broken by spaces and line ends, and with which the
-// word that it is in ends.
+// findUUID finds a UUID at the end of a word. It may be broken by spaces and line ends.
 func findUUID(s string, from int) (start, end int) {
 	for i := from; i < len(s); i++ {
 		if i > 0 && isAlnum(s[i-1]) {
@@ -478,22 +475,20 @@ func uuidAt(s string, i int) (end int) {
 
 func isHex(c byte) bool { return '0' <= c && c <= '9' || 'a' <= c|0x20 && c|0x20 <= 'f' }
 
-// endsInUUID reports whether a text can be a key of Polar's own making, with something
-// before it.
+// endsInUUID reports whether a text can be a key of Polar's form with something before it.
 func endsInUUID(s string) bool {
 	s = foldForms(s)
 	start, end := findUUID(s, 0)
 	return start >= 0 && trimKey(s[end:]) == ""
 }
 
-// isPolarMade reports whether a text is nothing but a key of Polar's own making.
+// isPolarMade reports whether a text is exactly a key of Polar's form.
 func isPolarMade(s string) bool {
 	s = strings.TrimRight(s, ".,;:!?)]}>*_~")
 	return endsInUUID(s) && !strings.ContainsFunc(s, unicode.IsSpace)
 }
 
-// joinLines puts together a key that was broken at a dash. Of any other line break it
-// is not known what it means.
+// joinLines joins a key that was broken at a dash. What other line breaks mean isn't known.
 func joinLines(s string) (joined, problem string) {
 	lines := strings.Split(s, "\n")
 	joined = lines[0]
@@ -512,8 +507,8 @@ func joinLines(s string) (joined, problem string) {
 	return joined, ""
 }
 
-// brokenAtDash finds a space on one side of a dash alone, where a line may have been
-// broken; -1 if there is none. Between words a dash has spaces on both sides.
+// brokenAtDash finds a dash with a space on one side only, where a line may have been broken;
+// -1 if there is none. A dash between words has spaces on both sides.
 func brokenAtDash(s string) int {
 	for i := 1; i < len(s)-1; i++ {
 		if s[i] == '-' && (s[i-1] == ' ') != (s[i+1] == ' ') && s[i-1] != '-' && s[i+1] != '-' {
@@ -526,9 +521,9 @@ func brokenAtDash(s string) int {
 	return -1
 }
 
-// fold makes of typographic forms the characters that they stand for, and drops what
-// cannot be seen. Where a key has letters of other scripts, only what is never typed
-// on purpose is changed.
+// fold replaces typographic forms by the characters that they stand for, and drops invisible
+// characters. In a key with letters of other scripts, it changes only what is never typed on
+// purpose.
 func fold(s string) string {
 	if isASCII(s) {
 		return s
@@ -542,7 +537,7 @@ func fold(s string) string {
 	return foldSure(s)
 }
 
-// foldSure is fold where a key may have characters of all kinds.
+// foldSure is fold for a key that may have characters of all kinds.
 func foldSure(s string) string {
 	joiners := strings.ContainsFunc(s, func(r rune) bool { return unicode.IsLetter(r) && r >= 0x80 || unicode.Is(unicode.So, r) })
 	return strings.Map(func(r rune) rune {
@@ -552,7 +547,7 @@ func foldSure(s string) string {
 		case r == '\u00a0', r == '\u202f', r == '\u2007':
 			return ' '
 		case joiners && isJoiner(r):
-			return r // part of words, and of pictures
+			return r // they are part of words and of emojis
 		case invisible(r):
 			return -1
 		}
@@ -564,14 +559,14 @@ func isJoiner(r rune) bool {
 	return r == '\u200c' || r == '\u200d' || unicode.Is(unicode.Variation_Selector, r) || r >= 0xe0020 && r <= 0xe007f
 }
 
-// foldForms is fold for a text whose letters are all Latin.
+// foldForms is fold for a text that has Latin letters only.
 func foldForms(s string) string {
 	folded, _ := foldedFrom(s)
 	return folded
 }
 
-// foldedFrom is foldForms, and where each byte of its result comes from, the end
-// included.
+// foldedFrom is foldForms. It also returns where each byte of its result, and its end, comes
+// from.
 func foldedFrom(s string) (folded string, origin []int) {
 	var b strings.Builder
 	origin = make([]int, 0, len(s)+1)
@@ -587,8 +582,8 @@ func foldedFrom(s string) (folded string, origin []int) {
 	return b.String(), append(origin, len(s))
 }
 
-// foldPrefix is fold for a prefix, of which Polar lets the vendor choose the
-// characters: typography is undone if it did the same to the UUID behind it.
+// foldPrefix is fold for a prefix, whose characters the vendor chooses. It undoes only the
+// typography that the UUID after it shows as well.
 func foldPrefix(s, pasted string) string {
 	wide := strings.ContainsFunc(pasted, func(r rune) bool { return r >= 0xff01 && r <= 0xff5e })
 	s = strings.Map(func(r rune) rune {
@@ -611,14 +606,14 @@ func isASCII(s string) bool {
 	return true
 }
 
-// foldRune is the character of ASCII that a typographic form stands for.
+// foldRune is the ASCII character that a typographic form stands for.
 func foldRune(r rune) rune {
 	switch {
 	case r < 0x80:
-	case r >= 0xff01 && r <= 0xff5e: // full width, of an Asian keyboard
+	case r >= 0xff01 && r <= 0xff5e: // full-width forms, of East Asian keyboards
 		return r - 0xff01 + '!'
 	case r >= 0x2010 && r <= 0x2015, r == 0x2043, r == 0x2212, r == 0x02d7, r == 0x2796, r == 0xfe58, r == 0xfe63,
-		r == 0x30fc, r == 0xff70, r == 0x2500: // the last three by keyboards for Japanese, and in tables
+		r == 0x30fc, r == 0xff70, r == 0x2500: // the last three come from Japanese keyboards and from tables
 		return '-'
 	case unicode.IsSpace(r) && !unicode.IsControl(r) && r != '\u2028' && r != '\u2029':
 		return ' '
@@ -626,10 +621,10 @@ func foldRune(r rune) rune {
 	return r
 }
 
-// lookAlikes are letters of other scripts that look like Latin ones.
+// lookAlikes are letters of other scripts that look like Latin letters.
 const lookAlikes = "АВЕЅІЈКМНОРСТУХаеѕіјорсухΑΒΕΖΗΙΚΜΝΟΡΤΥΧονρ"
 
-// lookAlike finds a letter that only looks like one of those around it; -1 if none.
+// lookAlike finds a letter that only looks like those around it; -1 if there is none.
 func lookAlike(s string) int {
 	if isASCII(s) {
 		return -1

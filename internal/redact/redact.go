@@ -1,6 +1,6 @@
-// Package redact takes secrets, e-mail addresses and what URLs say of their users out of
-// a text that came from elsewhere. It finds a secret that it is told, in whatever case
-// and usual escaping; it does not guess what else might be one.
+// Package redact removes secrets, e-mail addresses and the user part of URLs from a text that
+// came from elsewhere. It finds the secrets that it is given, in upper and lower case and in
+// the usual escaped forms. It doesn't guess what else may be secret.
 package redact
 
 import (
@@ -10,11 +10,11 @@ import (
 	"unicode"
 )
 
-// Text takes out of a text from the network what it may echo: the secrets, in
-// whatever case and escaping, and anything that looks like an e-mail address.
+// Text removes from a text what a server may have repeated: the secrets, and everything that
+// looks like an e-mail address.
 //
-// It is written by hand, since package regexp would be a tenth of a megabyte in
-// every program, and be compiled at every start; its tests compare the two.
+// It is written by hand, because package regexp would add a tenth of a megabyte to every
+// program, and compile its expressions at every start. The tests compare the two.
 func Text(s string, secrets ...string) string {
 	for _, secret := range secrets {
 		if secret == "" {
@@ -30,14 +30,14 @@ func Text(s string, secrets ...string) string {
 
 const mask = "****"
 
-// withoutSecret leaves out a secret in whatever case. It reads the text once (by
-// Knuth, Morris and Pratt), since who sends it can make it long and repetitive.
+// withoutSecret removes a secret in upper and lower case. It reads the text once (by Knuth,
+// Morris and Pratt), because the sender can make it long and repetitive.
 func withoutSecret(s, secret string) string {
 	want, text := []rune(secret), []rune(s)
 	for i, r := range want {
 		want[i] = caseless(r)
 	}
-	// after[n] is how much of the secret the end of its first n letters is again.
+	// after[n] is how many of the secret's first letters its first n letters end in.
 	after := make([]int, len(want)+1)
 	for n, known := 1, 0; n < len(want); n++ {
 		for known > 0 && want[n] != want[known] {
@@ -69,7 +69,7 @@ func withoutSecret(s, secret string) string {
 	return b.String() + string(text[written:])
 }
 
-// caseless is one letter for all that differ in case alone.
+// caseless is the same letter for all that differ only in case.
 func caseless(r rune) rune {
 	least := r
 	for f := unicode.SimpleFold(r); f != r; f = unicode.SimpleFold(f) {
@@ -78,8 +78,8 @@ func caseless(r rune) rune {
 	return least
 }
 
-// withoutUsers leaves out what a URL says of a user before its host, password
-// included: all between "scheme://" and the last "@" before a quote or bracket.
+// withoutUsers removes the user and the password from URLs: all between "scheme://" and the
+// last "@" before a quote or bracket.
 func withoutUsers(s string) string {
 	var b strings.Builder
 	for s != "" {
@@ -130,8 +130,8 @@ func endsInScheme(s string) bool {
 	return false
 }
 
-// besideAddresses is what no e-mail address contains, in the middle of which it
-// has an "@", which an address may have in it, too, as "%40".
+// besideAddresses are the characters that no e-mail address contains. In its middle, an
+// address has an "@", or "%40" if it is escaped.
 const besideAddresses = " \t\n\f\r@\"'<>(),;:/"
 
 func withoutAddresses(s string) string {

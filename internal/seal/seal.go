@@ -1,6 +1,6 @@
-// Package seal keeps bytes from being read or changed by whoever does not have the key,
-// and tells what it has sealed from everything else. It knows nothing of what the bytes
-// mean, and does not protect them from a person who finds the key in the program.
+// Package seal encrypts bytes so that only a holder of the key can read or change them, and
+// recognizes what it sealed. It knows nothing of what the bytes mean, and can't protect them
+// from a person who finds the key in the program.
 package seal
 
 import (
@@ -14,8 +14,8 @@ import (
 // ErrBroken is the error for bytes that were sealed under another key or not at all.
 var ErrBroken = errors.New("damaged, of another program, or of a newer version")
 
-// Key derives a key from a secret by HKDF, a different one for each info. It fails where
-// the host's policy for cryptography forbids it.
+// Key derives a key from a secret by HKDF, a different one for each info. It fails if the
+// host's policy for cryptography forbids it.
 func Key(secret []byte, info string) ([]byte, error) {
 	return hkdf.Key(sha256.New, secret, nil, info, 32)
 }
@@ -48,8 +48,8 @@ func Open(key []byte, magic, bound string, sealed []byte) ([]byte, error) {
 	return plain, nil
 }
 
-// gcm puts a random nonce of its own before what it seals. The same with a nonce of
-// the caller's is forbidden under FIPS 140.
+// gcm begins what it seals with a random nonce of its own. FIPS 140 forbids a nonce that the
+// caller chose.
 func gcm(key []byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key)
 	if err != nil {
@@ -58,9 +58,9 @@ func gcm(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCMWithRandomNonce(block)
 }
 
-// MACKey is a key as HMAC itself completes it, with zeros up to a block: the codes
-// are the same. Under GODEBUG=fips140=only hmac.New panics at one that comes shorter
-// than 14 bytes, and the length of a webhook secret is the vendor's choice.
+// MACKey completes a key with zeros up to a block, as HMAC itself does, so the codes are the
+// same. With GODEBUG=fips140=only, hmac.New panics if a key is shorter than 14 bytes, and
+// the vendor chooses the length of a webhook secret.
 func MACKey(key []byte) []byte {
 	if len(key) >= sha256.BlockSize {
 		return key

@@ -77,7 +77,7 @@ var limits = []mutant{
 		name: "without a shared folder nobody may ask",
 		rule: "where the folder cannot be written, in process only",
 		file: "internal/pace/permits.go",
-		old: `		// Files can't be shared here: this process keeps to the limit alone.
+		old: `		// Files can't be shared here, so this process keeps to the limit by itself.
 		return finish, nil
 `,
 		new:   ``,
