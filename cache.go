@@ -95,7 +95,6 @@ const (
 // that are not atomic are guarded by that lock.
 type entry struct {
 	answer     atomic.Pointer[answer]
-	nextTouch  atomic.Uint32 // a clock.Seconds: when its next use is worth noting
 	refreshing atomic.Bool
 	hopeUntil  clock.Seconds // until then an answer that grants nothing new is doubted too
 	doubts     uint8         // how many answers in a row refused the same; see settlePause
@@ -146,11 +145,11 @@ func (e *entry) value() *Entitlements {
 	return nil
 }
 
-// change swaps the answer for a copy with a change. mu is held.
-func (e *entry) change(change func(*answer)) *Entitlements {
+// change swaps the answer of an entry for a copy with a change. mu is held.
+func (c *entitlementCache) change(e *entry, change func(*answer)) *Entitlements {
 	next := *e.answer.Load()
 	change(&next)
-	e.answer.Store(&next)
+	c.known.swap(e, &next)
 	return &next.value
 }
 
@@ -221,7 +220,7 @@ const (
 	readTime = 5 * time.Second
 	// touchEvery is how often it is noted that an entry is in use. It costs much more than
 	// a look-up, and who is to go is not decided by seconds.
-	touchEvery clock.Seconds = 60
+	touchEvery = time.Minute
 	// firstPause is how long a refusal is believed at first. Each answer after it that
 	// says the same is believed twice as long as the one before, up to UnknownFor: a
 	// purchase is in Polar's state seconds after the checkout, at times minutes.
@@ -276,24 +275,21 @@ func (c *entitlementCache) noteTime(at clock.Polar) {
 	}
 }
 
-// find is the entry of a customer or key that Polar knows, and what it serves. Now and then
-// the 2Q cache is told that it is in use.
-func (c *entitlementCache) find(key cacheKey, now clock.Local) (*entry, *answer) {
+// find is the entry of a customer or key that Polar knows, and what it serves, with what is
+// left on meters by now.
+func (c *entitlementCache) find(key cacheKey) (*entry, *answer) {
 	e, a := c.known.find(key)
-	if e != nil && now.Seconds() >= clock.Seconds(e.nextTouch.Load()) && c.known.touch(key, e) {
-		e.nextTouch.Store(uint32(now.Seconds() + touchEvery))
+	if e == nil {
+		return nil, nil
 	}
-	if a != nil && a.book != nil {
-		a = c.balanced(e, a)
-	}
-	return e, a
+	return e, c.balanced(e, a)
 }
 
 // hit is the answer for a key if there is one that is fresh: the hot path.
 func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
 	now := c.now()
-	_, a := c.find(key, now)
-	if a == nil || now >= a.freshUntil || c.distrusted.Load() {
+	a := c.known.use(key, now)
+	if a == nil || now >= a.freshUntil || c.distrusted.Load() || a.book.Changed() {
 		return nil, false
 	}
 	c.counts.hits.Add()
@@ -307,7 +303,8 @@ func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*Entitleme
 	if c.distrusted.Load() {
 		c.replicas.checkFirst(key)
 	}
-	e, a := c.find(key, now)
+	c.known.use(key, now)
+	e, a := c.find(key)
 	switch {
 	case e == nil:
 		return c.lookupUnknown(ctx, key, now)
@@ -431,7 +428,7 @@ func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency
 // during grace.
 func (c *entitlementCache) staleOnError(key cacheKey, err error) (*Entitlements, error) {
 	now := c.now()
-	e, a := c.find(key, now)
+	e, a := c.find(key)
 	if e == nil {
 		if u, ok := c.unknown.Peek(key); ok && now < u.answer.Load().graceUntil {
 			c.counts.negative.Add(1)
@@ -762,7 +759,7 @@ func (c *entitlementCache) failed(key cacheKey, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e, _ := c.known.find(key); e != nil {
-		e.change(func(a *answer) { a.failure = &failure{lately, now.After(pause)} })
+		c.change(e, func(a *answer) { a.failure = &failure{lately, now.After(pause)} })
 	}
 }
 
@@ -808,7 +805,7 @@ func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.
 		c.claim(e)
 	}
 	if e.told > asked {
-		e.expire() // by an event of meanwhile, which this answer may not know of
+		c.expire(e) // by an event of meanwhile, which this answer may not know of
 	}
 	c.noteLicense(key, value)
 	return e.value(), n
@@ -955,8 +952,8 @@ func (c *entitlementCache) askedBefore(key cacheKey, then clock.Local) bool {
 }
 
 // expire has the next request ask. mu is held.
-func (e *entry) expire() {
-	e.change(func(a *answer) {
+func (c *entitlementCache) expire(e *entry) {
+	c.change(e, func(a *answer) {
 		a.freshUntil, a.staleUntil, a.memoryUntil = 0, 0, 0
 		if a.limits != nil {
 			a.limits = &limits{expires: a.limits.expires}
@@ -1002,7 +999,7 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 	if last != nil && last.external != value.external {
 		c.known.dropAlias(e)
 	}
-	e.answer.Store(&a)
+	c.known.swap(e, &a)
 }
 
 // settlePause is how long a refusal by a new value is believed, longer each time that
@@ -1091,7 +1088,7 @@ func (c *entitlementCache) licensesGone(customer *Entitlements) []uuid {
 
 // doubtSooner counts how long a refusal is believed from when Polar said it. mu is held.
 func (c *entitlementCache) doubtSooner(e *entry, age time.Duration) {
-	e.change(func(a *answer) { a.doubtAt = a.doubtAt.After(-age) })
+	c.change(e, func(a *answer) { a.doubtAt = a.doubtAt.After(-age) })
 }
 
 // apply takes in an event, or what another replica told, and completes it for the others.
@@ -1145,7 +1142,7 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 		claims = false
 	case older(holder):
 		if !n.shared {
-			holder.noteOlderEvent(value.at, now)
+			c.noteOlderEvent(holder, value.at, now)
 		}
 		claims = false
 	}
@@ -1153,7 +1150,7 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 	case e == nil && outdated:
 		return false
 	case e != nil && older(e):
-		e.noteOlderEvent(value.at, now)
+		c.noteOlderEvent(e, value.at, now)
 		return false
 	}
 	n.doubtful = n.doubtful || outdated
@@ -1181,7 +1178,7 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 		c.claim(e)
 	}
 	if n.doubtful || value.unread != 0 {
-		e.expire()
+		c.expire(e)
 	}
 	return !outdated
 }
@@ -1261,7 +1258,7 @@ func (c *entitlementCache) invalidate(customer *Entitlements) {
 	for _, key := range ids {
 		if e, _ := c.known.find(key); e != nil {
 			e.told = c.now()
-			e.expire()
+			c.expire(e)
 		}
 		c.unknown.Remove(key)
 	}
@@ -1275,10 +1272,10 @@ func (c *entitlementCache) invalidate(customer *Entitlements) {
 
 // noteOlderEvent notes an event that is older than the answer: the next request asks,
 // unless a younger event said what was to be said. mu is held.
-func (e *entry) noteOlderEvent(at clock.Polar, now clock.Local) {
+func (c *entitlementCache) noteOlderEvent(e *entry, at clock.Polar, now clock.Local) {
 	if at > e.event {
 		e.told = now
-		e.expire()
+		c.expire(e)
 	}
 }
 
@@ -1310,12 +1307,12 @@ func (c *entitlementCache) observe(e *entry, value *Entitlements) *Entitlements 
 
 // balanced is what an entry serves, with what is left on meters by now.
 func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
-	if a.book == nil || !a.book.Changed() {
+	if !a.book.Changed() {
 		return a
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e.change(func(a *answer) {
+	c.change(e, func(a *answer) {
 		if a.book != nil {
 			a.value = *a.value.withBalances(a.book)
 		}
@@ -1370,7 +1367,7 @@ func (c *entitlementCache) openBook(key cacheKey, last *Entitlements, meter stri
 	}
 	if e != nil && e.book != book {
 		e.book = book
-		e.change(func(a *answer) { a.book = book })
+		c.change(e, func(a *answer) { a.book = book })
 	}
 	return book
 }
@@ -1486,7 +1483,7 @@ func (c *entitlementCache) serving(e *entry, now clock.Local) *Entitlements {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return e.change(func(a *answer) { c.compose(a, now) })
+	return c.change(e, func(a *answer) { c.compose(a, now) })
 }
 
 // stateOf is a customer's state if it is fresh, and only license keys are to be asked about.
@@ -1511,7 +1508,7 @@ func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, b
 	defer c.mu.Unlock()
 	now := c.now()
 	if e, _ := c.known.find(key); e != nil {
-		return e.change(func(a *answer) {
+		return c.change(e, func(a *answer) {
 			a.doubtAt = max(a.doubtAt, now.After(c.pauseOf(e))) // for what the keys say is of now
 			c.compose(a, now)
 		})
@@ -1566,7 +1563,7 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []uuid, ever
 		c.keys.drop(ids, revoked)
 	}
 	if holder != nil {
-		holder.change(func(a *answer) { c.compose(a, c.now()) })
+		c.change(holder, func(a *answer) { c.compose(a, c.now()) })
 		c.noteChanged(holder.value())
 	}
 	for _, id := range ids {
@@ -1579,10 +1576,10 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []uuid, ever
 				continue
 			}
 			e.told = c.now()
-			e.expire()
+			c.expire(e)
 			c.watches.Changed(key)
 			if revoked > a.value.at {
-				e.change(func(a *answer) { a.graceUntil = 0 })
+				c.change(e, func(a *answer) { a.graceUntil = 0 })
 			}
 		}
 	}
@@ -1594,9 +1591,10 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []uuid, ever
 // is done with the lock of the cache held.
 type knownEntries struct {
 	customers *lookup.Cache[entry]
-	// aliases finds customers by external id: by the one that the answer in the entry
-	// names. Not every entry is in it, for an id is one customer's at a time.
-	aliases  *lookup.Table[entry]
+	// aliases finds what customers are served by the external id in it, without a look at
+	// their entries, which lie elsewhere in memory. Not every answer is in it, for an id is
+	// one customer's at a time.
+	aliases  *lookup.Table[answer]
 	licenses *lookup.Cache[licenseEntry]
 }
 
@@ -1616,35 +1614,65 @@ func newKnownEntries(size int) (k knownEntries, err error) {
 	if k.customers, err = lookup.NewCache(size, func(e *entry) uint64 { return hashOfID(e.id) }); err != nil {
 		return k, err
 	}
-	k.aliases = lookup.NewTable(func(e *entry) uint64 { return hashOf(e.value().external) })
+	k.aliases = lookup.NewTable(func(a *answer) uint64 { return hashOf(a.value.external) })
 	k.licenses, err = lookup.NewCache(size, func(e *licenseEntry) uint64 { return hashOf(e.key) })
 	return k, err
 }
 
 // find is the entry under a key and what it serves; nil if there is none.
 func (k *knownEntries) find(key cacheKey) (*entry, *answer) {
-	var a *answer
+	var e *entry
 	switch key.kind {
 	case byExternalID:
-		e := k.aliases.Find(hashOf(key.id), func(e *entry) bool {
-			a = e.answer.Load()
-			return a.value.external == key.id
-		})
-		if e == nil {
-			return nil, nil
-		}
-		return e, a
+		e = k.byExternalID(key.id)
 	case byPolarID:
-		id, ok := parseUUID(key.id)
-		if e := k.byID(id); ok && e != nil {
-			return e, e.answer.Load()
+		if id, ok := parseUUID(key.id); ok {
+			e = k.byID(id)
 		}
 	case byLicenseKey:
-		if e := k.license(key.id); e != nil {
-			return &e.entry, e.answer.Load()
+		if license := k.license(key.id); license != nil {
+			e = &license.entry
 		}
 	}
-	return nil, nil
+	if e == nil {
+		return nil, nil
+	}
+	return e, e.answer.Load()
+}
+
+// use is what is served under a key; nil if there is nothing. Now and then the 2Q cache is
+// told that it is in use.
+func (k *knownEntries) use(key cacheKey, now clock.Local) *answer {
+	period := lookup.Period(1 + now/clock.Local(touchEvery))
+	switch key.kind {
+	case byExternalID:
+		return k.aliases.Use(hashOf(key.id), period,
+			func(a *answer) bool { return a.value.external == key.id },
+			func(a *answer) bool {
+				e := k.byID(a.value.customer)
+				return e != nil && k.customers.Touch(e)
+			})
+	case byPolarID:
+		if id, ok := parseUUID(key.id); ok {
+			if e := k.customers.Use(hashOfID(id), period, func(e *entry) bool { return e.id == id }, k.customers.Touch); e != nil {
+				return e.answer.Load()
+			}
+		}
+	case byLicenseKey:
+		if e := k.licenses.Use(hashOf(key.id), period, func(e *licenseEntry) bool { return e.key == key.id }, k.licenses.Touch); e != nil {
+			return e.answer.Load()
+		}
+	}
+	return nil
+}
+
+// swap has an entry serve another answer. If it is found by an external id, the new answer
+// must have the same.
+func (k *knownEntries) swap(e *entry, next *answer) {
+	last := e.answer.Swap(next)
+	if last != nil && last.value.external != "" {
+		k.aliases.Replace(hashOf(last.value.external), last, next)
+	}
 }
 
 func (k *knownEntries) byID(id uuid) *entry {
@@ -1652,21 +1680,15 @@ func (k *knownEntries) byID(id uuid) *entry {
 }
 
 func (k *knownEntries) byExternalID(id string) *entry {
-	e, _ := k.find(cacheKey{byExternalID, id})
-	return e
+	a := k.aliases.Find(hashOf(id), func(a *answer) bool { return a.value.external == id })
+	if a == nil {
+		return nil
+	}
+	return k.byID(a.value.customer)
 }
 
 func (k *knownEntries) license(key string) *licenseEntry {
 	return k.licenses.Find(hashOf(key), func(e *licenseEntry) bool { return e.key == key })
-}
-
-// touch tells the 2Q cache that an entry is in use. It never waits.
-func (k *knownEntries) touch(key cacheKey, e *entry) bool {
-	if key.kind != byLicenseKey {
-		return k.customers.Touch(e)
-	}
-	license := k.license(key.id)
-	return license != nil && k.licenses.Touch(license)
 }
 
 // addCustomer makes the entry of a customer who has none. It is found from now on by
@@ -1681,22 +1703,22 @@ func (k *knownEntries) addLicense(e *licenseEntry) {
 
 // dropAlias has an entry found by Polar's id alone.
 func (k *knownEntries) dropAlias(e *entry) {
-	if external := e.value().external; external != "" {
-		k.aliases.Remove(hashOf(external), e)
+	if a := e.answer.Load(); a.value.external != "" {
+		k.aliases.Remove(hashOf(a.value.external), a)
 	}
 }
 
 // addAlias has an entry found by the external id in its answer, and no other by that.
 func (k *knownEntries) addAlias(e *entry) {
-	external := e.value().external
-	switch other := k.byExternalID(external); other {
+	a := e.answer.Load()
+	switch other := k.byExternalID(a.value.external); other {
 	case e:
 		return
 	case nil:
 	default:
-		k.aliases.Remove(hashOf(external), other)
+		k.dropAlias(other)
 	}
-	k.aliases.Insert(e)
+	k.aliases.Insert(a)
 }
 
 func (k *knownEntries) len() int { return k.customers.Len() + k.licenses.Len() }

@@ -26,16 +26,17 @@ const opEntitlements = "entitlements" // what was done, in an *Error
 // return a list, a map or CustomerID. The zero value and nil belong to no customer and
 // allow nothing.
 type Entitlements struct {
+	// What each decision reads stands first, so that it is in one place in memory.
 	external string // "" where not known
 	common   *plan
-	customer uuid      // zero where not known
-	amounts  []amounts // of the plan's meters, in their order
 	own      *particulars
-	at       clock.Polar // when Polar said so
 	known    bool
 	// unread are the lists that could not be read, and borrowed those of them that come
 	// from an earlier state.
 	unread, borrowed lists
+	customer         uuid        // zero where not known
+	amounts          []amounts   // of the plan's meters, in their order
+	at               clock.Polar // when Polar said so
 }
 
 // lists are those of a customer's state.

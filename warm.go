@@ -466,7 +466,7 @@ func (c *entitlementCache) storeListed(value *Entitlements, asked clock.Local, s
 	e.answered, e.asked = value.at, asked
 	c.set(e, value, c.now().Sub(asked))
 	// What is not in a list that changes may be in it again: a refusal is doubted at once.
-	e.change(func(a *answer) { a.doubtAt = 0 })
+	c.change(e, func(a *answer) { a.doubtAt = 0 })
 	add()
 	if claims {
 		c.claim(e)
@@ -483,7 +483,7 @@ func (c *entitlementCache) expireUnlisted(then clock.Local, isListed func(uuid) 
 		value := e.value()
 		has := value.known && (len(value.grants()) > 0 || len(value.plan().products) > 0 || len(value.plan().meters) > 0)
 		if has && e.asked < then && e.told < then && !isListed(e.id) {
-			e.expire()
+			c.expire(e)
 		}
 	})
 }

@@ -33,8 +33,9 @@ type entry struct {
 	*Account
 }
 
-// Changed reports whether what is left on a meter changed since Balances.
-func (b *Book) Changed() bool { return b.changed.Load() }
+// Changed reports whether what is left on a meter changed since Balances. Nothing does where
+// there is no book: b may be nil.
+func (b *Book) Changed() bool { return b != nil && b.changed.Load() }
 
 // Open makes the account of a meter, if there is none, with what Polar counted last; false
 // as counted says that Polar has not counted it yet. It reports whether it could: not once

@@ -2,9 +2,9 @@
 //
 // Cache is bounded: beside a Table it has a 2Q cache of hashicorp/golang-lru, in which a
 // crowd that comes once does not push out what is used often. The 2Q cache is told of a
-// use by Touch, which the caller calls now and then and not at each use. It says who is
-// to go; those leave the table a little later, while others are added, so that up to a
-// few percent more than the size may be found. Neither type knows of keys: values are found
+// use by Touch, which the caller calls now and then and not at each use: when Use says so.
+// It says who is to go; those leave the table a little later, while others are added, so
+// that up to a few percent more than the size may be found. Neither type knows of keys: values are found
 // by a 64-bit hash and a comparison of the caller's.
 package lookup
 

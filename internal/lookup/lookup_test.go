@@ -32,6 +32,10 @@ func TestATableFindsWhatAMapWouldWhateverCollides(t *testing.T) {
 					table.Insert(key)
 					model[key.key] = key
 				case rnd.IntN(2) == 0:
+					require.False(t, table.Replace(hash(key), key, v), "another value of the same key is not replaced")
+					require.True(t, table.Replace(hash(v), v, key))
+					model[key.key] = key
+				case rnd.IntN(2) == 0:
 					require.False(t, table.Remove(hash(key), key), "another value of the same key stays")
 					require.True(t, table.Remove(hash(v), v))
 					delete(model, key.key)
@@ -40,7 +44,7 @@ func TestATableFindsWhatAMapWouldWhateverCollides(t *testing.T) {
 				look := &item{rnd.IntN(200)}
 				require.Same(t, model[look.key], table.Find(hash(look), look.is))
 			}
-			assert.LessOrEqual(t, len(*table.slots.Load()), 1024, "places of what was removed are used again")
+			assert.LessOrEqual(t, len(table.slots.Load().values), 1024, "places of what was removed are used again")
 		})
 	}
 }
@@ -73,10 +77,40 @@ func TestReadersFindWhatStaysWhileATableChanges(t *testing.T) {
 		for _, v := range others {
 			table.Remove(spread(v), v)
 		}
+		for i := range 100 {
+			was := &item{i}
+			was = table.Find(spread(was), was.is)
+			require.True(t, table.Replace(spread(was), was, &item{i}))
+		}
 	}
 	stop.Store(true)
 	readers.Wait()
 	assert.Equal(t, 100, table.Len())
+}
+
+func TestAUseIsNotedOnceInAPeriod(t *testing.T) {
+	t.Parallel()
+	table, one := NewTable(spread), &item{1}
+	table.Insert(one)
+	noted := 0
+	use := func(now Period, done bool) {
+		t.Helper()
+		require.Same(t, one, table.Use(spread(one), now, one.is, func(v *item) bool {
+			require.Same(t, one, v)
+			noted++
+			return done
+		}))
+	}
+	use(1, false)
+	use(1, true)
+	assert.Equal(t, 2, noted, "what could not be noted is tried again")
+	use(1, true)
+	assert.Equal(t, 2, noted)
+	use(2, true)
+	use(1, true) // the count of periods starts anew at some time
+	assert.Equal(t, 4, noted)
+	assert.Nil(t, table.Use(spread(&item{2}), 3, (&item{2}).is, func(*item) bool { noted++; return true }))
+	assert.Equal(t, 4, noted)
 }
 
 // cached is a cache and what it has dropped.

@@ -64,7 +64,7 @@ var lists = []mutant{
 		name:  "a refusal by lists is believed",
 		rule:  "what lists refuse is doubted at once",
 		file:  "warm.go",
-		old:   `	e.change(func(a *answer) { a.doubtAt = 0 })`,
+		old:   `	c.change(e, func(a *answer) { a.doubtAt = 0 })`,
 		new:   ``,
 		tests: "TestARefusalByTheListsIsDoubtedAtOnce",
 	},
