@@ -40,6 +40,8 @@ type entitlementCache struct {
 	optional atomic.Int64 // questions under way that could wait
 	short    atomic.Int64 // a clock.Local: until then customers count as turned away for lack of requests
 	panicked func(*flight.PanicError)
+	// heard is called, with the lock held, when an event tells something new of a customer.
+	heard func(customer uuid)
 	// replicas are the others that share what Polar said; nil if there are none.
 	replicas *replicas
 	// gaps counts how often something that other replicas said may have been missed, and
@@ -87,6 +89,8 @@ const (
 	byPolarID keyKind = iota
 	byExternalID
 	byLicenseKey
+	// byMember names a member of a customer. Nothing is cached by it: see members.go.
+	byMember
 	keyKinds
 )
 
@@ -1116,6 +1120,9 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 		c.announce(value)
 		c.watches.Changed(cacheKey{byExternalID, n.former})
 	}()
+	if n.event && c.heard != nil {
+		c.heard(value.customer)
+	}
 	outdated := e != nil && older(e)
 	overtaken := func(key cacheKey) bool { // by the answer that there is no such customer
 		u, ok := c.unknown.Peek(key)

@@ -275,6 +275,9 @@ func (c *Client) checkInput(ctx context.Context, key Key, conditions map[string]
 	if ctx == nil {
 		return errNilContext
 	}
+	if c.organizationID == "" {
+		return errBadOrganization
+	}
 	if key.IsZero() {
 		return &InputError{fieldKey, "is missing: make one from text with ParseKey"}
 	}
@@ -351,7 +354,7 @@ func (c *Client) tokenFor(x exchange) string {
 // than an *Error means that the answer proves nothing.
 func (c *Client) exchange(ctx context.Context, x exchange, accept func(body []byte, at time.Time) error) error {
 	err := c.tries(ctx, x, accept)
-	if e, ok := err.(*Error); ok && !c.token.IsZero() {
+	if e, ok := err.(*Error); ok && (!c.token.IsZero() || !x.session.IsZero()) {
 		switch {
 		case e.Reason == ErrMisconfigured && !x.session.IsZero() && e.StatusCode == http.StatusUnauthorized:
 			e.situation = serverSession

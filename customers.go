@@ -195,6 +195,31 @@ func ExternalID(id string) CustomerRef { return CustomerRef{cacheKey{byExternalI
 // CustomerID names a customer by Polar's id: a UUID of version 4.
 func CustomerID(id string) CustomerRef { return CustomerRef{cacheKey{byPolarID, normalUUID(id)}} }
 
+// Member names a member of a customer, such as the holder of a seat, by the external id
+// that the member has in Polar. customer is the buyer. Organizations that were made through
+// Polar's API have members; in others a seat holder is a customer of their own, named with
+// ExternalID or CustomerID.
+//
+// What a member has is what Polar's list of the customer's benefits says of them, beside the
+// customer's meters and subscriptions, which all members share. The access token needs the
+// scope benefits:read for that.
+func Member(customer CustomerRef, externalMemberID string) CustomerRef {
+	if customer.IsZero() || externalMemberID == "" {
+		return CustomerRef{} // nobody
+	}
+	return CustomerRef{cacheKey{byMember, string('0'+rune(customer.key.kind)) + customer.key.id + "\x00" + externalMemberID}}
+}
+
+// member splits the name of a member into that of the buyer and the member's own external
+// id. For a customer it is the customer and "".
+func (r CustomerRef) member() (buyer cacheKey, member string) {
+	if r.key.kind != byMember || r.key.id == "" {
+		return r.key, ""
+	}
+	id, member, _ := strings.Cut(r.key.id[1:], "\x00")
+	return cacheKey{keyKind(r.key.id[0] - '0'), id}, member
+}
+
 // IsZero reports whether the reference names nobody.
 func (r CustomerRef) IsZero() bool { return r.key.id == "" }
 
@@ -203,6 +228,11 @@ func (r CustomerRef) IsZero() bool { return r.key.id == "" }
 func (r CustomerRef) Format(f fmt.State, _ rune) {
 	if r.key.kind == byPolarID {
 		fmt.Fprintf(f, "polargate.CustomerID(%s)", r.key.id)
+		return
+	}
+	if r.key.kind == byMember {
+		buyer, _ := r.member()
+		fmt.Fprintf(f, "polargate.Member(%v, ****)", CustomerRef{buyer})
 		return
 	}
 	fmt.Fprint(f, "polargate.ExternalID(****)")
@@ -227,6 +257,16 @@ func (r CustomerRef) check() error {
 	if r == (CustomerRef{}) {
 		return &InputError{"customer", "is empty: make one with ExternalID or CustomerID"}
 	}
+	if r.key.kind == byMember {
+		buyer, member := r.member()
+		switch {
+		case buyer.kind > byExternalID:
+			return &InputError{"customer", "is a member of a member: name the buyer with ExternalID or CustomerID"}
+		case len(member) > maxMemberID || strings.ContainsRune(member, 0) || !utf8.ValidString(member):
+			return &InputError{"external member id", "is longer than 500 bytes, or isn't text"}
+		}
+		return (CustomerRef{buyer}).check()
+	}
 	if r.key.kind == byPolarID {
 		if _, ok := canonicalUUID4(id); !ok {
 			return &InputError{"customer id", "is not a UUID of version 4: pass it as Polar gave it, or use ExternalID for an id of your own"}
@@ -244,7 +284,10 @@ func (r CustomerRef) check() error {
 	return nil
 }
 
-const maxExternalID = 2000
+const (
+	maxExternalID = 2000
+	maxMemberID   = 500
+)
 
 // path is the endpoint of a customer's state.
 func (r CustomerRef) path() string {
@@ -271,8 +314,9 @@ type Customers struct {
 	}
 	misconfigured struct {
 		sync.Mutex
-		customers, keys, scope, lists error
+		customers, keys, scope, lists, members error
 	}
+	members members
 	warming warming
 	budget  *pace.Budget
 	seen    seenEvents
@@ -320,6 +364,9 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	c.cache.spare = c.budget.Spare
 	customers, keys := c.budget.UnseenCustomers(), c.budget.UnseenKeys()
 	c.cache.unseen = [keyKinds]pace.Unseen{customers, customers, keys}
+	if err := c.startMembers(); err != nil {
+		return nil, err
+	}
 	if err := c.join(c.budget); err != nil {
 		return nil, err
 	}
@@ -327,6 +374,11 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	c.startSweeps()
 	return c, nil
 }
+
+// Client is the low-level client of these Customers. Its requests count in the same budget,
+// also in that of all replicas; see CustomersConfig.Shared. Validating, activating and
+// deactivating license keys needs CustomersConfig.OrganizationID.
+func (c *Customers) Client() *Client { return c.client }
 
 // join connects the cache with those of other replicas, if there is a Shared.
 func (c *Customers) join(budget *pace.Budget) error {
@@ -377,6 +429,7 @@ func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c
 func (c *Customers) Close() error {
 	c.stopSweeps()
 	c.cache.close()
+	c.members.close()
 	if r := c.cache.replicas; r != nil {
 		r.link.close()
 	}
@@ -406,7 +459,7 @@ func (c *Customers) Close() error {
 func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
 	value, err := c.look(ctx, customer.key)
 	if err == nil && value.known && len(value.plan().benefits) == 0 {
-		value = c.cache.recheck(ctx, customer.key, value)
+		value = c.recheck(ctx, customer.key, value)
 	}
 	return withBenefits(value, err)
 }
@@ -431,6 +484,9 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 	if value, ok := c.cache.hit(key); ok {
 		return value, nil
 	}
+	if key.kind == byMember {
+		return c.lookMember(ctx, key)
+	}
 	if key.kind != byLicenseKey {
 		if err := (CustomerRef{key}).check(); err != nil {
 			return nil, err
@@ -445,7 +501,7 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 // a purchase. The benefit of a license key never changes.
 func (c *Customers) decideAgain(ctx context.Context, key cacheKey, value *Entitlements, requirements []Requirement) (*Entitlements, *Refusal) {
 	if _, unmet := value.Unmet(requirements...); unmet && value.known && value.particulars().license == nil {
-		value = c.cache.recheck(ctx, key, value)
+		value = c.recheck(ctx, key, value)
 	}
 	return c.decide(value, nil, requirements)
 }
@@ -462,9 +518,9 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 		return nil, err
 	}
 	began := c.cache.now()
-	value, err := c.cache.renew(ctx, customer.key, inAnyCase)
+	value, err := c.renew(ctx, customer.key)
 	if err == nil && c.cache.askedBefore(customer.key, began) { // that was an older question
-		if newer, err := c.cache.renew(ctx, customer.key, inAnyCase); err == nil {
+		if newer, err := c.renew(ctx, customer.key); err == nil {
 			value = newer
 		}
 	}
@@ -556,6 +612,7 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 		value, err = c.askLicense(ctx, key.id)
 	} else {
 		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features, c.learn)
+		c.adviseOnSeats(value)
 	}
 	if err == nil && value.unread != 0 {
 		c.halfRead.Do(func() {
@@ -668,7 +725,7 @@ type CustomersStats struct {
 	Unidentified, Unpaid, Undecided, FailedOpen int64
 	// Panics is how many panics were caught.
 	Panics int64
-	// Cached is how many customers and keys are in memory, and CachedUnknown how many
+	// Cached is how many customers, members and keys are in memory, and CachedUnknown how many
 	// unknown ones.
 	Cached, CachedUnknown int
 	// Warm is the progress of Warm, and of sweeps; see CustomersConfig.SweepAfter.
@@ -701,21 +758,22 @@ type SharedStats struct {
 
 // Stats returns the current counts.
 func (c *Customers) Stats() CustomersStats {
-	n := &c.cache.counts
+	n, of := &c.cache.counts, &c.members.cache.counts
 	s := CustomersStats{
 		Fresh: n.hits.Load(), Stale: n.served[cacheStale].Load(), Grace: n.served[cacheGrace].Load(),
 		Fetched: n.served[cacheMiss].Load(), Unknown: n.negative.Load(),
-		Requests: n.upstream.Load(), Failures: n.failures.Load(), TurnedAway: n.unseenTurnedAway.Load(),
-		Events: n.events.Load(), Outdated: n.eventsOld.Load(), Repeated: n.eventsTwice.Load(),
+		Requests: n.upstream.Load() + of.upstream.Load(), Failures: n.failures.Load() + of.failures.Load(),
+		TurnedAway: n.unseenTurnedAway.Load() + of.unseenTurnedAway.Load(),
+		Events:     n.events.Load(), Outdated: n.eventsOld.Load(), Repeated: n.eventsTwice.Load(),
 		Refused: n.eventsRefused.Load(), Ignored: n.eventsUnknown.Load(),
 		Unidentified: n.unidentified.Load(), Unpaid: n.unpaid.Load(), Undecided: n.undecided.Load(), FailedOpen: n.failedOpen.Load(),
-		Panics: n.panics.Load(), Cached: c.cache.known.len(), CachedUnknown: c.cache.unknown.Len(),
+		Panics: n.panics.Load(), Cached: c.cache.known.len() + c.members.cache.known.len(), CachedUnknown: c.cache.unknown.Len(),
 	}
 	c.organization.Lock()
 	s.Held = len(c.organization.held)
 	c.organization.Unlock()
 	c.misconfigured.Lock()
-	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys, c.misconfigured.scope, c.misconfigured.lists)
+	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys, c.misconfigured.scope, c.misconfigured.lists, c.misconfigured.members)
 	c.misconfigured.Unlock()
 	s.Warm = c.warmStats()
 	if r := c.cache.replicas; r != nil {
@@ -790,6 +848,9 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 		return nil, err
 	}
 	key := customer.key
+	if key.kind == byMember {
+		return c.awaitMember(ctx, customer, requirements)
+	}
 	news := make(chan struct{}, 1)
 	defer c.cache.listen(key, news)()
 

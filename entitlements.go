@@ -31,6 +31,7 @@ type Entitlements struct {
 	common   *plan
 	own      *particulars
 	known    bool
+	perSeat  bool // a benefit is granted more than once, as for each seat of a team
 	// unread are the lists that could not be read, and borrowed those of them that come
 	// from an earlier state.
 	unread, borrowed lists
@@ -867,7 +868,9 @@ func (e *Entitlements) grant(have rights, features map[string][]string) {
 	if keys := keyedGrantsOf(have.benefits, features); keys != nil {
 		e.own = &particulars{keys: keys}
 	}
+	grants := len(have.benefits)
 	e.setRights(have.unlocking(have.benefits, features))
+	e.perSeat = grants > len(e.plan().benefits)
 }
 
 var errForeignState = errors.New("the answer is about another customer or organization")

@@ -94,6 +94,10 @@ const (
 	ErrBusy Reason = "busy"
 	// ErrNoLicense: no license key has been activated here yet.
 	ErrNoLicense Reason = "no_license"
+	// ErrUnknownCustomer: Polar has no such customer, or the customer no such member. Only
+	// calls about one customer fail with it: to Entitlements and Route, an unknown customer
+	// is one without entitlements.
+	ErrUnknownCustomer Reason = "unknown_customer"
 	// ErrClosed: the Gate was closed.
 	ErrClosed Reason = "closed"
 )

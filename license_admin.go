@@ -29,7 +29,7 @@ const (
 
 // KeyFilter chooses license keys. The zero value is all of the organization. Polar
 // silently ignores a filter by customer, so there is none here: a customer's key ids are in
-// their Entitlements (GrantedBenefit.LicenseKeyID).
+// their Entitlements (GrantedBenefit.LicenseKeyID), and in PortalKeys.
 type KeyFilter struct {
 	// BenefitIDs are the benefits whose keys are wanted; none means of any benefit.
 	BenefitIDs []string
@@ -199,14 +199,17 @@ func (c *Client) RotateLicenseKey(ctx context.Context, id string) (*LicenseKey, 
 
 // oneKey makes a call about a license key that answers with the key.
 func (c *Client) oneKey(ctx context.Context, ask exchange, id, below string) (*LicenseKey, error) {
-	if err := c.checkAdmin(ctx); err != nil {
-		return nil, err
+	if ask.session.IsZero() {
+		ask.path = "/v1/license-keys/"
+		if err := c.checkAdmin(ctx); err != nil {
+			return nil, err
+		}
 	}
 	key, ok := canonicalUUID4(id)
 	if !ok {
 		return nil, errKeyID
 	}
-	ask.path, ask.most = "/v1/license-keys/"+key+below, longestList // room for many activations
+	ask.path, ask.most = ask.path+key+below, longestList // room for many activations
 	var l *LicenseKey
 	err := c.exchange(ctx, ask, func(body []byte, at time.Time) (err error) {
 		if l, err = c.ownKey(body, at); err == nil && !sameUUID(l.ID, key) {

@@ -28,7 +28,7 @@ func (c *Customers) reserve(key cacheKey, value *Entitlements, meterID string, u
 		return nil, refusal
 	}
 	floor := ledger.Of(value.overdraft(meter, requirements))
-	book, held := c.cache.hold(key, value, meter, units, floor)
+	book, held := c.cache.hold(CustomerRef{key}.payer(), value, meter, units, floor)
 	if !held {
 		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: Meter(meterID, units.Float()), Entitlements: value})
 	}
@@ -100,7 +100,7 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	}
 	taken := ledger.Cost(units)
 	meter := normalUUID(meterID)
-	book, held := c.cache.hold(customer.key, value, meter, taken, ledger.Units{})
+	book, held := c.cache.hold(customer.payer(), value, meter, taken, ledger.Units{})
 	if !held {
 		return nothing, false, nil
 	}

@@ -67,7 +67,7 @@ func (c *Customers) watch(ctx context.Context, key cacheKey, value *Entitlements
 		return watched, func() {}
 	}
 	key, requirements = key.own(), ownRequirements(requirements)
-	leave := c.cache.watch(key, &stream{tell: func(value *Entitlements, err error) {
+	leave := c.watchNews(key, &stream{tell: func(value *Entitlements, err error) {
 		if err != nil && failOpen && c.cache.life.Err() == nil {
 			return
 		}
@@ -104,7 +104,7 @@ func (c *Customers) Changes(ctx context.Context, customer CustomerRef) iter.Seq2
 		}
 		key := customer.key.own()
 		news := make(chan struct{}, 1)
-		defer c.cache.watch(key, &stream{tell: func(*Entitlements, error) {
+		defer c.watchNews(key, &stream{tell: func(*Entitlements, error) {
 			select {
 			case news <- struct{}{}:
 			default: // the loop has not taken the last news yet

@@ -302,6 +302,9 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	ofGrant := strings.HasPrefix(n.kind, grantEvents)
 	if n.kind != "customer.state_changed" && n.kind != "customer.deleted" && !ofGrant {
 		c.cache.counts.eventsUnknown.Add(1)
+		if strings.HasPrefix(n.kind, "member.") || strings.HasPrefix(n.kind, "customer_seat.") {
+			c.members.hearOfSeat(f)
+		}
 		return
 	}
 	f.time("timestamp", &n.at)
@@ -429,6 +432,7 @@ const grantEvents = "benefit_grant."
 // takeGrant drops from the cache the license keys that an event about a grant names. What
 // the customer has comes with the customer.state_changed that follows.
 func (c *Customers) takeGrant(n notice) {
+	c.takeMembersGrant(n)
 	var ids []uuid
 	for _, name := range []string{"properties", "previous_properties"} {
 		var properties fields

@@ -261,7 +261,12 @@ const (
 	serverSession     Phrase = "misconfigured.session"
 	serverKeyID       Phrase = "unknown_key.id"
 	serverRotated     Phrase = "in_doubt.rotated"
+	serverSeatInDoubt Phrase = "in_doubt.assigned"
 	serverRefused     Phrase = "denied.server"
+	serverCustomer    Phrase = "unknown_customer.server"
+	serverMember      Phrase = "unknown_customer.member"
+	serverTeam        Phrase = "misconfigured.team"
+	serverNoMembers   Phrase = "misconfigured.members"
 	serverUnreachable Phrase = "unreachable.server"
 	serverSeat        Phrase = "seat_released.server"
 	customersClosed   Phrase = "closed.customers"
@@ -439,6 +444,18 @@ var english = map[Phrase]string{
 	"unknown_key.id.do":          "Pass the id as Polar gave it, and check that the access token belongs to the organization of the key.",
 	"in_doubt.rotated":           "the license key may have been replaced, but Polar's answer was lost",
 	"in_doubt.rotated.do":        "Get the license key by its id: if the key differs, it was replaced. Rotating again would replace it again.",
+	"misconfigured.team":         "this customer is a team",
+	"misconfigured.team.do":      "Name the member whom it is about, with polargate.Member.",
+	"misconfigured.members":      "this organization has no members",
+	"misconfigured.members.do":   "Each seat holder is a customer of their own: name them with polargate.ExternalID or CustomerID.",
+	"unknown_customer":           "we can't find your account",
+	"unknown_customer.do":        "Sign out and in again. If that doesn't help, please contact support.",
+	"unknown_customer.server":    "Polar has no such customer in this organization",
+	"unknown_customer.server.do": "Check the id, and that the access token belongs to the right organization. Polar makes customers at their first purchase, or when a program makes them.",
+	"unknown_customer.member":    "Polar knows the customer, but no member of theirs with this id",
+	"unknown_customer.member.do": "Check the member's external id, and whether they were added to the customer.",
+	"in_doubt.assigned":          "the assignment may have taken effect, but Polar's answer was lost",
+	"in_doubt.assigned.do":       "List the seats of the subscription before you try again.",
 	"denied.server":              "Polar refused the request",
 	"denied.server.do":           "Polar's own words say why.",
 	"misconfigured.field.do":     "Polar rejected a field and says which one. If it isn't an id or a key that you passed, look for a newer version of this library.",

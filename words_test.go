@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write testdata/messages.txt anew")
 var reasons = []Reason{
 	ErrUnknownKey, ErrInactive, ErrExpired, ErrSeatReleased, ErrConditionsMismatch, ErrWrongBenefit, ErrWrongCustomer, ErrActivationLimit,
 	ErrActivationsUnsupported, ErrUsageExceeded, ErrDenied, ErrUnreachable, ErrRateLimited, ErrMisconfigured, ErrInDoubt, ErrGraceEnded,
-	ErrClockSetBack, ErrOtherMachine, ErrUnreadableState, ErrNoPermission, ErrBusy, ErrNoLicense, ErrClosed,
+	ErrClockSetBack, ErrOtherMachine, ErrUnreadableState, ErrNoPermission, ErrBusy, ErrNoLicense, ErrUnknownCustomer, ErrClosed,
 }
 
 // situations are all there are, in order, with the reason of each.

@@ -205,7 +205,7 @@ func (b *Budget) keep() {
 }
 
 // Unseen bounds the requests about customers, or keys, that were never seen before, so that a
-// flood of them leaves requests for the known ones.
+// flood of them leaves requests for the known ones. The zero value bounds nothing.
 type Unseen struct {
 	share *rate.Limiter
 	idle  *Budget // whose unused requests may be taken as well; nil for only the share
@@ -232,7 +232,7 @@ func (b *Budget) UnseenKeys() Unseen { return Unseen{b.unseenKeys, nil} }
 // after the request.
 func (u Unseen) Begin() (end func(), ok bool) {
 	if u.idle == nil {
-		return func() {}, u.share.Allow()
+		return func() {}, u.share == nil || u.share.Allow()
 	}
 	// Those under way count, because they may not have taken their request yet.
 	others := u.idle.unseen.Add(1) - 1

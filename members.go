@@ -1,0 +1,468 @@
+package polargate
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/flight"
+)
+
+// What is here decides for members of a customer, such as the holders of seats. Polar's
+// state of the buyer has one grant of a benefit for each seat that is claimed, and doesn't
+// say whose it is. Polar's list of the buyer's grants does (seen running, 2026-11-28), so it
+// is read once for all members of a buyer, and again when something is new about the buyer.
+//
+// What a member may use is put together from two caches: the benefits from the list, and
+// everything else, such as meters, from the buyer's state. A benefit counts only while the
+// buyer's state has it too, so that an ended subscription ends for all members at once.
+
+const opMembers = "benefits of members"
+
+const (
+	// mostGrantPages bounds the list of one buyer's grants: 10,000 of them.
+	mostGrantPages = 100
+	// recentTeams is how many buyers' lists are kept for a moment.
+	recentTeams = 256
+)
+
+// members are what Customers know of members.
+type members struct {
+	// cache has the benefits of each member by memberKey. Its entries have no id of
+	// Polar's: a hash of that key stands for it.
+	cache *entitlementCache
+	// news is when something new was heard of a buyer last. A list that was read before
+	// then is read again.
+	news *lru.Cache[uuid, clock.Local]
+	// recent has the list of a buyer that was read last, for a moment: a crowd of members,
+	// also of some that don't exist, takes one request.
+	recent *lru.Cache[uuid, team]
+	// views has what was put together last for a member, by memberKey.
+	views *lru.Cache[string, memberView]
+	reads flight.Group // of lists, by buyer
+	used  atomic.Bool  // somebody has asked about a member
+}
+
+// memberView is what was put together from these two.
+type memberView struct{ buyer, own, all *Entitlements }
+
+// memberKey is how the cache finds a member. It is text that an external id can be.
+func memberKey(buyer uuid, member string) cacheKey {
+	return cacheKey{byExternalID, buyer.String() + ":" + url.PathEscape(member)}
+}
+
+// startMembers makes the caches of members, beside that of customers.
+func (c *Customers) startMembers() (err error) {
+	m, config := &c.members, &c.config
+	if m.cache, err = newEntitlementCache(config.CacheSize); err != nil {
+		return err
+	}
+	if m.news, err = lru.New[uuid, clock.Local](config.CacheSize); err != nil {
+		return err
+	}
+	if m.recent, err = lru.New[uuid, team](recentTeams); err != nil {
+		return err
+	}
+	if m.views, err = lru.New[string, memberView](config.CacheSize); err != nil {
+		return err
+	}
+	cache, of := m.cache, c.cache
+	cache.start, cache.keys = of.start, of.keys
+	cache.freshFor, cache.staleFor, cache.graceFor = of.freshFor, of.staleFor, of.graceFor
+	cache.unknownFor, cache.timeout = of.unknownFor, of.timeout
+	cache.flights.Keep, m.reads.Keep = config.Timeout, config.Timeout
+	cache.ask, cache.panicked = c.askMember, c.logPanic
+	cache.spare = of.spare
+	of.heard = m.hear
+	return nil
+}
+
+// close ends all that is under way.
+func (m *members) close() {
+	m.cache.close()
+	m.reads.Close()
+}
+
+// hear notes that something is new about a buyer: a list that was asked for up to now doesn't
+// have it.
+func (m *members) hear(buyer uuid) { m.news.Add(buyer, m.cache.now()+1) }
+
+// hearOfSeat takes in an event about a seat or a member: it says whose, and what they have is
+// in the list.
+func (m *members) hearOfSeat(event fields) {
+	var seat, member fields
+	optional(event, "data", &seat)
+	optional(seat, "member", &member)
+	for _, of := range []fields{seat, member} {
+		var customer string
+		of.text("customer_id", &customer)
+		if buyer, ok := parseUUID(customer); ok {
+			m.hear(buyer)
+		}
+	}
+}
+
+// takeMembersGrant takes in an event about a grant. One that was revoked ends at once, also
+// while Polar can't be asked.
+func (c *Customers) takeMembersGrant(n notice) {
+	of, err := readCustomer(n.customer, c.organizationID())
+	if err != nil {
+		return // which is said elsewhere
+	}
+	m := &c.members
+	m.hear(of.customer)
+	defer c.cache.noteChanged(of)
+	var member fields
+	var external string
+	optional(n.data, "member", &member)
+	member.text("external_id", &external)
+	var have rights
+	readListedGrant(n.data, &have)
+	if n.kind != grantEvents+"revoked" || external == "" || len(have.benefits) == 0 {
+		return
+	}
+	gone := have.benefits[0]
+	m.cache.mu.Lock()
+	defer m.cache.mu.Unlock()
+	e, a := m.cache.known.find(memberKey(of.customer, external))
+	if e == nil || a.value.at > clock.PolarTime(n.at) {
+		return
+	}
+	left := slices.DeleteFunc(a.value.grants(), func(b GrantedBenefit) bool {
+		return b.id == gone.id && b.LicenseKeyID() == gone.LicenseKeyID()
+	})
+	next := Entitlements{customer: a.value.customer, external: a.value.external, known: true, at: a.value.at}
+	next.grant(rights{benefits: left}, c.config.Features)
+	m.cache.change(e, func(a *answer) {
+		a.value = next
+		m.cache.compose(a, m.cache.now())
+	})
+}
+
+// lookMember is look for a member.
+func (c *Customers) lookMember(ctx context.Context, key cacheKey) (*Entitlements, error) {
+	if err := (CustomerRef{key}).check(); err != nil {
+		return nil, err
+	}
+	c.members.used.Store(true)
+	buyer, member := CustomerRef{key}.member()
+	of, err := c.look(ctx, buyer)
+	if err != nil || !of.known {
+		return of, err
+	}
+	mine := memberKey(of.customer, member)
+	c.members.outdate(mine, of.customer)
+	own, err := c.members.cache.lookup(ctx, mine)
+	if err != nil {
+		return nil, c.callError(err)
+	}
+	return c.members.view(mine, of, own, c.config.Features), nil
+}
+
+// outdate has a member's benefits asked about again if they are older than the last news of
+// the buyer.
+func (m *members) outdate(key cacheKey, buyer uuid) {
+	told, ok := m.news.Peek(buyer)
+	if !ok || m.cache.askedSince(key, told) {
+		return
+	}
+	m.cache.mu.Lock()
+	defer m.cache.mu.Unlock()
+	if e := m.cache.entryOf(key); e != nil {
+		m.cache.expire(e)
+	}
+}
+
+// view puts together what a member has: the buyer's state, with the member's own benefits.
+func (m *members) view(key cacheKey, buyer, own *Entitlements, features map[string][]string) *Entitlements {
+	if v, ok := m.views.Get(key.id); ok && v.buyer == buyer && v.own == own {
+		return v.all
+	}
+	all := asMember(buyer, own, features)
+	m.views.Add(key.id, memberView{buyer, own, all})
+	return all
+}
+
+// asMember is a buyer's state with a member's benefits instead of the buyer's.
+func asMember(buyer, own *Entitlements, features map[string][]string) *Entitlements {
+	all := *buyer
+	all.known = own.known
+	counting := slices.DeleteFunc(own.Benefits(), func(b GrantedBenefit) bool {
+		return buyer.unread&listOfBenefits == 0 && !slices.ContainsFunc(buyer.grants(), func(g GrantedBenefit) bool { return g.id == b.id })
+	})
+	all.unread, all.borrowed = buyer.unread&^listOfBenefits, buyer.borrowed&^listOfBenefits
+	all.setRights(buyer.rights().unlocking(counting, features))
+	all.note(func(of *particulars) { of.keys = own.keys() })
+	return &all
+}
+
+// recheck is entitlementCache.recheck for customers and members.
+func (c *Customers) recheck(ctx context.Context, key cacheKey, last *Entitlements) *Entitlements {
+	if key.kind != byMember {
+		return c.cache.recheck(ctx, key, last)
+	}
+	buyer, member := CustomerRef{key}.member()
+	of, _ := c.cache.latest(buyer)
+	if of == nil {
+		return last
+	}
+	of = c.cache.recheck(ctx, buyer, of)
+	mine := memberKey(of.customer, member)
+	own, _ := c.members.cache.latest(mine)
+	if own == nil || !of.known {
+		return last
+	}
+	return c.members.view(mine, of, c.members.cache.recheck(ctx, mine, own), c.config.Features)
+}
+
+// renew is entitlementCache.renew, in any case, for customers and members.
+func (c *Customers) renew(ctx context.Context, key cacheKey) (*Entitlements, error) {
+	if key.kind != byMember {
+		return c.cache.renew(ctx, key, inAnyCase)
+	}
+	buyer, member := CustomerRef{key}.member()
+	of, err := c.cache.renew(ctx, buyer, inAnyCase)
+	if err != nil || !of.known {
+		return of, err
+	}
+	mine := memberKey(of.customer, member)
+	c.members.recent.Remove(of.customer)
+	own, err := c.members.cache.renew(ctx, mine, inAnyCase)
+	if err != nil {
+		return nil, err
+	}
+	return c.members.view(mine, of, own, c.config.Features), nil
+}
+
+// payer is whose meters pay for what somebody uses: a member uses those of the buyer.
+func (r CustomerRef) payer() cacheKey {
+	buyer, _ := r.member()
+	return buyer
+}
+
+// watchNews is entitlementCache.watch for customers and members. News of a member comes as
+// news of the buyer.
+func (c *Customers) watchNews(key cacheKey, s *stream, value *Entitlements) (leave func()) {
+	if key.kind != byMember {
+		return c.cache.watch(key, s, value)
+	}
+	tell := s.tell
+	s.tell = func(_ *Entitlements, err error) {
+		var value *Entitlements
+		if err == nil {
+			value, err = c.lookMember(c.cache.life, key)
+		}
+		tell(value, err)
+	}
+	return c.cache.watch(CustomerRef{key}.payer(), s, nil)
+}
+
+// askMember asks Polar about a member, and keeps what it says of the buyer's other members.
+func (c *Customers) askMember(ctx context.Context, key cacheKey) (*Entitlements, error) {
+	id, _, _ := strings.Cut(key.id, ":")
+	buyer, _ := parseUUID(id)
+	told, _ := c.members.news.Peek(buyer)
+	all, ok := c.members.recent.Get(buyer)
+	ok = ok && c.members.cache.now() < all.asked.After(firstPause)
+	var err error
+	for tries := 0; tries < 2 && (!ok || told > all.asked); tries++ {
+		all, err = flight.Do(ctx, &c.members.reads, id, func(ctx context.Context) (team, error) { return c.readTeam(ctx, buyer) })
+		if err != nil {
+			break
+		}
+		ok = true
+		told, _ = c.members.news.Peek(buyer) // one that was joined may have begun before
+	}
+	if err != nil {
+		if _, ok := errors.AsType[*flight.PanicError](err); !ok && !tokenRefused(err) {
+			c.seldom.Warn(c.config.Logger, "members", "polargate: Polar gave no answer about the members of a customer", "error", err)
+		}
+		c.noteMembers(err)
+		return nil, err
+	}
+	c.noteMembers(nil)
+	for other, value := range all.members {
+		if other := (cacheKey{byExternalID, other}); other != key {
+			c.members.cache.store(other, value, all.asked)
+		}
+	}
+	if own := all.members[key.id]; own != nil {
+		return own, nil
+	}
+	return &Entitlements{at: clock.PolarTime(c.client.now())}, nil
+}
+
+// noteMembers keeps, for Stats, that the token may not read grants, or with nil that it may,
+// and says it in the log when it begins.
+func (c *Customers) noteMembers(err error) {
+	if err != nil && !tokenRefused(err) {
+		return
+	}
+	m := &c.misconfigured
+	m.Lock()
+	defer m.Unlock()
+	if err != nil && m.members == nil {
+		c.config.Logger.Error("polargate: the access token may not read who has which benefit, so that members have none: give it the scope benefits:read", "error", err)
+	}
+	m.members = err
+}
+
+// team are the members of a buyer who have benefits, by memberKey, and when Polar was asked.
+type team struct {
+	members map[string]*Entitlements
+	asked   clock.Local
+}
+
+// readTeam reads the benefits of all members of a buyer.
+func (c *Customers) readTeam(ctx context.Context, buyer uuid) (team, error) {
+	all := team{map[string]*Entitlements{}, c.members.cache.now()}
+	have := map[string][]GrantedBenefit{}
+	var unnamed, others int
+	for page, last := 1, 1; page <= last; page++ {
+		path := fmt.Sprintf("/v1/benefit-grants/?customer_id=%s&is_granted=true&limit=100&page=%d&sorting=granted_at&sorting=created_at", buyer, page)
+		err := c.client.exchange(ctx, exchange{op: opMembers, path: path, repeatable: true, most: longestList}, func(body []byte, at time.Time) error {
+			items, pages, err := readPage(body)
+			if err != nil {
+				return err
+			}
+			last = min(pages, mostGrantPages)
+			for _, item := range items {
+				g, err := readMembersGrant(item, buyer, c.organizationID())
+				if err != nil {
+					return err
+				}
+				switch {
+				case !g.named:
+					unnamed++
+					continue
+				case g.member == "":
+					others++
+					continue
+				}
+				key := memberKey(buyer, g.member).id
+				if all.members[key] == nil {
+					all.members[key] = &Entitlements{customer: standIn(key), external: key, known: true, at: clock.PolarTime(at)}
+				}
+				have[key] = append(have[key], g.benefit)
+			}
+			return nil
+		})
+		c.members.cache.count(err)
+		if err != nil {
+			return team{}, err
+		}
+	}
+	for key, value := range all.members {
+		value.grant(rights{benefits: have[key]}, c.config.Features)
+	}
+	c.members.recent.Add(buyer, all)
+	c.adviseOnMembers(len(all.members), unnamed, others)
+	return all, nil
+}
+
+// adviseOnSeats says in the log what to do if a program lets in a whole team by what its seat
+// holders have.
+func (c *Customers) adviseOnSeats(of *Entitlements) {
+	if of != nil && of.perSeat && !c.members.used.Load() {
+		c.seldom.Warn(c.config.Logger, "seats of a team", "polargate: a customer has a benefit once for each seat, and whoever is named as that customer may use it: name the holders of seats with Member", "customer", of.CustomerID())
+	}
+}
+
+// awaitMember is Await for a member.
+func (c *Customers) awaitMember(ctx context.Context, customer CustomerRef, requirements []Requirement) (*Entitlements, error) {
+	buyer, _ := customer.member()
+	news := make(chan struct{}, 1)
+	defer c.cache.listen(buyer, news)()
+	value, err := c.lookMember(ctx, customer.key)
+	for pause := shortestWait; ; pause = min(2*pause, longestWait) {
+		e, _ := errors.AsType[*Error](err)
+		switch {
+		case err == nil && value.permits(requirements):
+			return value, nil
+		case ctx.Err() != nil:
+			return value, value.lacking(requirements, ctx.Err(), err)
+		case err != nil && (e == nil || tokenRefused(err) || c.cache.life.Err() != nil):
+			return value, c.callError(err)
+		}
+		wait := pause
+		if e != nil {
+			wait = max(wait, e.RetryAfter)
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-news:
+		case <-c.cache.life.Done():
+		case <-ctx.Done():
+		}
+		timer.Stop()
+		var newer *Entitlements
+		if newer, err = c.renew(ctx, customer.key); err == nil {
+			value = newer
+		}
+	}
+}
+
+// adviseOnMembers says in the log what to do if a program asks about members where there are
+// none.
+func (c *Customers) adviseOnMembers(members, unnamed, withoutID int) {
+	switch {
+	case members > 0:
+	case withoutID > 0:
+		c.seldom.Warn(c.config.Logger, "members without ids", "polargate: the members of a customer have no external ids, so that none can be named with Member: set them in Polar, or when you assign seats")
+	case unnamed > 0:
+		c.seldom.Warn(c.config.Logger, "no members", "polargate: a customer's benefits belong to no member: this organization has no members, and each seat holder is a customer of their own. Name them with ExternalID or CustomerID instead of Member")
+	default:
+		c.seldom.Warn(c.config.Logger, "no seats", "polargate: no member of a customer has a benefit: no seat is claimed, or this organization has no members. If seat holders are customers of their own, name them with ExternalID or CustomerID instead of Member")
+	}
+}
+
+// standIn is an id for a member that is none of Polar's: a hash in the form of one.
+func standIn(key string) (id uuid) {
+	sum := sha256.Sum256([]byte(key))
+	copy(id[:], sum[:])
+	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
+	return id
+}
+
+// membersGrant is an entry in the list of grants.
+type membersGrant struct {
+	benefit GrantedBenefit
+	named   bool   // it has a member
+	member  string // external id
+}
+
+func readMembersGrant(item json.RawMessage, buyer uuid, organizationID string) (g membersGrant, err error) {
+	f, err := object(item)
+	if err != nil {
+		return g, err
+	}
+	var customer, member fields
+	optional(f, "customer", &customer)
+	of, err := readCustomer(customer, organizationID)
+	if err != nil {
+		return g, err
+	}
+	if of.customer != buyer {
+		return g, errForeignState
+	}
+	optional(f, "member", &member)
+	g.named = member != nil
+	member.text("external_id", &g.member)
+	var have rights
+	readListedGrant(f, &have)
+	if len(have.benefits) == 0 {
+		return g, errors.New("a grant without its benefit")
+	}
+	g.benefit = have.benefits[0]
+	return g, nil
+}
