@@ -304,8 +304,8 @@ func (e *Error) recheck(l *Language) (what, do string, ok bool) {
 }
 
 func isDenial(err error) bool {
-	var e *Error
-	return errors.As(err, &e) && e.Reason.Denial()
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Reason.Denial()
 }
 
 // InputError is a value that can't be right, found before anything was sent or stored. It

@@ -300,11 +300,11 @@ func (g *Gate) enter(ctx context.Context) error {
 // callError explains an error that didn't come from Polar, but from a context, a Gate that
 // was closed, or a panic.
 func (g *Gate) callError(op string, err error) error {
-	var panicked *flight.PanicError
+	panicked, hasPanicked := errors.AsType[*flight.PanicError](err)
 	switch {
 	case errors.Is(err, flight.ErrClosed), err == context.Canceled && g.ctx.Err() != nil:
 		return &Error{Op: op, Reason: ErrClosed}
-	case errors.As(err, &panicked):
+	case hasPanicked:
 		g.config.Logger.Error("polargate: a panic was caught; please report it", "op", op, "panic", panicked.Value, "stack", string(panicked.Stack))
 		return &Error{Op: op, Reason: ErrUnreachable, Detail: "a fault in the program: see its log"}
 	case err == context.DeadlineExceeded && g.isLockedOut():

@@ -329,7 +329,7 @@ func evaluate(v *verdict, now time.Time, fresh, grace time.Duration) validity {
 
 // nextVerdict is the verdict after an outcome. nil means that there is nothing to keep.
 func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, fresh time.Duration) *verdict {
-	var e *Error
+	e, isError := errors.AsType[*Error](err)
 	serial := uint64(1)
 	if last != nil {
 		serial = last.Serial + 1
@@ -341,7 +341,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 			v.Skew = skew
 		}
 		return v
-	case isDenial(err) && errors.As(err, &e):
+	case isDenial(err):
 		v := &verdict{Serial: serial, Refused: e.Reason, CheckedAt: now, HighWater: now}
 		if last != nil {
 			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
@@ -360,7 +360,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 	if now.Before(v.CheckedAt.Add(fresh)) {
 		pause = renewPause
 	}
-	if errors.As(err, &e) {
+	if isError {
 		v.LastFailure, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)
 	}
 	v.NextTry = now.Add(min(pause, fresh))

@@ -125,8 +125,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 
 // afterFailure is how long to wait after a question without an answer.
 func (r *runner) afterFailure(err error, now time.Time) time.Duration {
-	var e *Error
-	failed := errors.As(err, &e)
+	e, failed := errors.AsType[*Error](err)
 	if r.failing.IsZero() || r.failing.After(now) {
 		r.failing = now
 	}

@@ -5,7 +5,6 @@ package refusalpage
 
 import (
 	"fmt"
-	"html"
 	"mime"
 	"net"
 	"net/http"
@@ -45,10 +44,14 @@ const Policy = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; 
 func Page(heading, text string, plans *url.URL) string {
 	more := ""
 	if plans != nil {
-		more = `<p><a href="` + html.EscapeString(plans.String()) + `">See plans and pricing</a></p>` + "\n"
+		more = `<p><a href="` + escape.Replace(plans.String()) + `">See plans and pricing</a></p>` + "\n"
 	}
-	return fmt.Sprintf(template, html.EscapeString(heading), html.EscapeString(text), more)
+	return fmt.Sprintf(template, escape.Replace(heading), escape.Replace(text), more)
 }
+
+// escape is html.EscapeString. Package html links its table of every entity into each program,
+// also into those that show no page.
+var escape = strings.NewReplacer("&", "&amp;", "'", "&#39;", "<", "&lt;", ">", "&gt;", `"`, "&#34;")
 
 // Plans is the page to which a refusal sends people, from its address: nil if the address is
 // none, or if it is the page that was requested, which would redirect them forever.

@@ -31,8 +31,8 @@ const (
 
 // CauseOf is why a request got no answer, by the error of the request.
 func CauseOf(err error) Cause {
-	var op *net.OpError
-	byProxy := errors.As(err, &op) && (op.Op == "proxyconnect" || strings.HasPrefix(op.Op, "socks"))
+	op, ok := errors.AsType[*net.OpError](err)
+	byProxy := ok && (op.Op == "proxyconnect" || strings.HasPrefix(op.Op, "socks"))
 	_, badSetting := errors.AsType[*proxySettingError](err)
 	refusal, refusedByProxy := errors.AsType[*proxyRefusal](err)
 	invalid, isInvalid := errors.AsType[x509.CertificateInvalidError](err)
@@ -67,8 +67,11 @@ func CauseOf(err error) Cause {
 // TimedOut reports whether a request ended because its time was over, or because its caller
 // gave up.
 func TimedOut(err error) bool {
-	var t interface{ Timeout() bool }
-	return errors.Is(err, context.Canceled) || errors.As(err, &t) && t.Timeout()
+	t, ok := errors.AsType[interface {
+		error
+		Timeout() bool
+	}](err)
+	return errors.Is(err, context.Canceled) || ok && t.Timeout()
 }
 
 // Trace records whether a request got a connection. A transport that doesn't report it
@@ -86,13 +89,13 @@ func (t *Trace) Watch(ctx context.Context) context.Context {
 // NeverSent reports whether a failed request certainly didn't reach the server: no
 // connection was opened, the name wasn't found, or TLS failed.
 func (t *Trace) NeverSent(err error) bool {
-	var op *net.OpError
-	var dns *net.DNSError
-	var certificate *tls.CertificateVerificationError
-	var record tls.RecordHeaderError
-	var setting *proxySettingError
-	var refusal *proxyRefusal
+	op, ok := errors.AsType[*net.OpError](err)
 	return t.wanted.Load() && !t.got.Load() ||
-		errors.As(err, &op) && (op.Op == "dial" || op.Op == "proxyconnect") || errors.As(err, &dns) || errors.As(err, &certificate) || errors.As(err, &record) ||
-		errors.As(err, &setting) || errors.As(err, &refusal)
+		ok && (op.Op == "dial" || op.Op == "proxyconnect") || is[*net.DNSError](err) || is[*tls.CertificateVerificationError](err) || is[tls.RecordHeaderError](err) ||
+		is[*proxySettingError](err) || is[*proxyRefusal](err)
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
 }
