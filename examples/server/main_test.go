@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/examples/internal/chromium"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -45,6 +46,7 @@ func TestMain(m *testing.M) {
 	for _, home := range []string{"HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LocalAppData", "AppData"} {
 		_ = os.Setenv(home, folder) // the programs keep to themselves
 	}
+	testprogram.Overlap()
 	code := chromium.Run(m)
 	_ = os.RemoveAll(folder)
 	os.Exit(code)

@@ -1,28 +1,29 @@
-// Package testprogram makes a test binary the programs that its tests are about: each runs
-// in a process of its own, without a second build. It is for tests only.
+// Package testprogram lets a test binary be the programs that its tests start: each runs in a
+// process of its own, without a second build. It is for tests only.
 package testprogram
 
 import (
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"testing"
 
 	"github.com/stretchr/testify/require"
 )
 
-// Variable, when set, makes the test binary one of the programs that a test is
-// about, instead of the tests.
+// Variable, if set, names the program that the test binary is, instead of running the tests.
 const Variable = "POLARGATE_TEST_PROGRAM"
 
-// Programs are the programs that a test binary can be, by name. Each ends with an error
-// or without; its arguments are those that it was started with.
+// Programs are the programs that a test binary can be, by name. Each gets the arguments that
+// it was started with.
 type Programs map[string]func(args []string) error
 
-// Main is for TestMain: it runs a program, if the test binary was started as one, or else
-// the tests. What a user's programs share, in the user's cache folder, is kept apart from
-// what the tests share, and removed afterwards. It returns the exit code.
+// Main is for TestMain: it runs a program, if the test binary was started as one, or else the
+// tests, and returns the exit code. The tests get cache and settings folders of their own,
+// which are removed afterwards.
 func Main(m *testing.M, programs Programs) int {
 	if name, is := os.LookupEnv(Variable); is {
 		program, ok := programs[name]
@@ -48,15 +49,25 @@ func Main(m *testing.M, programs Programs) int {
 			return 1
 		}
 	}
+	Overlap()
 	return m.Run()
+}
+
+// Overlap lets more tests run in parallel than there are processors, because many of them wait
+// for programs, browsers and pauses in real time. Call it before m.Run; the flag -parallel
+// still overrides it.
+func Overlap() {
+	if err := flag.Set("test.parallel", strconv.Itoa(3*runtime.GOMAXPROCS(0))); err != nil {
+		panic(err)
+	}
 }
 
 // homeVariables are those by which os.UserCacheDir and os.UserConfigDir find their
 // folders, on all systems.
 var homeVariables = []string{"HOME", "home", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "LocalAppData", "AppData"}
 
-// Command makes the command that runs one of Main's programs. What it says on standard
-// error goes to that of the tests.
+// Command makes the command that runs one of Main's programs. Its standard error is that of
+// the tests.
 func Command(t *testing.T, name string, args ...string) *exec.Cmd {
 	t.Helper()
 	switch runtime.GOOS {
