@@ -1,8 +1,15 @@
 package polargate
 
 import (
+	"bytes"
 	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,6 +17,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/machine"
+	"github.com/polargate/polargate/internal/seal"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -295,4 +303,463 @@ func TestAStateUnderAnothersNameIsNotTakenForItsOwn(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, 1, polar.Seats(key.ID))
 	})
+}
+
+var testSeat = seat{Key: pastedKey, ActivationID: "11111111-2222-4333-8444-555555555555", Machine: "here", Conditions: json.RawMessage(`{"fingerprint":"f","n":1.0,"big":12345678901234567890}`)}
+
+func testState() *state {
+	copied := testSeat
+	return &state{
+		InstallationID: "INSTALLATION",
+		Seat:           &copied,
+		Intent:         &intent{AttemptID: "a", Key: pastedKey, At: noon},
+		Outbox:         []seat{{Key: "OLD-KEY", ActivationID: "22222222-2222-4333-8444-555555555555"}},
+		Verdict:        []byte{0, 1, 2, 255},
+	}
+}
+
+func testVerdict() *verdict {
+	return &verdict{
+		CheckedAt: noon, BenefitID: "b", ExpiresAt: noon.Add(days), Skew: -hour, HighWater: noon.Add(ns),
+		LastFailure: ErrRateLimited, NextTry: noon.Add(time.Minute),
+	}
+}
+
+func TestASealedStateOpensUnchanged(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "secret")
+	for name, st := range map[string]*state{
+		"everything":             testState(),
+		"no more than is needed": {InstallationID: "i"},
+		"a key without seats":    {InstallationID: "i", Seat: &seat{Key: "k"}},
+		"only an outbox":         {InstallationID: "i", Outbox: []seat{testSeat, testSeat}},
+	} {
+		sealed, err := s.sealState(st)
+		require.NoError(t, err, name)
+		opened, err := newSealer("org", "app", "secret").openState(sealed)
+		require.NoError(t, err, name)
+		assert.Equal(t, st, opened, name)
+	}
+	for name, v := range map[string]*verdict{
+		"everything":  testVerdict(),
+		"a refusal":   {Refused: ErrInactive, CheckedAt: noon, HighWater: noon},
+		"no expiry":   {CheckedAt: noon, HighWater: noon},
+		"a long past": {CheckedAt: time.Time{}, HighWater: noon},
+	} {
+		sealed, err := s.sealVerdict(v, &testSeat, "here")
+		require.NoError(t, err, name)
+		opened, err := s.openVerdict(sealed, &testSeat, "here")
+		require.NoError(t, err, name)
+		assert.Equal(t, v, opened, name)
+	}
+}
+
+func TestASealedStateIsUnreadable(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "secret")
+	sealed, err := s.sealState(testState())
+	require.NoError(t, err)
+	for _, text := range []string{pastedKey, testSeat.ActivationID, "OLD-KEY", "INSTALLATION", "fingerprint", "installation_id"} {
+		assert.NotContains(t, string(sealed), text)
+	}
+	assert.True(t, bytes.HasPrefix(sealed, []byte("PGS1")))
+	again, err := s.sealState(testState())
+	require.NoError(t, err)
+	assert.NotEqual(t, sealed, again, "each seal has a nonce of its own")
+	assert.Equal(t, []byte("PGV1"), mustSealVerdict(t, s)[:4])
+}
+
+func mustSealVerdict(t *testing.T, s sealer) []byte {
+	t.Helper()
+	sealed, err := s.sealVerdict(testVerdict(), &testSeat, "here")
+	require.NoError(t, err)
+	return sealed
+}
+
+func TestASealThatWasTouchedDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "secret")
+	sealedState, err := s.sealState(testState())
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		sealed []byte
+		open   func([]byte) (any, error)
+	}{
+		"state": {sealedState, func(data []byte) (any, error) {
+			st, err := s.openState(data)
+			if st == nil {
+				return nil, err
+			}
+			return st, err
+		}},
+		"verdict": {mustSealVerdict(t, s), func(data []byte) (any, error) {
+			v, err := s.openVerdict(data, &testSeat, "here")
+			if v == nil {
+				return nil, err
+			}
+			return v, err
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			_, err := c.open(c.sealed)
+			require.NoError(t, err)
+			broken := func(data []byte, how string) {
+				opened, err := c.open(data)
+				if err == nil || opened != nil {
+					t.Fatalf("%s opened as %+v", how, opened)
+				}
+				require.ErrorIs(t, err, seal.ErrBroken, how)
+			}
+			for i := range c.sealed {
+				for bit := range 8 {
+					data := bytes.Clone(c.sealed)
+					data[i] ^= 1 << bit
+					broken(data, fmt.Sprintf("with bit %d of byte %d flipped it", bit, i))
+				}
+				broken(c.sealed[:i], fmt.Sprintf("cut to %d bytes it", i))
+				broken(c.sealed[i+1:], fmt.Sprintf("without its first %d bytes it", i+1))
+			}
+			broken(nil, "nothing")
+			broken(append(bytes.Clone(c.sealed), 0), "with a byte more it")
+			broken(append(bytes.Clone(c.sealed), c.sealed...), "twice in a row it")
+			broken(make([]byte, len(c.sealed)), "all zero it")
+			broken(append(bytes.Clone(c.sealed), make([]byte, maxState)...), "with a mebibyte more it")
+			broken([]byte(`{"installation_id":"i","seat":{"key":"k"}}`), "plain JSON")
+		})
+	}
+}
+
+func mustVerdictKey(t testing.TB, s sealer) []byte {
+	t.Helper()
+	key, err := s.verdictKey("here")
+	require.NoError(t, err)
+	return key
+}
+
+func TestASealOfAnotherProgramDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "secret")
+	sealed, err := s.sealState(testState())
+	require.NoError(t, err)
+	verdict := mustSealVerdict(t, s)
+	for name, other := range map[string]sealer{
+		"another organization":            newSealer("other", "app", "secret"),
+		"another app":                     newSealer("org", "other", "secret"),
+		"another secret":                  newSealer("org", "app", "other"),
+		"no secret":                       newSealer("org", "app", ""),
+		"nothing the same":                newSealer("", "", ""),
+		"the parts run together":          newSealer("orgapp", "", "secret"),
+		"the parts cut elsewhere":         newSealer("or", "gapp", "secret"),
+		"the secret as part of the app":   newSealer("org", "appsecret", ""),
+		"organization and app turned":     newSealer("app", "org", "secret"),
+		"the same in capitals":            newSealer("ORG", "app", "secret"),
+		"the verdict's key for the state": {key: mustVerdictKey(t, s)},
+	} {
+		_, err := other.openState(sealed)
+		require.ErrorIs(t, err, seal.ErrBroken, name)
+		_, err = other.openVerdict(verdict, &testSeat, "here")
+		require.ErrorIs(t, err, seal.ErrBroken, name)
+	}
+	_, err = s.openState(verdict)
+	require.ErrorIs(t, err, seal.ErrBroken, "a verdict is no state")
+	_, err = s.openVerdict(sealed, &testSeat, "here")
+	require.ErrorIs(t, err, seal.ErrBroken, "a state is no verdict")
+}
+
+func TestAVerdictOpensOnlyOnItsComputerAndForItsActivation(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "")
+	sealed := mustSealVerdict(t, s)
+	for name, c := range map[string]struct {
+		of          seat
+		fingerprint string
+	}{
+		"another machine":           {testSeat, "there"},
+		"no machine":                {testSeat, ""},
+		"the machine in capitals":   {testSeat, "HERE"},
+		"another key":               {seat{Key: "OTHER", ActivationID: testSeat.ActivationID}, "here"},
+		"another activation":        {seat{Key: testSeat.Key, ActivationID: "22222222-2222-4333-8444-555555555555"}, "here"},
+		"no activation":             {seat{Key: testSeat.Key}, "here"},
+		"the parts run together":    {seat{Key: testSeat.Key + testSeat.ActivationID}, "here"},
+		"key and activation turned": {seat{Key: testSeat.ActivationID, ActivationID: testSeat.Key}, "here"},
+	} {
+		v, err := s.openVerdict(sealed, &c.of, c.fingerprint)
+		require.ErrorIs(t, err, seal.ErrBroken, name)
+		require.Nil(t, v, name)
+	}
+	// The outer seal opens wherever the file ends up, so that the seat can be
+	// given back.
+	st := testState()
+	st.Verdict = sealed
+	file, err := s.sealState(st)
+	require.NoError(t, err)
+	opened, err := s.openState(file)
+	require.NoError(t, err)
+	assert.Equal(t, testSeat, *opened.Seat)
+}
+
+func TestAVerdictCopiedToAnotherActivationDoesNotCount(t *testing.T) {
+	t.Parallel()
+	// Who has taken the program apart can open the outer seal; the verdict of
+	// a paid key must not serve an unpaid one for that.
+	config := Config{OrganizationID: testOrganization, Fingerprint: "here", Store: &MemoryStore{}}
+	gate, err := Open(config)
+	require.NoError(t, err)
+	defer func() { _ = gate.Close() }()
+	now := gate.now()
+	verdict, err := gate.seal.sealVerdict(&verdict{CheckedAt: now, HighWater: now}, &testSeat, "here")
+	require.NoError(t, err)
+	for name, c := range map[string]struct {
+		of    seat
+		state State
+	}{
+		"beside its own seat": {testSeat, Active},
+		"beside another one":  {seat{Key: "UNPAID", ActivationID: testSeat.ActivationID, Machine: "here"}, Locked},
+	} {
+		sealed, err := gate.seal.sealState(&state{InstallationID: "i", Seat: &c.of, Verdict: verdict})
+		require.NoError(t, err)
+		require.NoError(t, config.Store.Save(t.Context(), gate.name, sealed))
+		second, err := Open(config)
+		require.NoError(t, err)
+		assert.Equal(t, c.state, second.Status().State, name)
+		require.NoError(t, second.Close())
+	}
+}
+
+func TestAnIncompleteSealedStateDoesNotOpen(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "")
+	for name, plain := range map[string]string{
+		"null":                       `null`,
+		"an empty object":            `{}`,
+		"a list":                     `[]`,
+		"not JSON":                   `installation`,
+		"nothing":                    ``,
+		"no installation":            `{"seat":{"key":"k"}}`,
+		"a seat without a key":       `{"installation_id":"i","seat":{"activation_id":"a"}}`,
+		"an empty seat":              `{"installation_id":"i","seat":{}}`,
+		"a seat that is a text":      `{"installation_id":"i","seat":"k"}`,
+		"an outbox that is no list":  `{"installation_id":"i","outbox":{"key":"k"}}`,
+		"a verdict that is no bytes": `{"installation_id":"i","verdict":"%%"}`,
+		"two of them":                `{"installation_id":"i"}{"installation_id":"i"}`,
+	} {
+		sealed := sealPlain(s, plain)
+		st, err := s.openState(sealed)
+		require.ErrorIs(t, err, seal.ErrBroken, name)
+		require.Nil(t, st, name)
+	}
+	st, err := s.openState(sealPlain(s, `{"installation_id":"i","from_a_newer_version":{"a":1}}`))
+	require.NoError(t, err, "members that are not known do no harm")
+	assert.Equal(t, "i", st.InstallationID)
+}
+
+// sealPlain seals bytes that need not be what this version would write as a
+// state, under a nonce of zeros.
+func sealPlain(s sealer, plain string) []byte {
+	return sealBytes(s.key, stateMagic, "", []byte(plain))
+}
+
+func sealBytes(key []byte, magic, bound string, plain []byte) []byte {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		panic(err)
+	}
+	aead, err := cipher.NewGCM(block)
+	if err != nil {
+		panic(err)
+	}
+	out := append([]byte(magic), make([]byte, aead.NonceSize())...)
+	return aead.Seal(out, out[len(magic):], plain, []byte(magic+bound))
+}
+
+func TestAStateThatIsTooLongToOpenIsNotSealed(t *testing.T) {
+	t.Parallel()
+	s := newSealer("org", "app", "")
+	st := &state{InstallationID: "i", Seat: &seat{Key: "k", Conditions: json.RawMessage(`{"a":"` + strings.Repeat("x", maxState) + `"}`)}}
+	sealed, err := s.sealState(st)
+	if err != nil {
+		return
+	}
+	_, err = s.openState(sealed)
+	assert.NoError(t, err, "what was saved without an error must open again")
+}
+
+func FuzzOpenState(f *testing.F) {
+	s := newSealer("org", "app", "secret")
+	// The same bytes in every process that takes part in fuzzing.
+	plain, err := json.Marshal(testState())
+	require.NoError(f, err)
+	sealed := sealPlain(s, string(plain))
+	plain, err = json.Marshal(testVerdict())
+	require.NoError(f, err)
+	sealedVerdict := sealBytes(mustVerdictKey(f, s), verdictMagic, testSeat.Key+"\x00"+testSeat.ActivationID, plain)
+	_, err = s.openState(sealed)
+	require.NoError(f, err)
+	_, err = s.openVerdict(sealedVerdict, &testSeat, "here")
+	require.NoError(f, err)
+	f.Add(sealed)
+	f.Add(sealedVerdict)
+	f.Add(sealed[:16])
+	f.Add([]byte("PGS1"))
+	f.Add([]byte("PGS2"))
+	f.Add([]byte{})
+	f.Add([]byte(`{"installation_id":"i","seat":{"key":"k","conditions":{"a":1}},"outbox":[{"key":"k"}],"intent":{"attempt_id":"a","key":"k","at":"2026-11-22T12:00:00Z"},"verdict":"UEdWMQ=="}`))
+	f.Add([]byte(`{"installation_id":"i","seat":{"key":"k","conditions":[]}}`))
+	f.Add([]byte(`{"checked_at":"2026-11-22T12:00:00Z","mark":"2026-11-22T12:00:00Z","skew":-9223372036854775808,"expires_at":"0001-01-01T00:00:00Z"}`))
+	f.Add([]byte(`null`))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		// Bytes as somebody left them in the file.
+		if st, err := s.openState(data); err == nil {
+			require.Equal(t, sealed, data, "forged")
+			require.Equal(t, testState(), st)
+		}
+		if _, err := s.openVerdict(data, &testSeat, "here"); err == nil {
+			require.Equal(t, sealedVerdict, data, "forged")
+		}
+		// The same as the content of a seal that holds.
+		if st, err := s.openState(sealPlain(s, string(data))); err == nil {
+			require.NotEmpty(t, st.InstallationID)
+			if st.Seat != nil {
+				require.NotEmpty(t, st.Seat.Key)
+				_ = st.Seat.conditions()
+				_, err := s.openVerdict(st.Verdict, st.Seat, "here")
+				require.Error(t, err)
+			}
+			again, err := s.sealState(st)
+			require.NoError(t, err)
+			_, err = s.openState(again)
+			require.NoError(t, err)
+		}
+		var v verdict
+		if json.Unmarshal(data, &v) == nil {
+			got := evaluate(&v, noon, days, 14*days)
+			require.Contains(t, []State{Active, Grace, Locked}, got.state)
+			if v.Refused != "" {
+				require.Equal(t, Locked, got.state)
+			}
+		}
+	})
+}
+
+func TestStatesThatEarlierVersionsWroteOpen(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("testdata/state/v*/*.sealed")
+	require.NoError(t, err)
+	require.Len(t, files, 10)
+	s := newSealer(vectorOrganization, vectorApp, vectorSecret)
+	for _, file := range files {
+		t.Run(file, func(t *testing.T) {
+			t.Parallel()
+			sealed, err := os.ReadFile(file)
+			require.NoError(t, err)
+			text, err := os.ReadFile(strings.TrimSuffix(file, ".sealed") + ".json")
+			require.NoError(t, err)
+			var want struct {
+				State   json.RawMessage
+				Verdict json.RawMessage
+			}
+			require.NoError(t, json.Unmarshal(text, &want))
+
+			st, err := s.openState(sealed)
+			require.NoError(t, err)
+			var v *verdict
+			if st.Verdict != nil {
+				v, err = s.openVerdict(st.Verdict, st.Seat, vectorMachine)
+				require.NoError(t, err)
+			}
+			st.Verdict = nil
+			opened, err := json.Marshal(st)
+			require.NoError(t, err)
+			assert.JSONEq(t, string(want.State), string(opened))
+			opened, err = json.Marshal(v)
+			require.NoError(t, err)
+			assert.JSONEq(t, string(want.Verdict), string(opened))
+		})
+	}
+}
+
+func TestAGateReadsTheStateOfEveryEarlierVersion(t *testing.T) {
+	t.Parallel()
+	written := time.Date(2026, 11, 20, 9, 30, 0, 0, time.UTC)
+	for name, want := range map[string]struct {
+		state  State
+		reason Reason
+	}{
+		"granted":     {Active, ""},
+		"vain":        {Grace, ErrRateLimited}, // the mark of that state is a day ahead
+		"refused":     {Locked, ErrInactive},
+		"in-doubt":    {Unlicensed, ErrInDoubt},
+		"replacing":   {Active, ""},
+		"only-outbox": {Unlicensed, ErrNoLicense},
+		"seatless":    {Locked, ErrActivationsUnsupported},
+		"released":    {Locked, ErrSeatReleased},
+		"moving":      {Locked, ErrOtherMachine},
+		"no-license":  {Unlicensed, ErrNoLicense},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			sealed, err := os.ReadFile("testdata/state/v1/" + name + ".sealed")
+			require.NoError(t, err)
+			config := Config{
+				OrganizationID: vectorOrganization, App: vectorApp, Secret: vectorSecret, Fingerprint: vectorMachine,
+				Store: FileStore(t.TempDir()), Clock: func() time.Time { return written.Add(time.Minute) },
+			}
+			require.NoError(t, config.Store.Save(t.Context(), vectorName, sealed))
+			gate, err := Open(config)
+			require.NoError(t, err)
+			defer gate.Close()
+			assert.Equal(t, want.state, gate.Status().State)
+			assert.Equal(t, want.reason, gate.Status().Reason)
+			assert.Equal(t, name == "in-doubt" || name == "replacing", gate.Status().InDoubt)
+		})
+	}
+}
+
+func TestEachStateOfASeatIsStoredInTheWordsOfTheFirstVersion(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]seatState{
+		`{"key":"k"}`:                                 activated,
+		`{"key":"k","seatless":true}`:                 seatless,
+		`{"key":"k","moving":true}`:                   reactivating,
+		`{"key":"k","gone":true}`:                     released,
+		`{"key":"k","stranded":true}`:                 unreleasable,
+		`{"key":"k","activation_id":"a","gone":true}`: released,
+	} {
+		var s seat
+		require.NoError(t, json.Unmarshal([]byte(text), &s))
+		assert.Equal(t, want, s.State, text)
+		again, err := json.Marshal(s)
+		require.NoError(t, err)
+		assert.JSONEq(t, text, string(again))
+		again, err = json.Marshal(&state{InstallationID: "i", Seat: &s, Outbox: []seat{s}})
+		require.NoError(t, err)
+		assert.JSONEq(t, `{"installation_id":"i","seat":`+text+`,"outbox":[`+text+`]}`, string(again))
+	}
+}
+
+// A state that the host's policy does not let open may be good: it is no damage.
+func TestAStateThatPolicyForbidsToOpenIsNeitherDamagedNorWrittenOver(t *testing.T) {
+	t.Parallel()
+	store := &MemoryStore{}
+	gate, err := Open(Config{OrganizationID: testOrganization, Store: store, Fingerprint: "here"})
+	require.NoError(t, err)
+	defer gate.Close()
+	require.NoError(t, store.Save(t.Context(), gate.name, []byte("PGS1 sealed by another policy")))
+	gate.seal.err = errors.New("forbidden by policy")
+	rec := gate.load(t.Context())
+	require.ErrorContains(t, rec.unread, "forbidden by policy")
+	assert.Equal(t, ErrUnreadableState, rec.trouble)
+	_, err = store.Load(t.Context(), gate.name+".corrupt")
+	require.ErrorIs(t, err, ErrNotStored)
+	_, _, err = gate.change(t.Context(), unsaved{})
+	var failed *StoreError
+	require.ErrorAs(t, err, &failed)
+	kept, err := store.Load(t.Context(), gate.name)
+	require.NoError(t, err)
+	assert.Equal(t, "PGS1 sealed by another policy", string(kept))
+	_, err = gate.seal.sealVerdict(&verdict{}, &seat{Key: "k"}, "here")
+	require.ErrorContains(t, err, "forbidden by policy")
+	_, err = gate.seal.openVerdict(nil, &seat{Key: "k"}, "here")
+	require.ErrorContains(t, err, "forbidden by policy")
 }
