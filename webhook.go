@@ -54,9 +54,9 @@ func newSeenEvents() seenEvents {
 // is edited. Subscribe the endpoint to these types; others are acknowledged and ignored.
 //
 // secrets are the endpoint's signing secret as Polar shows it, and, while you replace it,
-// the old one too; white space around them doesn't matter. Both ways in which Polar makes
-// a key of a secret are understood: until September 2026 from its bytes, and since then
-// from the base64 after "whsec_". An event is refused if no signature matches, or if it
+// the old one too; white space around them doesn't matter. All three ways in which a key is
+// made of a secret are understood: its bytes, as Polar did until September 2026, the
+// base64 after "whsec_", as since then, and base64 without that prefix. An event is refused if no signature matches, or if it
 // was signed more than 5 minutes ago or ahead. An event that was seen before is
 // acknowledged and has no effect, and so is one older than another event applied for the
 // customer. An event that can't be read is acknowledged, and Polar is asked at the
@@ -217,11 +217,12 @@ func webhookKeys(secret string) [][]byte {
 		return nil
 	}
 	keys := [][]byte{[]byte(secret)}
-	if text, ok := strings.CutPrefix(secret, "whsec_"); ok {
-		for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding} {
-			if key, err := encoding.DecodeString(text); err == nil && len(key) > 0 {
-				keys = append(keys, key)
-			}
+	// Standard Webhooks libraries take a secret without the prefix too, and so does Polar's
+	// own since version 1.0 of its SDK.
+	text := strings.TrimPrefix(secret, "whsec_")
+	for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding} {
+		if key, err := encoding.DecodeString(text); err == nil && len(key) > 0 {
+			keys = append(keys, key)
 		}
 	}
 	return keys

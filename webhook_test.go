@@ -99,7 +99,7 @@ func newKeyBytes(t *testing.T) []byte {
 	return key
 }
 
-func TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret(t *testing.T) {
+func TestWebhooksAreVerifiedWithAllKeysThatAreMadeOfASecret(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		secrets []string
@@ -109,6 +109,9 @@ func TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret(t *testing.T) {
 		"the bytes of an older secret":                  {[]string{oldSecret}, []byte(oldSecret), 204},
 		"the bytes of an older secret with the prefix":  {[]string{newSecret}, []byte(newSecret), 204},
 		"the base64 in a newer secret":                  {[]string{newSecret}, newKeyBytes(t), 204},
+		"the base64 of a secret without prefix":         {[]string{strings.TrimPrefix(newSecret, "whsec_")}, newKeyBytes(t), 204},
+		"the same without its padding":                  {[]string{strings.TrimRight("MDEyMzQ1Njc4OWFiY2RlZg==", "=")}, []byte("0123456789abcdef"), 204},
+		"the bytes of a secret without prefix":          {[]string{strings.TrimPrefix(newSecret, "whsec_")}, []byte(strings.TrimPrefix(newSecret, "whsec_")), 204},
 		"a secret of one's own words":                   {[]string{"öffne dich"}, []byte("öffne dich"), 204},
 		"the second of two secrets, while one replaces": {[]string{oldSecret, newSecret}, newKeyBytes(t), 204},
 		"the first of two secrets":                      {[]string{oldSecret, newSecret}, []byte(oldSecret), 204},
@@ -133,6 +136,22 @@ func TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret(t *testing.T) {
 				require.ErrorIs(t, err, ErrUnreachable)
 			}
 		})
+	}
+}
+
+// The first is the example of the specification; all were made by Standard Webhooks' own
+// library for Node.
+func TestTheSignaturesOfStandardWebhooksAreVerified(t *testing.T) {
+	t.Parallel()
+	const id, sent, body = "msg_p5jXN8AQM9LWM0D4loKWxJek", "1614265330", `{"test": 2432232314}`
+	for secret, signature := range map[string]string{
+		newSecret:                               "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+		strings.TrimPrefix(newSecret, "whsec_"): "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
+		"open sesame":                           "v1,IHfZRFSWyUcSWdJ9RhdSXqW1RvZWN1JoTqYHS7D9E/c=",
+	} {
+		assert.True(t, signedWith(webhookKeys(secret), id, sent, signature, []byte(body)), secret)
+		assert.False(t, signedWith(webhookKeys(secret), id, sent, signature, []byte(body+" ")), secret)
+		assert.False(t, signedWith(webhookKeys(secret+"x"), id, sent, signature, []byte(body)), secret)
 	}
 }
 

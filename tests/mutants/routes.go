@@ -14,19 +14,29 @@ var routes = []mutant{
 	},
 	{
 		name:  "the secrets of before September 2026 fit nothing",
-		rule:  "two key derivations: the raw bytes of the secret",
+		rule:  "three key derivations: the raw bytes of the secret",
 		file:  "webhook.go",
 		old:   `	keys := [][]byte{[]byte(secret)}`,
 		new:   `	keys := [][]byte{}`,
-		tests: "TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret",
+		tests: "TestWebhooksAreVerifiedWithAllKeysThatAreMadeOfASecret",
 	},
 	{
 		name:  "the secrets since September 2026 fit nothing",
-		rule:  "two key derivations: base64 after whsec_",
+		rule:  "three key derivations: base64, with whsec_ or without",
 		file:  "webhook.go",
-		old:   `strings.CutPrefix(secret, "whsec_"); ok {`,
-		new:   `strings.CutPrefix(secret, "whsec_"); !ok {`,
-		tests: "TestWebhooksAreVerifiedWithBothKeysThatPolarMakesOfASecret",
+		old:   `	text := strings.TrimPrefix(secret, "whsec_")`,
+		new:   `	text := secret`,
+		tests: "TestWebhooksAreVerifiedWithAllKeysThatAreMadeOfASecret",
+	},
+	{
+		name: "a secret without whsec_ is no base64",
+		rule: "three key derivations: base64, with whsec_ or without",
+		file: "webhook.go",
+		old: `err == nil && len(key) > 0 {
+			keys = append(keys, key)`,
+		new: `err == nil && len(key) > 0 && text != secret {
+			keys = append(keys, key)`,
+		tests: "TestWebhooksAreVerifiedWithAllKeysThatAreMadeOfASecret",
 	},
 	{
 		name:  "an old event is taken in",

@@ -1,0 +1,3 @@
+// Package standardwebhooks holds a test of the webhook handler against the library that
+// Standard Webhooks publish for Node.
+package standardwebhooks
