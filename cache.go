@@ -982,8 +982,8 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 		fresh = min(fresh, pause)
 	}
 	expires := clock.Never
-	if l := value.particulars().license; l != nil && !l.ExpiresAt.IsZero() {
-		left := l.ExpiresAt.Sub(l.answeredAt)
+	if l := value.particulars().license; l != nil && !l.EndsAt().IsZero() {
+		left := l.EndsAt().Sub(l.answeredAt)
 		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
 		expires = now.After(left - age)
 	}

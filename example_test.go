@@ -92,13 +92,13 @@ func ExampleClient_Validate() {
 	ctx := context.Background()
 	sent, _ := polargate.ParseKey(key.Key) // from a header, in a server
 	license, err := client.Validate(ctx, polargate.ValidateRequest{Key: sent})
-	fmt.Println(license.Status, err)
+	fmt.Println(license.Status, err, "has a known end:", !license.EndsAt().IsZero())
 
 	polar.Revoke(key.ID)
 	_, err = client.Validate(ctx, polargate.ValidateRequest{Key: sent})
 	fmt.Println(errors.Is(err, polargate.ErrInactive))
 	// Output:
-	// granted <nil>
+	// granted <nil> has a known end: false
 	// true
 }
 

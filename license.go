@@ -38,11 +38,18 @@ type LicenseKey struct {
 	Validations     int64
 	LastValidatedAt time.Time
 	// ExpiresAt is when the key expires; zero if never. Keys that come with a
-	// subscription don't expire; they are revoked when it ends.
+	// subscription don't expire; they are revoked when it ends. See EndsAt.
 	ExpiresAt  time.Time
 	CreatedAt  time.Time
 	ModifiedAt time.Time
 	Customer   Customer
+	// Member is whom the key is for, if it came with a member's seat; nil if Polar doesn't
+	// say, as before version 2026-10 of its API.
+	Member *KeyMember
+	// Subscription or Order is what the key was bought with; nil if Polar doesn't say.
+	// Only a validation tells, from version 2027-01 of Polar's API on.
+	Subscription *KeySubscription
+	Order        *KeyOrder
 	// Activation is the one that was asked about; nil if there was none.
 	Activation *Activation
 	// Activations are all that the key has, the newest first. Only Client.LicenseKey gives
@@ -50,6 +57,60 @@ type LicenseKey struct {
 	Activations []Activation
 
 	answeredAt time.Time // by Polar's clock
+}
+
+// KeyMember is the member of a customer whom a license key is for. Source: schema
+// LicenseKeyMember of Polar's SDK 1.0.1.
+type KeyMember struct {
+	// ID is Polar's, and ExternalID the program's own, which may be empty.
+	ID, ExternalID string
+	// Email prints masked.
+	Email Email
+}
+
+// Format prints Polar's id of a member, whatever the verb.
+func (m KeyMember) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "polargate.KeyMember{ID:%s}", m.ID) }
+
+// LogValue logs what Format prints.
+func (m KeyMember) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(m)) }
+
+// KeySubscription is the subscription that a license key came with. Source: schema
+// LicenseKeySubscription of Polar's SDK 1.0.1.
+type KeySubscription struct {
+	// ID is the subscription's own, and Status Polar's word: "active", "trialing", …
+	ID, Status                           string
+	CurrentPeriodStart, CurrentPeriodEnd time.Time
+	// CancelAtPeriodEnd and EndsAt are set once the subscription is to end.
+	CancelAtPeriodEnd bool
+	EndsAt            time.Time
+}
+
+// KeyOrder is the order that a license key came with. Source: schema LicenseKeyOrder of
+// Polar's SDK 1.0.1.
+type KeyOrder struct {
+	// ID is the order's own, and Status Polar's word: "paid", "refunded", …
+	ID, Status string
+	CreatedAt  time.Time
+	Paid       bool
+}
+
+// EndsAt is when the key ends, as far as that is known: at ExpiresAt, or when its
+// subscription ends, whichever is earlier. It is zero if neither is known to end. Polar
+// decides: a key that it grants after its subscription's end hasn't ended.
+func (l *LicenseKey) EndsAt() time.Time {
+	s := l.Subscription
+	if s == nil {
+		return l.ExpiresAt
+	}
+	ends := s.EndsAt
+	if ends.IsZero() && s.CancelAtPeriodEnd {
+		ends = s.CurrentPeriodEnd
+	}
+	switch {
+	case ends.IsZero() || !l.answeredAt.Before(ends), !l.ExpiresAt.IsZero() && l.ExpiresAt.Before(ends):
+		return l.ExpiresAt
+	}
+	return ends
 }
 
 // LogValue logs a license key by its ids and its status.
@@ -74,6 +135,7 @@ func (l *LicenseKey) clone() LicenseKey {
 	c.Customer.BillingAddress = clonePointer(l.Customer.BillingAddress)
 	c.Customer.TaxID = slices.Clone(l.Customer.TaxID)
 	c.Customer.Metadata = cloneMap(l.Customer.Metadata)
+	c.Member, c.Subscription, c.Order = clonePointer(l.Member), clonePointer(l.Subscription), clonePointer(l.Order)
 	if c.Activation = clonePointer(l.Activation); c.Activation != nil {
 		*c.Activation = c.Activation.clone()
 	}
@@ -347,6 +409,9 @@ func (l *LicenseKey) UnmarshalJSON(data []byte) error {
 	fields.time("created_at", &l.CreatedAt)
 	fields.time("modified_at", &l.ModifiedAt)
 	optional(fields, "customer", &l.Customer)
+	optional(fields, "member", &l.Member)
+	optional(fields, "subscription", &l.Subscription)
+	optional(fields, "order", &l.Order)
 	optional(fields, "activation", &l.Activation)
 	optional(fields, "activations", &l.Activations)
 	return nil
@@ -380,6 +445,51 @@ func (c *Customer) UnmarshalJSON(data []byte) error {
 	fields.time("modified_at", &c.ModifiedAt)
 	fields.time("deleted_at", &c.DeletedAt)
 	fields.time("first_user_event_at", &c.FirstUserEventAt)
+	return nil
+}
+
+// UnmarshalJSON reads Polar's form; see Customer.UnmarshalJSON.
+func (m *KeyMember) UnmarshalJSON(data []byte) error {
+	fields, err := object(data)
+	if err != nil {
+		return err
+	}
+	*m = KeyMember{}
+	var email string
+	fields.text("id", &m.ID)
+	fields.text("external_id", &m.ExternalID)
+	fields.text("email", &email)
+	m.Email = newEmail(email)
+	return nil
+}
+
+// UnmarshalJSON reads Polar's form; see Customer.UnmarshalJSON.
+func (s *KeySubscription) UnmarshalJSON(data []byte) error {
+	fields, err := object(data)
+	if err != nil {
+		return err
+	}
+	*s = KeySubscription{}
+	fields.text("id", &s.ID)
+	fields.text("status", &s.Status)
+	fields.time("current_period_start", &s.CurrentPeriodStart)
+	fields.time("current_period_end", &s.CurrentPeriodEnd)
+	optional(fields, "cancel_at_period_end", &s.CancelAtPeriodEnd)
+	fields.time("ends_at", &s.EndsAt)
+	return nil
+}
+
+// UnmarshalJSON reads Polar's form; see Customer.UnmarshalJSON.
+func (o *KeyOrder) UnmarshalJSON(data []byte) error {
+	fields, err := object(data)
+	if err != nil {
+		return err
+	}
+	*o = KeyOrder{}
+	fields.text("id", &o.ID)
+	fields.text("status", &o.Status)
+	fields.time("created_at", &o.CreatedAt)
+	optional(fields, "paid", &o.Paid)
 	return nil
 }
 

@@ -190,6 +190,9 @@ func licenseFact(f fact.Fact, v *Entitlements) []byte {
 			Validations: l.Validations, LastValidated: polarTime(l.LastValidatedAt), Expires: polarTime(l.ExpiresAt),
 			Created: polarTime(l.CreatedAt), Modified: polarTime(l.ModifiedAt),
 		}
+		if ends := l.EndsAt(); l.Subscription != nil && ends != l.ExpiresAt {
+			f.License.Ends = polarTime(ends)
+		}
 	}
 	return f.Bytes()
 }
@@ -281,6 +284,9 @@ func (r *replicas) newsOfLicense(f fact.Fact, at clock.Polar, key cacheKey) news
 			LimitActivations: l.LimitActivations, Usage: l.Usage, LimitUsage: l.LimitUsage,
 			Validations: l.Validations, LastValidatedAt: timeOf(l.LastValidated), ExpiresAt: timeOf(l.Expires),
 			CreatedAt: timeOf(l.Created), ModifiedAt: timeOf(l.Modified), answeredAt: f.At.Time(),
+		}
+		if l.Ends != 0 { // which is all that replicas need of it
+			license.Subscription = &KeySubscription{EndsAt: timeOf(l.Ends)}
 		}
 		license.Customer.ID, license.Customer.OrganizationID, license.Customer.ExternalID = l.Customer, l.Organization, l.External
 		n.value = ofLicense(license, r.features)

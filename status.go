@@ -47,7 +47,8 @@ type Status struct {
 	// FreshUntil is until when Polar need not be asked again. GraceUntil is until when
 	// the license works offline. Each is zero if it doesn't apply.
 	FreshUntil, GraceUntil time.Time
-	// ExpiresAt is the key's own expiry; zero if it has none.
+	// ExpiresAt is when the key ends, as far as that is known: see LicenseKey.EndsAt. It is
+	// zero if it has no known end.
 	ExpiresAt time.Time
 	// Usage is how many uses of the key have been counted, and LimitUsage how many there
 	// are in all, as Polar last said; Unlimited if there is no limit. Both are 0 if

@@ -130,6 +130,7 @@ type call struct {
 	client                string
 
 	at         time.Time // when it arrived
+	version    string    // of the API, that it is answered in
 	parameters map[string]string
 	token      *Token   // a valid one, on the endpoints that ask for it
 	session    *Session // the same of the portal's endpoints

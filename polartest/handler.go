@@ -1,6 +1,7 @@
 package polartest
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -13,7 +14,12 @@ import (
 const (
 	versionHeader  = "Polar-Version"
 	currentVersion = "2026-04"
-	nextVersion    = "2026-10"
+	// withMembers is the first version in which license keys name their member, and withPeriods
+	// the one in which a validation tells of the subscription or order. Their shapes are those of
+	// Polar's SDK 1.0.1. The server that was recorded is older: it spoke 2026-10 already, in the
+	// shapes of 2026-04.
+	withMembers = "2026-10"
+	withPeriods = "2027-01"
 
 	// largestBody is the size over which Polar answers 413.
 	largestBody = 10 << 20
@@ -21,6 +27,14 @@ const (
 	// before it listens gets to hear the refusal.
 	drainedBody = 64 << 20
 )
+
+// versions are those that this Polar speaks.
+func (p *Polar) versions() []string {
+	if p.config.Version == "" {
+		return []string{currentVersion, withMembers}
+	}
+	return []string{currentVersion, withMembers, withPeriods}
+}
 
 // route is an endpoint. Routes without scopes are open to everyone.
 type route struct {
@@ -248,16 +262,15 @@ func (p *Polar) answer(c *call) *answer {
 	if rest, old := strings.CutPrefix(c.path, "/api/v1"); old && (rest == "" || rest[0] == '/') {
 		c.path, notice = "/v1"+rest, true
 	}
-	version := currentVersion
+	version := cmp.Or(p.config.Version, currentVersion)
 	a := p.limit(c)
 	if sent, ok := c.header[versionHeader]; ok && a == nil {
-		switch version = strings.Join(sent, ","); version {
-		case currentVersion, nextVersion:
-		default:
+		if version = strings.Join(sent, ","); !slices.Contains(p.versions(), version) {
 			a = noSuchPath()
 			a.header[versionHeader] = nil
 		}
 	}
+	c.version = version
 	if a == nil {
 		a = p.dispatch(c)
 	}

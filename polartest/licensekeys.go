@@ -110,7 +110,7 @@ func (p *Polar) validate(c *call) *answer {
 	k.Validations++
 	k.LastValidatedAt = c.at
 	k.ModifiedAt = c.at
-	return ok(k.describe().set("activation", activation))
+	return ok(p.describeValidated(c, k).set("activation", activation))
 }
 
 func (p *Polar) activate(c *call) *answer {
@@ -148,7 +148,7 @@ func (p *Polar) activate(c *call) *answer {
 	})
 	a := &k.Activations[len(k.Activations)-1]
 	// in this one answer meta comes back in the order in which it was sent
-	return ok(k.describeActivation(a).set("meta", meta).set("license_key", k.describe()))
+	return ok(k.describeActivation(a).set("meta", meta).set("license_key", p.describeKey(c, k)))
 }
 
 func (p *Polar) deactivate(c *call) *answer {
@@ -189,7 +189,7 @@ func (p *Polar) listKeys(c *call) *answer {
 		}
 		oldestFirst(found)
 		return found
-	}, (*LicenseKey).describe)
+	}, func(k *LicenseKey) *object { return p.describeKey(c, k) })
 }
 
 func oldestFirst(keys []*LicenseKey) {
@@ -206,7 +206,7 @@ func (p *Polar) getKey(c *call) *answer {
 	if k == nil {
 		return notFound("Not found")
 	}
-	return ok(k.describe().set("activations", k.describeActivations()))
+	return ok(p.describeKey(c, k).set("activations", k.describeActivations()))
 }
 
 // describeActivations are those that are live, the newest first.
@@ -234,7 +234,7 @@ func (p *Polar) getActivation(c *call) *answer {
 	if a == nil {
 		return notFound("Not found")
 	}
-	return ok(k.describeActivation(a).set("license_key", k.describe()))
+	return ok(k.describeActivation(a).set("license_key", p.describeKey(c, k)))
 }
 
 func (p *Polar) patchKey(c *call) *answer {
@@ -305,7 +305,7 @@ func (p *Polar) patchKey(c *call) *answer {
 		!sameLimit(before.LimitActivations, k.LimitActivations) || !sameLimit(before.LimitUsage, k.LimitUsage) {
 		k.ModifiedAt = c.at
 	}
-	description := k.describe()
+	description := p.describeKey(c, k)
 	if echo != "" {
 		description.set("expires_at", echo)
 	}
@@ -322,19 +322,19 @@ func (p *Polar) rotateKey(c *call) *answer {
 	if k == nil {
 		return notFound("Not found")
 	}
-	return p.rotate(k, c.at)
+	return p.rotate(c, k)
 }
 
-func (p *Polar) rotate(k *LicenseKey, now time.Time) *answer {
+func (p *Polar) rotate(c *call, k *LicenseKey) *answer {
 	if k.Status == revoked {
 		return refuse(400, "RotateNotPermitted",
 			"License key cannot be rotated in its current status. Current status: revoked. Allowed statuses: disabled, granted.")
 	}
 	next := k.clone()
 	next.Key = randomKey(k.Prefix)
-	next.ModifiedAt = now
+	next.ModifiedAt = c.at
 	p.replace(k, next)
-	return ok(k.describe())
+	return ok(p.describeKey(c, k))
 }
 
 func limitOf(limit *int64) int64 {
@@ -346,6 +346,58 @@ func limitOf(limit *int64) int64 {
 
 func sameLimit(a, b *int64) bool {
 	return (a == nil) == (b == nil) && limitOf(a) == limitOf(b)
+}
+
+// grantOf is the grant that a license key came with; nil if there is none.
+func (p *Polar) grantOf(k *LicenseKey) (a *account, g *Benefit) {
+	if a = p.customersByID[k.CustomerID]; a == nil {
+		return nil, nil
+	}
+	if at := slices.IndexFunc(a.Benefits, func(b Benefit) bool { return b.LicenseKeyID == k.ID }); at >= 0 {
+		return a, &a.Benefits[at]
+	}
+	return a, nil
+}
+
+// describeKey is the license key as a version of the API has it.
+func (p *Polar) describeKey(c *call, k *LicenseKey) *object {
+	o := k.describe()
+	if c.version < withMembers || p.config.Version == "" {
+		return o
+	}
+	var memberID, member any
+	if _, g := p.grantOf(k); g != nil {
+		if m := p.member(g.MemberID); m != nil {
+			memberID, member = m.ID, newObject("id", m.ID, "email", m.Email, "external_id", textOrNull(m.ExternalID))
+		}
+	}
+	return o.set("member_id", memberID).set("member", member)
+}
+
+// describeValidated is the license key as a validation tells it: in the latest version with what it
+// was bought with.
+func (p *Polar) describeValidated(c *call, k *LicenseKey) *object {
+	o := p.describeKey(c, k)
+	if c.version < withPeriods {
+		return o
+	}
+	var subscriptionID, subscription, orderID, order any
+	if a, g := p.grantOf(k); g != nil {
+		if at := slices.IndexFunc(a.Subscriptions, func(s Subscription) bool { return s.ID == g.SubscriptionID }); at >= 0 {
+			s := &a.Subscriptions[at]
+			subscriptionID, subscription = s.ID, newObject(
+				"id", s.ID,
+				"status", s.Status,
+				"current_period_start", printTimeOrNull(s.CurrentPeriodStart),
+				"current_period_end", printTimeOrNull(s.CurrentPeriodEnd),
+				"cancel_at_period_end", s.CancelAtPeriodEnd,
+				"ends_at", printTimeOrNull(s.EndsAt))
+		}
+		if g.OrderID != "" {
+			orderID, order = g.OrderID, newObject("id", g.OrderID, "created_at", printTimeOrNull(g.CreatedAt), "status", "paid", "paid", true)
+		}
+	}
+	return o.set("subscription_id", subscriptionID).set("subscription", subscription).set("order_id", orderID).set("order", order)
 }
 
 // describe is the license key as answers carry it, fields outside Polar's published schema included.

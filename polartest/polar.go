@@ -35,6 +35,10 @@ type Config struct {
 	EventuallyConsistent bool
 	// MemberModel is that of the organization: see [Organization].
 	MemberModel bool
+	// Version is the version of the API in which requests are answered that name none: "2026-04",
+	// "2026-10" or "2027-01", on a server that speaks all three, in the shapes of Polar's SDK 1.0.1.
+	// Empty: the server that was recorded, whose version is 2026-04.
+	Version string
 	// OnBreach, if not nil, is called for each request that a good client never makes, with what was
 	// wrong: a path or a method that does not exist, a redirect for a slash too many, a malformed
 	// body (422), no Content-Length (411), too large a body (413), a Polar-Version header, a request

@@ -260,7 +260,7 @@ func (p *Polar) portalKeys(c *call) *answer {
 		}
 		oldestFirst(found)
 		return found
-	}, (*LicenseKey).describe)
+	}, func(k *LicenseKey) *object { return p.describeKey(c, k) })
 }
 
 // portalKey is the license key of the path.
@@ -287,7 +287,7 @@ func (p *Polar) getPortalKey(c *call) *answer {
 	if b := p.benefit(k.BenefitID); b != nil && b.customersAdministrate() {
 		activations = k.describeActivations()
 	}
-	return ok(k.describe().set("activations", activations))
+	return ok(p.describeKey(c, k).set("activations", activations))
 }
 
 func (p *Polar) rotatePortalKey(c *call) *answer {
@@ -295,7 +295,7 @@ func (p *Polar) rotatePortalKey(c *call) *answer {
 	if refusal != nil {
 		return refusal
 	}
-	return p.rotate(k, c.at)
+	return p.rotate(c, k)
 }
 
 func (p *Polar) portalSubscriptions(c *call) *answer {

@@ -92,6 +92,7 @@ type License struct {
 	Validations      int64       `json:"validations,omitempty"`
 	LastValidated    clock.Polar `json:"validated,omitempty"`
 	Expires          clock.Polar `json:"expires,omitempty"` // 0 if it does not
+	Ends             clock.Polar `json:"ends,omitempty"`    // the subscription, if that is known to
 	Created          clock.Polar `json:"created,omitempty"`
 	Modified         clock.Polar `json:"modified,omitempty"`
 }

@@ -298,3 +298,41 @@ func TestKeysOfAnotherOrganizationAreNoAnswer(t *testing.T) {
 		require.ErrorIs(t, err, polargate.ErrUnreachable)
 	}
 }
+
+func TestAKeyOfACancelledSubscriptionEndsForAServerToo(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t, func(c *polartest.Config) { c.Version = "2027-01" })
+		keyed := s.Polar.AddBenefit(polartest.CatalogBenefit{Type: "license_keys", Properties: map[string]any{}})
+		product := s.Polar.AddProduct(polartest.Product{Benefits: []string{keyed.ID}})
+		end := time.Now().Add(2 * time.Hour)
+		s.Polar.Subscribe(kit.Paying, polartest.Subscription{ProductID: product.ID, CancelAtPeriodEnd: true, CurrentPeriodEnd: end, EndsAt: end})
+		ada, _ := s.Polar.Customer(kit.Paying)
+		var key polartest.LicenseKey
+		for _, b := range ada.Benefits {
+			if b.LicenseKeyID != "" {
+				key, _ = s.Polar.LicenseKey(b.LicenseKeyID)
+			}
+		}
+		shared := polargate.SharedInMemory()
+		open := func() *polargate.Customers {
+			return s.Open(func(c *polargate.CustomersConfig) { c.Features[keyed.ID], c.Shared = []string{"api"}, shared })
+		}
+		one, other := open(), open()
+		_, refusal := one.DecideLicense(t.Context(), key.Key, polargate.Feature("api"))
+		require.Nil(t, refusal)
+		s.Polar.SetOffline(true)
+		_, refusal = other.DecideLicense(t.Context(), key.Key, polargate.Feature("api"))
+		require.Nil(t, refusal, "the other replica has told")
+		time.Sleep(2*time.Hour - time.Second)
+		for _, customers := range []*polargate.Customers{one, other} {
+			_, refusal = customers.DecideLicense(t.Context(), key.Key, polargate.Feature("api"))
+			require.Nil(t, refusal)
+		}
+		time.Sleep(2 * time.Second)
+		for _, customers := range []*polargate.Customers{one, other} {
+			_, refusal = customers.DecideLicense(t.Context(), key.Key, polargate.Feature("api"))
+			require.NotNil(t, refusal)
+			assert.Equal(t, polargate.ErrExpired, refusal.Reason)
+		}
+	})
+}
