@@ -694,10 +694,17 @@ func (c *entitlementCache) count(err error) {
 // turnAway is the answer about a customer or key that was never seen and is not asked about.
 func (c *entitlementCache) turnAway(kind keyKind) error {
 	c.counts.unseenTurnedAway.Add(1)
-	if o := c.outages[kind].Load(); o != nil && c.now() < o.until.After(outageLasts) {
-		return o.err // no question had an answer since
+	if now := c.now(); c.noAnswerLately(kind, now) {
+		return c.outages[kind].Load().err
 	}
 	return tooManyUnseen()
+}
+
+// noAnswerLately reports whether a question of a kind failed a while ago, and none had an
+// answer since.
+func (c *entitlementCache) noAnswerLately(kind keyKind, now clock.Local) bool {
+	o := c.outages[kind].Load()
+	return o != nil && now < o.until.After(outageLasts)
 }
 
 func tooManyUnseen() error {
@@ -1030,6 +1037,7 @@ type news struct {
 	at              clock.Polar // in the order that all replicas agree on
 	event, doubtful bool
 	shared          bool   // it came from another replica
+	listed          bool   // Polar's lists tell it
 	former          string // the external id that the customer had before, if it has changed
 }
 
@@ -1076,6 +1084,9 @@ func (c *entitlementCache) adopt(n news, age time.Duration) {
 	add()
 	c.noteLicense(n.key, n.value)
 }
+
+// doubt has a refusal doubted at once. mu is held.
+func (c *entitlementCache) doubt(e *entry) { c.change(e, func(a *answer) { a.doubtAt = 0 }) }
 
 // licensesGone are the license keys that came with what a customer had, and don't come with
 // what they have.
@@ -1177,6 +1188,9 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 	c.set(e, value.completed(e.value(), c.graceFor), age)
 	if n.shared {
 		c.doubtSooner(e, age)
+	}
+	if n.listed {
+		c.doubt(e)
 	}
 	if isNew {
 		c.addCustomer(e)

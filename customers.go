@@ -18,6 +18,7 @@ import (
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/relay"
 	"golang.org/x/time/rate"
 )
 
@@ -364,13 +365,13 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	c.cache.spare = c.budget.Spare
 	customers, keys := c.budget.UnseenCustomers(), c.budget.UnseenKeys()
 	c.cache.unseen = [keyKinds]pace.Unseen{customers, customers, keys}
+	c.warming.turn = make(chan struct{}, 1)
 	if err := c.startMembers(); err != nil {
 		return nil, err
 	}
 	if err := c.join(c.budget); err != nil {
 		return nil, err
 	}
-	c.warming.turn = make(chan struct{}, 1)
 	c.startSweeps()
 	return c, nil
 }
@@ -390,7 +391,9 @@ func (c *Customers) join(budget *pace.Budget) error {
 	r := &replicas{
 		cache: c.cache, features: config.Features, budget: budget, limit: limit, turns: make(chan struct{}, 1),
 		organization: c.organizationID, learn: c.learn,
+		eventHeard: func() { c.warming.lastEvent.Store(int64(c.cache.now())) },
 	}
+	r.listsRead = r.afterWalk
 	link := sharedLinkConfig{
 		Store:    config.Shared,
 		Purpose:  "customers of " + c.client.base + " " + c.client.organizationID,
@@ -408,6 +411,7 @@ func (c *Customers) join(budget *pace.Budget) error {
 	}
 	r.link.config.Budget = SharedBudget{Name: r.link.openName("budget", "requests").key, Limit: limit, Window: time.Minute}
 	c.cache.replicas, c.client.pace = r, &sharedPace{budget, r}
+	r.lists = relay.Relay{Values: relayValues{r.link}, Name: "lists", Holder: r.link.config.Holder, Lasts: turnLasts, Kept: listsKept}
 	r.link.listen(r.heard)
 	r.link.goBehind(r.sweep)
 	return nil

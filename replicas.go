@@ -3,6 +3,7 @@ package polargate
 import (
 	"context"
 	"errors"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +13,7 @@ import (
 	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/relay"
 )
 
 // replicas connects the cache with those of other replicas, through a Shared. Memory stays
@@ -30,6 +32,11 @@ type replicas struct {
 	limit    int          // of all replicas, a minute
 	flights  flight.Group
 
+	// lists is whose turn it is to read Polar's lists.
+	lists relay.Relay
+	// eventHeard is called when a replica has told of a webhook, and listsRead when one has
+	// read Polar's lists.
+	eventHeard, listsRead func()
 	// organization is the one of the access token, "" until it is known, and learn is told
 	// of it.
 	organization func() string
@@ -142,6 +149,8 @@ func (r *replicas) tellShort(now clock.Local) {
 
 func (r *replicas) shortName() sharedName { return r.link.openName("hint", "requests are short") }
 
+func (r *replicas) walkName() sharedName { return r.link.openName("hint", "lists were read") }
+
 // factOf writes what Polar said; nil if it is of no use to other replicas.
 func (r *replicas) factOf(n news) []byte {
 	v := n.value
@@ -149,7 +158,7 @@ func (r *replicas) factOf(n news) []byte {
 	if n.key.kind == byLicenseKey && !n.event {
 		return licenseFact(f, v)
 	}
-	c := &fact.Customer{Known: v.known, Event: n.event, Doubtful: n.doubtful, External: v.external}
+	c := &fact.Customer{Known: v.known, Event: n.event, Doubtful: n.doubtful, Listed: n.listed, External: v.external}
 	f.Customer = c
 	if v.customer != (uuid{}) {
 		c.ID = v.customer.String()
@@ -164,14 +173,36 @@ func (r *replicas) factOf(n news) []byte {
 	if v.keys() != nil {
 		c.Keys = r.cache.keys.facts(v.licenseKeyIDs(), r.polarNow())
 	}
-	for _, g := range v.grants() {
-		c.Benefits = append(c.Benefits, fact.Benefit{ID: g.ID(), Type: g.Type(), Metadata: g.of().metadata, Properties: g.properties})
-	}
-	c.Products = v.Products()
-	for _, m := range v.Meters() {
-		c.Meters = append(c.Meters, fact.Meter{ID: m.ID(), Consumed: m.Consumed, Credited: m.Credited, Balance: m.Balance, Counted: m.counted})
-	}
+	c.Benefits, c.Products, c.Meters = benefitFacts(v.grants()), v.Products(), meterFacts(v.Meters())
 	return f.Bytes()
+}
+
+func benefitFacts(grants []GrantedBenefit) (facts []fact.Benefit) {
+	for _, g := range grants {
+		facts = append(facts, fact.Benefit{ID: g.ID(), Type: g.Type(), Metadata: g.of().metadata, Properties: g.properties})
+	}
+	return facts
+}
+
+func meterFacts(meters []MeterBalance) (facts []fact.Meter) {
+	for _, m := range meters {
+		facts = append(facts, fact.Meter{ID: m.ID(), Consumed: m.Consumed, Credited: m.Credited, Balance: m.Balance, Counted: m.counted})
+	}
+	return facts
+}
+
+// rightsOf are the rights that facts tell of.
+func rightsOf(benefits []fact.Benefit, products []string, meters []fact.Meter) (have rights) {
+	for _, b := range benefits {
+		have.benefits = append(have.benefits, newBenefit(b.ID, b.Type, b.Metadata, b.Properties))
+	}
+	for _, id := range products {
+		have.products = append(have.products, textFrom(id))
+	}
+	for _, m := range meters {
+		have.meters = append(have.meters, MeterBalance{textFrom(m.ID), m.Consumed, m.Credited, m.Balance, m.Counted})
+	}
+	return have
 }
 
 // licenseFact writes what Polar said of a license key. Whether a benefit is one that this
@@ -238,7 +269,7 @@ func (r *replicas) parse(shared sharedFact) (f fact.Fact, at clock.Polar, err er
 func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n news, err error) {
 	c := f.Customer
 	v := &Entitlements{known: c.Known, external: c.External, at: f.At}
-	n = news{value: v, at: at, event: c.Event, doubtful: c.Doubtful, shared: true}
+	n = news{value: v, at: at, event: c.Event, doubtful: c.Doubtful, listed: c.Listed, shared: true}
 	if c.ID != "" {
 		var ok bool
 		if v.customer, ok = parseUUID(c.ID); !ok {
@@ -256,20 +287,11 @@ func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n news, err error) {
 	if v.customer == (uuid{}) {
 		return n, fact.ErrUnreadable
 	}
-	var have rights
-	for _, b := range c.Benefits {
-		have.benefits = append(have.benefits, newBenefit(b.ID, b.Type, b.Metadata, b.Properties))
-	}
+	have := rightsOf(c.Benefits, c.Products, c.Meters)
 	if keys := keyedGrantsOf(have.benefits, r.features); keys != nil {
 		v.own = &particulars{keys: keys}
 	}
 	have = have.unlocking(have.benefits, r.features)
-	for _, id := range c.Products {
-		have.products = append(have.products, textFrom(id))
-	}
-	for _, m := range c.Meters {
-		have.meters = append(have.meters, MeterBalance{textFrom(m.ID), m.Consumed, m.Credited, m.Balance, m.Counted})
-	}
 	v.setRights(have)
 	return n, nil
 }
@@ -483,7 +505,10 @@ func (r *replicas) seek(ctx context.Context, key cacheKey, when urgency) (l leav
 		return l, false, refusedTurn(ask.Turn)
 	}
 	_, a := c.known.find(key)
-	l.behind = ask.Known && when == unlessFresh && a != nil && c.now() < a.staleUntil && ask.Claimed
+	if ask.Known && when == unlessFresh && a != nil && ask.Claimed {
+		now := c.now()
+		l.behind = now < a.staleUntil || now < a.graceUntil && c.noAnswerLately(key.kind, now)
+	}
 	return l, false, nil
 }
 
@@ -578,21 +603,36 @@ func (r *replicas) heard(keys []string, gap bool) {
 		r.distrust()
 	}
 	var names []sharedName
-	short := r.shortName().key
+	short, walked := r.shortName().key, r.walkName().key
 	for _, key := range keys {
-		if key == short {
+		switch key {
+		case short:
 			r.cache.short.Store(int64(r.cache.now().After(shortLasts)))
-			continue
+		case walked:
+			r.link.goBehind(r.listsRead)
+		default:
+			names = append(names, sharedName{key: key})
 		}
-		names = append(names, sharedName{key: key})
 	}
 	if len(names) == 0 {
 		return
 	}
 	facts, err := r.link.get(r.link.life, names...)
+	r.takeIfOfUse(slices.Collect(maps.Values(facts)))
+	if err != nil && !r.link.isAway() { // otherwise there is a gap when it is back
+		r.distrust()
+	}
+}
+
+// takeIfOfUse takes in what is about customers in memory, or about those whom somebody waits
+// for.
+func (r *replicas) takeIfOfUse(facts []sharedFact) {
 	for _, shared := range facts {
 		f, at, err := r.parse(shared)
 		if err == nil && f.Customer != nil {
+			if f.Customer.Event {
+				r.eventHeard()
+			}
 			if n, err := r.newsOf(f, at); err == nil && !r.cache.concerns(n) {
 				continue
 			}
@@ -603,9 +643,6 @@ func (r *replicas) heard(keys []string, gap bool) {
 		if err != nil {
 			r.link.cannotRead("a record", err)
 		}
-	}
-	if err != nil && !r.link.isAway() { // otherwise there is a gap when it is back
-		r.distrust()
 	}
 }
 
@@ -661,4 +698,17 @@ func (r *replicas) firstTime(id string) bool {
 // noteApplied notes that a webhook was applied.
 func (r *replicas) noteApplied(id string, within time.Duration) {
 	_, _, _ = r.link.swap(r.link.life, r.link.name("webhook", id), "", []byte{1}, within)
+}
+
+// relayValues are values as package relay takes them.
+type relayValues struct{ link *sharedLink }
+
+func (v relayValues) Load(ctx context.Context, name string) (relay.Value, error) {
+	is, err := v.link.load(ctx, v.link.name("relay", name))
+	return relay.Value(is), err
+}
+
+func (v relayValues) Swap(ctx context.Context, name, version string, data []byte, ttl time.Duration) (relay.Value, bool, error) {
+	is, swapped, err := v.link.swap(ctx, v.link.name("relay", name), version, data, ttl)
+	return relay.Value(is), swapped, err
 }

@@ -5,13 +5,16 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/listing"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/relay"
 )
 
 // What is here fills the cache from Polar's lists, 100 entries a request, where a question
@@ -24,6 +27,9 @@ const (
 	listsKept = 10 * time.Minute
 	// listRetry is the first pause after a page that failed, and listRetryMost the longest.
 	listRetry, listRetryMost = time.Second, 30 * time.Second
+	// turnLasts is how long after the last sign of life of the replica that reads the lists
+	// another one goes on, and turnPoll how often others look.
+	turnLasts, turnPoll = 12 * time.Second, time.Second
 	// progressEvery is how often the log says how far a walk has come.
 	progressEvery = 30 * time.Second
 )
@@ -68,6 +74,7 @@ type listed struct {
 
 // listsWalk is how far Polar's lists have been read.
 type listsWalk struct {
+	work     string // what it is called among replicas; "" if it is this one's own
 	began    clock.Local
 	readLast clock.Local // when the last page came; guarded by warming.mu
 	lists    [len(customerLists)]listWalk
@@ -80,8 +87,12 @@ type listsWalk struct {
 type listWalk struct {
 	*listing.Walk[listed]
 	pages []pageTime // those that were read
-	// read and total are what Pages gives; guarded by warming.mu.
-	read, total int
+	// told is the next page if another replica has read it, and note tells of one that
+	// this replica has read.
+	told *fact.Page
+	note func(fact.Page)
+	// count and total are what Pages gives; guarded by warming.mu.
+	count, total int
 }
 
 // pageTime is when a page was asked for, and when Polar answered.
@@ -134,6 +145,12 @@ type WarmStats struct {
 // stays. Customers who are in none of the lists are not in the cache and not refused: Polar
 // is asked about them when they come. So it is about a customer whom the lists would refuse.
 //
+// Among replicas that share a store, one reads the lists for all, and puts what it read into
+// the store. Another one goes on where it stopped if it dies. If the lists were read within
+// FreshFor, by whichever replica, Warm returns at once: customers are then found in the store
+// when they come, by one look-up each, so a new replica needs no time to get warm. n is how
+// many customers the replica that read the lists has in its cache.
+//
 // Customers who come meanwhile are asked about first. Warm takes the requests that nobody
 // else wants, and a quarter of RequestsPerMinute when all are wanted. While more customers
 // come than can be asked about one by one, it takes all but the quarter of unseen customers,
@@ -151,12 +168,13 @@ func (c *Customers) Warm(ctx context.Context) (n int, err error) {
 	}
 	c.warming.wanted.Add(1)
 	defer c.warming.wanted.Add(-1)
-	n, err = c.readLists(ctx)
+	n, err = c.readLists(ctx, c.config.FreshFor)
 	return n, c.callError(err)
 }
 
 // readLists reads Polar's lists into the cache, once for all who want that at the same time.
-func (c *Customers) readLists(ctx context.Context) (n int, err error) {
+// Among replicas one does it, unless one has within a time.
+func (c *Customers) readLists(ctx context.Context, recent time.Duration) (n int, err error) {
 	w := &c.warming
 	ended := w.ended.Load()
 	select {
@@ -170,34 +188,93 @@ func (c *Customers) readLists(ctx context.Context) (n int, err error) {
 	if w.ended.Load() != ended { // while this call waited
 		return c.warmStats().Customers, nil
 	}
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(context.WithValue(ctx, unwaited{}, true))
 	defer cancel()
 	defer context.AfterFunc(c.cache.life, cancel)()
+	r := c.cache.replicas
+	if r == nil {
+		return c.walkLists(ctx, nil)
+	}
+	called := r.polarNow()
+	for {
+		turn, err := r.lists.Take(ctx, walkOf{Began: r.polarNow()}.bytes())
+		switch {
+		case ctx.Err() != nil:
+			return 0, ctx.Err()
+		case err != nil: // the store is away
+			return c.walkLists(ctx, nil)
+		case turn != nil:
+			defer turn.End()
+			if last := r.lastWalk(ctx); last.Ended != 0 && (last.Ended >= called || r.polarNow().Sub(last.Ended) < recent) {
+				c.noteWalk(last)
+				return last.Customers, nil
+			}
+			return c.walkLists(ctx, turn)
+		}
+		if !pace.Sleep(ctx, turnPoll) {
+			<-ctx.Done() // its deadline is before that
+			return 0, ctx.Err()
+		}
+	}
+}
+
+// walkLists reads Polar's lists into the cache, and into those of others, if it is this
+// replica's turn to do so.
+func (c *Customers) walkLists(ctx context.Context, turn *relay.Turn) (n int, err error) {
 	turns, end := c.budget.Background()
 	defer end()
-	r := &listReader{c, turns, c.beginWalk()}
+	r := &listReader{c, turns, c.beginWalk(ctx, turn), turn}
 	defer c.endWalk()
 	if err := r.readAll(ctx); err != nil {
 		return 0, err
 	}
 	found := r.walk.customers(c.config.Features)
 	n = c.takeListed(r.walk, found)
-	return n, r.readKeys(ctx, found)
+	err = r.readKeys(ctx, found)
+	if replicas := c.cache.replicas; replicas != nil {
+		replicas.publishListed(found, func(id uuid) bool { return c.isLeftOut(r.walk, id) })
+		if turn != nil {
+			replicas.finishWalk(ctx, turn, c.warmStats())
+		}
+	}
+	return n, err
 }
 
-// beginWalk is the walk that was broken off a short while ago, or a new one.
-func (c *Customers) beginWalk() *listsWalk {
+// noteWalk keeps what came of a walk of another replica.
+func (c *Customers) noteWalk(last walkOf) {
+	c.warming.mu.Lock()
+	defer c.warming.mu.Unlock()
+	s := &c.warming.stats
+	s.Customers, s.LeftOut, s.NoRoom, s.EndedAt = last.Customers, last.LeftOut, last.NoRoom, last.Ended.Time()
+}
+
+// beginWalk is the walk that was broken off a short while ago, by this replica or another
+// one, or a new one.
+func (c *Customers) beginWalk(ctx context.Context, turn *relay.Turn) *listsWalk {
 	w := &c.warming
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	now := c.cache.now()
-	if w.walk == nil || now > w.walk.readLast.After(listsKept) {
+	old := w.walk != nil && now <= w.walk.readLast.After(listsKept)
+	if turn != nil {
+		old = old && w.walk.work == turn.Work()
+	}
+	if !old {
 		w.walk = c.newWalk(now)
 		w.stats.Pages, w.stats.TotalPages = 0, 0
 	}
+	walk := w.walk
 	w.stats.Running, w.said = true, now
-	c.config.Logger.Info("polargate: reading Polar's lists of customers", "pages_read", w.stats.Pages)
-	return w.walk
+	w.mu.Unlock()
+	if turn != nil {
+		c.cache.replicas.relayWalk(ctx, walk, turn)
+		if !old {
+			for i := range walk.lists {
+				c.cache.replicas.replay(ctx, turn, i, &walk.lists[i], func() { c.noteProgress(walk, &walk.lists[i]) })
+			}
+		}
+	}
+	c.config.Logger.Info("polargate: reading Polar's lists of customers", "pages_read", c.warmStats().Pages)
+	return walk
 }
 
 func (c *Customers) newWalk(now clock.Local) *listsWalk {
@@ -205,10 +282,16 @@ func (c *Customers) newWalk(now clock.Local) *listsWalk {
 	for i := range walk.lists {
 		l := &walk.lists[i]
 		l.Walk = listing.New(func(ctx context.Context, number int) (listing.Page[listed], error) {
+			if told := l.told; told != nil {
+				return l.read(c.cache, number, told)
+			}
 			asked := c.cache.now()
 			page, at, err := c.client.customersOf(ctx, &customerLists[i], number, c.organizationID(), c.learn)
 			if err == nil {
 				l.pages = append(l.pages, pageTime{asked, at})
+				if l.note != nil {
+					l.note(pageFact(page, number, at))
+				}
 			}
 			if e, ok := errors.AsType[*Error](err); !ok || !e.unasked { // what was not sent, nobody was turned away for
 				c.cache.count(err)
@@ -236,6 +319,7 @@ type listReader struct {
 	*Customers
 	turns pace.Background
 	walk  *listsWalk
+	turn  *relay.Turn // among replicas
 }
 
 // readAll reads the lists beside each other. The first error that is not to be waited out
@@ -267,6 +351,9 @@ func (r *listReader) readAll(ctx context.Context) error {
 		r.warming.mu.Lock()
 		r.warming.walk = nil
 		r.warming.mu.Unlock()
+		if r.turn != nil {
+			r.turn.Abandon(ctx)
+		}
 	}
 	return err
 }
@@ -333,10 +420,10 @@ func (c *Customers) noteProgress(walk *listsWalk, l *listWalk) {
 	defer w.mu.Unlock()
 	now := c.cache.now()
 	walk.readLast = now
-	l.read, l.total = l.Pages()
+	l.count, l.total = l.Pages()
 	w.stats.Pages, w.stats.TotalPages = 0, 0
 	for i := range walk.lists {
-		w.stats.Pages += walk.lists[i].read
+		w.stats.Pages += walk.lists[i].count
 		w.stats.TotalPages += walk.lists[i].total
 	}
 	if now >= w.said.After(progressEvery) {
@@ -466,7 +553,7 @@ func (c *entitlementCache) storeListed(value *Entitlements, asked clock.Local, s
 	e.answered, e.asked = value.at, asked
 	c.set(e, value, c.now().Sub(asked))
 	// What is not in a list that changes may be in it again: a refusal is doubted at once.
-	c.change(e, func(a *answer) { a.doubtAt = 0 })
+	c.doubt(e)
 	add()
 	if claims {
 		c.claim(e)
@@ -648,10 +735,157 @@ func (c *Customers) sweepIfSilent() {
 	c.cache.goBehind(func() {
 		ctx, cancel := context.WithTimeout(c.cache.life, c.config.SweepAfter)
 		defer cancel()
-		if _, err := c.readLists(ctx); err != nil && c.cache.life.Err() == nil {
+		if _, err := c.readLists(ctx, c.config.SweepAfter); err != nil && c.cache.life.Err() == nil {
 			c.seldom.Warn(c.config.Logger, "sweep", "polargate: webhooks are silent, and Polar's lists of customers could not be read in their place", "error", err)
 		}
 		w.lastEvent.Store(int64(c.cache.now()))
 		c.sweepIn(c.config.SweepAfter)
 	})
 }
+
+// walkOf is a walk through Polar's lists as replicas tell each other. Times are Polar's.
+type walkOf struct {
+	Began                      clock.Polar
+	Ended                      clock.Polar
+	Holder                     string
+	Customers, LeftOut, NoRoom int
+}
+
+func (w walkOf) bytes() []byte {
+	data, _ := json.Marshal(w) // it is all numbers and text
+	return data
+}
+
+// walkOfBytes is the zero walkOf if that cannot be read.
+func walkOfBytes(data []byte) (w walkOf) {
+	if json.Unmarshal(data, &w) != nil {
+		return walkOf{}
+	}
+	return w
+}
+
+// lastWalk is the last walk that came to its end; zero if none is known.
+func (r *replicas) lastWalk(ctx context.Context) walkOf {
+	data, _ := r.lists.Result(ctx)
+	return walkOfBytes(data)
+}
+
+// relayWalk connects a walk with those who go on if this replica dies.
+func (r *replicas) relayWalk(ctx context.Context, walk *listsWalk, turn *relay.Turn) {
+	walk.work = turn.Work()
+	if began := walkOfBytes(turn.Began()).Began; began != 0 {
+		walk.began = min(walk.began, r.cache.now().After(-max(0, r.polarNow().Sub(began))))
+	}
+	for i := range walk.lists {
+		l := &walk.lists[i]
+		l.note = func(page fact.Page) {
+			page.Asked = r.polarNow().Before(r.cache.now().Sub(l.pages[len(l.pages)-1].asked))
+			turn.Note(ctx, i, len(l.pages)-1, page.Bytes())
+		}
+	}
+}
+
+// replay has a walk take in the pages of a list that another replica has read.
+func (r *replicas) replay(ctx context.Context, turn *relay.Turn, list int, l *listWalk, progress func()) {
+	for done := false; !done; progress() {
+		page, err := fact.ParsePage(turn.Step(ctx, list, len(l.pages)))
+		if err != nil {
+			return // there is none
+		}
+		page.Asked = min(page.Asked, r.polarNow())
+		l.told = &page
+		done, err = l.Step(ctx, len(l.pages))
+		l.told = nil
+		if err != nil {
+			return
+		}
+	}
+}
+
+var errOtherPage = errors.New("another replica has read another page here")
+
+// read takes in a page that another replica has read.
+func (l *listWalk) read(c *entitlementCache, number int, told *fact.Page) (page listing.Page[listed], err error) {
+	if told.Number != number {
+		return page, errOtherPage
+	}
+	l.pages = append(l.pages, pageTime{c.now().After(-c.replicas.polarNow().Sub(told.Asked)), told.At})
+	page = listing.Page[listed]{Last: told.Last, Size: told.Size}
+	for _, row := range told.Rows {
+		page.Rows = append(page.Rows, listing.Row[listed]{
+			ID: row.ID, Owner: row.Owner, Came: row.Came,
+			Value: listed{external: row.External, deleted: row.Deleted, have: rightsOf(row.Benefits, row.Products, row.Meters)},
+		})
+	}
+	return page, nil
+}
+
+// pageFact is a page as other replicas are told of it.
+func pageFact(page listing.Page[listed], number int, at clock.Polar) fact.Page {
+	f := fact.Page{Number: number, Last: page.Last, Size: page.Size, At: at}
+	for _, row := range page.Rows {
+		f.Rows = append(f.Rows, fact.Row{
+			ID: row.ID, Owner: row.Owner, Came: row.Came, External: row.Value.external, Deleted: row.Value.deleted,
+			Benefits: benefitFacts(row.Value.have.benefits), Products: textsOf(row.Value.have.products), Meters: meterFacts(row.Value.have.meters),
+		})
+	}
+	return f
+}
+
+func textsOf(texts []text) (all []string) {
+	for _, t := range texts {
+		all = append(all, t.Value())
+	}
+	return all
+}
+
+// publishListed tells other replicas what lists say of customers.
+func (r *replicas) publishListed(found map[uuid]listedCustomer, leftOut func(uuid) bool) {
+	var facts []sharedFact
+	put := func() {
+		younger, _ := r.link.put(r.link.life, facts...)
+		r.takeIfOfUse(younger)
+		facts = facts[:0]
+	}
+	for id, one := range found {
+		if one.changed || leftOut(id) {
+			continue
+		}
+		facts = append(facts, r.factsOf(news{value: one.state, key: one.state.ids()[0], at: one.state.at, listed: true})...)
+		if len(facts) >= linkBatch {
+			put()
+		}
+	}
+	put()
+}
+
+// finishWalk tells other replicas that the lists have been read.
+func (r *replicas) finishWalk(ctx context.Context, turn *relay.Turn, s WarmStats) {
+	w := walkOf{
+		Began: walkOfBytes(turn.Began()).Began, Ended: r.polarNow(), Holder: r.link.config.Holder,
+		Customers: s.Customers, LeftOut: s.LeftOut, NoRoom: s.NoRoom,
+	}
+	ctx = context.WithoutCancel(ctx)
+	turn.Finish(ctx, w.bytes(), r.lasts())
+	r.link.hint(ctx, r.walkName())
+}
+
+// afterWalk takes over what another replica read from Polar's lists, as far as it is about
+// customers in memory. Those who had something before, and are in none of the lists, are
+// asked about.
+func (r *replicas) afterWalk() {
+	last := r.lastWalk(r.link.life)
+	if last.Began == 0 || last.Holder == r.link.config.Holder {
+		return
+	}
+	for keys := range slices.Chunk(r.cache.all(), linkBatch) {
+		if !r.check(r.link.life, keys...) {
+			return
+		}
+	}
+	age := r.polarNow().Sub(last.Began) + clockFine
+	r.cache.expireUnlisted(r.cache.now().After(-age), func(uuid) bool { return false })
+}
+
+// clockFine is how exactly Polar's time is known: answers are dated in whole seconds.
+const clockFine = 2 * time.Second

@@ -44,6 +44,9 @@ type Customer struct {
 	// all the same, because the webhook was late or could not be read in full.
 	Event    bool `json:"event,omitempty"`
 	Doubtful bool `json:"doubtful,omitempty"`
+	// Listed says that it was read from lists, which changed meanwhile: Polar is asked
+	// before anybody is refused.
+	Listed bool `json:"listed,omitempty"`
 
 	Benefits []Benefit `json:"benefits,omitempty"`
 	Products []string  `json:"products,omitempty"`

@@ -39,6 +39,27 @@ func TestWhatIsNoFactOfThisVersionIsNotRead(t *testing.T) {
 	}
 }
 
+func TestAPageIsReadAsItWasWritten(t *testing.T) {
+	t.Parallel()
+	p := Page{Number: 2, Last: 3, Size: 250, Asked: 5, At: 6}
+	for i := range 100 {
+		p.Rows = append(p.Rows, Row{
+			ID: [16]byte{byte(i)}, Owner: [16]byte{1, byte(i)}, Came: int64(i), External: "usr", Deleted: i == 3,
+			Benefits: []Benefit{{"850cc3a4-3ed7-4be6-b198-127ec8d33bb9", "custom", `{"tier":"gold"}`, "{}"}}, Products: []string{"p"}, Meters: []Meter{{"m", 1, 2, 1, 0}},
+		})
+	}
+	data := p.Bytes()
+	assert.Less(t, len(data), 8<<10)
+	got, err := ParsePage(data)
+	require.NoError(t, err)
+	p.Version = version
+	assert.Equal(t, p, got)
+	for _, text := range []string{"", "{}", string(data[:len(data)/2])} {
+		_, err := ParsePage([]byte(text))
+		require.ErrorIs(t, err, ErrUnreadable)
+	}
+}
+
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(`{"v":1,"at":1,"customer":{"known":true,"id":"x","meters":[{"id":"m","balance":1e300}]}}`))
 	f.Fuzz(func(t *testing.T, data []byte) {

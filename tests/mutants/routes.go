@@ -182,6 +182,47 @@ var routes = []mutant{
 		tests: "TestAnAnswerThatWasUnderWayDoesNotHideAnEvent",
 	},
 
+	{
+		name:  "a revoked license key lives on, on other replicas",
+		rule:  "an event about a license key is known to all",
+		file:  "webhook.go",
+		old:   `		r.publishDrop(`,
+		new:   `		_ = r.publishDrop; func(uuid, []uuid, clock.Polar, bool) {}(`,
+		tests: "TestAGrantThatIsRevokedEndsItsLicenseKeyOnEveryReplica",
+	},
+	{
+		name:  "a record holds the license key",
+		rule:  "a record holds no license key",
+		file:  "replicas.go",
+		old:   `Display: l.DisplayKey, Status`,
+		new:   `Display: l.Key.Reveal(), Status`,
+		tests: "TestWhatReplicasTellOfALicenseKeyHoldsNeitherTheKeyNorWhatIsPersonal",
+	},
+	{
+		name:  "who is turned away uses up a request",
+		rule:  "a unit of the common budget is a request to Polar",
+		file:  "cache.go",
+		old:   `e == nil && l.unit == nil {`,
+		new:   `e == nil {`,
+		tests: "TestACrowdThatComesAfterADeployIsNotHeldUpByTheLimitOfOneReplica|TestAFloodOfUnseenCustomersWastesNoRequests",
+	},
+	{
+		name:  "a replica keeps to its own notion of requests being short",
+		rule:  "while customers are turned away, nobody in memory is refreshed",
+		file:  "cache.go",
+		old:   `			c.replicas.tellShort(now)`,
+		new:   `			_ = c.replicas.tellShort`,
+		tests: "TestWhileOneReplicaTurnsCustomersAwayNoOtherRefreshesWhatItCanServe",
+	},
+	{
+		name:  "many calls at once make a store count as away",
+		rule:  "a store that answers in time serves all",
+		file:  "internal/breaker/breaker.go",
+		old:   `	if b.hanging >= maxHanging {`,
+		new:   `	if b.hanging++; b.hanging >= maxHanging {`,
+		tests: "TestManyCallsAtOnceAreAllMadeIfTheyAreAnsweredInTime",
+	},
+
 	// Routes.
 	{
 		name:  "a route changes with the slice of its requirements",

@@ -437,25 +437,44 @@ func TestAPauseThatPolarAsksOneReplicaForIsKeptByAll(t *testing.T) {
 
 func TestRequestsOfEveryKindCountInTheCommonBudget(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
-		s := kit.NewShop(t)
-		key := s.Polar.AddKey(polartest.LicenseKey{})
-		all := fleet(s, 3, polargate.SharedInMemory(), func(c *polargate.CustomersConfig) {
-			c.RequestsPerMinute, c.Features, c.FreshFor, c.StaleFor = 60, nil, time.Millisecond, -1
+		s := newKeyShop(t, polartest.LicenseKey{})
+		for i := range 10 {
+			s.Add(usr(i))
+			s.grant(usr(i), polartest.LicenseKey{BenefitID: desktopBenefit})
+		}
+		all := fleet(s.Shop, 3, polargate.SharedInMemory(), func(c *polargate.CustomersConfig) {
+			c.RequestsPerMinute, c.FreshFor, c.StaleFor = 60, time.Millisecond, -1
 		})
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute-time.Second)
 		defer cancel()
 		var group sync.WaitGroup
-		for _, customers := range all {
+		for r, customers := range all {
 			group.Go(func() {
 				for ctx.Err() == nil {
-					_, _ = customers.DecideLicense(ctx, key.Key)
-					time.Sleep(50 * time.Millisecond)
+					_, _ = customers.Warm(ctx)
+					time.Sleep(100 * time.Millisecond)
+				}
+			})
+			group.Go(func() {
+				for i := 0; ctx.Err() == nil; i++ {
+					_, _ = customers.DecideLicense(ctx, s.key.Key)
+					_, _ = customers.Decide(ctx, polargate.ExternalID(usr((r+i)%10)), polargate.Feature("desktop"))
+					time.Sleep(3 * time.Second)
 				}
 			})
 		}
 		group.Wait()
 		assert.LessOrEqual(t, s.Asked(), 60)
 		assert.Greater(t, s.Asked(), 40)
+		kinds := map[string]int{}
+		for _, r := range s.Polar.Requests() {
+			for _, kind := range []string{"/state", "/v1/license-keys/", "/validate", "/v1/benefit-grants/"} {
+				if strings.Contains(r.Path, kind) {
+					kinds[kind]++
+				}
+			}
+		}
+		assert.Len(t, kinds, 4, "%v", kinds)
 	})
 }
 
@@ -789,7 +808,7 @@ func TestWhatIsWrongInTheStoreIsLoggedOnceCountedAndDecidesNothing(t *testing.T)
 func TestALicenseKeyThatOneReplicaAskedAboutIsKnownToAllAndOutlastsARestart(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := newKeyShop(t, polartest.LicenseKey{})
-		store := &watchedStore{Shared: polargate.SharedInMemory()}
+		store := polargate.SharedInMemory()
 		all := fleet(s.Shop, 20, store)
 		s.Polar.Inject(polartest.Fault{Effect: polartest.Delay(time.Second)})
 		decide := func(customers *polargate.Customers) (*polargate.Entitlements, int) {
@@ -807,9 +826,6 @@ func TestALicenseKeyThatOneReplicaAskedAboutIsKnownToAllAndOutlastsARestart(t *t
 		}
 		group.Wait()
 		assert.Equal(t, 1, s.Asked())
-		assert.NotContains(t, store.all(), s.key.Key)
-		customer, _ := s.Polar.Customer(keyHolder)
-		assert.NotContains(t, store.all(), customer.Email)
 		for _, customers := range all {
 			require.NoError(t, customers.Close())
 		}
@@ -830,29 +846,6 @@ func TestALicenseKeyThatOneReplicaAskedAboutIsKnownToAllAndOutlastsARestart(t *t
 
 func statusOnly(e *polargate.Entitlements, refusal *polargate.Refusal) (*polargate.Entitlements, int) {
 	return e, statusOf(e, refusal)
-}
-
-// watchedStore keeps what is put, as it is.
-type watchedStore struct {
-	polargate.Shared
-	mu  sync.Mutex
-	put strings.Builder
-}
-
-func (w *watchedStore) Put(ctx context.Context, holder string, records ...polargate.SharedRecord) ([]polargate.SharedRecord, error) {
-	w.mu.Lock()
-	for _, record := range records {
-		w.put.WriteString(record.Key)
-		w.put.Write(record.Data)
-	}
-	w.mu.Unlock()
-	return w.Shared.Put(ctx, holder, records...)
-}
-
-func (w *watchedStore) all() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.put.String()
 }
 
 func TestAGrantThatIsRevokedEndsItsLicenseKeyOnEveryReplica(t *testing.T) {
@@ -914,6 +907,171 @@ func TestMadeUpLicenseKeysLeaveRequestsToCustomers(t *testing.T) {
 			time.Sleep(time.Second)
 			_, err := all[i%3].Refresh(t.Context(), polargate.ExternalID(kit.Paying))
 			require.NoError(t, err)
+		}
+	})
+}
+
+// downable is a way to Polar that can be cut.
+type downable struct {
+	http.RoundTripper
+	down atomic.Bool
+}
+
+func (d *downable) RoundTrip(r *http.Request) (*http.Response, error) {
+	if d.down.Load() {
+		return nil, errors.New("connection refused")
+	}
+	return d.RoundTripper.RoundTrip(r)
+}
+
+// openFleet makes replicas that share a store, of an organization that is too big for polartest.
+func openFleet(t *testing.T, n int, way http.RoundTripper, shared polargate.Shared) (all []*polargate.Customers) {
+	t.Helper()
+	for range n {
+		customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+			AccessToken: fmt.Sprintf("polar_oat_%s_%d", t.Name(), opened.Add(1)), BaseURL: "http://polar.test", HTTPClient: &http.Client{Transport: way},
+			Features: map[string][]string{kit.ProBenefit: {"pro"}}, RequestsPerMinute: 300, Shared: shared,
+		})
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = customers.Close() })
+		all = append(all, customers)
+	}
+	synctest.Wait()
+	return all
+}
+
+var opened atomic.Int64 // so that each has a token of its own
+
+func TestOneReplicaReadsTheListsForAllAndWhoeverIsInThemOutlastsARestart(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		o := &bigOrganization{customers: 10_000, grants: 1}
+		way := &downable{RoundTripper: o}
+		shared := polargate.SharedInMemory()
+		all := openFleet(t, 3, way, shared)
+		began := time.Now()
+		var group sync.WaitGroup
+		for _, customers := range all {
+			group.Go(func() {
+				n, err := customers.Warm(t.Context())
+				assert.NoError(t, err)
+				assert.Equal(t, 10_000, n)
+			})
+		}
+		group.Wait()
+		assert.LessOrEqual(t, time.Since(began), time.Minute)
+		pages := o.lists.Load()
+		assert.LessOrEqual(t, pages, int64(106))
+		served := func(all ...*polargate.Customers) {
+			t.Helper()
+			for _, customers := range all {
+				refused := 0
+				for i := range 10_000 {
+					e, err := customers.Entitlements(t.Context(), polargate.ExternalID(usr(i)))
+					if err != nil || !e.Has("pro") {
+						refused++
+					}
+				}
+				assert.Zero(t, refused)
+			}
+		}
+		served(all...)
+		late := openFleet(t, 1, way, shared)[0]
+		began = time.Now()
+		n, err := late.Warm(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 10_000, n)
+		assert.Less(t, time.Since(began), time.Second, "the store is warm")
+		assert.Zero(t, o.states.Load())
+		assert.Equal(t, pages, o.lists.Load())
+
+		for _, customers := range append(all, late) {
+			require.NoError(t, customers.Close())
+		}
+		way.down.Store(true)
+		for _, age := range []time.Duration{0, 2 * time.Hour, 48 * time.Hour} {
+			time.Sleep(age)
+			began = time.Now()
+			after := openFleet(t, 1, way, shared)[0]
+			served(after)
+			assert.Less(t, time.Since(began), 10*time.Second)
+			require.NoError(t, after.Close())
+		}
+	})
+}
+
+func TestAnotherReplicaGoesOnReadingWhereTheOneThatDiedStopped(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		o := &bigOrganization{customers: 3_000, grants: 2, meters: 1}
+		shared := polargate.SharedInMemory()
+		store := &faultyStore{Shared: shared}
+		dies, other := openFleet(t, 1, o, store)[0], openFleet(t, 1, o, shared)[0]
+		ctx, kill := context.WithCancel(t.Context())
+		ended := make(chan struct{})
+		go func() { _, _ = dies.Warm(ctx); close(ended) }()
+		for o.lists.Load() < 45 {
+			time.Sleep(10 * time.Millisecond)
+		}
+		store.setAway(true) // so that it cannot give up its turn, nor keep it
+		kill()
+		<-ended
+		read := o.lists.Load()
+		n, err := other.Warm(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, 3_000, n)
+		assert.LessOrEqual(t, o.lists.Load()-read, int64(60+30+3*4)-read+6, "only what was left")
+		for i := range 3_000 {
+			e, err := other.Entitlements(t.Context(), polargate.ExternalID(usr(i)))
+			require.NoError(t, err)
+			require.Len(t, e.Benefits(), 2)
+			require.Len(t, e.Meters(), 1)
+		}
+		assert.Zero(t, o.states.Load())
+		store.setAway(false)
+	})
+}
+
+func TestOneReplicaSweepsForAllWhenWebhooksAreSilent(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Add("usr_1")
+		all := fleet(s, 3, polargate.SharedInMemory(), func(c *polargate.CustomersConfig) { c.FreshFor, c.SweepAfter = 24*time.Hour, 2*time.Hour })
+		for _, customers := range all {
+			s.Has(customers, kit.Paying, true)
+			s.Has(customers, "usr_1", true)
+			s.Has(customers, "usr_1", true) // out of memory: only what is of use is swept
+		}
+		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
+		s.Polar.UpdateCustomer("usr_1", func(c *polartest.Customer) { c.Meters = nil })
+		s.Polar.RevokeBenefit("usr_1", kit.ProBenefit)
+		asked := s.Asked()
+		time.Sleep(2*time.Hour + time.Minute)
+		lists := s.Asked() - asked
+		var walks int64
+		for _, customers := range all {
+			walks += customers.Stats().Warm.Walks
+			s.Has(customers, kit.Paying, false) // who has a meter still
+			s.Has(customers, "usr_1", false)    // who is in no list any more
+		}
+		assert.EqualValues(t, 1, walks)
+		assert.LessOrEqual(t, lists, 6)
+	})
+}
+
+func TestAWebhookToOneReplicaPutsOffTheSweepOfAll(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := fleet(s, 2, polargate.SharedInMemory(), func(c *polargate.CustomersConfig) { c.FreshFor, c.SweepAfter = 24*time.Hour, 2*time.Hour })
+		receiving(s, all[0])
+		for i := range 5 {
+			time.Sleep(time.Hour)
+			for _, customers := range all {
+				s.Has(customers, kit.Paying, true)
+			}
+			s.Add(usr(i))
+			settled(s)
+		}
+		for _, customers := range all {
+			assert.Zero(t, customers.Stats().Warm.Walks)
 		}
 	})
 }

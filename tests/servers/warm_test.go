@@ -417,10 +417,10 @@ func TestWarmWaitsOutFaultsInTheMiddle(t *testing.T) {
 		takes  time.Duration // at least
 	}{
 		"429":                       {polartest.RateLimited("40"), 40 * time.Second},
-		"500":                       {polartest.ServerError(500), time.Second},
+		"500":                       {polartest.ServerError(500), time.Second / 2},
 		"silence":                   {polartest.Hang(), 10 * time.Second},
-		"a page of a proxy":         {polartest.ProxyPage(502), time.Second},
-		"a login page":              {polartest.LoginPage(200), time.Second},
+		"a page of a proxy":         {polartest.ProxyPage(502), time.Second / 2},
+		"a login page":              {polartest.LoginPage(200), time.Second / 2},
 		"an answer that breaks off": {polartest.Truncated(), 0},
 	} {
 		t.Run(name, func(t *testing.T) {
