@@ -12,15 +12,15 @@ var clocks = []mutant{
 	},
 	{
 		name:  "a clock half an hour behind locks",
-		rule:  "within an hour a clock may be behind the mark",
+		rule:  "a clock may be up to an hour behind the mark",
 		file:  "offline.go",
 		old:   `clockSlack = time.Hour`,
 		new:   `clockSlack = 30 * time.Minute`,
 		tests: "TestWhereAVerdictStands",
 	},
 	{
-		name: "a clock set back buys grace",
-		rule: "within the hour the mark is used as now",
+		name: "a clock that was set back extends grace",
+		rule: "within that hour, the mark counts as now",
 		file: "offline.go",
 		old: `	if now.Before(mark) {
 		now = mark
@@ -30,7 +30,7 @@ var clocks = []mutant{
 		tests: "TestAClockSetBackNeverAllowsMoreThanTheTrueTime|TestWhereAVerdictStands",
 	},
 	{
-		name: "a question in vain takes the mark back",
+		name: "an unanswered question moves the mark back",
 		rule: "a high-water mark of time is kept",
 		file: "offline.go",
 		old: `	if now.After(v.HighWater) {
@@ -53,15 +53,15 @@ var clocks = []mutant{
 	},
 	{
 		name:  "a wrong clock moves the expiry",
-		rule:  "Polar's Date repairs what our clock says of the expiry",
+		rule:  "Polar's Date corrects this computer's clock where an expiry is concerned",
 		file:  "offline.go",
 		old:   `		expiry = v.ExpiresAt.Add(-v.Skew)`,
 		new:   `		expiry = v.ExpiresAt`,
 		tests: "TestWhereAVerdictStands",
 	},
 	{
-		name:  "an outage of before the clock was set back is believed",
-		rule:  "a clock that is wrong never locks out someone online",
+		name:  "an outage from before the clock was set back still counts",
+		rule:  "a wrong clock never locks out a customer who is online",
 		file:  "offline.go",
 		old:   `	return !now.Before(v.HighWater) && pace.Within(`,
 		new:   `	return pace.Within(`,
@@ -93,7 +93,7 @@ var clocks = []mutant{
 
 	// Freshness.
 	{
-		name: "a fresh verdict on disk is asked about all the same",
+		name: "Polar is asked although the stored verdict is fresh",
 		rule: "Check with a fresh verdict asks nobody",
 		file: "gate.go",
 		old: `	case now.Before(s.freshUntil):
@@ -104,7 +104,7 @@ var clocks = []mutant{
 	},
 	{
 		name:  "nothing is renewed before it is stale",
-		rule:  "past half its freshness Check refreshes behind the caller's back",
+		rule:  "past half its freshness, Check renews an answer in the background",
 		file:  "gate.go",
 		old:   `	return s.state == Active && now.After(renewalOf(v, s)) && !v.backingOff(now)`,
 		new:   `	return s.state == Active && now.After(s.freshUntil) && !v.backingOff(now)`,
@@ -112,7 +112,7 @@ var clocks = []mutant{
 	},
 	{
 		name:  "a network that hangs holds up every short run",
-		rule:  "an outage is believed for a moment",
+		rule:  "after a failure, Polar is not asked again at once",
 		file:  "gate.go",
 		old:   `	return s.state == Active && now.After(renewalOf(v, s)) && !v.backingOff(now)`,
 		new:   `	return s.state == Active && now.After(renewalOf(v, s))`,
@@ -132,7 +132,7 @@ var clocks = []mutant{
 	},
 	{
 		name:  "a pause that Polar asked for is not kept with the verdict",
-		rule:  "nobody asks again before Retry-After is over",
+		rule:  "Polar is not asked again before Retry-After is over",
 		file:  "offline.go",
 		old:   `v.LastFailure, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)`,
 		new:   `v.LastFailure, v.Cause = e.Reason, e.cause()`,
@@ -149,7 +149,7 @@ var clocks = []mutant{
 		tests: "TestALicenseAgesFromFreshToGraceToLocked|TestWhereAVerdictStands",
 	},
 	{
-		name:  "a question in vain stretches grace",
+		name:  "an unanswered question extends grace",
 		rule:  "grace is counted from the last granted verdict",
 		file:  "offline.go",
 		old:   `	v.Failures, v.LastFailure, v.Cause = v.Failures+1, ErrUnreachable, ""`,
@@ -166,7 +166,7 @@ var clocks = []mutant{
 	},
 	{
 		name:  "features stay unlocked when grace ends",
-		rule:  "the snapshot is flipped at its deadline",
+		rule:  "the snapshot is replaced at its deadline",
 		file:  "gate.go",
 		old:   `	if next.status.OK() {`,
 		new:   `	if next.status.State != Unlicensed {`,
@@ -188,20 +188,20 @@ var clocks = []mutant{
 		name:  "a denial is not stored",
 		rule:  "a denial ends grace at once",
 		file:  "offline.go",
-		old:   `	case isDenial(err) && errors.As(err, &e):`,
-		new:   `	case isDenial(err) && errors.As(err, &e) && last == nil:`,
+		old:   `	case isDenial(err):`,
+		new:   `	case isDenial(err) && last == nil:`,
 		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestCuttingTheNetworkDoesNotBringBackARefusedKey",
 	},
 	{
-		name:  "a denial is for ever",
-		rule:  "a denial is never terminal",
+		name:  "a denial is final",
+		rule:  "no denial is final",
 		file:  "record.go",
 		old:   `	if rec.trouble != "" || !rec.state.Seat.same(e.of) {`,
 		new:   `	if rec.trouble != "" || rec.verdict != nil && rec.verdict.Refused != "" || !rec.state.Seat.same(e.of) {`,
 		tests: "TestARefusalLocksUntilPolarGrantsAgain|TestARevokedLicenseRecoversAndExpiryIsTheOneOfToday",
 	},
 	{
-		name:  "of two answers the clock tells which came later",
+		name:  "the clock decides which of two answers is later",
 		rule:  "the answer that came later counts, whatever the clock says",
 		file:  "offline.go",
 		old:   `cmp.Or(cmp.Compare(v.Serial, w.Serial), byTime,`,

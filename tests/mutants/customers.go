@@ -4,7 +4,7 @@ var customers = []mutant{
 	// Reading a state.
 	{
 		name:  "an answer about another customer is believed",
-		rule:  "only an answer about who was asked about counts",
+		rule:  "only an answer about the right customer counts",
 		file:  "entitlements.go",
 		old:   `	case !asked.is(e.CustomerID(), e.external):`,
 		new:   `	case e.CustomerID() == "":`,
@@ -12,14 +12,14 @@ var customers = []mutant{
 	},
 	{
 		name:  "a customer of another organization is believed",
-		rule:  "only an answer of the organization counts",
+		rule:  "only an answer about a customer of the organization counts",
 		file:  "entitlements.go",
 		old:   `	if organizationID != "" && organization != "" && !sameUUID(organization, organizationID) {`,
 		new:   `	if organization == "\x00" {`,
 		tests: "TestAnAnswerAboutAnotherCustomerIsNotBelieved|TestSignedEventsThatMeanNothingHereAreAcknowledged",
 	},
 	{
-		name: "a benefit of a type that nobody knows spoils the state",
+		name: "a benefit of an unknown type makes the state unreadable",
 		rule: "unknown benefit types never break decoding",
 		file: "entitlements.go",
 		old: `		g.text("benefit_type", &kind)
@@ -41,7 +41,7 @@ var customers = []mutant{
 		tests: "TestSubscriptionsCountByTheirStatus",
 	},
 	{
-		name: "a requirement that says nothing is met",
+		name: "the zero requirement is met",
 		rule: "the zero requirement is never met",
 		file: "entitlements.go",
 		old: `				return true
@@ -66,7 +66,7 @@ var customers = []mutant{
 	// Ages.
 	{
 		name:  "a fresh answer stays fresh",
-		rule:  "a fresh time",
+		rule:  "an answer is fresh for FreshFor",
 		file:  "cache.go",
 		old:   `	if a == nil || now >= a.freshUntil || c`,
 		new:   `	if a == nil || c`,
@@ -97,7 +97,7 @@ var customers = []mutant{
 	},
 	{
 		name: "a customer's grace never ends",
-		rule: "a grace time",
+		rule: "an answer counts in an outage for GracePeriod",
 		file: "cache.go",
 		old: `	if now < a.graceUntil {
 		c.counts.served[cacheGrace].Add(1)`,
@@ -106,8 +106,8 @@ var customers = []mutant{
 		tests: "TestAgesOfAnswersAreExact|TestAnHourWithoutPolarServesKnownCustomersOnly",
 	},
 	{
-		name:  "who looked just before an answer came asks again",
-		rule:  "all who want to know at the same time ask once",
+		name:  "a caller who looked just before the answer came asks again",
+		rule:  "callers at the same time share one request",
 		file:  "cache.go",
 		old:   `	if e == nil || when == inAnyCase {`,
 		new:   `	if e == nil || when != unlessCertain {`,
@@ -115,7 +115,7 @@ var customers = []mutant{
 	},
 	{
 		name: "a license key is served past its expiry in grace",
-		rule: "a key's own expiry counts while nobody can say",
+		rule: "a key's own expiry counts while Polar can't be reached",
 		file: "cache.go",
 		old: `		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
 		expires = now.After(left - age)`,
@@ -123,8 +123,8 @@ var customers = []mutant{
 		tests: "TestAKeyKeepsWorkingInGraceButNeverPastItsExpiry",
 	},
 	{
-		name:  "work that hangs is joined for ever",
-		rule:  "a question that is too old is given up",
+		name:  "callers join a request that hangs forever",
+		rule:  "a request that takes too long is given up",
 		file:  "internal/flight/flight.go",
 		old:   `time.Since(f.began) < g.Keep {`,
 		new:   `g.Keep > 0 {`,
@@ -142,7 +142,7 @@ var customers = []mutant{
 	// Who is not known.
 	{
 		name:  "an unknown customer is an error",
-		rule:  "404 is an ordinary customer without entitlements",
+		rule:  "a 404 is an ordinary customer without entitlements",
 		file:  "customers.go",
 		old:   `	if isNotFound(err) {`,
 		new:   `	if err == nil && value == nil {`,
@@ -150,15 +150,15 @@ var customers = []mutant{
 	},
 	{
 		name:  "an unknown customer is asked about at each request",
-		rule:  "who is not known is cached briefly",
+		rule:  "an unknown customer is cached briefly",
 		file:  "cache.go",
 		old:   `if yields || now < a.freshUntil {`,
 		new:   `if yields || now < 0 {`,
 		tests: "TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook",
 	},
 	{
-		name: "a flood of unknown ids pushes out those who are known",
-		rule: "who is not known is cached apart",
+		name: "a flood of unknown ids evicts known customers",
+		rule: "unknown customers are cached separately",
 		file: "cache.go",
 		old:  `		return e, func() { c.unknown.Add(key, e) }`,
 		new: `		return e, func() {
@@ -169,8 +169,8 @@ var customers = []mutant{
 		tests: "TestAFloodOfUnknownIdsDoesNotEvictKnownCustomers|TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook",
 	},
 	{
-		name:  "one customer's strange id shuts out all newcomers",
-		rule:  "what was said to one question may be about that one alone",
+		name:  "one customer's odd id locks out all new customers",
+		rule:  "a refusal of one request may be about that request alone",
 		file:  "cache.go",
 		old:   `	if ofEverybody(err) {`,
 		new:   `	if err != nil {`,
@@ -214,7 +214,7 @@ var customers = []mutant{
 		tests: "TestExternalIdsOfEveryKindReachTheirCustomer",
 	},
 	{
-		name:  "an external id of two dots asks about somebody else",
+		name:  "an external id of two dots asks about another customer",
 		rule:  "the external ids . and .. are refused",
 		file:  "customers.go",
 		old:   `	case id == "." || id == ".." ||`,
@@ -233,14 +233,14 @@ var customers = []mutant{
 	// Spend.
 	{
 		name:  "more is spent than there is",
-		rule:  "balances are debited locally, and not below nothing",
+		rule:  "balances are debited locally, but not below zero",
 		file:  "internal/ledger/ledger.go",
 		old:   `	if a.Left().Minus(units).Less(floor) {`,
 		new:   `	if a.Left().Less(floor) {`,
 		tests: "TestSpendingAtTheSameTimeNeverExceedsTheBalance",
 	},
 	{
-		name:  "what is spent is not taken off",
+		name:  "spent units are not taken off",
 		rule:  "balances are debited locally between refreshes",
 		file:  "internal/ledger/ledger.go",
 		old:   `	a.spent = a.spent.Plus(units)`,

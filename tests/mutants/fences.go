@@ -18,7 +18,7 @@ var fences = []mutant{
 		tests: "TestOnlyAWellFormedMachineIDIsTrusted",
 	},
 	{
-		name:  "machines without an id are one machine",
+		name:  "all computers without an id are the same computer",
 		rule:  "without a machine id: a random installation id",
 		file:  "internal/machine/machine.go",
 		old:   `Fingerprint("installation", installationID, organizationID, app)`,
@@ -27,14 +27,14 @@ var fences = []mutant{
 	},
 	{
 		name:  "two vendors have the same fingerprint",
-		rule:  "HMAC, so that vendors cannot correlate",
+		rule:  "fingerprints are HMACs, so that vendors can't compare them",
 		file:  "internal/machine/machine.go",
 		old:   `kind, organizationID, app} {`,
 		new:   `kind, app} {`,
 		tests: "TestAFingerprintIsTheSameForTheSameAndDiffersForAllElse",
 	},
 	{
-		name:  "a tool for the machine id that hangs holds up the start",
+		name:  "a tool that hangs holds up the start",
 		rule:  "the machine id is computed with a timeout",
 		file:  "internal/machine/machine.go",
 		old:   `	timer := time.NewTimer(timeout)`,
@@ -44,7 +44,7 @@ var fences = []mutant{
 
 	// The seals.
 	{
-		name:  "a verdict opens on any machine",
+		name:  "a verdict opens on any computer",
 		rule:  "the verdict opens only with the fingerprint",
 		file:  "offline.go",
 		old:   `	return seal.Key(append(append([]byte{}, s.key...), fingerprint...), "polargate verdict v1")`,
@@ -52,8 +52,8 @@ var fences = []mutant{
 		tests: "TestAVerdictOpensOnlyOnItsComputerAndForItsActivation",
 	},
 	{
-		name: "a verdict counts beside another seat",
-		rule: "the verdict is bound to its seat",
+		name: "a verdict counts for another activation",
+		rule: "the verdict is bound to its activation",
 		file: "offline.go",
 		old: `of.Key+"\x00"+of.ActivationID, v)
 }
@@ -87,15 +87,15 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*verdict
 	},
 	{
 		name:  "a damaged state is thrown away",
-		rule:  "what cannot be read is kept aside as .corrupt",
+		rule:  "a state that can't be opened is set aside as .corrupt",
 		file:  "record_io.go",
 		old:   `	if err := g.store.Save(ctx, aside, data[:min(len(data), maxState)]); err != nil {`,
 		new:   `	if err := ctx.Err(); err != nil {`,
 		tests: "TestADamagedStateIsKeptAsideAndReported",
 	},
 	{
-		name: "a state that cannot be read for the moment is written over",
-		rule: "what the Store holds unread is not known, and not written over",
+		name: "a state that can't be read at the moment is overwritten",
+		rule: "a state that couldn't be read is never overwritten",
 		file: "record_io.go",
 		old: `	if was.unread != nil {
 		return was, nil, was.unread

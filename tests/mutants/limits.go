@@ -41,7 +41,7 @@ var limits = []mutant{
 		tests: "TestAPermitRestsByHowItsRequestEnded",
 	},
 	{
-		name:  "a request that may be on its way still rests like one that was answered",
+		name:  "a request that may still be on its way rests like an answered one",
 		rule:  "a permit whose request timed out rests longer",
 		file:  "internal/pace/permits.go",
 		old:   `	lostRest = 5 * time.Second`,
@@ -75,7 +75,7 @@ var limits = []mutant{
 	},
 	{
 		name: "without a shared folder nobody may ask",
-		rule: "where the folder cannot be written, in process only",
+		rule: "without a writable folder, the limit is kept in the process only",
 		file: "internal/pace/permits.go",
 		old: `		// Files can't be shared here, so this process keeps to the limit by itself.
 		return finish, nil
@@ -84,24 +84,24 @@ var limits = []mutant{
 		tests: "TestWithoutACacheFolderAProgramPacesItselfAlone",
 	},
 	{
-		name:  "a killed program's permit is free at once",
-		rule:  "what a killed program sent may be on its way still",
+		name:  "the permit of a killed program is free at once",
+		rule:  "a request of a killed program may still be on its way",
 		file:  "internal/pace/shared.go",
 		old:   `		last = record{false, now.Add(dir.LongestRest)}`,
 		new:   `		last = record{false, now}`,
 		tests: "TestAKilledProgramLeavesNoStuckPermit",
 	},
 	{
-		name:  "on Windows a suspended program holds its permit for ever",
-		rule:  "a permit that a suspended program holds is made anew",
+		name:  "on Windows, a suspended program holds its permit forever",
+		rule:  "a permit that a suspended program holds is replaced",
 		file:  "internal/pace/shared.go",
 		old:   `owned.Touch(dir.lockPath(i, lock+1),`,
 		new:   `owned.Touch(dir.lockPath(i, lock),`,
 		tests: "TestASuspendedProgramDoesNotBlockOthersForever",
 	},
 	{
-		name: "a clock that was far ahead silences all programs for ever",
-		rule: "a wait that cannot have been meant is none",
+		name: "a clock that was far ahead silences all programs forever",
+		rule: "a wait longer than any that is ever set is ignored",
 		file: "internal/pace/pace.go",
 		old: `	if wait > limit {
 		return 0
@@ -115,7 +115,7 @@ var limits = []mutant{
 	// Pauses.
 	{
 		name:  "a Retry-After is forgotten",
-		rule:  "Retry-After is obeyed by everybody in the process",
+		rule:  "the whole process obeys Retry-After",
 		file:  "client.go",
 		old:   `		c.pace.PauseFor(e.RetryAfter)`,
 		new:   `		c.pace.PauseFor(0)`,
@@ -138,7 +138,7 @@ var limits = []mutant{
 		tests: "TestRetryAfterIsReadInBothFormsAndCapped",
 	},
 	{
-		name:  "a pause is kept by the process alone that was told",
+		name:  "only the process that Polar told keeps a pause",
 		rule:  "Retry-After is remembered for every program of this user",
 		file:  "internal/pace/permits.go",
 		old:   `		p.shared.Pause(d)`,
@@ -146,8 +146,8 @@ var limits = []mutant{
 		tests: "TestAPauseThatOneProgramLearntIsKeptByAll",
 	},
 	{
-		name:  "a pause does not reach those who wait",
-		rule:  "nobody asks before Retry-After is over",
+		name:  "callers who wait don't learn of a pause",
+		rule:  "Polar is not asked before Retry-After is over",
 		file:  "internal/pace/pace.go",
 		old:   `		if left := l.pauseLeft(); left > 0 {`,
 		new:   `		if left := l.pauseLeft(); left > 0 && len(l.waiting) == 1 {`,
@@ -165,7 +165,7 @@ var limits = []mutant{
 
 	// Deadlines.
 	{
-		name: "a wait that the deadline forbids is begun all the same",
+		name: "a wait begins although it is longer than the deadline allows",
 		rule: "a wait that is too long for the deadline fails at once",
 		file: "internal/pace/pace.go",
 		old: `time.Until(deadline) <= wait {
@@ -185,7 +185,7 @@ var limits = []mutant{
 
 	// With a token.
 	{
-		name:  "a minute sees more than a token's allowance",
+		name:  "more requests than the limit are sent in a minute",
 		rule:  "300 a minute",
 		file:  "internal/pace/budget.go",
 		old:   `	refill := max(1, perMinute-burst)`,
@@ -193,7 +193,7 @@ var limits = []mutant{
 		tests: "TestNoMinuteSeesMoreRequestsThanItsBudget",
 	},
 	{
-		name: "each client of a token has an allowance of its own",
+		name: "each client of a token has a limit of its own",
 		rule: "Polar counts by organization",
 		file: "internal/pace/budget.go",
 		old: `	b := tokens.inUse[name].Value()
@@ -203,7 +203,7 @@ var limits = []mutant{
 		tests: "TestClientsOfOneServerShareItsLimitsAndOthersDoNot",
 	},
 	{
-		name:  "the first allowance of a token counts",
+		name:  "the first limit of a token counts",
 		rule:  "of several allowances the last that was set counts",
 		file:  "internal/pace/budget.go",
 		old:   `	if perMinute == b.perMinute {`,
@@ -211,8 +211,8 @@ var limits = []mutant{
 		tests: "TestOfSeveralBudgetsForATokenTheLastThatWasSetCounts|TestALargerBudgetAppliesToCallersAlreadyWaiting",
 	},
 	{
-		name: "who has given up takes a request off the limit",
-		rule: "who gives up leaves no debt",
+		name: "a caller who has given up takes a request off the limit",
+		rule: "a caller who gives up takes no request off the limit",
 		file: "internal/pace/pace.go",
 		old: `	if err := ctx.Err(); err != nil {
 		return &StoppedError{Limit: l.limit, Err: err}
@@ -223,22 +223,22 @@ var limits = []mutant{
 	},
 	{
 		name:  "the turn of a caller who leaves is lost",
-		rule:  "who gives up leaves no debt",
+		rule:  "a caller who gives up takes no request off the limit",
 		file:  "internal/pace/pace.go",
 		old:   `	if i == 0 {`,
 		new:   `	if i < 0 {`,
 		tests: "TestACallerDoesNotWaitForOthersWhoGaveUp|TestACallerThatGivesUpWaitingLeavesItsPlaceToTheNext",
 	},
 	{
-		name:  "strangers may use up all requests",
-		rule:  "who was never seen cannot starve the known ones",
+		name:  "unseen customers may use up all requests",
+		rule:  "unseen customers can't starve known ones",
 		file:  "cache.go",
 		old:   `e == nil && l.unit == nil {`,
 		new:   `e != nil && l.unit == nil {`,
 		tests: "TestNewCustomersDoNotStarveRefreshesOfKnownOnes",
 	},
 	{
-		name:  "made-up keys use up what new customers may ask",
+		name:  "made-up keys use up the requests of new customers",
 		rule:  "keys and customers never seen before have shares of their own",
 		file:  "customers.go",
 		old:   `customers, keys := c.budget.UnseenCustomers(), c.budget.UnseenKeys()`,
@@ -246,8 +246,8 @@ var limits = []mutant{
 		tests: "TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys|TestNewCustomersDoNotStarveRefreshesOfKnownOnes",
 	},
 	{
-		name:  "what nobody else wants is kept from newcomers",
-		rule:  "what is kept for the known ones may be used while they have no use for it",
+		name:  "new customers don't get idle requests",
+		rule:  "requests that are kept for known customers may be used while they are idle",
 		file:  "internal/pace/budget.go",
 		old:   `	if u.idle.limiter.Tokens()-float64(others) >= u.idle.leftForSeen() || u.share.Allow() {`,
 		new:   `	if others < 0 || u.share.Allow() {`,

@@ -13,7 +13,7 @@ var routes = []mutant{
 		tests: "TestEventsWithoutAValidSignatureAreRefused",
 	},
 	{
-		name:  "the secrets of before September 2026 fit nothing",
+		name:  "secrets made before September 2026 verify nothing",
 		rule:  "three key derivations: the raw bytes of the secret",
 		file:  "webhook.go",
 		old:   `	keys := [][]byte{[]byte(secret)}`,
@@ -21,7 +21,7 @@ var routes = []mutant{
 		tests: "TestWebhooksAreVerifiedWithAllKeysThatAreMadeOfASecret",
 	},
 	{
-		name:  "the secrets since September 2026 fit nothing",
+		name:  "secrets made since September 2026 verify nothing",
 		rule:  "three key derivations: base64, with whsec_ or without",
 		file:  "webhook.go",
 		old:   `	text := strings.TrimPrefix(secret, "whsec_")`,
@@ -63,7 +63,7 @@ var routes = []mutant{
 		tests: "TestABodyThatIsTooLongIsNotRead",
 	},
 	{
-		name: "an event of a type that is not known is refused",
+		name: "an event of an unknown type is refused",
 		rule: "answered with 2xx, since Polar disables an endpoint after 10 failures",
 		file: "webhook.go",
 		old: `		c.deliver(id, sent, body)
@@ -84,7 +84,7 @@ var routes = []mutant{
 		tests: "TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne|TestDeliveriesOutOfOrderAndTwiceEndInTheYoungestState",
 	},
 	{
-		name:  "an answer that was under way overwrites an event",
+		name:  "an answer that was under way overwrites a newer event",
 		rule:  "an older answer never overwrites a newer event",
 		file:  "cache.go",
 		old:   `	if e != nil && e.outdates(value, asked) {`,
@@ -92,7 +92,7 @@ var routes = []mutant{
 		tests: "TestAFetchUnderWayWhenAWebhookArrivesDoesNotOverwriteIt",
 	},
 	{
-		name: "an external id goes on finding its former customer",
+		name: "an external id still finds its former customer",
 		rule: "an external id is one customer's at a time",
 		file: "cache.go",
 		old: `	if last != nil && last.external != value.external {
@@ -105,7 +105,7 @@ var routes = []mutant{
 	},
 	{
 		name: "an external id that Polar does not know any more is served",
-		rule: "what Polar says of an external id ends it, and not its customer",
+		rule: "a 404 about an external id ends the id, not the customer",
 		file: "cache.go",
 		old: `		c.known.dropAlias(e) // the customer may have another external id now
 		e = nil`,
@@ -226,15 +226,15 @@ var routes = []mutant{
 	// Routes.
 	{
 		name:  "a route changes with the slice of its requirements",
-		rule:  "only who meets the requirements is let in",
+		rule:  "only customers who meet the requirements are let in",
 		file:  "http_middleware.go",
 		old:   `	route.Require = ownRequirements(route.Require)`,
 		new:   `	route.Require = slices.Clip(route.Require)`,
 		tests: "TestARouteKeepsItsOwnRequirements",
 	},
 	{
-		name: "a route that failed open shows somebody else's entitlements",
-		rule: "a request that passes because nobody can say has no Entitlements",
+		name: "a route that failed open shows another customer's entitlements",
+		rule: "a request that passes in an outage has no Entitlements",
 		file: "http_middleware.go",
 		old: `			case opens:
 				c.cache.counts.failedOpen.Add(1)
@@ -254,7 +254,7 @@ var routes = []mutant{
 		tests: "TestAKeyMayComeAsABearerToken",
 	},
 	{
-		name:  "of a key that is refused a requirement is named",
+		name:  "the refusal of a license key names a requirement",
 		rule:  "a refusal names the first requirement that was not met",
 		file:  "http_middleware.go",
 		old:   `			required = Requirement{} // it is the key itself`,
@@ -262,15 +262,15 @@ var routes = []mutant{
 		tests: "TestOfAKeyThatIsRefusedNoRequirementIsNamed",
 	},
 	{
-		name:  "whoever is in the cache is let in",
-		rule:  "only who meets the requirements is let in",
+		name:  "every cached customer is let in",
+		rule:  "only customers who meet the requirements are let in",
 		file:  "http_middleware.go",
 		old:   `				case hit && known.known && known.Meets(all): // the common case`,
 		new:   `				case hit && known.known && all.kind != 0: // the common case`,
 		tests: "TestTheFirstRequirementThatIsNotMetIsNamed|TestARefusalIsAProblemReportOfExactlyTheseFields|TestACancellationTakesEffectAtOnceForBothIds",
 	},
 	{
-		name: "nobody is taken for a bad id",
+		name: "a missing customer counts as a bad id",
 		rule: "no customer: 401",
 		file: "http_middleware.go",
 		old: `	if customer.IsZero() {
@@ -290,7 +290,7 @@ var routes = []mutant{
 	},
 	{
 		name:  "an outage of Polar asks customers to pay",
-		rule:  "nobody can say: 503",
+		rule:  "if Polar can't be reached and nothing is cached: 503",
 		file:  "http_middleware.go",
 		old:   `c.refusal(Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable,`,
 		new:   `c.refusal(Refusal{Status: http.StatusPaymentRequired, Reason: ErrUnreachable,`,
@@ -314,8 +314,8 @@ var routes = []mutant{
 		tests: "TestOnlyARouteThatChoseToFailsOpenAndOnlyDuringAnOutage",
 	},
 	{
-		name:  "a route that fails open lets in who has not paid",
-		rule:  "fail open only when nobody can say",
+		name:  "a route that fails open lets in customers who haven't paid",
+		rule:  "a route fails open only if Polar can't be reached",
 		file:  "http_middleware.go",
 		old:   `refusal.Status != http.StatusServiceUnavailable || r.Context()`,
 		new:   `r.Context()`,
@@ -323,7 +323,7 @@ var routes = []mutant{
 	},
 	{
 		name:  "a flood of made-up keys opens a route that fails open",
-		rule:  "nobody can bring about that a route fails open",
+		rule:  "requests can't make a route fail open",
 		file:  "cache.go",
 		old:   `	case !ok || failure.unasked:`,
 		new:   `	case !ok:`,
@@ -346,7 +346,7 @@ var routes = []mutant{
 		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse|TestAHandlerThatEndsItsGoroutineGivesTheUnitsBack",
 	},
 	{
-		name: "who has nothing left is let in where a route spends",
+		name: "a spending route lets in customers with nothing left",
 		rule: "a cost is taken off before the handler runs",
 		file: "usage.go",
 		old: `	if !held {

@@ -24,7 +24,7 @@ var seats = []mutant{
 		tests: "TestADoubleClickOrTwoProgramsAtTheFirstStartUseOneActivation|TestManyClicksUseOneActivation",
 	},
 	{
-		name:  "the same key entered again takes another seat",
+		name:  "entering the same key again uses another activation",
 		rule:  "a stored activation of the same key is reused",
 		file:  "seats.go",
 		old:   `	if done, err := a.reuse(ctx); done || err != nil {`,
@@ -32,7 +32,7 @@ var seats = []mutant{
 		tests: "TestActivatingTheSameKeyAgainUsesTheSameActivation|TestActivatingRepeatedlyUsesOneActivation",
 	},
 	{
-		name: "a rotated key takes another seat",
+		name: "a rotated key uses another activation",
 		rule: "a new key for the same license adopts the old activation",
 		file: "record.go",
 		old: `		default:
@@ -42,7 +42,7 @@ var seats = []mutant{
 		tests: "TestARotatedKeyKeepsItsActivation|TestARotatedKeyKeepsItsActivationAndTheOldKeyDeactivatesNothing",
 	},
 	{
-		name:  "an unlimited key takes the place of a seat unasked",
+		name:  "a key without activations is accepted although the program doesn't allow it",
 		rule:  "keys without seats are refused unless the program allows them",
 		file:  "seats.go",
 		old:   `	if errors.Is(err, ErrActivationsUnsupported) && g.config.AllowKeysWithoutSeats {`,
@@ -50,7 +50,7 @@ var seats = []mutant{
 		tests: "TestKeysWithoutActivationsAreRefusedUnlessAllowed",
 	},
 	{
-		name:  "a seat is asked about under the conditions of today",
+		name:  "an activation is validated with the conditions of this version",
 		rule:  "conditions are stored as sent, since Polar compares them exactly",
 		file:  "gate.go",
 		old:   `		r.Conditions = s.conditions()`,
@@ -60,7 +60,7 @@ var seats = []mutant{
 
 	// Written ahead.
 	{
-		name:  "a seat is asked for before that is stored",
+		name:  "Polar is asked for an activation before the intent is stored",
 		rule:  "the intent is stored before the POST",
 		file:  "seats.go",
 		old:   `	err := a.g.saveOrFallBack(ctx, a.rec, FromDisk)`,
@@ -68,7 +68,7 @@ var seats = []mutant{
 		tests: "TestTheIntentIsStoredBeforeTheRequestLeaves|TestAProgramThatEndsDuringAnActivationDoesNotForgetIt",
 	},
 	{
-		name: "a seat that was given is not stored",
+		name: "an activation that Polar gave is not stored",
 		rule: "the activation is stored right after, before returning",
 		file: "seats.go",
 		old:  `	err := g.saveOrFallBack(ctx, next, FromNetwork)`,
@@ -77,8 +77,8 @@ var seats = []mutant{
 		tests: "TestManyClicksUseOneActivation|TestAProgramThatEndsDuringAnActivationDoesNotForgetIt",
 	},
 	{
-		name:  "a seat that could not be stored stays taken",
-		rule:  "if saving fails, the seat is given back",
+		name:  "an activation that couldn't be stored stays in use",
+		rule:  "an activation that can't be saved is released",
 		file:  "seats.go",
 		old:   `	if err != nil && taken && s.ActivationID != "" && g.rollbackActivation(ctx, s) {`,
 		new:   `	if err != nil && taken && s.ActivationID == "" && g.rollbackActivation(ctx, s) {`,
@@ -94,7 +94,7 @@ var seats = []mutant{
 		tests: "TestOnlyAQuestionThatMayBeAskedTwiceIsRepeated|TestAnActivationIsSentOnceWhateverAGatewaySays|TestALostAnswerIsInDoubtAndCanBeTriedAgain",
 	},
 	{
-		name:  "a lost answer is taken for a network that was not there",
+		name:  "a lost answer counts as no connection",
 		rule:  "once it may have left, an activation is in doubt",
 		file:  "activation.go",
 		old:   `	if !ok || e.Reason != ErrUnreachable || !e.sent {`,
@@ -102,8 +102,8 @@ var seats = []mutant{
 		tests: "TestALostAnswerIsInDoubtAndCanBeTriedAgain",
 	},
 	{
-		name:  "an activation that never left is in doubt",
-		rule:  "what surely was not carried out is not in doubt",
+		name:  "an activation that was never sent is in doubt",
+		rule:  "a request that certainly had no effect is not in doubt",
 		file:  "activation.go",
 		old:   `	if !ok || e.Reason != ErrUnreachable || !e.sent {`,
 		new:   `	if !ok || e.Reason != ErrUnreachable {`,
@@ -111,7 +111,7 @@ var seats = []mutant{
 	},
 	{
 		name: "a doubt is forgotten",
-		rule: "the intent stays for the next attempt to reason with",
+		rule: "the intent stays for the next attempt",
 		file: "record.go",
 		old: `func (doubted) apply(rec *record, now time.Time, _ rules) bool {
 `,
@@ -119,7 +119,7 @@ var seats = []mutant{
 		tests: "TestALostAnswerIsInDoubtAndCanBeTriedAgain",
 	},
 	{
-		name: "a caller who leaves takes the request along",
+		name: "the request ends with its caller",
 		rule: "a POST that has left is finished and recorded in the background",
 		file: "seats.go",
 		old: `	// From here on the caller may leave; the request is finished.
@@ -148,16 +148,16 @@ var seats = []mutant{
 
 	// Giving back.
 	{
-		name:  "a new key leaves the old seat taken",
-		rule:  "replacing a key releases the old seat",
+		name:  "a new key leaves the old activation in use",
+		rule:  "replacing a key releases the old activation",
 		file:  "record.go",
 		old:   `old != nil && old.held() && !mine(*old) {`,
 		new:   `old != nil && old.State == reactivating && !mine(*old) {`,
 		tests: "TestAnotherKeyReplacesTheFirstAndItsActivationEnds|TestAReplacedActivationIsDeactivatedLaterIfItCannotBeNow",
 	},
 	{
-		name: "Deactivate forgets the seat",
-		rule: "the seat release goes to a durable outbox",
+		name: "Deactivate forgets the activation",
+		rule: "a release waits in a durable outbox",
 		file: "record.go",
 		old: `		st.Outbox = append(st.Outbox, *s)
 `,
@@ -165,7 +165,7 @@ var seats = []mutant{
 		tests: "TestDeactivateEndsTheActivation|TestDeactivateOfflineIsMadeGoodLater",
 	},
 	{
-		name: "Deactivate keeps access until the seat is given back",
+		name: "Deactivate keeps access until the activation is released",
 		rule: "Deactivate offline: access ends now",
 		file: "record.go",
 		old: `		st.Seat, rec.verdict, rec.trouble = nil, nil, ""
@@ -174,7 +174,7 @@ var seats = []mutant{
 		tests: "TestDeactivateOfflineIsMadeGoodLater|TestDeactivateEndsTheActivation",
 	},
 	{
-		name: "a seat that waits beside no license is not given back by Check",
+		name: "Check doesn't release an activation that waits without a license",
 		rule: "later runs drain the outbox",
 		file: "gate.go",
 		old: `	if todo == releaseWaiting {
@@ -186,7 +186,7 @@ var seats = []mutant{
 		tests: "TestDeactivateOfflineIsMadeGoodLater|TestDeactivateThatFailsOnTheWireIsMadeGoodLater",
 	},
 	{
-		name: "seats behind one that cannot be given back are forgotten",
+		name: "activations after one that can't be released are forgotten",
 		rule: "the outbox is durable",
 		file: "seats.go",
 		old: `			left = append(left, rec.state.Outbox[i+1:]...)
@@ -195,7 +195,7 @@ var seats = []mutant{
 		tests: "TestAnOutageDuringPendingDeactivationsLosesNone",
 	},
 	{
-		name: "a seat under a rotated key is said to be free",
+		name: "an activation under a rotated key is reported as released",
 		rule: "a 404 of a release can mean that the key was rotated",
 		file: "seats.go",
 		old: `	case errors.Is(err, ErrUnknownKey):
@@ -207,7 +207,7 @@ var seats = []mutant{
 
 	// Machines.
 	{
-		name:  "a move that broke off is never finished",
+		name:  "an interrupted move is never finished",
 		rule:  "a check finishes a move that this computer began",
 		file:  "gate.go",
 		old:   `	case activation.State != reactivating:`,
@@ -215,16 +215,16 @@ var seats = []mutant{
 		tests: "TestAMoveThatFailsHalfWayIsFinishedByALaterCheck",
 	},
 	{
-		name:  "a changed machine burns another seat",
-		rule:  "a changed machine releases, then activates",
+		name:  "a move uses another activation",
+		rule:  "on another computer, the old activation is released before the new one is made",
 		file:  "seats.go",
 		old:   `	if err := a.g.free(ctx, other); err != nil {`,
 		new:   `	if err := ctx.Err(); err != nil {`,
 		tests: "TestMovingToAnotherComputerMovesTheActivation",
 	},
 	{
-		name: "a seat is given up that could not be replaced",
-		rule: "that a seat is given up is stored before it is",
+		name: "an activation is given up although the next one can't be stored",
+		rule: "that an activation is given up is stored first",
 		file: "seats.go",
 		old: `	if err := a.g.saveOrFallBack(ctx, a.rec, FromDisk); err != nil {
 		return a.undo(ctx, before, err)

@@ -97,14 +97,14 @@ var verdicts = []mutant{
 	// Denied.
 	{
 		name:  "a 404 that is not Polar's locks the license",
-		rule:  "a 404 is a denial with ResourceNotFound only",
+		rule:  "a 404 is a denial only with ResourceNotFound",
 		file:  "client.go",
 		old:   `case status == http.StatusNotFound && said.Error == "ResourceNotFound",`,
 		new:   `case status == http.StatusNotFound,`,
 		tests: "TestARouteThatIsGoneIsNotTakenForARevokedKey|TestAnswersThatProveNothingNeitherLockNorUnlock",
 	},
 	{
-		name:  "a refusal in words that nobody knows is no denial",
+		name:  "a refusal with an unknown text is no denial",
 		rule:  "a detail that is not known is still a denial",
 		file:  "client.go",
 		old:   "\treturn ErrDenied\n}",
@@ -121,7 +121,7 @@ var verdicts = []mutant{
 		tests: "TestRecordedAnswersBecomeTheVerdictsThatPolarMeant|TestARefusalLocksUntilPolarGrantsAgain",
 	},
 	{
-		name: "too few uses lock the license",
+		name: "a lack of uses locks the license",
 		rule: "usage_exceeded refuses the call and not the license",
 		file: "client.go",
 		old: `		{"more usages", ErrUsageExceeded},
@@ -130,16 +130,16 @@ var verdicts = []mutant{
 		tests: "TestTooFewUsesRefuseTheCallAndNotTheLicense",
 	},
 	{
-		name:  "a released seat is reported as an unknown key",
-		rule:  "one more question tells a released seat from an unknown key",
+		name:  "a released activation is reported as an unknown key",
+		rule:  "one more request tells a released activation from an unknown key",
 		file:  "license.go",
 		old:   `if r.ActivationID == "" || !isNotFound(err) {`,
 		new:   `if r.Key != (Key{}) {`,
 		tests: "TestRecordedAnswersBecomeTheVerdictsThatPolarMeant|TestAnActivationThatCannotBeStoredIsDeactivated|TestARefusalLocksUntilPolarGrantsAgain",
 	},
 	{
-		name:  "a refused key is waited for as if it were young",
-		rule:  "only an unknown key is waited for",
+		name:  "a refused key is tried again as if it were new",
+		rule:  "only an unknown key is tried again after a purchase",
 		file:  "seats.go",
 		old:   `if !errors.Is(err, ErrUnknownKey) || left < time.Second ||`,
 		new:   `if err == nil || left < time.Second ||`,
@@ -172,7 +172,7 @@ var verdicts = []mutant{
 	// Unknown.
 	{
 		name: "a web page with 200 locks the license",
-		rule: "a body that is not Polar's is unknown",
+		rule: "a body that isn't Polar's proves nothing",
 		file: "client.go",
 		old: `			return unknown(notPolar(resp, err))
 `,
@@ -182,7 +182,7 @@ var verdicts = []mutant{
 	},
 	{
 		name: "a refusal inside a 500 locks the license",
-		rule: "5xx is unknown, whatever is in it",
+		rule: "a 5xx proves nothing, whatever its body says",
 		file: "client.go",
 		old: `		if cause == errServerFailed { // and not the page of a proxy
 			failure.situation = serverFailed
@@ -198,7 +198,7 @@ var verdicts = []mutant{
 	},
 	{
 		name:  "a 429 without a pause is taken for an outage",
-		rule:  "429 is unknown, with how long to wait",
+		rule:  "a 429 proves nothing, and says how long to wait",
 		file:  "client.go",
 		old:   `case status == http.StatusTooManyRequests:`,
 		new:   `case status == http.StatusTooManyRequests && resp.Header.Get("Retry-After") != "":`,
@@ -206,7 +206,7 @@ var verdicts = []mutant{
 	},
 	{
 		name: "a redirect is followed",
-		rule: "any redirect is unknown",
+		rule: "a redirect proves nothing",
 		file: "client.go",
 		old: `	c.Transport = unled{c.Transport}
 	c.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -218,7 +218,7 @@ var verdicts = []mutant{
 	// Asking.
 	{
 		name:  "a count of uses is sent again",
-		rule:  "what must not happen twice is never repeated",
+		rule:  "a request that must not happen twice is never repeated",
 		file:  "license.go",
 		old:   `repeatable: r.IncrementUsage == 0,`,
 		new:   `repeatable: true,`,
