@@ -1,13 +1,16 @@
 package polargate
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"maps"
 	"net/http"
+	"net/url"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -61,6 +64,23 @@ type Config struct {
 	// another computer has the same label, Activate takes it for this computer's own,
 	// from before the system was reinstalled, and moves it.
 	Label string
+
+	// LeaseKeys are the public keys that leases are checked with: usually two, the one in use
+	// and its successor; see package lease. With them, ActivateFile activates a computer
+	// without a network. A program can take as many features from a lease as it names,
+	// beside those of Features.
+	LeaseKeys []ed25519.PublicKey
+	// LeaseURL is the vendor's license server, which package lease/issuer makes. With it,
+	// keys are activated and renewed there instead of at Polar's public endpoints: Polar's
+	// limit of 3 requests a second from an address doesn't apply, and only a signed lease
+	// counts. The times of a lease replace FreshFor and GracePeriod, and Conditions are
+	// the fingerprint. If the server can't be reached, the lease counts until it ends. A
+	// license that was activated at Polar before is taken over; that needs the server
+	// once. Consume still asks Polar. Empty means no license server.
+	LeaseURL string
+	// Released is when this version of the program was released. Only leases that cover so
+	// many months of updates ask for it.
+	Released time.Time
 
 	// FreshFor is how long a granted answer counts without asking again. 0 means 24
 	// hours; it must not be negative.
@@ -200,6 +220,7 @@ func (c Config) withDefaults() Config {
 	}
 	c.Features = normalFeatures(c.Features)
 	c.Conditions = maps.Clone(c.Conditions)
+	c.LeaseKeys = slices.Clone(c.LeaseKeys)
 	return c
 }
 
@@ -264,6 +285,9 @@ func (c Config) validate() error {
 	if c.ReleaseTimeout < 0 {
 		return &InputError{"ReleaseTimeout", "is negative: give a duration, or 0 for 5 minutes"}
 	}
+	if err := c.checkLeases(); err != nil {
+		return err
+	}
 	if c.Fingerprint != "" {
 		if err := checkMap("Fingerprint", map[string]any{"Fingerprint": c.Fingerprint}); err != nil {
 			return err
@@ -296,4 +320,29 @@ func (c Config) conditions(fingerprint string) json.RawMessage {
 func (c *Config) accepts(benefitID string) bool {
 	_, ok := c.Features[normalUUID(benefitID)]
 	return ok || len(c.Features) == 0
+}
+
+// hasLeaseServer reports whether licenses come from the vendor's license server.
+func (c *Config) hasLeaseServer() bool { return c.LeaseURL != "" }
+
+var errBadLeaseKeys = &InputError{"LeaseKeys", "has what is no public key, or more than 8: give what polargate-keygen shows"}
+
+var errBadLeaseURL = &InputError{"LeaseURL", "is not the address of a license server: give something like https://licenses.example.com/lease"}
+
+// checkLeases rejects what cannot work.
+func (c Config) checkLeases() error {
+	if len(c.LeaseKeys) == 0 && c.hasLeaseServer() {
+		return &InputError{"LeaseKeys", "is missing: give the public key of the license server, as polargate-keygen shows it"}
+	}
+	if !c.hasLeaseServer() {
+		return nil
+	}
+	u, err := url.Parse(c.LeaseURL)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Hostname() == "" || u.User != nil || u.Fragment != "" {
+		return errBadLeaseURL
+	}
+	if c.Ephemeral == ValidateOnly {
+		return &InputError{"Ephemeral", "is ValidateOnly, but a license server gives no license without an activation: use ReleaseOnClose"}
+	}
+	return nil
 }

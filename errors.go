@@ -82,6 +82,12 @@ const (
 	// ErrOtherMachine: the stored license was activated on another computer, or is still
 	// being moved here. Gate.Move and Gate.Activate move it; nothing else does.
 	ErrOtherMachine Reason = "other_machine"
+	// ErrBadLease: a license file, or the stored lease, isn't one for this program, or was
+	// replaced by a newer one. See Gate.ActivateFile.
+	ErrBadLease Reason = "bad_lease"
+	// ErrNotCovered: the license doesn't include this version of the program. An earlier
+	// version can use it.
+	ErrNotCovered Reason = "not_covered"
 	// ErrUnreadableState: the stored license is damaged, and was set aside.
 	ErrUnreadableState Reason = "unreadable_state"
 	// ErrNoPermission: this user may not read or write the stored license, for example

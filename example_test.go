@@ -2,6 +2,7 @@ package polargate_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,6 +13,8 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/lease"
+	"github.com/polargate/polargate/lease/issuer"
 	"github.com/polargate/polargate/polartest"
 )
 
@@ -313,6 +316,80 @@ func ExampleClient_LicenseKey() {
 	// <nil>
 	// granted laptop <nil>
 	// true
+}
+
+// A computer without a network is activated by a file, which the vendor's page makes.
+func ExampleGate_ActivateFile() {
+	polar := polartest.New(polartest.Config{})
+	sold := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	client, err := polargate.NewClient(polargate.ClientConfig{
+		OrganizationID: polar.OrganizationID(), AccessToken: polar.AddToken(polartest.Token{}), HTTPClient: polar.Client(),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	private := ed25519.NewKeyFromSeed([]byte("an example, never a key in life!"))
+	vendor, err := issuer.New(issuer.Config{Client: client, Key: private, Features: map[string][]string{sold.BenefitID: {"export"}}})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	gate, err := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		LeaseKeys:      []ed25519.PublicKey{private.Public().(ed25519.PublicKey)}, // from polargate-keygen
+		Store:          &polargate.MemoryStore{},
+		Fingerprint:    "this computer",
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer gate.Close()
+	request, err := gate.OfflineRequest() // to be saved, or shown as a QR code
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	// On the vendor's page, where the customer enters the license key.
+	ctx := context.Background()
+	asked, err := lease.ParseRequest(request)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	asked.Key = lease.NewSecret(sold.Key)
+	file, err := vendor.Issue(ctx, asked)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+
+	// Back on the computer without a network.
+	status, err := gate.ActivateFile([]byte(lease.Armor(file)))
+	fmt.Println(status.State, gate.Has("export"), polar.Seats(sold.ID), err)
+
+	// It is deactivated there, and the receipt frees the activation.
+	err = gate.Deactivate(ctx)
+	fmt.Println(gate.Has("export"), err)
+	text, err := gate.OfflineReceipt()
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	receipt, err := lease.ParseReceipt(text)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	err = vendor.Release(ctx, receipt)
+	fmt.Println(polar.Seats(sold.ID), err)
+	// Output:
+	// active true 1 <nil>
+	// false <nil>
+	// 0 <nil>
 }
 
 func ExampleClient_Activate() {

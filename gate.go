@@ -15,6 +15,7 @@ import (
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/machine"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/lease"
 )
 
 // Gate is the license of a program on one computer. It knows the key and the activation,
@@ -22,16 +23,17 @@ import (
 // are unlocked. All methods are safe for use by many goroutines. Open makes one; the zero
 // value can't be used.
 type Gate struct {
-	config   Config
-	budget   budget
-	client   *Client
-	store    Store
-	fallback *memoryFallback // is store, if it is one
-	name     string          // of this computer's state in store
-	own      []string        // names that this computer's state can have; the first is name
-	names    machine.Names
-	seal     sealer
-	now      func() time.Time
+	config    Config
+	budget    budget
+	client    *Client
+	leaseKeys lease.Keys
+	store     Store
+	fallback  *memoryFallback // is store, if it is one
+	name      string          // of this computer's state in store
+	own       []string        // names that this computer's state can have; the first is name
+	names     machine.Names
+	seal      sealer
+	now       func() time.Time
 
 	current  atomic.Pointer[snapshot] // what Has reads; never nil
 	flights  flight.Group
@@ -111,16 +113,21 @@ func Open(config Config) (*Gate, error) {
 	if err != nil {
 		return nil, err
 	}
+	leaseKeys, err := lease.NewKeys(config.LeaseKeys...)
+	if err != nil {
+		return nil, errBadLeaseKeys
+	}
 	g := &Gate{
-		config:   config,
-		budget:   budgetOf(config.CheckTimeout),
-		client:   client,
-		store:    &recoveringStore{of: config.Store, log: config.Logger},
-		names:    machine.NamesFor(client.organizationID, config.App),
-		seal:     newSealer(client.organizationID, config.App, config.Secret),
-		now:      config.Clock,
-		seatTurn: make(chan struct{}, 1),
-		ended:    make(chan struct{}),
+		leaseKeys: leaseKeys,
+		config:    config,
+		budget:    budgetOf(config.CheckTimeout),
+		client:    client,
+		store:     &recoveringStore{of: config.Store, log: config.Logger},
+		names:     machine.NamesFor(client.organizationID, config.App),
+		seal:      newSealer(client.organizationID, config.App, config.Secret),
+		now:       config.Clock,
+		seatTurn:  make(chan struct{}, 1),
+		ended:     make(chan struct{}),
 	}
 	client.now = config.Clock
 	for _, tag := range g.tags() {
@@ -480,6 +487,10 @@ func planCheck(rec *record, s validity, now time.Time, when occasion, waited *re
 		return noteTheTime // asking failed a moment ago
 	}
 	switch {
+	case activation.byFile() && verdict == nil:
+		return doNothing // a file is needed
+	case activation.byFile():
+		return noteTheTime
 	case activation.State != reactivating:
 		return askPolar
 	case intent != nil && intent.Key == activation.Key:
@@ -597,17 +608,27 @@ func (w write) start() {
 	}
 }
 
-// ask asks Polar about an activation. After Polar has rotated its key, key is the new one.
+// ask asks Polar about an activation, or the license server for its next lease. After Polar has
+// rotated the key, key is the new one.
 func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*LicenseKey, error) {
+	if g.config.hasLeaseServer() && increment == 0 {
+		license, err := g.leaseFor(ctx, s, key)
+		return license, ofHeld(err, s, key)
+	}
 	r := ValidateRequest{Key: key, ActivationID: s.ActivationID, IncrementUsage: increment}
 	if s.ActivationID != "" {
 		r.Conditions = s.conditions()
 	}
 	license, err := g.client.Validate(ctx, r)
+	return license, ofHeld(err, s, key)
+}
+
+// ofHeld says of an unknown key that it was known when it was activated.
+func ofHeld(err error, s *seat, key Key) error {
 	if e, ok := err.(*Error); ok && e.Reason == ErrUnknownKey && key.Reveal() == s.Key {
 		e.situation = unknownHeld
 	}
-	return license, err
+	return err
 }
 
 // settle stores Polar's answer to a question about the record before, asked at that time. It
@@ -691,6 +712,8 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		next.status.situation = movingHere
 	case s.reason == ErrSeatReleased && rec.state.Seat.State == seatless:
 		next.status.situation = seatNeeded
+	case rec.state.Seat.byFile() && (s.state == Grace || s.reason == ErrGraceEnded):
+		next.status.situation = byFile
 	}
 	if rec.verdict != nil {
 		next.status.CheckedAt = rec.verdict.CheckedAt
@@ -702,7 +725,7 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		}
 	}
 	if next.status.OK() {
-		next.status.Features = c.Features[normalUUID(next.status.BenefitID)]
+		next.status.Features = featuresOf(rec.verdict, c)
 		next.features = make(map[string]struct{}, len(next.status.Features))
 		for _, feature := range next.status.Features {
 			next.features[feature] = struct{}{}

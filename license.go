@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/lease"
 )
 
 // LicenseKey is a license key as Polar describes it. Polar promises little about its
@@ -57,6 +59,10 @@ type LicenseKey struct {
 	Activations []Activation
 
 	answeredAt time.Time // by Polar's clock
+	// proof is the lease that says all this, and receiptSecret what proves its end; nil
+	// and "" if Polar itself said it.
+	proof         *lease.Lease
+	receiptSecret string
 }
 
 // KeyMember is the member of a customer whom a license key is for. Source: schema

@@ -10,6 +10,7 @@ import (
 	"github.com/polargate/polargate/internal/machine"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/seal"
+	"github.com/polargate/polargate/lease"
 )
 
 // state is what a Gate keeps in its Store: the activation and, sealed once more, Polar's
@@ -35,6 +36,11 @@ type state struct {
 	Outbox []seat `json:"outbox,omitempty"`
 	// OutboxRetry is when a check tries that again.
 	OutboxRetry time.Time `json:"outbox_retry,omitzero"`
+	// Request is for a license file that has not come yet.
+	Request *offlineRequest `json:"request,omitempty"`
+	// Newest is when the newest lease was issued that counted here, and a second more if
+	// that one is given up: older ones don't count any more.
+	Newest time.Time `json:"newest,omitzero"`
 	// Verdict is sealed; see openVerdict.
 	Verdict []byte `json:"verdict,omitempty"`
 }
@@ -51,7 +57,9 @@ type seat struct {
 	// Conditions are the bytes that were sent with the activation: Polar compares them as
 	// a whole and never returns them.
 	Conditions json.RawMessage `json:"conditions,omitempty"`
-	State      seatState       `json:"-"` // stored as one of the members of storedSeat
+	// Lease is for an activation that came with a lease; nil for Polar's own.
+	Lease *seatLease `json:"lease,omitempty"`
+	State seatState  `json:"-"` // stored as one of the members of storedSeat
 }
 
 // seatState is what is known about an activation at Polar.
@@ -111,7 +119,7 @@ func (s *seat) same(t *seat) bool {
 
 // held reports whether Polar counts the activation, as far as is known here.
 func (s *seat) held() bool {
-	return s.ActivationID != "" && (s.State == activated || s.State == unreleasable)
+	return (s.ActivationID != "" || s.Lease != nil) && (s.State == activated || s.State == unreleasable)
 }
 
 // is returns the seat in another state.
@@ -145,6 +153,48 @@ func (s *seat) conditions() map[string]any {
 }
 
 // intent is an activation that was begun.
+// seatLease is what is kept of a lease beside its activation, so that the activation can be
+// ended when the lease itself is gone.
+type seatLease struct {
+	ID           string `json:"id"`
+	LicenseKeyID string `json:"license_key_id,omitempty"`
+	// Fingerprint is what the vendor's server knows this computer by.
+	Fingerprint string `json:"fingerprint"`
+	// Secret is what a receipt shows; "" if it was lost with an earlier state.
+	Secret string `json:"secret,omitempty"`
+}
+
+// offlineRequest is a request for a license file that was made and not answered yet.
+type offlineRequest struct {
+	ID     string    `json:"id"`
+	Secret string    `json:"secret"`
+	At     time.Time `json:"at"`
+	// LeaseID is the lease that counted when it was made; "" for none.
+	LeaseID string `json:"lease_id,omitempty"`
+}
+
+// leased is the activation that came with a lease; without one, it is as before.
+func (s seat) leased(license *LicenseKey) *seat {
+	if license == nil || license.proof == nil {
+		return &s
+	}
+	p := license.proof
+	s.ActivationID = p.ActivationID
+	s.Lease = &seatLease{ID: p.ID, LicenseKeyID: p.LicenseKeyID, Fingerprint: p.Fingerprint, Secret: license.receiptSecret}
+	return &s
+}
+
+// byFile reports whether the activation came in a file, so that no key of it is known.
+func (s *seat) byFile() bool { return s != nil && s.Key == "" && s.Lease != nil }
+
+// activates reports whether s and t are the same activation, or place of a pool.
+func (s *seat) activates(t *seat) bool {
+	if s.ActivationID != "" || s.Lease == nil || t.Lease == nil {
+		return s.ActivationID == t.ActivationID
+	}
+	return t.ActivationID == "" && s.Lease.LicenseKeyID == t.Lease.LicenseKeyID
+}
+
 type intent struct {
 	AttemptID string    `json:"attempt_id"`
 	Key       string    `json:"key"`
@@ -183,6 +233,25 @@ type verdict struct {
 	NextTry     time.Time `json:"retry_at,omitzero"`
 	// Cause is why Polar couldn't be reached, if LastFailure is ErrUnreachable.
 	Cause Phrase `json:"cause,omitempty"`
+	// Lease is the text of the lease that shows the verdict, and proof what it says, once it
+	// was found to be genuine; "" and nil if Polar itself gave the verdict.
+	Lease string `json:"lease,omitempty"`
+	proof *lease.Lease
+}
+
+// proven reports whether a lease shows the verdict.
+func (v *verdict) proven() bool { return v != nil && v.Refused == "" && v.proof != nil }
+
+// trial reports whether the lease was issued without a license key.
+func (v *verdict) trial() bool { return v.proven() && v.proof.Trial }
+
+// life is how long a lease lasts without its grace, which retries have to fit into; zero
+// without a lease, or if it never expires.
+func (v *verdict) life() time.Duration {
+	if !v.proven() || v.proof.Expires.IsZero() {
+		return 0
+	}
+	return v.proof.Expires.Sub(v.proof.Issued)
 }
 
 // replaced reports whether v is another answer than w was.
@@ -340,6 +409,9 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
 			v.Skew = skew
 		}
+		if license.proof != nil {
+			v.Lease, v.proof = license.proof.Text, license.proof
+		}
 		return v
 	case isDenial(err):
 		v := &verdict{Serial: serial, Refused: e.Reason, CheckedAt: now, HighWater: now}
@@ -362,6 +434,9 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 	}
 	if isError {
 		v.LastFailure, v.Cause, pause = e.Reason, e.cause(), max(pause, e.RetryAfter)
+	}
+	if life := v.life(); life > 0 {
+		pause = min(pause, life/8) // the place of a pool is lost with its lease
 	}
 	v.NextTry = now.Add(min(pause, fresh))
 	return &v
@@ -413,7 +488,7 @@ func (s sealer) openState(data []byte) (*state, error) {
 	if err := openJSON(s.key, stateMagic, "", data, &st); err != nil {
 		return nil, err
 	}
-	if st.InstallationID == "" || st.Seat != nil && st.Seat.Key == "" {
+	if st.InstallationID == "" || st.Seat != nil && st.Seat.Key == "" && st.Seat.Lease == nil {
 		return nil, seal.ErrBroken
 	}
 	return &st, nil

@@ -38,6 +38,8 @@ type rules struct {
 	fresh   time.Duration // FreshFor
 	here    string        // this computer's fingerprint
 	accepts func(benefitID string) bool
+	// leaseServer: there is a license server, so that a lease can be given back to it.
+	leaseServer bool
 }
 
 // effect is what is to be done about an event.
@@ -89,12 +91,13 @@ func (e answered) apply(rec *record, _ time.Time, r rules) bool {
 	if rec.verdict.replaced(e.after) && rec.verdict.CheckedAt.After(e.asked) {
 		return false
 	}
-	next := nextVerdict(rec.verdict, e.license, e.err, e.at, r.fresh)
-	if next == nil {
-		return false
+	if e.license != nil && e.license.proof == nil && rec.verdict.proven() {
+		v := *rec.verdict // Polar has counted uses; what the lease says stays
+		v.Serial, v.Usage, v.LimitUsage = v.Serial+1, e.license.Usage, e.license.LimitUsage
+		rec.verdict = &v
+		return true
 	}
-	rec.verdict = next
-	return true
+	return rec.answer(e.license, e.err, e.at, r)
 }
 
 // timeSeen: the clock was read. A later time than before is noted.
@@ -141,14 +144,14 @@ func (e judged) apply(rec *record, now time.Time, r rules) bool {
 		}
 	case foundReleasedHere:
 		st.Seat = e.seat.is(released)
-		rec.verdict = nextVerdict(rec.verdict, nil, e.err, now, r.fresh)
+		rec.answer(nil, e.err, now, r)
 	case foundReleased:
 		st.Outbox = slices.DeleteFunc(st.Outbox, func(o seat) bool { return o.same(&e.seat) })
 	case foundForeign, foundRefused:
 		if !e.same || !e.current {
 			return false
 		}
-		rec.verdict = nextVerdict(rec.verdict, e.license, e.err, now, r.fresh)
+		rec.answer(e.license, e.err, now, r)
 	default:
 		return false
 	}
@@ -243,7 +246,7 @@ type settled struct {
 
 func (e settled) apply(rec *record, now time.Time, r rules) bool {
 	st := &rec.state
-	mine := func(o seat) bool { return o.ActivationID == e.seat.ActivationID }
+	mine := func(o seat) bool { return o.activates(e.seat) }
 	st.Outbox = slices.DeleteFunc(st.Outbox, mine)
 	if old := st.Seat; old != nil && old.held() && !mine(*old) {
 		st.Outbox = append(st.Outbox, *old)
@@ -251,17 +254,18 @@ func (e settled) apply(rec *record, now time.Time, r rules) bool {
 	if st.Intent != nil && st.Intent.Key == e.seat.Key {
 		st.Intent = nil
 	}
-	st.Seat, st.Left, rec.trouble = e.seat, false, ""
-	rec.verdict = nextVerdict(rec.verdict, e.license, nil, now, r.fresh)
+	st.Seat, st.Left, st.Request, rec.trouble = e.seat, false, nil, ""
+	rec.answer(e.license, nil, now, r)
 	return true
 }
 
 // The events of an activation's end.
 
-// removed: the license was deactivated on purpose. Its activation waits in the outbox.
+// removed: the license was deactivated on purpose. Its activation waits in the outbox, until
+// it is released, or for good if only a receipt can end it. Its lease can't be put back.
 type removed struct{}
 
-func (removed) apply(rec *record, _ time.Time, _ rules) bool {
+func (removed) apply(rec *record, _ time.Time, r rules) bool {
 	st := &rec.state
 	s := st.Seat
 	if s == nil && !rec.elsewhere() {
@@ -269,11 +273,30 @@ func (removed) apply(rec *record, _ time.Time, _ rules) bool {
 	}
 	st.Left = true
 	if s != nil && s.held() {
-		st.Outbox = append(st.Outbox, *s)
+		out := *s
+		if s.byFile() && !r.leaseServer {
+			out.State = unreleasable
+		}
+		st.Outbox = append(st.Outbox, out)
+	}
+	if s != nil && s.Lease != nil {
+		st.Newest, st.Request = st.Newest.Add(time.Second), nil
 	}
 	if s != nil {
 		st.Seat, rec.verdict, rec.trouble = nil, nil, ""
 	}
+	return true
+}
+
+// requested: a request for a license file was made. It is kept until it is answered, so that
+// asking again gives the same request.
+type requested struct{ request offlineRequest }
+
+func (e requested) apply(rec *record, _ time.Time, _ rules) bool {
+	if now := rec.state.Request; now != nil && now.LeaseID == e.request.LeaseID {
+		return false
+	}
+	rec.state.Request = &e.request
 	return true
 }
 
@@ -297,6 +320,29 @@ const maxOutbox = 32
 
 func capped(seats []seat) []seat {
 	return seats[max(0, len(seats)-maxOutbox):]
+}
+
+// answer makes the outcome of a question the verdict, and reports whether there was one. It
+// notes which lease is the newest; after a refusal, that lease can't be put back.
+func (rec *record) answer(license *LicenseKey, err error, now time.Time, r rules) bool {
+	st, was := &rec.state, rec.verdict
+	next := nextVerdict(was, license, err, now, r.fresh)
+	if next == nil {
+		return false
+	}
+	rec.verdict = next
+	switch {
+	case license != nil && license.proof != nil:
+		if st.Seat != nil {
+			st.Seat = st.Seat.leased(license)
+		}
+		if license.proof.Issued.After(st.Newest) {
+			st.Newest = license.proof.Issued
+		}
+	case isDenial(err) && was.proven():
+		st.Newest = st.Newest.Add(time.Second)
+	}
+	return true
 }
 
 // Questions about a record.
@@ -345,14 +391,20 @@ func (rec *record) validity(now time.Time, c *Config, underWay string) validity 
 		return validity{state: Unlicensed, reason: ErrNoLicense}
 	case rec.verdict == nil && rec.trouble != "":
 		return validity{state: Locked, reason: rec.trouble}
+	case rec.verdict == nil && rec.state.Seat.byFile():
+		return validity{state: Locked, reason: ErrBadLease}
 	case rec.verdict == nil:
 		return validity{state: Locked, reason: ErrUnreachable}
 	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && rec.verdict.Seats && c.takesSeats():
 		return refusedHere(rec.verdict, now, c.FreshFor, ErrSeatReleased)
 	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && !c.allowsSeatless():
 		return validity{state: Locked, reason: ErrActivationsUnsupported}
-	case rec.verdict.Refused == "" && !c.accepts(rec.verdict.BenefitID):
+	case rec.verdict.Refused == "" && !c.accepts(rec.verdict.BenefitID) && !rec.verdict.trial():
 		return refusedHere(rec.verdict, now, c.FreshFor, ErrWrongBenefit)
+	case rec.verdict.proven():
+		return leaseValidity(rec.verdict, now, rec.state.Newest, c)
+	case rec.verdict.Refused == "" && c.hasLeaseServer():
+		return validity{state: Locked, reason: ErrUnreachable} // Polar's word of before: a lease is needed now
 	}
 	return evaluate(rec.verdict, now, c.FreshFor, c.GracePeriod)
 }

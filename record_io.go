@@ -18,7 +18,7 @@ import (
 
 // rules are those of this program, for a record.
 func (g *Gate) rules(rec record) rules {
-	return rules{fresh: g.config.FreshFor, here: g.fingerprint(&rec.state), accepts: g.accepts}
+	return rules{fresh: g.config.FreshFor, here: g.fingerprint(&rec.state), accepts: g.accepts, leaseServer: g.config.hasLeaseServer()}
 }
 
 // load reads and opens the stored state. A state that can't be opened is set aside and
@@ -396,6 +396,12 @@ func (g *Gate) claim(st *state) (said *verdict, ours bool, err error) {
 	}
 	if !ours {
 		return nil, false, nil
+	}
+	if said != nil && said.Lease != "" {
+		// A lease is believed for its signature, and for nothing that lies beside it.
+		if said.proof, err = g.readLease(said.Lease, g.fingerprints(st)); err != nil {
+			said = nil
+		}
 	}
 	here := g.fingerprint(st)
 	if st.Seat != nil && st.Seat.Machine == found {

@@ -119,6 +119,9 @@ func (r *runner) step(ctx context.Context) time.Duration {
 		r.failures, r.refusals, r.failing = 0, min(r.refusals+1, 10), time.Time{}
 	default:
 		r.pause = r.afterFailure(err, now)
+		if life := r.g.holding().verdict.life(); life > 0 {
+			r.pause = min(r.pause, life/8) // the place of a pool is lost with its lease
+		}
 	}
 	return min(max(r.pause, time.Second), maxNap)
 }
@@ -171,7 +174,7 @@ func (r *runner) due(rec record) time.Time {
 	s := r.g.evaluate(now)
 	r.g.mu.Unlock()
 	switch {
-	case rec.state.Seat == nil && !rec.state.waiting():
+	case rec.state.Seat.byFile(), rec.state.Seat == nil && !rec.state.waiting():
 		return now.Add(maxNap) // there is nothing to ask, but another process may activate
 	case rec.state.Seat == nil, rec.verdict == nil, s.state != Active:
 		return next

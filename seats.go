@@ -461,7 +461,7 @@ func (g *Gate) lastMoment(ctx context.Context) (context.Context, context.CancelF
 func (g *Gate) settleSeat(ctx context.Context, rec record, s *seat, license *LicenseKey, taken bool) error {
 	next, _ := rec.next(settled{s, license}, g.now(), g.rules(rec))
 	err := g.saveOrFallBack(ctx, next, FromNetwork)
-	if err != nil && taken && s.ActivationID != "" && g.rollbackActivation(ctx, s) {
+	if err != nil && taken && s.held() && g.rollbackActivation(ctx, s) {
 		// The Store may have stored it all the same.
 		ctx, cancel := g.lastMoment(ctx)
 		defer cancel()
@@ -491,7 +491,7 @@ func (a *attempt) post(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 		return given, license, err
 	}
 	refused := turnedDown{err: err}
-	if given != nil && given.ActivationID != "" && !a.g.rollbackActivation(hard, given) {
+	if given != nil && given.held() && !a.g.rollbackActivation(hard, given) {
 		refused.left = given
 	}
 	earlier := a.last != nil && a.last.Key == a.key.Reveal()
@@ -511,6 +511,9 @@ func (a *attempt) post(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 // the key.
 func (a *attempt) ask(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 	g, rec, key := a.g, a.rec, a.key
+	if g.config.hasLeaseServer() {
+		return a.askLease(ctx, hard)
+	}
 	machine := g.fingerprint(&rec.state)
 	without := func() (*seat, *LicenseKey, error) {
 		ctx, cancel := context.WithTimeout(ctx, questionTime)
@@ -557,7 +560,15 @@ func (g *Gate) askInTime(ctx context.Context, s *seat, key Key) (*LicenseKey, er
 // free releases an activation. If Polar doesn't know it, it was released before, or Polar
 // has rotated its key and counts it under the new one: then the error is ErrUnknownKey.
 func (g *Gate) free(ctx context.Context, s *seat) error {
+	if s.Lease != nil && g.config.hasLeaseServer() {
+		if known, err := g.sendReceipt(ctx, s); known {
+			return err
+		}
+	}
 	key := newKey(s.Key)
+	if key.IsZero() || s.ActivationID == "" {
+		return nil // the place of a pool ends by itself, and a receipt that isn't known ends nothing
+	}
 	err := g.client.Deactivate(ctx, key, s.ActivationID)
 	if !errors.Is(err, ErrSeatReleased) {
 		return err
@@ -579,7 +590,12 @@ func (g *Gate) free(ctx context.Context, s *seat) error {
 // rollbackActivation releases an activation that was just given and isn't kept, and reports
 // whether it is released.
 func (g *Gate) rollbackActivation(ctx context.Context, s *seat) bool {
-	err := g.client.Deactivate(ctx, newKey(s.Key), s.ActivationID)
+	var err error
+	if s.Lease != nil {
+		err = g.free(ctx, s)
+	} else {
+		err = g.client.Deactivate(ctx, newKey(s.Key), s.ActivationID)
+	}
 	if err == nil || errors.Is(err, ErrSeatReleased) {
 		return true
 	}
@@ -733,6 +749,9 @@ func (g *Gate) move(ctx context.Context, rec record) error {
 		}
 		return &Error{Op: opMove, Reason: reason}
 	}
+	if rec.others[0].byFile() {
+		return &Error{Op: opMove, Reason: ErrOtherMachine, situation: fileElsewhere}
+	}
 	return g.attempt(ctx, rec, newKey(rec.others[0].Key), moving)
 }
 
@@ -746,8 +765,8 @@ func (g *Gate) usedToBeHere(s seat) bool { return s.Label == "" || s.Label == g.
 // for this key, which may be newer than the activation's. It returns nil if there is none.
 func (g *Gate) elsewhere(ctx context.Context, others []seat, key Key) (*seat, error) {
 	for _, s := range others[:min(len(others), maxCandidates)] {
-		if !s.held() {
-			continue // a key without activations
+		if !s.held() || s.byFile() {
+			continue // a key without activations, or an activation without a key
 		}
 		_, err := g.askInTime(ctx, &s, key)
 		switch {
@@ -892,6 +911,8 @@ func (g *Gate) count(ctx context.Context, rec record, n int64) (*LicenseKey, err
 		return nil, &Error{Op: opConsume, Reason: ErrOtherMachine}
 	case rec.state.Seat == nil:
 		return nil, &Error{Op: opConsume, Reason: ErrNoLicense}
+	case rec.state.Seat.byFile():
+		return nil, &Error{Op: opConsume, Reason: ErrUnreachable, situation: usesByFile}
 	case rec.verdict != nil && rec.verdict.Refused == "" && !g.accepts(rec.verdict.BenefitID):
 		return nil, &Error{Op: opConsume, Reason: ErrWrongBenefit}
 	}

@@ -114,6 +114,8 @@ func (s Status) validity(l *Language, failed Reason) string {
 		return l.text(phraseActive)
 	case s.State == Active:
 		return l.text(phraseActiveUntil, "{until}", l.time(s.ExpiresAt))
+	case s.State == Grace && s.situation == byFile:
+		return l.text(phraseGraceFile, "{until}", until)
 	case s.State == Grace && failed == "":
 		return l.text(phraseGraceDue, "{until}", until)
 	case s.State == Grace && s.Reason == ErrUnreachable && (situation == "" || situation == causeName): // which is what being offline looks like // which is what being offline looks like

@@ -207,6 +207,7 @@ const (
 	phraseGraceDue       Phrase = "grace_due"
 	phraseGrace          Phrase = "grace"
 	phraseGraceCause     Phrase = "grace.cause"
+	phraseGraceFile      Phrase = "grace.file"
 	phraseRefused        Phrase = "refused"
 	phraseNoteInDoubt    Phrase = "note_in_doubt"
 	phraseNoteUnsaved    Phrase = "note_unsaved"
@@ -252,6 +253,16 @@ const (
 	movingHere      Phrase = "other_machine.moving"
 	seatNeeded      Phrase = "seat_released.needed"
 
+	// A license that came in a file.
+	byFile        Phrase = "grace_ended.file"
+	fileElsewhere Phrase = "other_machine.file"
+	fileOlder     Phrase = "bad_lease.older"
+	fileUpdate    Phrase = "bad_lease.update"
+	fileExpired   Phrase = "expired.file"
+	fileClock     Phrase = "clock_set_back.file"
+	usesByFile    Phrase = "unreachable.file"
+	limitPool     Phrase = "activation_limit.pool"
+
 	// For whoever runs a server, in a log.
 	serverKeys        Phrase = "misconfigured.server"
 	serverState       Phrase = "misconfigured.customers"
@@ -292,6 +303,7 @@ var english = map[Phrase]string{
 	"active_until":         "Licensed until {until}.",
 	"grace":                "Working offline. Connect before {until} to keep using this program.",
 	"grace.cause":          "We couldn't verify your license: {what}. {do} You can keep using this program until {until}.",
+	"grace.file":           "Your license file has to be renewed. Load a new one before {until} to keep using this program.",
 	"grace_due":            "We'll recheck your license when you're online. Connect before {until} to keep using this program.",
 	"note_in_doubt":        "An earlier activation didn't finish. The license key may count it as a computer in use.",
 	"note_release_pending": "We'll deactivate your previous license once you're online.",
@@ -334,6 +346,8 @@ var english = map[Phrase]string{
 	"activation_limit.do":            "Deactivate one, on that computer or in the customer portal, then try again.",
 	"activation_limit.earlier.do":    "An earlier attempt on this computer may count as one of them. Deactivate it in the customer portal, then try again.",
 	"activation_limit.unreadable.do": "This computer may be one of them, because its saved license couldn't be read. Deactivate it in the customer portal, then try again.",
+	"activation_limit.pool":          "this license is in use on the maximum number of computers right now",
+	"activation_limit.pool.do":       "Close the program on one of them, or try again later.",
 	"activations_unsupported":        "this key isn't set up for activation",
 	"activations_unsupported.do":     "Please contact support.",
 	"usage_exceeded":                 "this license key doesn't have enough uses left",
@@ -386,6 +400,8 @@ var english = map[Phrase]string{
 	"unreachable.proxy_login.do":   "Add them to the proxy settings of this computer, or ask your network administrator.",
 	"unreachable.proxy_setting":    "this computer's proxy setting can't be read",
 	"unreachable.proxy_setting.do": "Correct the environment variable HTTPS_PROXY or HTTP_PROXY, for example to http://proxy.example:3128, or ask your network administrator.",
+	"unreachable.file":             "uses can't be counted with a license from a file",
+	"unreachable.file.do":          "Activate your license key over the internet to use this.",
 	"unreachable.failed":           "the license server isn't working properly right now",
 	"unreachable.failed.do":        "Try again in a few minutes. There's nothing wrong with your computer or your license.",
 	"rate_limited":                 "too many requests",
@@ -413,6 +429,21 @@ var english = map[Phrase]string{
 	"other_machine.do":           "Move it here, which deactivates the other computer, or activate another license key.",
 	"other_machine.moving":       "your license is still being moved to this computer",
 	"other_machine.moving.do":    "Connect to the internet, then check again to finish.",
+	"other_machine.file":         "this license file is for another computer",
+	"other_machine.file.do":      "Make a request on this computer, and load the file that you get for it.",
+	"bad_lease":                  "this isn't a whole license file for this program",
+	"bad_lease.do":               "Load the file itself, or copy all of its text. If that doesn't help, get a new one.",
+	"bad_lease.older":            "this license file was replaced by a newer one, or belongs to a license that was deactivated here",
+	"bad_lease.older.do":         "Load the newest file, or make a new request.",
+	"bad_lease.update":           "this license file was made for another version of this program",
+	"bad_lease.update.do":        "Update the program, or get a new license file.",
+	"not_covered":                "your license doesn't include this version of the program",
+	"not_covered.do":             "Install an earlier version, or renew your license.",
+	"expired.file":               "this license file has expired",
+	"expired.file.do":            "Make a new request, and load the file that you get for it.",
+	"clock_set_back.file":        "the license file is from a later time than this computer's clock shows",
+	"clock_set_back.file.do":     "Set the date and time of this computer, then load the file again.",
+	"grace_ended.file.do":        "Make a new request, and load the license file that you get for it.",
 	"unreadable_state":           "your saved license couldn't be read",
 	"unreadable_state.do":        "Restart the program. If that doesn't help, enter your license key again. A damaged file is set aside, not deleted.",
 	"unreadable_state.disk.do":   "Restart the program. If that doesn't help, check the disk for errors, or contact support.",

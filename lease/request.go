@@ -18,7 +18,8 @@ type Request struct {
 	// Key is the license key [key], of at most 512 bytes. A request without one asks
 	// for a trial, or leaves it to the vendor's page to ask for the key.
 	Key Secret
-	// LeaseID is the ID of the lease to be renewed [lease]; empty for the first.
+	// LeaseID is the ID of the lease that a program renews by itself [lease]. Empty when a
+	// person asks, who may also activate the computer.
 	LeaseID string
 	// Newest is Claims.Issued of the newest lease that the program has seen, as in
 	// Want.Newest: what is issued has to be later [last]. Zero if there is none.

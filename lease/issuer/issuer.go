@@ -316,7 +316,7 @@ func (s *Issuer) issue(ctx context.Context, q lease.Request) (text string, about
 	switch {
 	case len(s.config.Features) > 0 && s.config.Features[a.BenefitID] == nil:
 		return "", about, wrongBenefit()
-	case a.used(q.ID):
+	case a.used(q):
 		return "", about, &Error{Reason: ErrRequestUsed}
 	}
 	if held := a.find(q.Fingerprint); held != nil && held.RequestID == q.ID && s.config.clock().Before(held.Expires) {
@@ -442,15 +442,13 @@ func (s *Issuer) seat(ctx context.Context, key polargate.Key, a account, asked H
 	license, err := s.validate(ctx, key, known, q)
 	fresh := false
 	switch {
-	case known != "" && errors.Is(err, polargate.ErrSeatReleased) && q.LeaseID != "":
-		// Somebody deactivated this computer at Polar. Only a person may activate it
-		// again, and a program that renews by itself is none.
-		if _, err := s.update(ctx, a.LicenseKeyID, func(a *account, _ time.Time) error { a.release(q.Fingerprint); return nil }); err != nil {
-			return a, err
-		}
-		return a, refusal(err)
 	case known != "" && errors.Is(err, polargate.ErrSeatReleased), known == "":
 		license, asked.ActivationID, fresh, err = s.activate(ctx, key, a.LicenseKeyID, q)
+		if known != "" && errors.Is(err, polargate.ErrSeatReleased) {
+			if _, err := s.update(ctx, a.LicenseKeyID, func(a *account, _ time.Time) error { a.release(q.Fingerprint); return nil }); err != nil {
+				return a, err
+			}
+		}
 		if err != nil {
 			return a, refusal(err)
 		}
@@ -515,6 +513,11 @@ func (s *Issuer) activate(ctx context.Context, key polargate.Key, licenseKeyID s
 	license, id, err = s.existing(ctx, key, licenseKeyID, q)
 	if err != nil || id != "" {
 		return license, id, false, err
+	}
+	if q.LeaseID != "" {
+		// The computer was deactivated. Only a person may activate it again, and a
+		// program that renews its lease is none.
+		return nil, "", false, &polargate.Error{Op: "lease", Reason: polargate.ErrSeatReleased}
 	}
 	activation, err := s.config.Client.Activate(ctx, polargate.ActivateRequest{
 		Key: key, Label: labelOf(q), Conditions: conditionsOf(q),

@@ -96,6 +96,13 @@ func (s *shop) request(key, computer string) lease.Request {
 	}
 }
 
+// anew is a request of a computer that was deactivated: with a secret that no receipt has shown.
+func (s *shop) anew(key, computer string) lease.Request {
+	q := s.request(key, computer)
+	q.ReceiptHash = lease.ReceiptHash(lease.NewSecret("next-secret-of-" + computer))
+	return q
+}
+
 // issue asks for a lease, and checks it as a program does.
 func (s *shop) issue(q lease.Request) (lease.Lease, error) {
 	s.t.Helper()
@@ -244,7 +251,10 @@ func TestTheSameRequestAgainHasTheSameAnswer(t *testing.T) {
 	_, err = s.issuer.Issue(t.Context(), q)
 	require.ErrorIs(t, err, ErrRequestUsed, "a request that lies about somewhere takes no activation")
 	assert.Zero(t, s.polar.Seats(key.ID))
-	_, err = s.issue(s.request(key.Key, "laptop"))
+	older := s.request(key.Key, "laptop")
+	_, err = s.issuer.Issue(t.Context(), older)
+	require.ErrorIs(t, err, ErrRequestUsed, "nor does an older one, whose secret a receipt has shown")
+	_, err = s.issue(s.anew(key.Key, "laptop"))
 	assert.NoError(t, err, "a new one does")
 }
 
@@ -317,7 +327,12 @@ func TestAProgramThatRenewsByItselfDoesNotTakeBackWhatTheCustomerFreed(t *testin
 	require.NoError(t, err)
 	assert.Empty(t, leases)
 
-	byHand := s.request(key.Key, "laptop")
+	renewal.ID += "-again"
+	_, err = s.issue(renewal)
+	require.ErrorIs(t, err, polargate.ErrSeatReleased, "nor when it asks again")
+	assert.Zero(t, s.polar.Seats(key.ID))
+
+	byHand := s.anew(key.Key, "laptop")
 	byHand.Newest = held.Issued
 	again, err := s.issue(byHand)
 	require.NoError(t, err, "a person may activate it again")
@@ -446,11 +461,11 @@ func TestAnActivationIsGivenBackWhenItCannotBeNoted(t *testing.T) {
 	require.NoError(t, err)
 	require.NoError(t, s.issuer.End(t.Context(), key.ID, "laptop"))
 	store.fail(true)
-	_, err = s.issue(s.request(key.Key, "laptop"))
+	_, err = s.issue(s.anew(key.Key, "laptop"))
 	require.ErrorIs(t, err, ErrUnavailable)
 	assert.Zero(t, s.polar.Seats(key.ID))
 	store.fail(false)
-	_, err = s.issue(s.request(key.Key, "laptop"))
+	_, err = s.issue(s.anew(key.Key, "laptop"))
 	assert.NoError(t, err)
 }
 

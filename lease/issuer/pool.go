@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"time"
+
+	"github.com/polargate/polargate/lease"
 )
 
 // A Pool lets a license key be used on so many computers at once.
@@ -181,9 +183,12 @@ func (a *account) release(fingerprint string) {
 	a.Held = slices.DeleteFunc(a.Held, func(h Held) bool { return h.Fingerprint == fingerprint })
 }
 
-// used reports whether a request led to a lease that was given back.
-func (a *account) used(requestID string) bool {
-	return slices.ContainsFunc(a.Ended, func(e ended) bool { return e.RequestID == requestID })
+// used reports whether a request belongs to an activation that was given back: it has its ID,
+// or promises a secret that a receipt has shown.
+func (a *account) used(q lease.Request) bool {
+	return slices.ContainsFunc(a.Ended, func(e ended) bool {
+		return e.RequestID == q.ID || q.LeaseID == "" && e.Fingerprint == q.Fingerprint && e.ReceiptHash == q.ReceiptHash
+	})
 }
 
 func later(a, b time.Time) time.Time {

@@ -80,8 +80,8 @@ var seats = []mutant{
 		name:  "an activation that couldn't be stored stays in use",
 		rule:  "an activation that can't be saved is released",
 		file:  "seats.go",
-		old:   `	if err != nil && taken && s.ActivationID != "" && g.rollbackActivation(ctx, s) {`,
-		new:   `	if err != nil && taken && s.ActivationID == "" && g.rollbackActivation(ctx, s) {`,
+		old:   `	if err != nil && taken && s.held() && g.rollbackActivation(ctx, s) {`,
+		new:   `	if err != nil && taken && !s.held() && g.rollbackActivation(ctx, s) {`,
 		tests: "TestNoActivationIsUsedThatCannotBeStored|TestAnActivationThatCannotBeStoredIsDeactivated",
 	},
 	{
@@ -159,9 +159,9 @@ var seats = []mutant{
 		name: "Deactivate forgets the activation",
 		rule: "a release waits in a durable outbox",
 		file: "record.go",
-		old: `		st.Outbox = append(st.Outbox, *s)
+		old: `		st.Outbox = append(st.Outbox, out)
 `,
-		new:   "\t\t_ = *s\n",
+		new:   "\t\t_ = out\n",
 		tests: "TestDeactivateEndsTheActivation|TestDeactivateOfflineIsMadeGoodLater",
 	},
 	{
