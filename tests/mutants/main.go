@@ -60,6 +60,7 @@ var chapters = []chapter{
 	{"Customers: lists", lists},
 	{"What an access token can do", admin},
 	{"What replicas share", replicas},
+	{"Leases", leases},
 }
 
 func all() []mutant {
