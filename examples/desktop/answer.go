@@ -19,6 +19,7 @@ type call struct {
 	stderr   *notices
 	color    bool // on stdout
 	json     bool
+	files    bool     // licenses come in files, too
 	args     []string // after the command's name
 	flags    map[string]*bool
 	operands []string

@@ -127,7 +127,7 @@ examples:
 `,
 		flags: []string{"no-browser"},
 		do: func(ctx context.Context, c *call, gate *polargate.Gate) (answer, error) {
-			return answer{}, serve(ctx, gate, c.args, c.stdout)
+			return answer{}, serve(ctx, gate, c.files, c.args, c.stdout)
 		},
 		unconfigured: func(ctx context.Context, c *call) (answer, error) {
 			return answer{}, serveDemo(ctx, c.args, c.stdout, c.stderr)

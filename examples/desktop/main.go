@@ -22,8 +22,10 @@
 //
 // POLAR_API_URL is another base URL, for a proxy or a test. POLARGATE_DIR is the folder
 // for the state. POLARGATE_FEATURES lists the benefits that the program accepts and what
-// they unlock, as "benefit=feature,feature;benefit=…". A product would have all of these
-// built in, above all the organization. NO_COLOR, if not empty, and TERM=dumb turn
+// they unlock, as "benefit=feature,feature;benefit=…". POLARGATE_LEASE_KEYS are the public keys
+// of the vendor's license server, separated by commas, POLARGATE_LEASE_URL is its address, and
+// POLARGATE_LICENSE_PAGE its page for computers without a network: see examples/licenseserver.
+// A product would have all of these built in, above all the organization. NO_COLOR, if not empty, and TERM=dumb turn
 // colors off.
 //
 // The exit code is 0 if the program is licensed or the command succeeded, 2 if the
@@ -123,6 +125,7 @@ func (c *call) perform(ctx context.Context, args []string, getenv func(string) s
 		}
 		return cmd.unconfigured(ctx, c)
 	}
+	c.files = getenv("POLARGATE_LEASE_KEYS") != ""
 	gate, err := openGate(getenv, c.stderr)
 	if err != nil {
 		return answer{}, err
@@ -145,6 +148,10 @@ func openGate(getenv func(string) string, logs io.Writer) (*polargate.Gate, erro
 		BaseURL:        getenv("POLAR_API_URL"),
 		Logger:         slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}
+	if config.LeaseKeys, err = leaseKeys(getenv("POLARGATE_LEASE_KEYS")); err != nil {
+		return nil, err
+	}
+	config.LeaseURL = getenv("POLARGATE_LEASE_URL")
 	if dir := getenv("POLARGATE_DIR"); dir != "" {
 		config.Store = polargate.FileStore(dir)
 	}

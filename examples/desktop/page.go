@@ -20,7 +20,7 @@ import (
 	"github.com/polargate/polargate"
 )
 
-//go:embed page.html page.css page.js
+//go:embed page.html page.css page.js offline.html offline.js
 var pageFiles embed.FS
 
 var pageTemplate = template.Must(template.ParseFS(pageFiles, "page.html"))
@@ -42,6 +42,7 @@ type license interface {
 // here until the next one, so that pages can be loaded again.
 type site struct {
 	license license
+	files   offlineLicense // nil if this program has no license files
 	machine string
 	demo    *demo // nil without an embedded Polar
 
@@ -112,6 +113,10 @@ func (s *site) routes() http.Handler {
 			defer s.mu.Unlock()
 			s.notice = n
 		})
+	}
+	if s.files != nil {
+		mux.Handle("GET /offline.js", http.FileServerFS(pageFiles))
+		s.offlineRoutes(mux)
 	}
 	if s.demo != nil {
 		mux.HandleFunc("POST /demo", s.demo.press)
@@ -257,6 +262,9 @@ type view struct {
 	Quota bool
 	Version string // another one means that the page has changed
 	Demo    *demo
+	// Files: licenses come in files, too. FromFile: this one did, and Receipt: the one before
+	// did, which was deactivated.
+	Files, FromFile, Receipt bool
 }
 
 // fact is a line about the license.
@@ -276,6 +284,9 @@ func (s *site) view(now time.Time) view {
 		v.Words = "Everything you bought is unlocked."
 	case status.State == polargate.Grace:
 		v.Words = fmt.Sprintf("Everything works until %s. Connect to the internet before then to keep using this program.", moment(status.GraceUntil))
+		if s.files != nil && status.Key.IsZero() {
+			v.Headline, v.Next, v.Words = "Your license file has to be renewed", "file", status.Message
+		}
 	}
 	if j != nil {
 		v.Tone, v.Headline, v.Words, v.Next = "busy", "Activating…", "Contacting the license server…", "busy"
@@ -289,6 +300,17 @@ func (s *site) view(now time.Time) view {
 	if !status.Key.IsZero() {
 		add("License key", fmt.Sprint(status.Key))
 		add("This computer", s.machine)
+	}
+	if s.files != nil {
+		v.Files, v.FromFile = true, status.Key.IsZero() && !status.CheckedAt.IsZero()
+		if v.FromFile {
+			add("License", "from a file")
+			add("This computer", s.machine)
+		}
+		if status.State == polargate.Unlicensed && !status.ReleasePending {
+			_, err := s.files.OfflineReceipt()
+			v.Receipt = err == nil
+		}
 	}
 	if len(status.Features) > 0 {
 		add("Features", strings.Join(status.Features, ", "))
@@ -304,7 +326,7 @@ func (s *site) view(now time.Time) view {
 	}
 	v.CanExport, v.CanSync = s.license.Has("export"), s.license.Has("sync")
 	v.Quota = status.OK() && status.LimitUsage > 0 && status.LimitUsage != polargate.Unlimited
-	sum := sha256.Sum256(fmt.Append(nil, v.Headline, v.Words, v.Notice, status.State, string(status.Reason), status.Key, status.Usage, status.ReleasePending, v.CanExport, v.CanSync, v.Facts))
+	sum := sha256.Sum256(fmt.Append(nil, v.Headline, v.Words, v.Notice, status.State, string(status.Reason), status.Key, status.Usage, status.ReleasePending, v.CanExport, v.CanSync, v.Facts, v.Receipt))
 	v.Version = hex.EncodeToString(sum[:8])
 	return v
 }
@@ -336,6 +358,8 @@ func describeState(s polargate.Status) (tone, headline, next string) {
 		polargate.ErrRateLimited:   {"Your license couldn't be verified", "check"},
 		polargate.ErrMisconfigured: {"Your license couldn't be verified", "check"},
 		polargate.ErrClockSetBack:  {"This computer's clock has been set back", "check"},
+		polargate.ErrBadLease:      {"Your license file doesn't count any more", "file"},
+		polargate.ErrNotCovered:    {"Your license doesn't include this version", "enter"},
 		polargate.ErrOtherMachine:  {"This license belongs to another computer", "move"},
 	}
 	if h, ok := headlines[s.Reason]; ok {

@@ -19,12 +19,16 @@ import (
 )
 
 // serve shows the license page in the browser, until ctx ends.
-func serve(ctx context.Context, gate *polargate.Gate, args []string, out io.Writer) error {
+func serve(ctx context.Context, gate *polargate.Gate, hasFiles bool, args []string, out io.Writer) error {
 	openBrowser, err := serveFlags(args)
 	if err != nil {
 		return err
 	}
-	return newSite(gate).serve(ctx, openBrowser, out)
+	s := newSite(gate)
+	if hasFiles {
+		s.files = gate
+	}
+	return s.serve(ctx, openBrowser, out)
 }
 
 func serveFlags(args []string) (openBrowser bool, err error) {
