@@ -243,7 +243,7 @@ func TestALicenseThatAnotherCopyKeepsLockedIsBusyAndNotBroken(t *testing.T) {
 			gate.seatTurn <- struct{}{}
 			_, err := gate.Activate(t.Context(), key.Key)
 			require.ErrorIs(t, err, ErrBusy)
-			assert.Equal(t, "An earlier request is still running. Wait until it's done, then try again.", Message(err))
+			assert.Equal(t, upperFirst(english["busy.here"])+". "+english["busy.here.do"], Message(err))
 			<-gate.seatTurn
 		})
 	})
@@ -298,7 +298,7 @@ func TestADiskThatCannotReadIsNotCalledADamagedFile(t *testing.T) {
 	gate := openGate(t, polar, func(c *Config) { c.Store = unreadStore{&MemoryStore{}} })
 	assert.Equal(t, ErrUnreadableState, gate.Status().Reason)
 	assert.NotContains(t, gate.Status().Message, "damaged")
-	assert.Contains(t, gate.Status().Message, "check the disk")
+	assert.Contains(t, gate.Status().Message, english["unreadable_state.disk.do"])
 	_, err := gate.Check(t.Context())
 	require.ErrorIs(t, err, syscall.EIO)
 	assert.Equal(t, gate.Status().Message, Message(err))

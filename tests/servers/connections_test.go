@@ -16,6 +16,7 @@ import (
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/internal/transport"
 	"github.com/polargate/polargate/polartest"
+	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -188,7 +189,7 @@ func TestAProgramAsksAgainOverANewConnectionAfterATimeout(t *testing.T) {
 			defer cancel()
 			_, err = asks.Validate(brief, polargate.ValidateRequest{Key: entered})
 			require.ErrorIs(t, err, polargate.ErrUnreachable)
-			assert.Contains(t, polargate.Message(err), "in time")
+			kit.Says(t, polargate.Message(err), "unreachable.timeout")
 			polar.Revoke(key.ID)
 			_, err = gate.Refresh(t.Context())
 			require.ErrorIs(t, err, polargate.ErrInactive, "the next question is answered")

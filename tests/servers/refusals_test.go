@@ -224,7 +224,7 @@ func TestAwaitReportsWhatIsMissingWhenItsContextEnds(t *testing.T) {
 			var missing *polargate.MissingError
 			require.ErrorAs(t, err, &missing)
 			assert.NotContains(t, err.Error(), buyer)
-			assert.Contains(t, polargate.Message(err), "isn't ready yet")
+			kit.Says(t, polargate.Message(err), "missing")
 			return e, missing
 		}
 		e, missing := await(polargate.ExternalID(buyer), polargate.Benefit(kit.TeaBenefit), polargate.All(polargate.Feature("pro"), polargate.Product(kit.ProBenefit)))
