@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"maps"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -1372,6 +1373,12 @@ func (c *entitlementCache) openBook(key cacheKey, last *Entitlements, meter stri
 	if a != nil {
 		last = &a.value
 	}
+	return c.bookFor(last.customer, e, last, meter)
+}
+
+// bookFor is the book of a customer who has that entry, if any, with an account of a meter as
+// last says. mu is held.
+func (c *entitlementCache) bookFor(id uuid, e *entry, last *Entitlements, meter string) *ledger.Book {
 	var count ledger.Count
 	i := last.meter(meter)
 	if i >= 0 {
@@ -1379,18 +1386,53 @@ func (c *entitlementCache) openBook(key cacheKey, last *Entitlements, meter stri
 	} else {
 		meter = strings.Clone(meter)
 	}
-	book := c.books[last.customer]
+	book := c.books[id]
 	if book == nil || !book.Open(meter, count, i >= 0) {
 		c.sweepBooks()
 		book = &ledger.Book{}
 		book.Open(meter, count, i >= 0)
-		c.books[last.customer] = book
+		c.books[id] = book
 	}
 	if e != nil && e.book != book {
 		e.book = book
 		c.change(e, func(a *answer) { a.book = book })
 	}
 	return book
+}
+
+// restore changes a customer's account of a meter. Polar may not have been asked about the
+// customer yet.
+func (c *entitlementCache) restore(customer, meter string, change func(*ledger.Account)) {
+	id, ok := parseUUID(customer)
+	if !ok {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.known.byID(id)
+	var last *Entitlements
+	if e != nil {
+		last = e.value()
+	}
+	c.bookFor(id, e, last, meter).Do(meter, change)
+}
+
+// bookOf is the book of a customer by Polar's id; nil if there is none.
+func (c *entitlementCache) bookOf(customer string) *ledger.Book {
+	id, _ := parseUUID(customer)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.books[id]
+}
+
+// eachBook goes through the books of all customers.
+func (c *entitlementCache) eachBook(see func(uuid, *ledger.Book)) {
+	c.mu.Lock()
+	books := maps.Clone(c.books)
+	c.mu.Unlock()
+	for id, book := range books {
+		see(id, book)
+	}
 }
 
 // sweepBooks drops books of customers who owe nothing any more. mu is held.

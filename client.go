@@ -616,7 +616,7 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 		if len(said.Faults) > 0 {
 			detail = strings.Join(said.Faults, "; ")
 		}
-		refused := &Error{Op: x.op, Reason: reason, StatusCode: status, Code: codeOf(said), Detail: c.cleanDetail(detail, x), date: serverTime(resp, time.Time{})}
+		refused := &Error{Op: x.op, Reason: reason, StatusCode: status, Code: codeOf(said), Detail: c.cleanDetail(detail, x), date: serverTime(resp, time.Time{}), places: &said.Places}
 		if said.Error == lacksScopeCode {
 			refused.scope = wantedScope(resp)
 		}

@@ -97,6 +97,12 @@ type CustomersConfig struct {
 	// OtherSecret is read as well. To replace a secret, deploy the new one as OtherSecret
 	// everywhere, then swap the two, then leave the old one out.
 	Secret, OtherSecret string
+	// UsageFolder is where usage events of Reservation.Commit are stored until Polar has
+	// them, for this user alone: they outlast a process that is killed, and the next one that
+	// uses the folder sends them. Several processes of one computer can share it. After a
+	// power failure the last second may be missing. The folder is made if there is none.
+	// Empty keeps events in memory, up to about 50 MB, and they end with the process.
+	UsageFolder string
 	// WebhookSecrets are the signing secrets of the webhook endpoint, for Apply, and for
 	// a WebhookHandler that is given none.
 	WebhookSecrets []string
@@ -315,10 +321,11 @@ type Customers struct {
 	}
 	misconfigured struct {
 		sync.Mutex
-		customers, keys, scope, lists, members error
+		customers, keys, scope, lists, members, usage error
 	}
 	members members
 	warming warming
+	usage   usageEvents
 	budget  *pace.Budget
 	seen    seenEvents
 	// These log what each of many requests may meet.
@@ -370,6 +377,9 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 		return nil, err
 	}
 	if err := c.join(c.budget); err != nil {
+		return nil, err
+	}
+	if err := c.openUsage(); err != nil {
 		return nil, err
 	}
 	c.startSweeps()
@@ -427,12 +437,14 @@ func (c *Customers) Format(f fmt.State, _ rune) {
 // LogValue logs what Format prints.
 func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
-// Close ends background refreshes and waits for them. What is cached is still served,
+// Close ends background refreshes and waits for them, and sends usage events that wait, for
+// at most CustomersConfig.Timeout. What is cached is still served,
 // also by Refresh; everything else fails with ErrClosed. Close can be called again, and
 // always returns nil.
 func (c *Customers) Close() error {
 	c.stopSweeps()
 	c.cache.close()
+	c.usage.close(c.config.Timeout)
 	c.members.close()
 	if r := c.cache.replicas; r != nil {
 		r.link.close()
@@ -734,6 +746,8 @@ type CustomersStats struct {
 	Cached, CachedUnknown int
 	// Warm is the progress of Warm, and of sweeps; see CustomersConfig.SweepAfter.
 	Warm WarmStats
+	// Usage tells how the events of Reservation.Commit are doing.
+	Usage UsageStats
 	// Misconfigured is why Polar rejected the access token at its last answer, or that
 	// the token lacks a scope; nil if neither.
 	Misconfigured error
@@ -777,9 +791,10 @@ func (c *Customers) Stats() CustomersStats {
 	s.Held = len(c.organization.held)
 	c.organization.Unlock()
 	c.misconfigured.Lock()
-	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys, c.misconfigured.scope, c.misconfigured.lists, c.misconfigured.members)
+	s.Misconfigured = cmp.Or(c.misconfigured.customers, c.misconfigured.keys, c.misconfigured.scope, c.misconfigured.lists, c.misconfigured.members, c.misconfigured.usage)
 	c.misconfigured.Unlock()
 	s.Warm = c.warmStats()
+	s.Usage = c.usage.stats()
 	if r := c.cache.replicas; r != nil {
 		l := r.link.stats()
 		s.Shared = SharedStats{Away: l.Away, Replicas: l.Replicas, Waiting: l.Waiting, Lost: l.Lost, Unreadable: l.Unreadable, LastHint: l.LastHint}

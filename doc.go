@@ -59,6 +59,10 @@
 // customers are served after a restart while Polar is down. [Customers.Apply] takes
 // webhooks that come through a queue.
 //
+// [Customers.Reserve] holds units of a meter while work is done, [Reservation.Commit] says
+// what was used, and [Customers.RunUsage] sends the usage events to Polar. Units stay taken
+// off until Polar has counted them, so that nobody uses them twice. docs/usage.md has more.
+//
 // docs/operations.md covers sizing, webhooks, replicas, the order of middleware, and what
 // to watch.
 //

@@ -188,6 +188,9 @@ type Error struct {
 	kept bool
 	// date is when Polar refused, by its own clock; zero if the answer doesn't say.
 	date time.Time
+	// places are those in a list that was sent of what Polar refused in it; nil if it didn't
+	// say.
+	places *[]int
 }
 
 // Error tells a developer what failed and what to do next. For a person, see Message.

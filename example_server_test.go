@@ -183,6 +183,64 @@ func ExampleCustomers_Route() {
 	// 402 no calls are left: https://example.com/pricing
 }
 
+// The tokens of a language model are counted only when it has answered. More may be used
+// than was reserved; then the next request is refused.
+func ExampleCustomers_Reserve() {
+	polar, customers := demoCustomers()
+	defer customers.Close() // sends what is left
+	ctx, quit := context.WithCancel(context.Background())
+	defer quit()
+	go customers.RunUsage(ctx)
+
+	answer := func(tokens float64) {
+		r, refusal := customers.Reserve(ctx, polargate.ExternalID("usr_1337"), meterCalls, 60)
+		if refusal != nil {
+			fmt.Println(refusal.Status, refusal.Required)
+			return
+		}
+		defer r.Release() // has no effect after Commit
+		if err := r.Commit(ctx, tokens, polargate.Usage{Name: "tokens", Metadata: map[string]any{"model": "small"}}); err != nil {
+			fmt.Println(err)
+		}
+	}
+	answer(30.5)
+	answer(80)
+	answer(10)
+	_ = customers.Close()
+	fmt.Println(len(polar.Events()), "events at Polar")
+	// Output:
+	// 402 meter aaf2bfea-ac4f-40eb-99ad-de858ccdfd97 of at least 60
+	// 2 events at Polar
+}
+
+// The price of a request depends on its size, and the handler gives the units back if it
+// finds what was asked for in its cache.
+func ExampleReservationFromContext() {
+	_, customers := demoCustomers()
+	defer customers.Close()
+	handler := customers.Route(polargate.Route{
+		Customer: signedIn,
+		Spend: polargate.Cost{
+			MeterID: meterCalls,
+			UnitsOf: func(r *http.Request) (float64, error) { return 0.7 * float64(len(r.URL.Query().Get("q"))), nil },
+			Usage:   polargate.Usage{Name: "call"},
+		},
+	})(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		have, _ := polargate.FromContext(r.Context())
+		calls, _ := have.Meter(meterCalls)
+		if reserved, ok := polargate.ReservationFromContext(r.Context()); ok && r.URL.Query().Get("q") == "cached" {
+			reserved.Release()
+		}
+		fmt.Fprintln(w, calls.Balance, "left")
+	}))
+
+	ask(handler, "/?q=cached", "X-Demo-User", "usr_1337")
+	ask(handler, "/?q=something+new", "X-Demo-User", "usr_1337")
+	// Output:
+	// 200 95.8 left
+	// 200 90.9 left
+}
+
 // A program whose sessions can be away says so by an error: its customers are asked to
 // come back in a moment, and not to sign in again.
 func ExampleRoute() {

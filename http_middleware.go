@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math"
 	"net"
 	"net/http"
@@ -79,8 +80,16 @@ type Route struct {
 type Cost struct {
 	// MeterID is the meter's id.
 	MeterID string
-	// Units must be more than 0.
+	// Units must be more than 0, unless UnitsOf is set.
 	Units float64
+	// UnitsOf returns what a request costs, if that differs; 0 is nothing. An *InputError is
+	// answered 400, and any other error 503, because what can't be priced can't be sold. A
+	// handler that learns only later what its work costs commits that; see
+	// ReservationFromContext.
+	UnitsOf func(*http.Request) (float64, error)
+	// Usage is the event that tells Polar, once the handler has ended; see RunUsage. Without
+	// a Name none is sent: then your program tells Polar itself.
+	Usage Usage
 }
 
 // Refusal is why a request isn't let in.
@@ -180,19 +189,20 @@ func (c *Customers) LicenseMiddleware(header string, requirements ...Requirement
 // CustomersConfig.Features unlocks is logged.
 func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	route.normalize()
-	all, spends := All(route.Require...), route.Spend != (Cost{})
+	all, spends := All(route.Require...), route.Spend.MeterID != "" || route.Spend.Units != 0 || route.Spend.UnitsOf != nil
 	err := all.Validate()
 	if spends {
-		if route.CustomerOrError == nil || !(route.Spend.Units > 0) {
+		if route.CustomerOrError == nil || route.Spend.UnitsOf == nil && !(route.Spend.Units > 0) {
 			panic("polargate: Route.Spend needs Customer, and Units that are more than 0")
 		}
-		err = cmp.Or(err, Meter(route.Spend.MeterID, route.Spend.Units).Validate())
+		err = cmp.Or(err, Meter(route.Spend.MeterID, route.Spend.Units).Validate(), route.Spend.Usage.check())
 	}
 	if err = cmp.Or(err, checkUpgradeURL(route.UpgradeURL)); err != nil {
 		panic("polargate: a mistake in a Route: " + strings.TrimPrefix(err.Error(), "polargate: "))
 	}
 	route.Require = ownRequirements(route.Require)
 	route.Spend.MeterID, route.UpgradeURL = strings.Clone(route.Spend.MeterID), strings.Clone(route.UpgradeURL)
+	route.Spend.Usage.Metadata = maps.Clone(route.Spend.Usage.Metadata)
 	all = All(route.Require...)
 	free := all.without(normalUUID(route.Spend.MeterID)) // what lets in without a charge
 	c.warnOfLockedFeatures(route.Require)
@@ -297,7 +307,7 @@ func (e *resolverError) Error() string {
 	for err := e.err; err != nil && len(types) < 10; err = errors.Unwrap(err) {
 		types = append(types, fmt.Sprintf("%T", err))
 	}
-	return "polargate: the program couldn't find out who sent a request: its CustomerOrError or LicenseKeyOrError returned an error of the type " +
+	return "polargate: the program couldn't find out who sent a request, or what it costs: its CustomerOrError, LicenseKeyOrError or UnitsOf returned an error of the type " +
 		strings.Join(types, " with ") + ". Check the session store; Refusal.Err has the error for your own log"
 }
 
@@ -425,7 +435,16 @@ func bringBack(outer, inner *http.Request, added context.Context) {
 
 // serveSpending takes the cost of a route off the meter while the handler runs.
 func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route *Route, customer CustomerRef, value *Entitlements) {
-	reserved, refusal := c.reserve(customer.key, value, route.Spend.MeterID, ledger.Cost(route.Spend.Units), route.Require)
+	cost, err := route.Spend.price(r)
+	if err != nil {
+		c.refuse(w, r, *route, c.unpriced(r, err))
+		return
+	}
+	if !cost.Positive() {
+		serve(w, r, next, value)
+		return
+	}
+	reserved, refusal := c.reserve(r.Context(), customer.key, value, route.Spend.MeterID, cost, route.Require)
 	if refusal != nil {
 		c.refuse(w, r, *route, *refusal)
 		return
@@ -437,10 +456,34 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 			reserved.Release()
 			return
 		}
-		reserved.spend()
+		if err := reserved.Commit(context.WithoutCancel(r.Context()), cost.Float(), route.Spend.Usage); err != nil && err != errSettled {
+			c.seldom.Warn(c.config.Logger, "commit", "polargate: the usage of a request couldn't be stored", "error", err)
+		}
 	}()
-	serve(watched, r, next, reserved.rest())
+	inner := r.WithContext(context.WithValue(r.Context(), reservationKey{}, reserved))
+	defer bringBack(r, inner, inner.Context())
+	serve(watched, inner, next, reserved.rest())
 	served = true
+}
+
+// price is what a request costs.
+func (c *Cost) price(r *http.Request) (ledger.Units, error) {
+	if c.UnitsOf == nil {
+		return ledger.Cost(c.Units), nil
+	}
+	units, err := c.UnitsOf(r)
+	if err == nil && (math.IsNaN(units) || units < 0 || units > mostUnits) {
+		err = fmt.Errorf("polargate: Cost.UnitsOf returned %v, which is no amount", units)
+	}
+	return ledger.Cost(units), err
+}
+
+// unpriced is the refusal of a request for which the program couldn't tell what it costs.
+func (c *Customers) unpriced(r *http.Request, err error) Refusal {
+	if input, ok := errors.AsType[*InputError](err); ok {
+		return Refusal{Status: http.StatusBadRequest, Err: input}
+	}
+	return c.unresolved(r, err)
 }
 
 // statusWriter sees the status of an answer.
@@ -531,6 +574,75 @@ func (c *Customers) DecideLicense(ctx context.Context, licenseKey string, requir
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
 	}
 	return c.decide(value, err, requirements)
+}
+
+// Reserve holds units of a customer's meter, so that nobody else can use them. When the work
+// is done, Commit says how many were used, which may be more than were held; Release gives
+// them back. A hold survives every new state of the customer.
+//
+//	r, refusal := customers.Reserve(ctx, customer, meterID, 500)
+//	if refusal != nil {
+//		return refusal
+//	}
+//	defer r.Release() // has no effect after Commit
+//	used, err := complete(ctx, prompt)
+//	…
+//	err = r.Commit(ctx, used, polargate.Usage{Name: "tokens"})
+//
+// Without requirements, the customer needs that many units. Requirements work as in a Route:
+// Meter(id, -100) allows the balance to fall to -100, and customers who meet them without
+// the meter aren't charged. The Refusal is nil if the units are held.
+func (c *Customers) Reserve(ctx context.Context, customer CustomerRef, meterID string, units float64, requirements ...Requirement) (*Reservation, *Refusal) {
+	if !(units > 0) || units > mostUnits {
+		return nil, c.refusal(Refusal{Status: http.StatusBadRequest, Err: &InputError{"units", "must be more than 0"}})
+	}
+	value := c.reservable(ctx, customer.key, requirements)
+	if value == nil {
+		var refusal *Refusal
+		if value, refusal = c.Decide(ctx, customer, requirements...); refusal != nil {
+			return nil, refusal
+		}
+	}
+	if len(requirements) > 0 && value.Meets(All(requirements...).without(normalUUID(meterID))) {
+		return &Reservation{customers: c, of: value}, nil
+	}
+	return c.reserve(ctx, customer.key, value, meterID, ledger.Cost(units), requirements)
+}
+
+// reservable is what a customer has if that is fresh in memory and there is nothing to
+// decide but the balance, which is the book's matter. Otherwise it is nil.
+func (c *Customers) reservable(ctx context.Context, key cacheKey, requirements []Requirement) *Entitlements {
+	if ctx == nil || len(requirements) > 0 || c.cache.distrusted.Load() {
+		return nil
+	}
+	_, a := c.cache.known.find(key)
+	if a == nil || c.cache.now() >= a.freshUntil || !a.value.known {
+		return nil
+	}
+	c.cache.counts.hits.Add()
+	return &a.value
+}
+
+// reserve holds units of a customer's meter. value is what the caller has decided by, and
+// requirements are those that it meets.
+func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlements, meterID string, units ledger.Units, requirements []Requirement) (*Reservation, *Refusal) {
+	meter := normalUUID(meterID)
+	book, held, err := c.holdUnits(ctx, key, value, meter, units, requirements)
+	if err == nil && !held {
+		// A purchase may be newer than what is known, as with any refusal.
+		if newer := c.cache.recheck(ctx, key, value); newer != value && newer.known {
+			value = newer
+			book, held, err = c.holdUnits(ctx, key, value, meter, units, requirements)
+		}
+	}
+	if err != nil {
+		_, refusal := c.decide(nil, err, nil)
+		return nil, refusal
+	}
+	if !held {
+		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: Meter(meterID, units.Float()), Entitlements: value})
+	}
+	return &Reservation{customers: c, of: value, book: book, meter: meter, units: units}, nil
 }
 
 // refusal adds what the configuration says about every refusal.

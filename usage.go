@@ -1,53 +1,156 @@
 package polargate
 
 import (
+	"cmp"
 	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
 	"net/http"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
+	"time"
+	"unicode/utf8"
 
+	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/ledger"
+	"github.com/polargate/polargate/internal/outbox"
 )
 
-// reservation holds units of a customer's meter.
-type reservation struct {
+// Usage is what an event tells Polar about units that were used.
+type Usage struct {
+	// Name is the event's name, by which Polar's meters find it: 1 to 128 characters.
+	// Empty sends no event: then your program tells Polar itself.
+	Name string
+	// Metadata goes with the event: at most 50 entries, with text, numbers, true or false.
+	Metadata map[string]any
+	// Property is the entry of Metadata that holds the number of units, which the meter
+	// sums up. It is added unless Metadata has it. Empty means "units". A meter that counts
+	// events counts one, however many units were used.
+	Property string
+}
+
+func (u *Usage) check() error {
+	if n := utf8.RuneCountInString(u.Name); n > 128 || !utf8.ValidString(u.Name) || strings.ContainsRune(u.Name, 0) {
+		return &InputError{"Usage.Name", "is no text, or longer than Polar's 128 characters: use the name that the meter filters by"}
+	}
+	if n := utf8.RuneCountInString(u.Property); n > 40 || !utf8.ValidString(u.Property) || strings.ContainsRune(u.Property, 0) {
+		return &InputError{"Usage.Property", "is no text, or longer than Polar's 40 characters: use the name that the meter sums up"}
+	}
+	return checkMap("Usage.Metadata", u.Metadata)
+}
+
+// Reservation holds units of a customer's meter until Commit or Release. Customers.Reserve
+// makes one. Its methods are safe for use by many goroutines, and by nil, which holds
+// nothing.
+type Reservation struct {
 	customers *Customers
 	of        *Entitlements // as they were when the units were held
-	book      *ledger.Book
+	book      *ledger.Book  // nil for a customer who isn't charged
 	meter     string
 	units     ledger.Units
 	settled   atomic.Bool
 }
 
-// reserve holds units of a customer's meter. value is what the caller has decided by, and
-// requirements are those that it meets.
-func (c *Customers) reserve(key cacheKey, value *Entitlements, meterID string, units ledger.Units, requirements []Requirement) (*reservation, *Refusal) {
-	meter := normalUUID(meterID)
+// mostUnits is the most that can be spent at once.
+const mostUnits = 1e15
+
+// holdUnits holds units, as far as requirements let the balance fall.
+func (c *Customers) holdUnits(_ context.Context, key cacheKey, value *Entitlements, meter string, units ledger.Units, requirements []Requirement) (*ledger.Book, bool, error) {
 	if value.missing()&listOfMeters != 0 {
-		_, refusal := c.decide(nil, listOfMeters.unreadable(), nil)
-		return nil, refusal
+		return nil, false, listOfMeters.unreadable()
 	}
-	floor := ledger.Of(value.overdraft(meter, requirements))
-	book, held := c.cache.hold(CustomerRef{key}.payer(), value, meter, units, floor)
-	if !held {
-		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: Meter(meterID, units.Float()), Entitlements: value})
-	}
-	return &reservation{customers: c, of: value, book: book, meter: meter, units: units}, nil
+	book, held := c.cache.hold(key, value, meter, units, ledger.Of(value.overdraft(meter, requirements)))
+	return book, held, nil
 }
 
 // rest is what the customer has, less what is held.
-func (r *reservation) rest() *Entitlements { return r.of.withBalances(r.book) }
+func (r *Reservation) rest() *Entitlements { return r.of.withBalances(r.book) }
 
-// Release gives the units back, unless they were spent.
-func (r *reservation) Release() { r.settle(ledger.Units{}) }
-
-// spend has the units spent. Polar is taken to be told of them by the program.
-func (r *reservation) spend() { r.settle(r.units) }
-
-func (r *reservation) settle(used ledger.Units) {
-	if r.settled.CompareAndSwap(false, true) {
-		r.book.Settle(r.meter, r.units, used, r.customers.cache.polarNow(), true)
+// Release gives the units back. It has no effect after Commit.
+func (r *Reservation) Release() {
+	if r != nil && r.settled.CompareAndSwap(false, true) {
+		r.settle(ledger.Units{}, 0, true)
 	}
+}
+
+var errSettled = &InputError{"reservation", "was committed or released before: reserve anew for more work"}
+
+// Commit says how many units were used, and ends the reservation. More than were reserved
+// are taken off as well, so that the balance may fall below zero, and less gives the rest
+// back. The event for Polar is stored when Commit returns, and RunUsage sends it; see
+// CustomersConfig.UsageFolder. An error means that Polar will not hear of the units, which
+// are taken off the balance here all the same; an *InputError means that nothing was done.
+func (r *Reservation) Commit(ctx context.Context, used float64, usage Usage) error {
+	if !(used >= 0) || used > mostUnits {
+		return &InputError{"used", "is not an amount: give the units that were used, or call Release"}
+	}
+	if err := usage.check(); err != nil {
+		return err
+	}
+	if ctx == nil {
+		return errNilContext
+	}
+	if r == nil || !r.settled.CompareAndSwap(false, true) {
+		return errSettled
+	}
+	return r.commit(ledger.Cost(used), usage)
+}
+
+func (r *Reservation) commit(used ledger.Units, usage Usage) error {
+	if r.book == nil {
+		return nil
+	}
+	at := r.customers.cache.polarNow()
+	if usage.Name == "" || !used.Positive() {
+		r.settle(used, at, true)
+		return nil
+	}
+	err := r.customers.usage.add(r.of, r.meter, used, at, usage)
+	r.settle(used, at, err != nil)
+	return err
+}
+
+// settle ends the hold. told says that nothing more is going to tell Polar.
+func (r *Reservation) settle(used ledger.Units, at clock.Polar, told bool) {
+	if r.book != nil {
+		r.book.Settle(r.meter, r.units, used, at, told)
+	}
+}
+
+// Spend takes units off a meter in memory, so that requests that come faster than Polar
+// counts can't use more than there is. It doesn't tell Polar: your program sends its usage
+// events, before or soon after. ok is false if the balance is too low; then nothing was
+// taken. giveBack undoes it, once, as far as Polar hasn't counted the units yet; it is never
+// nil. A customer has one balance here, by whichever id you name them.
+//
+// The units stay taken off until Polar has counted them, which it does 15 seconds after the
+// customer's last event, and at the latest 180 minutes after the first. Units that Polar
+// never counts come back after four hours. Reserve also sends the event.
+func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID string, units float64) (giveBack func(), ok bool, err error) {
+	nothing := func() {}
+	if !(units > 0) || units > mostUnits {
+		return nothing, false, &InputError{"units", "must be more than 0"}
+	}
+	value, err := c.Entitlements(ctx, customer)
+	if err != nil || !value.known {
+		return nothing, false, err
+	}
+	r := &Reservation{customers: c, of: value, meter: normalUUID(meterID), units: ledger.Cost(units)}
+	if r.book, ok, err = c.holdUnits(ctx, customer.key, value, r.meter, r.units, nil); !ok {
+		return nothing, false, err
+	}
+	at := c.cache.polarNow()
+	r.settle(r.units, at, true)
+	return func() {
+		if r.settled.CompareAndSwap(false, true) {
+			r.book.Do(r.meter, func(a *ledger.Account) { a.Undo(r.units, at) })
+		}
+	}, true, nil
 }
 
 // overdraft is how far below zero requirements let a meter go: 0 unless one of them says so.
@@ -74,45 +177,316 @@ func overdraftsOf(limits []float64, meter string, requirements []Requirement) []
 	return limits
 }
 
-// Spend takes units off a meter in memory, so that requests that come faster than Polar
-// counts can't use more than there is. It doesn't tell Polar: your program sends its usage
-// events, before or soon after. ok is false if the balance is too low; then nothing was
-// taken. giveBack undoes it, once, as far as Polar hasn't counted the units yet; it is never
-// nil. A customer has one balance here, by whichever id you name them.
-//
-// The units stay taken off until Polar has counted them, which it does 15 seconds after the
-// customer's last event, and at the latest 180 minutes after the first. Units that Polar
-// never counts come back after four hours.
-func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID string, units float64) (giveBack func(), ok bool, err error) {
-	nothing := func() {}
-	if !(units > 0) || units > mostUnits {
-		return nothing, false, &InputError{"units", "must be more than 0"}
-	}
-	value, err := c.Entitlements(ctx, customer)
-	if err != nil {
-		return nothing, false, err
-	}
-	if value.missing()&listOfMeters != 0 {
-		return nothing, false, listOfMeters.unreadable()
-	}
-	if !value.known {
-		return nothing, false, nil
-	}
-	taken := ledger.Cost(units)
-	meter := normalUUID(meterID)
-	book, held := c.cache.hold(customer.payer(), value, meter, taken, ledger.Units{})
-	if !held {
-		return nothing, false, nil
-	}
-	at := c.cache.polarNow()
-	book.Settle(meter, taken, taken, at, true)
-	var undone atomic.Bool
-	return func() {
-		if undone.CompareAndSwap(false, true) {
-			book.Do(meter, func(a *ledger.Account) { a.Undo(taken, at) })
-		}
-	}, true, nil
+// usageEvents tell Polar what was used.
+type usageEvents struct {
+	customers *Customers
+	box       outbox.Outbox
+	turn      chan struct{} // held by RunUsage, and in the end by close
+	closing   sync.Once
 }
 
-// mostUnits is the most that can be spent at once.
-const mostUnits = 1e15
+const (
+	opUsage = "usage events"
+	// usageIDPrefix keeps ids of events apart from those that a program gives: they are one
+	// organization's.
+	usageIDPrefix = "polargate-"
+	// eventsTogether is how many events Polar takes in one request. A thousand take it
+	// most of a second, so that a few requests are under way at once.
+	eventsTogether, requestsTogether = 1000, 4
+	// usageLinger is how long an event waits for others, and usagePause how long the next
+	// request waits that isn't full. Polar counts 15 seconds after the last event.
+	usageLinger, usagePause = time.Second, 5 * time.Second
+	// usageRetry and usageRetryMax are the pauses after a request that failed.
+	usageRetry, usageRetryMax = time.Second, time.Minute
+	// dateIsShort is how much later it may be at Polar than its answer's date says, which is
+	// in whole seconds.
+	dateIsShort = time.Second
+)
+
+// storedUsage is an event as it waits to be sent. The names are stored, so they stay.
+type storedUsage struct {
+	ID       string          `json:"id"` // of the event, which Polar counts once
+	At       clock.Polar     `json:"at"`
+	Customer string          `json:"customer"`
+	External string          `json:"external,omitempty"`
+	Meter    string          `json:"meter"`
+	Units    ledger.Units    `json:"units"`
+	Name     string          `json:"name"`
+	Metadata json.RawMessage `json:"metadata"`
+}
+
+// usageEvent is an event as Polar takes it.
+type usageEvent struct {
+	Name             string          `json:"name"`
+	CustomerID       string          `json:"customer_id,omitempty"`
+	ExternalCustomer string          `json:"external_customer_id,omitempty"`
+	ExternalID       string          `json:"external_id"`
+	Timestamp        string          `json:"timestamp"`
+	Metadata         json.RawMessage `json:"metadata"`
+}
+
+func (c *Customers) openUsage() error {
+	u := &c.usage
+	u.customers, u.turn = c, make(chan struct{}, 1)
+	u.box = outbox.Outbox{
+		Folder: c.config.UsageFolder,
+		Most:   eventsTogether, Linger: usageLinger, Between: usagePause, Together: requestsTogether,
+		FirstPause: usageRetry, LongestPause: usageRetryMax,
+		Send: u.send, Refused: u.refused, Note: u.note, Adopted: u.adopted,
+	}
+	if err := u.box.Open(); err != nil {
+		return &InputError{"UsageFolder", "can't be used: " + err.Error()}
+	}
+	return nil
+}
+
+// add stores an event.
+func (u *usageEvents) add(of *Entitlements, meter string, used ledger.Units, at clock.Polar, usage Usage) error {
+	metadata := make(map[string]any, len(usage.Metadata)+1)
+	metadata[cmp.Or(usage.Property, "units")] = used.Float()
+	maps.Copy(metadata, usage.Metadata)
+	text, err := json.Marshal(metadata)
+	if err != nil {
+		return &InputError{"Usage.Metadata", "can't be written as JSON"}
+	}
+	stored, err := json.Marshal(storedUsage{
+		ID: usageIDPrefix + rand.Text(), At: at, Customer: of.CustomerID(), External: of.external, Meter: meter, Units: used,
+		Name: usage.Name, Metadata: text,
+	})
+	if err == nil {
+		err = u.box.Add(stored)
+	}
+	if err != nil {
+		return fmt.Errorf("polargate: a usage event couldn't be stored, so Polar won't hear of it: %w. Check CustomersConfig.UsageFolder, and that RunUsage runs", err)
+	}
+	return nil
+}
+
+// RunUsage sends usage events to Polar, up to a thousand in a request, until ctx ends or
+// Customers is closed. Start it once, in a goroutine of its own:
+//
+//	go customers.RunUsage(ctx)
+//
+// The access token needs the scope events:write. An event that Polar can't be told of now is
+// sent later, with growing pauses. Every event has an id of its own, so that Polar counts it
+// once, however often it is sent. One that Polar refuses is kept aside, logged and counted in
+// Stats; the others of its request are sent without it. Close sends what is left.
+//
+// It returns nil when it ends. An error means that it didn't start: ErrClosed if Customers
+// was closed before.
+func (c *Customers) RunUsage(ctx context.Context) error {
+	if ctx == nil {
+		return errNilContext
+	}
+	u := &c.usage
+	select {
+	case u.turn <- struct{}{}: // otherwise another one is running, and this one waits for it
+	case <-ctx.Done():
+		return nil
+	case <-c.cache.life.Done():
+	}
+	if c.cache.life.Err() != nil {
+		return &Error{Op: opUsage, Reason: ErrClosed, situation: customersClosed}
+	}
+	defer func() { <-u.turn }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.cache.life, cancel)()
+	u.box.Run(ctx)
+	return nil
+}
+
+// close sends what is left, for a while. What can't be sent stays in the folder.
+func (u *usageEvents) close(atMost time.Duration) {
+	u.closing.Do(func() { u.end(atMost) })
+}
+
+func (u *usageEvents) end(atMost time.Duration) {
+	u.turn <- struct{}{} // RunUsage has ended
+	ctx, cancel := context.WithTimeout(context.Background(), atMost)
+	defer cancel()
+	if u.box.Stats().Waiting > 0 {
+		u.box.Drain(ctx)
+	}
+	if left := u.box.Stats().Waiting; left > 0 {
+		u.customers.config.Logger.Warn("polargate: usage events are left that Polar wasn't told of", "events", left, "lost", u.box.Folder == "")
+	}
+	if err := u.box.Close(); err != nil {
+		u.customers.config.Logger.Warn("polargate: the usage folder couldn't be closed", "error", err)
+	}
+}
+
+// send tells Polar of events.
+func (u *usageEvents) send(ctx context.Context, messages [][]byte) error {
+	c := u.customers
+	stored := make([]storedUsage, len(messages))
+	for i, message := range messages {
+		if err := json.Unmarshal(message, &stored[i]); err != nil {
+			return &outbox.RefusedError{Bad: []int{i}, Err: errors.New("what was stored is no usage event")}
+		}
+	}
+	turns, end := c.budget.Background()
+	err := turns.Wait(ctx, func() bool { return false })
+	end()
+	if err != nil {
+		return err
+	}
+	by, err := u.ingest(ctx, stored)
+	e, ok := errors.AsType[*Error](err)
+	if ok && e.StatusCode == http.StatusUnprocessableEntity && !e.date.IsZero() {
+		// It may be that the clock here is ahead of Polar's.
+		c.cache.noteTime(clock.PolarTime(e.date))
+		if by, err = u.ingest(ctx, stored); err == nil {
+			ok = false
+		}
+		e, ok = errors.AsType[*Error](err)
+	}
+	c.noteUsage(err)
+	switch {
+	case err == nil:
+		for i := range stored {
+			u.told(&stored[i], by)
+		}
+		return nil
+	case ok && e.StatusCode == http.StatusUnprocessableEntity:
+		return &outbox.RefusedError{Bad: *cmp.Or(e.places, &[]int{}), Err: err}
+	}
+	return err
+}
+
+// ingest sends events, and tells by when Polar has them.
+func (u *usageEvents) ingest(ctx context.Context, stored []storedUsage) (by clock.Polar, err error) {
+	c := u.customers
+	latest := c.cache.polarNow().Before(dateIsShort)
+	events := make([]usageEvent, len(stored))
+	for i, s := range stored {
+		events[i] = usageEvent{
+			Name: s.Name, ExternalCustomer: s.External, ExternalID: s.ID, Metadata: s.Metadata,
+			Timestamp: min(s.At, latest).Time().Format(time.RFC3339Nano),
+		}
+		if s.External == "" {
+			events[i].CustomerID = s.Customer
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, attempts*attemptTimeout)
+	defer cancel()
+	body := map[string]any{"events": events}
+	err = c.client.exchange(ctx, exchange{op: opUsage, path: "/v1/events/ingest", body: body, repeatable: true}, func(body []byte, at time.Time) error {
+		f, err := object(body)
+		if err != nil {
+			return err
+		}
+		if _, ok := f["inserted"]; !ok {
+			return errors.New("no word of what was inserted")
+		}
+		c.cache.noteTime(clock.PolarTime(at))
+		by = clock.PolarTime(at.Add(dateIsShort))
+		return nil
+	})
+	return by, err
+}
+
+// told notes that Polar knows of an event.
+func (u *usageEvents) told(s *storedUsage, by clock.Polar) {
+	if book := u.customers.cache.bookOf(s.Customer); book != nil {
+		book.Do(s.Meter, func(a *ledger.Account) { a.Told(s.Units, s.At, by) })
+	}
+}
+
+// refused notes that Polar will never take an event. What it was about stays taken off for
+// as long as that of any other.
+func (u *usageEvents) refused(message []byte, why error) {
+	var s storedUsage
+	_ = json.Unmarshal(message, &s)
+	u.told(&s, u.customers.cache.polarNow())
+	u.customers.config.Logger.Error("polargate: Polar refused a usage event, which is kept aside in UsageFolder", "name", s.Name, "event", s.ID, "error", why)
+}
+
+// noteUsage records for Stats that the access token may not send events, or, with nil, that
+// it may, and logs what fails.
+func (c *Customers) noteUsage(err error) {
+	m := &c.misconfigured
+	m.Lock()
+	m.usage = nil
+	if tokenRefused(err) {
+		m.usage = err
+	}
+	m.Unlock()
+	if e, ok := errors.AsType[*Error](err); err != nil && !(ok && e.StatusCode == http.StatusUnprocessableEntity) {
+		c.seldom.Warn(c.config.Logger, "usage", "polargate: usage events couldn't be sent; they are kept and sent again", "error", err)
+	}
+}
+
+// openLots are what a customer has spent of a meter and Polar hasn't counted. The names are
+// stored, so they stay.
+type openLots struct {
+	Customer string       `json:"customer"`
+	Meter    string       `json:"meter"`
+	Lots     []ledger.Lot `json:"lots"`
+}
+
+// note is what was spent and told, so that the next process knows of it. What wasn't told is
+// in the outbox.
+func (u *usageEvents) note() []byte {
+	var all []openLots
+	u.customers.cache.eachBook(func(customer uuid, book *ledger.Book) {
+		book.Each(func(meter string, a *ledger.Account) {
+			open := openLots{Customer: customer.String(), Meter: meter}
+			for _, lot := range a.Lots {
+				if lot.Told.Positive() {
+					lot.Untold = ledger.Units{}
+					open.Lots = append(open.Lots, lot)
+				}
+			}
+			if len(open.Lots) > 0 {
+				all = append(all, open)
+			}
+		})
+	})
+	data, err := json.Marshal(all)
+	if err != nil {
+		panic(err) // it is all texts and numbers
+	}
+	return data
+}
+
+// adopted takes in what a process that ended had spent.
+func (u *usageEvents) adopted(note []byte, messages [][]byte) {
+	c := u.customers.cache
+	var all []openLots
+	_ = json.Unmarshal(note, &all)
+	for _, open := range all {
+		c.restore(open.Customer, open.Meter, func(a *ledger.Account) { a.Restore(open.Lots) })
+	}
+	for _, message := range messages {
+		var s storedUsage
+		if json.Unmarshal(message, &s) == nil {
+			c.restore(s.Customer, s.Meter, func(a *ledger.Account) { a.Spend(s.Units, s.At, false) })
+		}
+	}
+}
+
+// UsageStats are how the events of usage are doing.
+type UsageStats struct {
+	// Waiting is how many events Polar doesn't have yet, and Refused how many it refused.
+	Waiting int
+	Refused int64
+	// Failing is why the last request, or storing, failed; nil if it didn't.
+	Failing error
+}
+
+func (u *usageEvents) stats() UsageStats {
+	s := u.box.Stats()
+	return UsageStats{Waiting: s.Waiting, Refused: s.Aside, Failing: s.Failing}
+}
+
+type reservationKey struct{}
+
+// ReservationFromContext returns the Reservation of a request that a Route charged by
+// Route.Spend. A handler can give the units back with Release, for example before it
+// returns an error that is written only after the Route has ended, or Commit what was
+// really used. ok is false if the request isn't charged.
+func ReservationFromContext(ctx context.Context) (r *Reservation, ok bool) {
+	r, _ = ctx.Value(reservationKey{}).(*Reservation)
+	return r, r != nil
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
@@ -224,6 +225,8 @@ type refusal struct {
 	Detail string
 	// Faults are the parts of a 422: where and what, without the echoed input.
 	Faults []string
+	// Places are those in a list that was sent of what all the faults are about.
+	Places []int
 }
 
 func parseRefusal(body []byte) (refusal, bool) {
@@ -242,6 +245,14 @@ func parseRefusal(body []byte) (refusal, bool) {
 		Msg string `json:"msg"`
 	}
 	optional(f, "detail", &faults)
+	for _, fault := range faults {
+		if len(fault.Loc) < 3 { // "body", the name of the list, the place
+			continue
+		}
+		if place, ok := fault.Loc[2].(float64); ok && place >= 0 && place < 1e6 && !slices.Contains(r.Places, int(place)) {
+			r.Places = append(r.Places, int(place))
+		}
+	}
 	for _, fault := range faults[:min(len(faults), 5)] {
 		var where []string
 		for _, step := range fault.Loc {

@@ -147,6 +147,19 @@ func (a *Account) Undo(units Units, at clock.Polar) {
 	a.tidy()
 }
 
+// Restore adds what was spent by a process that ended, unless Polar has counted it by now.
+func (a *Account) Restore(lots []Lot) {
+	for _, restored := range lots {
+		if a.Counted && restored.By <= a.Base.At {
+			continue
+		}
+		lot := a.lot(restored.From)
+		lot.To, lot.By = max(lot.To, restored.To), max(lot.By, restored.By)
+		lot.Told, lot.Untold = lot.Told.Plus(restored.Told), lot.Untold.Plus(restored.Untold)
+	}
+	a.tidy()
+}
+
 // Observe takes in what Polar counted. What was spent is forgotten, oldest first, as
 // Consumed grows by it, if Polar had been told of it when it counted: growth before that is
 // somebody else's use of the meter. If Consumed fell, a period has begun, or usage was taken

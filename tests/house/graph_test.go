@@ -38,8 +38,8 @@ var floors = [][]string{
 	{"offline.go", "entitlements.go", "shared_link.go"},
 	{"cache.go", "customer_keys.go", "replicas.go"},
 	{"gate.go", "record.go", "record_io.go", "leases.go", "seats.go", "ephemeral.go", "run.go", "diagnose.go"},
-	{"customers.go", "members.go", "customer_admin.go", "warm.go", "webhook.go"},
-	{"http_middleware.go", "usage.go", "watch.go"},
+	{"customers.go", "members.go", "customer_admin.go", "warm.go", "webhook.go", "usage.go"},
+	{"http_middleware.go", "watch.go"},
 	{"doc.go"},
 }
 

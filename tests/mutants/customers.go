@@ -297,4 +297,55 @@ var customers = []mutant{
 		new:   `int32((x - whole) * billion)}`,
 		tests: "TestAnAmountIsItsFloatAgain",
 	},
+	{
+		name:  "usage is dated by this computer's clock",
+		rule:  "no event is dated ahead of Polar's clock",
+		file:  "usage.go",
+		old:   `min(s.At, latest).Time()`,
+		new:   `max(s.At, latest).Time()`,
+		tests: "TestUsageIsNeverDatedAheadOfPolarsClock",
+	},
+	{
+		name:  "an event that is sent twice is counted twice",
+		rule:  "events have an external_id",
+		file:  "usage.go",
+		old:   `ExternalID: s.ID, Metadata`,
+		new:   `ExternalID: rand.Text(), Metadata`,
+		tests: "TestUsageWaitsForPolarAndIsSentOnce",
+	},
+	{
+		name:  "a restart forgets what Polar hasn't counted",
+		rule:  "what was spent outlasts a restart",
+		file:  "usage.go",
+		old:   `	for _, open := range all {`,
+		new:   `	for _, open := range all[:0] {`,
+		tests: "TestUsageOutlastsARestart",
+	},
+	{
+		name:  "events of a process that was killed are left behind",
+		rule:  "events that wait are sent by the next process",
+		file:  "internal/outbox/sender.go",
+		old:   `	for _, b := range abandoned(o.Folder) {`,
+		new:   `	for _, b := range abandoned("") {`,
+		tests: "TestWhatWasNotSentIsSentByTheNextProcess|TestNoMessageIsLostWhateverComesInBetween",
+	},
+	{
+		name:  "one bad event keeps the others back",
+		rule:  "what Polar refuses is kept aside, and the rest is sent",
+		file:  "internal/outbox/sender.go",
+		old:   `			parts = append(o.split(part, refused), parts[1:]...)`,
+		new:   `			parts = parts[1:]`,
+		tests: "TestMessagesThatAreRefusedAreFoundAndKeptAside|TestAnEventThatPolarRefusesIsKeptAsideAndTheOthersAreSent",
+	},
+	{
+		name: "a hold ends when Polar says something new",
+		rule: "holds survive refreshes",
+		file: "internal/ledger/book.go",
+		old: `		a.Observe(c)
+		a.Expire(now)`,
+		new: `		a.Observe(c)
+		a.Release("", a.held)
+		a.Expire(now)`,
+		tests: "TestAReservationHoldsUnitsUntilItIsCommittedOrReleased|TestUnitsOfARequestInProgressStayTakenOffWhateverPolarSays",
+	},
 }

@@ -284,8 +284,8 @@ var routes = []mutant{
 		name:  "a denied request is forbidden instead of told to pay",
 		rule:  "denied requests get 402",
 		file:  "http_middleware.go",
-		old:   `		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required:`,
-		new:   `		return nil, c.refusal(Refusal{Status: http.StatusForbidden, Required:`,
+		old:   `		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: required`,
+		new:   `		return nil, c.refusal(Refusal{Status: http.StatusForbidden, Required: required`,
 		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields",
 	},
 	{
@@ -348,7 +348,7 @@ var routes = []mutant{
 	{
 		name: "a spending route lets in customers with nothing left",
 		rule: "a cost is taken off before the handler runs",
-		file: "usage.go",
+		file: "http_middleware.go",
 		old: `	if !held {
 		return nil, c.refusal(`,
 		new: `	if !held && false {
