@@ -23,7 +23,7 @@ const (
 // noon is when the verdicts of these tests were given.
 var noon = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
-func TestWhereAVerdictStands(t *testing.T) {
+func TestWhatAVerdictIsWorthAtAMoment(t *testing.T) {
 	t.Parallel()
 	granted := verdict{CheckedAt: noon, HighWater: noon}
 	with := func(change func(*verdict)) verdict {
@@ -507,7 +507,7 @@ func TestAsTimePassesALicenseOnlyLosesAccess(t *testing.T) {
 	}
 }
 
-func TestAStandingChangesWhenItSaysSoAndNotBefore(t *testing.T) {
+func TestAValidityChangesWhenItSaysSoAndNotBefore(t *testing.T) {
 	t.Parallel()
 	r := rand.New(rand.NewPCG(5, 6))
 	tried := 0

@@ -279,7 +279,7 @@ func TestManyComputersOfOneProfileKeepTheirLicenses(t *testing.T) {
 
 // A Store that keeps everything under one name cannot tell machines apart; what
 // the state says of itself can.
-func TestAStateUnderAnothersNameIsNotTakenForItsOwn(t *testing.T) {
+func TestAStateUnderAnotherComputersNameIsNotUsed(t *testing.T) {
 	t.Parallel()
 	staged(t, "renamed by hand", func(t *testing.T, polar *polartest.Polar, key polartest.LicenseKey) {
 		store := &MemoryStore{}

@@ -350,7 +350,7 @@ func TestASignedEventThatCannotBeReadHasPolarAsked(t *testing.T) {
 	}
 }
 
-func TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne(t *testing.T) {
+func TestAnEventIsAppliedOnceAndNeverAfterANewerOne(t *testing.T) {
 	t.Parallel()
 	customers := offlineCustomers(t)
 	h := customers.WebhookHandler(oldSecret)
@@ -627,7 +627,7 @@ func TestAnIdThatWentToAnotherCustomerIsAskedAbout(t *testing.T) {
 	})
 }
 
-func TestOurOwnLimitIsNotTakenForAnOutage(t *testing.T) {
+func TestOurOwnLimitDoesNotCountAsAnOutage(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		customers := stating(t, func(external string) *http.Response { return stateNow(external, 1, proID) })
@@ -659,7 +659,7 @@ func TestAnIdIsInNoErrorThatQuotesIt(t *testing.T) {
 	assert.NotContains(t, err.Error(), "brien of the street")
 }
 
-func TestOneEventSentAtOnceByManyIsTakenInOnce(t *testing.T) {
+func TestAnEventThatIsDeliveredManyTimesAtOnceIsAppliedOnce(t *testing.T) {
 	t.Parallel()
 	customers := offlineCustomers(t)
 	h := customers.WebhookHandler(oldSecret)

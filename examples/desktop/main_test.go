@@ -173,7 +173,7 @@ func TestALicenseOfAnotherComputerIsMovedByOneCommandAndNotBefore(t *testing.T) 
 	require.ErrorIs(t, err, polargate.ErrSeatReleased)
 }
 
-func TestALicenseIsActivatedUsedAndGivenBackByTheCommandLine(t *testing.T) {
+func TestALicenseIsActivatedUsedAndDeactivatedByTheCommandLine(t *testing.T) {
 	t.Parallel()
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1), LimitUsage: polartest.Limit(10)})
 
@@ -261,7 +261,7 @@ func TestARefusedLicenseStaysLockedWithoutANetworkAndBothAreSaid(t *testing.T) {
 	assert.Equal(t, "unreachable", reason(o, "warning"))
 }
 
-func TestAKeyThatIsEnteredBesideALicenseIsToldFromIt(t *testing.T) {
+func TestAnErrorAboutAnEnteredKeyIsToldFromTheLicenseInUse(t *testing.T) {
 	t.Parallel()
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(3)})
 	i.expect(exitOK, "activate", i.key.Key)

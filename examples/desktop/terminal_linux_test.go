@@ -204,7 +204,7 @@ func TestAStatusHasColoursOnATerminalThatWantsThem(t *testing.T) {
 	}
 }
 
-func TestALongWaitIsToldOnATerminalAndLeavesNoTrace(t *testing.T) {
+func TestALongWaitIsShownOnATerminalAndLeavesNoTrace(t *testing.T) {
 	t.Parallel()
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
 	release := i.hold()
@@ -216,7 +216,7 @@ func TestALongWaitIsToldOnATerminalAndLeavesNoTrace(t *testing.T) {
 	assert.NotContains(t, strings.Join(lines, "\n"), "Asking")
 }
 
-func TestADumbTerminalIsToldNothingOfAWait(t *testing.T) {
+func TestADumbTerminalShowsNoWait(t *testing.T) {
 	t.Parallel()
 	i := install(t, polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
 	i.env["TERM"] = "dumb"

@@ -406,7 +406,7 @@ func TestDaysAreCountedByMidnights(t *testing.T) {
 	}
 }
 
-func TestOnlyWaitsOfMoreThanASecondAreToldAndTheyLeaveNoTrace(t *testing.T) {
+func TestOnlyWaitsOfMoreThanASecondAreShownAndTheyLeaveNoTrace(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		out := &bytes.Buffer{}
@@ -462,7 +462,7 @@ func shown(n *notices, out *bytes.Buffer) []string {
 	return screen(out.String())
 }
 
-func TestNothingIsToldOfAWaitWhereItCouldNotBeTakenBack(t *testing.T) {
+func TestAWaitIsNotShownWhereItCouldNotBeErased(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		out := &bytes.Buffer{}

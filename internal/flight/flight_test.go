@@ -276,7 +276,7 @@ func TestLingeringWorkContinuesWithoutCallersAndCanBeJoined(t *testing.T) {
 	})
 }
 
-func TestWorkThatHangsIsNotKeptForEver(t *testing.T) {
+func TestWorkThatHangsIsNotKeptForever(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		g := Group{Keep: time.Minute}

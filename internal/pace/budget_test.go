@@ -364,7 +364,7 @@ func goes(t *testing.T, b *Budget, urgent bool, d time.Duration) int {
 	}
 }
 
-func TestABackgroundTakesWhatNobodyElseWants(t *testing.T) {
+func TestABackgroundTakesOnlyUnusedRequests(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		n := goes(t, newBudget(300), false, time.Minute-1)
@@ -373,7 +373,7 @@ func TestABackgroundTakesWhatNobodyElseWants(t *testing.T) {
 	})
 }
 
-func TestABackgroundLeavesRequestsForThoseWhoCome(t *testing.T) {
+func TestABackgroundLeavesRequestsForNewCustomers(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBudget(300)

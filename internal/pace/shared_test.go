@@ -213,7 +213,7 @@ func TestAWaitThatTheDeadlineForbidsFailsAtOnce(t *testing.T) {
 	})
 }
 
-func TestAPauseIsForEverybodyAndNotCutShort(t *testing.T) {
+func TestAPauseIsForAllCallersAndIsNotCutShort(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		path := t.TempDir()
@@ -248,7 +248,7 @@ func TestAPauseReachesWaitingPrograms(t *testing.T) {
 	})
 }
 
-func TestImpossibleRecordsDelayNobodyForLong(t *testing.T) {
+func TestImpossibleRecordsDelayNoCallerForLong(t *testing.T) {
 	t.Parallel()
 	far := fmt.Sprintf("ready %019d\n", time.Now().Add(1000*time.Hour).UnixNano())
 	for name, text := range map[string]string{

@@ -429,7 +429,7 @@ func TestAComputerNamedLikeSomethingOfOursBlocksNobody(t *testing.T) {
 	}
 }
 
-func TestKeysThatSomebodyMakesUpDoNotStarveThoseThatAreKnown(t *testing.T) {
+func TestMadeUpKeysDoNotStarveKnownKeys(t *testing.T) {
 	t.Parallel()
 	s := open(t, nil)
 	key := s.key(1)

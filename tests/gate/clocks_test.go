@@ -334,7 +334,7 @@ func programRenewsAndPanics([]string) error {
 	return gate.Close() // waits for the renewal
 }
 
-func TestAPanicBehindTheCallersBackDoesNotTakeTheProgramDown(t *testing.T) {
+func TestAPanicInTheBackgroundDoesNotEndTheProgram(t *testing.T) {
 	t.Parallel()
 	cmd := testprogram.Command(t, "renew-and-panic")
 	cmd.Stderr = nil

@@ -433,7 +433,7 @@ func TestAnImportThatCannotBeStoredLeavesTheActivationUnchanged(t *testing.T) {
 	}
 }
 
-func TestAnImportIntoMemoryIsGivenBackOnClose(t *testing.T) {
+func TestAnImportIntoMemoryIsDeactivatedOnClose(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t)

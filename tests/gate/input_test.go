@@ -168,7 +168,7 @@ func TestAConfigurationThatCannotWorkIsRefused(t *testing.T) {
 	}
 }
 
-func TestAConfigurationThatCanWorkIsTaken(t *testing.T) {
+func TestAConfigurationThatCanWorkIsAccepted(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*polargate.Config){
 		"only an organization": func(c *polargate.Config) {

@@ -355,7 +355,7 @@ func TestPermitFilesOfTheSuperuserDoNotStopOtherUsers(t *testing.T) {
 }
 
 // The same for who cannot be the superuser: what may not be opened for other reasons.
-func TestAFileThatMayNotBeOpenedIsNotTakenForADamagedOne(t *testing.T) {
+func TestAFileThatMayNotBeOpenedDoesNotCountAsDamaged(t *testing.T) {
 	t.Parallel()
 	for name, strike := range map[string]func(*testing.T, *home) string{
 		"a file without rights": func(t *testing.T, h *home) string {

@@ -331,7 +331,7 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 
 // A second system with another idea of the time zone, or a wrong date for one start,
 // locked out for as long a user who had paid and whose clock was right.
-func TestAClockThatWasADayAheadForOneStartLocksOutNobody(t *testing.T) {
+func TestAClockThatWasADayAheadForOneStartLocksNoCustomerOut(t *testing.T) {
 	t.Parallel()
 	const aDay = 24 * time.Hour
 	for name, ahead := range map[string]time.Duration{"a day": aDay, "a time zone": 9 * time.Hour, "summer time and more": 2 * time.Hour, "a day and summer time": 25 * time.Hour} {

@@ -421,7 +421,7 @@ func TestAnActivationIsSentOnceWhateverAGatewaySays(t *testing.T) {
 
 // Version 2 added the screen's size to the conditions. Polar compares them as a
 // whole, and on the morning of the update every customer was locked out.
-func TestConditionsThatGrowInAnUpgradeLockNobodyOut(t *testing.T) {
+func TestConditionsThatGrowInAnUpgradeLockNoCustomerOut(t *testing.T) {
 	t.Parallel()
 	versions := map[string]map[string]any{
 		"none, and then some":         nil,

@@ -219,7 +219,7 @@ func TestA200ThatIsNotAboutThisKeyNeitherUnlocksNorKills(t *testing.T) {
 
 // The day an old version of the API was switched off, its router's 404 told ten
 // thousand programs that their keys had been revoked.
-func TestARouteThatIsGoneIsNotTakenForARevokedKey(t *testing.T) {
+func TestARouteThatIsGoneDoesNotCountAsARevokedKey(t *testing.T) {
 	t.Parallel()
 	scene(t, "by a license that is held", func(t *testing.T) {
 		w := kit.NewWorld(t)

@@ -292,7 +292,7 @@ func TestALicenseIsStoredAfterAllWhenThatBecomesPossible(t *testing.T) {
 	}
 }
 
-func TestAStoreThatCannotBeReadIsNotTakenForEmpty(t *testing.T) {
+func TestAStoreThatCannotBeReadDoesNotCountAsEmpty(t *testing.T) {
 	t.Parallel()
 	for name, load := range map[string]func(context.Context, string) error{"fails": kit.Fails, "hangs": kit.Waits} {
 		for kind, rest := range map[string]func(context.Context, string) error{"and cannot be written": kit.Fails, "but could be written": nil} {

@@ -587,7 +587,7 @@ func TestTooFewUsesRefuseTheCallAndNotTheLicense(t *testing.T) {
 	})
 }
 
-func TestExpiryAndBenefitAreTakenAsTheyAreNow(t *testing.T) {
+func TestExpiryAndBenefitAreThoseThatPolarHasNow(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		w := kit.NewWorld(t, func(k *polartest.LicenseKey) { k.ExpiresAt = time.Now().Add(10 * kit.Day) })

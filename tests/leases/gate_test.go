@@ -218,7 +218,7 @@ func TestARefusalAtTheLicenseServerLocksUntilPolarGrantsAgain(t *testing.T) {
 	})
 }
 
-func TestAComputerThatTheCustomerFreedIsNotTakenBackUnasked(t *testing.T) {
+func TestAComputerThatTheCustomerDeactivatedIsNotActivatedUnasked(t *testing.T) {
 	inTime(t, nil, func(t *testing.T, v *vendor) {
 		gate := v.Activated()
 		v.Polar.Update(v.Key.ID, func(k *polartest.LicenseKey) { k.Activations[0].Released = true })

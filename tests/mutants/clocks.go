@@ -8,7 +8,7 @@ var clocks = []mutant{
 		file:  "offline.go",
 		old:   `clockSlack = time.Hour`,
 		new:   `clockSlack = 2 * time.Hour`,
-		tests: "TestWhereAVerdictStands",
+		tests: "TestWhatAVerdictIsWorthAtAMoment",
 	},
 	{
 		name:  "a clock half an hour behind locks",
@@ -16,7 +16,7 @@ var clocks = []mutant{
 		file:  "offline.go",
 		old:   `clockSlack = time.Hour`,
 		new:   `clockSlack = 30 * time.Minute`,
-		tests: "TestWhereAVerdictStands",
+		tests: "TestWhatAVerdictIsWorthAtAMoment",
 	},
 	{
 		name: "a clock that was set back extends grace",
@@ -27,7 +27,7 @@ var clocks = []mutant{
 	}
 `,
 		new:   ``,
-		tests: "TestAClockSetBackNeverAllowsMoreThanTheTrueTime|TestWhereAVerdictStands",
+		tests: "TestAClockSetBackNeverAllowsMoreThanTheTrueTime|TestWhatAVerdictIsWorthAtAMoment",
 	},
 	{
 		name: "an unanswered question moves the mark back",
@@ -57,7 +57,7 @@ var clocks = []mutant{
 		file:  "offline.go",
 		old:   `		expiry = v.ExpiresAt.Add(-v.Skew)`,
 		new:   `		expiry = v.ExpiresAt`,
-		tests: "TestWhereAVerdictStands",
+		tests: "TestWhatAVerdictIsWorthAtAMoment",
 	},
 	{
 		name:  "an outage from before the clock was set back still counts",
@@ -77,7 +77,7 @@ var clocks = []mutant{
 		expiry`,
 		new: `	if v.ExpiresAt.Equal(v.CheckedAt) {
 		expiry`,
-		tests: "TestWhereAVerdictStands|TestABlockedNetworkLastsAsLongAsGraceAndNeverPastTheKeysEnd",
+		tests: "TestWhatAVerdictIsWorthAtAMoment|TestABlockedNetworkLastsAsLongAsGraceAndNeverPastTheKeysEnd",
 	},
 	{
 		name: "an expiry that was moved is not taken in",
@@ -88,7 +88,7 @@ var clocks = []mutant{
 			license.ExpiresAt = last.ExpiresAt
 		}
 		v := &verdict{Serial: serial, CheckedAt: now, BenefitID:`,
-		tests: "TestExpiryAndBenefitAreTakenAsTheyAreNow|TestARevokedLicenseRecoversAndExpiryIsTheOneOfToday",
+		tests: "TestExpiryAndBenefitAreThoseThatPolarHasNow|TestARevokedLicenseRecoversAndExpiryIsTheOneOfToday",
 	},
 
 	// Freshness.
@@ -146,7 +146,7 @@ var clocks = []mutant{
 		file:  "offline.go",
 		old:   `	case now.Before(s.graceUntil):`,
 		new:   `	case !now.IsZero():`,
-		tests: "TestALicenseAgesFromFreshToGraceToLocked|TestWhereAVerdictStands",
+		tests: "TestALicenseAgesFromFreshToGraceToLocked|TestWhatAVerdictIsWorthAtAMoment",
 	},
 	{
 		name:  "an unanswered question extends grace",
@@ -182,7 +182,7 @@ var clocks = []mutant{
 		s :=`,
 		new: `	if v.Refused != "" && v.LastFailure == "" {
 		s :=`,
-		tests: "TestWhereAVerdictStands|TestCuttingTheNetworkDoesNotBringBackARefusedKey",
+		tests: "TestWhatAVerdictIsWorthAtAMoment|TestCuttingTheNetworkDoesNotBringBackARefusedKey",
 	},
 	{
 		name:  "a denial is not stored",

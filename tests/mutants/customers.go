@@ -128,7 +128,7 @@ var customers = []mutant{
 		file:  "internal/flight/flight.go",
 		old:   `time.Since(f.began) < g.Keep {`,
 		new:   `g.Keep > 0 {`,
-		tests: "TestWorkThatHangsIsNotKeptForEver",
+		tests: "TestWorkThatHangsIsNotKeptForever",
 	},
 	{
 		name:  "an id is quoted in an error",

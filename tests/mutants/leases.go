@@ -105,7 +105,7 @@ var leases = []mutant{
 		file:  "lease/issuer/issuer.go",
 		old:   `	if wait := turn.Delay(); wait > 0 {`,
 		new:   `	if wait := turn.Delay(); wait > 1000*time.Hour {`,
-		tests: "TestKeysThatSomebodyMakesUpDoNotStarveThoseThatAreKnown",
+		tests: "TestMadeUpKeysDoNotStarveKnownKeys",
 	},
 	{
 		name:  "a receipt of anybody frees the activation",

@@ -109,7 +109,7 @@ var limits = []mutant{
 		new: `	if wait > limit && limit == 0 {
 		return 0
 	}`,
-		tests: "TestImpossibleRecordsDelayNobodyForLong",
+		tests: "TestImpossibleRecordsDelayNoCallerForLong",
 	},
 
 	// Pauses.
@@ -243,7 +243,7 @@ var limits = []mutant{
 		file:  "customers.go",
 		old:   `customers, keys := c.budget.UnseenCustomers(), c.budget.UnseenKeys()`,
 		new:   `customers, keys := c.budget.UnseenCustomers(), c.budget.UnseenCustomers()`,
-		tests: "TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys|TestNewCustomersDoNotStarveRefreshesOfKnownOnes",
+		tests: "TestAFloodOfUnknownKeysStarvesNeitherCustomersNorKnownKeys|TestNewCustomersDoNotStarveRefreshesOfKnownOnes",
 	},
 	{
 		name:  "new customers don't get idle requests",

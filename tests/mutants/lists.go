@@ -102,7 +102,7 @@ var lists = []mutant{
 		keep = b.leftForSeen()
 	}`,
 		new:   ``,
-		tests: "TestABackgroundLeavesRequestsForThoseWhoCome|TestCustomersWhoComeWhileListsAreReadDoNotWait",
+		tests: "TestABackgroundLeavesRequestsForNewCustomers|TestCustomersWhoComeWhileListsAreReadDoNotWait",
 	},
 	{
 		name:  "lists wait for as long as anybody wants requests",

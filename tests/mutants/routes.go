@@ -52,7 +52,7 @@ var routes = []mutant{
 		file:  "webhook.go",
 		old:   `	again, _ := c.seen.ContainsOrAdd(strings.Clone(id), struct{}{})`,
 		new:   `	again := c.seen.Contains(id)`,
-		tests: "TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne|TestOneEventSentAtOnceByManyIsTakenInOnce",
+		tests: "TestAnEventIsAppliedOnceAndNeverAfterANewerOne|TestAnEventThatIsDeliveredManyTimesAtOnceIsAppliedOnce",
 	},
 	{
 		name:  "a body without an end is read to the end",
@@ -81,7 +81,7 @@ var routes = []mutant{
 		file:  "cache.go",
 		old:   `	return when < e.event || when < e.answered.Before(readTime)`,
 		new:   `	return when < e.answered.Before(readTime)`,
-		tests: "TestAnEventIsTakenInOnceAndNeverAfterAYoungerOne|TestDeliveriesOutOfOrderAndTwiceEndInTheYoungestState",
+		tests: "TestAnEventIsAppliedOnceAndNeverAfterANewerOne|TestDeliveriesOutOfOrderAndTwiceEndInTheYoungestState",
 	},
 	{
 		name:  "an answer that was under way overwrites a newer event",

@@ -55,7 +55,7 @@ var seats = []mutant{
 		file:  "gate.go",
 		old:   `		r.Conditions = s.conditions()`,
 		new:   `		r.Conditions = (&seat{Conditions: g.config.conditions(s.Machine)}).conditions()`,
-		tests: "TestConditionsOfAnUpgradeDoNotLockOutTheOld|TestConditionsThatGrowInAnUpgradeLockNobodyOut",
+		tests: "TestConditionsOfAnUpgradeDoNotLockOutTheOld|TestConditionsThatGrowInAnUpgradeLockNoCustomerOut",
 	},
 
 	// Written ahead.

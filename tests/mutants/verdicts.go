@@ -101,7 +101,7 @@ var verdicts = []mutant{
 		file:  "client.go",
 		old:   `case status == http.StatusNotFound && said.Error == "ResourceNotFound",`,
 		new:   `case status == http.StatusNotFound,`,
-		tests: "TestARouteThatIsGoneIsNotTakenForARevokedKey|TestAnswersThatProveNothingNeitherLockNorUnlock",
+		tests: "TestARouteThatIsGoneDoesNotCountAsARevokedKey|TestAnswersThatProveNothingNeitherLockNorUnlock",
 	},
 	{
 		name:  "a refusal with an unknown text is no denial",

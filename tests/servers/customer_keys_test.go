@@ -252,7 +252,7 @@ func TestOfSeveralKeysOfABenefitOneThatCountsIsEnough(t *testing.T) {
 	})
 }
 
-func TestATokenWithoutTheKeysScopeIsReportedAndLocksNobodyOut(t *testing.T) {
+func TestATokenWithoutTheKeysScopeIsReportedAndLocksNoCustomerOut(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := newKeyShop(t, polartest.LicenseKey{ExpiresAt: time.Now().AddDate(0, -10, 0)})
 		s.Config.AccessToken = s.Polar.AddToken(polartest.Token{Scopes: []string{"customers:read"}})

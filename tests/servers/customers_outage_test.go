@@ -46,7 +46,7 @@ func TestAnOutageInWhichPolarIsSilentHoldsUpAKnownCustomerOnce(t *testing.T) {
 	})
 }
 
-func TestNewcomersDoNotWaitForAServerThatHasJustNotAnswered(t *testing.T) {
+func TestNewCustomersDoNotWaitForAServerThatHasJustNotAnswered(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Open()

@@ -433,7 +433,7 @@ func TestAnIdIsInNoErrorAndNoLog(t *testing.T) {
 	})
 }
 
-func TestATokenThatPolarRefusesIsToldAtTheFirstUseAndInStatsUntilItWorks(t *testing.T) {
+func TestARefusedTokenIsReportedAtTheFirstUseAndInStatsUntilItWorks(t *testing.T) {
 	t.Parallel()
 	for name, token := range map[string]polartest.Token{
 		"without the scope": {Token: "polar_oat_one", Scopes: []string{"license_keys:read"}},
@@ -613,7 +613,7 @@ func TestARefreshThatCannotAskAgainGivesTheAnswerThatItJoined(t *testing.T) {
 	})
 }
 
-func TestSettingsThatMeanForEverNeverEnd(t *testing.T) {
+func TestSettingsThatMeanForeverNeverEnd(t *testing.T) {
 	for name, set := range map[string]func(*polargate.CustomersConfig){
 		"fresh for ever": func(c *polargate.CustomersConfig) { c.FreshFor = math.MaxInt64 },
 		"stale for ever": func(c *polargate.CustomersConfig) { c.StaleFor = math.MaxInt64 },

@@ -675,7 +675,7 @@ func TestAServerThatIsBusyDoesNotOpenARouteThatFailsOpen(t *testing.T) {
 	})
 }
 
-func TestASmallerAllowanceOfTheSameTokenBoundsNewcomersToo(t *testing.T) {
+func TestASmallerLimitOfTheSameTokenBoundsNewCustomersToo(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s, _ := sold(t)
 		customers := s.Warmed()
@@ -773,7 +773,7 @@ func TestSpendingEventsAndRefreshesAtOnceLeaveEverybodyWithAnAnswer(t *testing.T
 
 // What a route has decided on cannot be pushed out of the cache between that and
 // the cost: a customer who paid is not told to pay.
-func TestACustomerPushedOutOfTheCacheIsNotToldToPay(t *testing.T) {
+func TestACustomerEvictedFromTheCacheIsNotAskedToPay(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		const many = 40

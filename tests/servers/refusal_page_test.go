@@ -199,7 +199,7 @@ func TestOnlyANavigationIsSentToTheUpgradePage(t *testing.T) {
 	})
 }
 
-func TestAnUpgradePageThatIsItselfGatedIsRefusedAndNotRedirectedForEver(t *testing.T) {
+func TestAnUpgradePageThatIsItselfGatedIsRefusedAndNotRedirectedForever(t *testing.T) {
 	t.Parallel()
 	customers := kit.NewShop(t).Warmed()
 	for name, c := range map[string]struct {

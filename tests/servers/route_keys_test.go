@@ -205,7 +205,7 @@ func TestAKeyIsInNoRefusalAndNoLog(t *testing.T) {
 	}
 }
 
-func TestStrangeKeysInAFloodStarveNeitherCustomersNorKnownKeys(t *testing.T) {
+func TestAFloodOfUnknownKeysStarvesNeitherCustomersNorKnownKeys(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s, _ := sold(t)
 		s.Add("usr_new")

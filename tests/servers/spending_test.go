@@ -532,7 +532,7 @@ func TestSpendingAtTheSameTimeNeverExceedsTheBalance(t *testing.T) {
 	})
 }
 
-func TestSpendingIsGivenBackOnceAndNotAfterANewAnswer(t *testing.T) {
+func TestUnitsAreGivenBackOnceAndNotAfterANewAnswer(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		customers := s.Open()
