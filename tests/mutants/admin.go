@@ -97,4 +97,20 @@ var admin = []mutant{
 		new:   `			_ = ends`,
 		tests: "TestAKeyOfACancelledSubscriptionEndsForAServerToo",
 	},
+	{
+		name:  "the janitor takes users of one computer for one",
+		rule:  "an activation is replaced only by one of the same installation",
+		file:  "janitor/janitor.go",
+		old:   `	i = installation{text("installation"), text("fingerprint"), text("app")}`,
+		new:   `	i = installation{"one", text("fingerprint"), text("app")}`,
+		tests: "TestOnlyActivationsOfOneInstallationOnOneComputerReplaceEachOther",
+	},
+	{
+		name:  "the janitor takes the activation in use",
+		rule:  "of two activations of an installation the older one was lost",
+		file:  "janitor/janitor.go",
+		old:   `return a.CreatedAt.Compare(b.CreatedAt) })`,
+		new:   `return b.CreatedAt.Compare(a.CreatedAt) })`,
+		tests: "TestWhatAKilledProgramLeftIsFoundAndTheActivationInUseStays",
+	},
 }
