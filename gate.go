@@ -623,7 +623,7 @@ func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*Lic
 	return license, ofHeld(err, s, key)
 }
 
-// ofHeld says of an unknown key that it was known when it was activated.
+// ofHeld makes the error about an unknown key say that the key was known when it was activated.
 func ofHeld(err error, s *seat, key Key) error {
 	if e, ok := err.(*Error); ok && e.Reason == ErrUnknownKey && key.Reveal() == s.Key {
 		e.situation = unknownHeld

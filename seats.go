@@ -24,7 +24,7 @@ import (
 // The Status is that of the license in use afterwards, not of what went wrong: show
 // Message(err). A license that was in use before is given up, and its activation ends,
 // only once the new key has been accepted; any failure leaves it unchanged. After
-// ErrActivationInDoubt, Polar may count an activation that nobody knows of. The attempt
+// ErrActivationInDoubt, Polar may count an activation that isn't known here. The attempt
 // is recorded, and Activate can be called again. A *StoreError means that no new
 // activation is in use: if there is no place to store one, none is requested, and one
 // that couldn't be stored is deactivated again.

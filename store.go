@@ -515,11 +515,9 @@ func (s *MemoryStore) Lock(ctx context.Context, name string) (func(), error) {
 	}
 }
 
-// The program's own Store may panic. That is no reason to take the program down: some of
-// the work here is done in goroutines that nobody else could recover in.
-
-// recoveringStore turns the panics of a Store into errors, and a file system's own words
-// for missing locks into errors.ErrUnsupported.
+// recoveringStore turns the panics of a program's own Store into errors, because some of the
+// work here runs in goroutines in which the program can't recover. It also turns a file
+// system's errors for missing locks into errors.ErrUnsupported.
 type recoveringStore struct {
 	of  Store
 	log *slog.Logger

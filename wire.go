@@ -15,8 +15,8 @@ import (
 	"github.com/polargate/polargate/internal/redact"
 )
 
-// wireRequest is the body of the three license key endpoints. It holds a key in
-// the clear: it is marshalled and dropped, never kept or printed.
+// wireRequest is the body of the three license key endpoints. It has a key in the clear, so it
+// is marshalled and dropped, never kept or printed.
 type wireRequest struct {
 	Key            string         `json:"key"`
 	OrganizationID string         `json:"organization_id"`
@@ -29,8 +29,8 @@ type wireRequest struct {
 	Meta           map[string]any `json:"meta,omitempty"`
 }
 
-// fields are the members of a JSON object, read one by one, so that one that
-// changed its type does not spoil the others.
+// fields are the members of a JSON object. They are read one by one, so that the others can
+// still be read if one has another type than expected.
 type fields map[string]json.RawMessage
 
 func object(data []byte) (fields, error) {
@@ -54,8 +54,8 @@ func optional[T any](f fields, name string, to *T) {
 
 func (f fields) text(name string, to *string) { optional(f, name, to) }
 
-// list reads a member that is a list of objects; null is an empty one. An entry that
-// is no object is left out. A member that is missing or no list is an error.
+// list reads a list of objects; null is an empty one. An entry that is no object is left out.
+// A member that is missing or not a list is an error.
 func (f fields) list(name string) ([]fields, error) {
 	var entries []json.RawMessage
 	if err := json.Unmarshal(f[name], &entries); err != nil {
@@ -70,7 +70,7 @@ func (f fields) list(name string) ([]fields, error) {
 	return all, nil
 }
 
-// compact is JSON without white space; "{}" for what is none.
+// compact is JSON without white space; "{}" if it isn't JSON.
 func compact(raw json.RawMessage) string {
 	var b bytes.Buffer
 	if json.Compact(&b, raw) != nil || b.Len() == 0 {
@@ -85,8 +85,8 @@ func (f fields) time(name string, to *time.Time) {
 	}
 }
 
-// parseTime reads Polar's times: RFC 3339, and, since PATCH echoes what it was
-// given, the same without a zone, which is UTC, and a bare date.
+// parseTime reads Polar's times: RFC 3339, and also the same without a zone, which means UTC, and
+// a bare date, because Polar's answer to a PATCH repeats what was sent.
 func parseTime(raw json.RawMessage) (time.Time, error) {
 	var s string
 	if err := json.Unmarshal(raw, &s); err != nil {
@@ -94,7 +94,7 @@ func parseTime(raw json.RawMessage) (time.Time, error) {
 	}
 	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", time.DateOnly} {
 		t, err := time.Parse(layout, s)
-		// In UTC the year may be one that cannot be written again.
+		// In UTC, the year may be one that can't be written again.
 		if t = t.UTC(); err == nil && t.Year() >= 0 && t.Year() <= 9999 {
 			return t, nil
 		}
@@ -102,8 +102,8 @@ func parseTime(raw json.RawMessage) (time.Time, error) {
 	return time.Time{}, errors.New("time is in no known form")
 }
 
-// canonicalUUID4 gives the usual form, in lower case and with dashes, of a UUID
-// of version 4, the only one that Polar takes for an id.
+// canonicalUUID4 returns the usual form, in lower case and with dashes, of a UUID of version 4.
+// Polar accepts no other version as an id.
 func canonicalUUID4(s string) (string, bool) {
 	plain := strings.ToLower(strings.ReplaceAll(s, "-", ""))
 	if len(plain) != 32 || len(s) != 32 && len(s) != 36 {
@@ -125,7 +125,7 @@ func canonicalUUID4(s string) (string, bool) {
 // uuid is a UUID of version 4 in 16 bytes; the zero value is none.
 type uuid [16]byte
 
-// parseUUID reads what canonicalUUID4 takes. It allocates nothing for the usual form.
+// parseUUID reads what canonicalUUID4 accepts. It allocates nothing for the usual form.
 func parseUUID(s string) (id uuid, ok bool) {
 	if len(s) == 36 {
 		ok = true
@@ -173,7 +173,7 @@ func (id uuid) String() string {
 	return string(text[:])
 }
 
-// normalUUID is the usual form of an id, and the id itself if it is no UUID.
+// normalUUID is the usual form of an id, or the id itself if it isn't a UUID.
 func normalUUID(s string) string {
 	if id, ok := canonicalUUID4(s); ok {
 		return id
@@ -183,8 +183,8 @@ func normalUUID(s string) string {
 
 func sameUUID(a, b string) bool { return normalUUID(a) == normalUUID(b) }
 
-// checkMap holds conditions and meta to Polar's limits, so that a program
-// learns of a mistake from us and not from a 422 at its customers.
+// checkMap checks conditions and meta against Polar's limits, so that a developer finds a
+// mistake before a customer gets a 422.
 func checkMap(field string, m map[string]any) error {
 	bad := func(format string, args ...any) error {
 		return &InputError{field, fmt.Sprintf(format, args...)}
@@ -217,9 +217,9 @@ func checkMap(field string, m map[string]any) error {
 	return nil
 }
 
-// refusal is what Polar says when it says no, in one of the shapes that are its
-// own. OAuth's description and the router's bare detail fit too, and are told
-// apart by what is empty.
+// refusal is Polar's refusal of a request, in one of the shapes that Polar uses. OAuth's
+// description and the router's bare detail have this shape, too; their empty fields tell them
+// apart.
 type refusal struct {
 	Error  string
 	Detail string
@@ -263,7 +263,7 @@ func parseRefusal(body []byte) (refusal, bool) {
 	return r, true
 }
 
-// cleanText makes a text of one line, without characters that cannot be seen.
+// cleanText makes a text one line, without invisible characters.
 func cleanText(s string) string {
 	return strings.TrimSpace(strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
@@ -273,7 +273,7 @@ func cleanText(s string) string {
 	}, s))
 }
 
-// shorten cuts a text to n characters, the last of which then says so.
+// shorten cuts a text to n characters. The last one is then an ellipsis.
 func shorten(s string, n int) string {
 	if utf8.RuneCountInString(s) <= n {
 		return s
@@ -281,8 +281,8 @@ func shorten(s string, n int) string {
 	return string([]rune(s)[:n-1]) + "…"
 }
 
-// cleanDetail makes a text from the network fit for an error: one line,
-// printable, short, and redacted.
+// cleanDetail makes a text from the network suitable for an error: one line, printable, short,
+// and redacted.
 func cleanDetail(s string, secrets ...string) string {
 	return shorten(cleanText(redact.Text(s, secrets...)), 200)
 }

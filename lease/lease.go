@@ -155,7 +155,7 @@ func Sign(key crypto.Signer, claims Claims) (string, error) {
 }
 
 // kidBegin is how the payload of a lease begins. The id of the key follows, so that
-// it is found without reading JSON that nobody has vouched for.
+// it is found without reading JSON whose signature wasn't checked.
 const kidBegin = `{"kid":"`
 
 // Verify checks that a text is a lease that one of the keys signed, and reads it.

@@ -40,9 +40,9 @@ type Request struct {
 // A Receipt is a program's word that it has deactivated itself on a computer and
 // thrown its lease away, so that the activation can be given to another.
 //
-// It is proven by the secret in it, whose hash was in the request. Nobody else can
-// show that, not even who has the license key, the lease and the request; and once
-// it is shown, it is good for nothing else.
+// It is proven by the secret in it, whose hash was in the request. Not even a person who has
+// the license key, the lease and the request can make up that secret, and once it is shown,
+// it is good for nothing else.
 type Receipt struct {
 	// ID names the receipt, like Claims.ID [id]. Required.
 	ID string

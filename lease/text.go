@@ -170,8 +170,8 @@ func Unarmor(data []byte, kind Kind) (string, error) {
 	return found, nil
 }
 
-// squeeze drops white space, what replies put in front of lines, and characters that
-// nobody sees.
+// squeeze drops white space, the marks that replies put before lines, and invisible
+// characters.
 func squeeze(s string) string {
 	return strings.Map(func(r rune) rune {
 		if r == '>' || unicode.IsSpace(r) || unicode.Is(unicode.Cf, r) {

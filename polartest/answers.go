@@ -99,8 +99,8 @@ func invalidToken() *answer {
 		"The access token provided is expired, revoked, malformed, or invalid for other reasons.", "")
 }
 
-// wrongSubject refuses a token of an organization in the portal, and that of a session elsewhere. By
-// Polar's source, as of August 2026; nobody recorded it.
+// wrongSubject refuses a token of an organization in the portal, and that of a session elsewhere. It
+// follows Polar's source of August 2026; there is no recording of it.
 func wrongSubject(allowed string) *answer {
 	const description = "The subject of this access token is not valid for this endpoint."
 	a := oauthError(http.StatusUnauthorized, "invalid_token", description, "")

@@ -9,7 +9,7 @@ import (
 )
 
 // The catalog of an organization: what it sells, and what comes with that. A Polar answers without
-// one, too: what nobody added is then told as an example.
+// one, too, with examples in place of what was not added.
 
 // Organization is an organization as its customers meet it.
 type Organization struct {
@@ -19,14 +19,13 @@ type Organization struct {
 	Name, Slug string
 	// MemberModel is Polar's member_model_enabled, which every organization made today has. With it,
 	// grants belong to members of a customer: the state of a buyer of seats holds one grant for each
-	// claimed seat, sessions are of members, and who holds a seat is no customer. Without it, whoever
-	// holds a seat is a customer with grants of their own.
+	// claimed seat, sessions are of members, and the holder of a seat is no customer. Without it, the
+	// holder of a seat is a customer with grants of their own.
 	MemberModel bool
 	CreatedAt   time.Time // 2025-07-01, if zero
 }
 
-// CatalogBenefit is a benefit as an organization has defined it; [Benefit] is what a customer gets of
-// it.
+// CatalogBenefit is a benefit as an organization defines it; [Benefit] is one that a customer has.
 type CatalogBenefit struct {
 	// ID is a UUID of version 4; empty: a random one. OrganizationID: see [Config].
 	ID, OrganizationID string
@@ -38,8 +37,8 @@ type CatalogBenefit struct {
 	// Properties are the settings, by type: prefix, expires, activations and limit_usage of
 	// license_keys; meter_id, units and rollover of meter_credit; note of custom.
 	Properties map[string]any
-	// Private benefits do not appear in the portal. Feature flags are private at Polar, unless
-	// somebody changes that; here it is as it stands.
+	// Private benefits do not appear in the portal. At Polar, feature flags are private by
+	// default; here, only this field decides.
 	Private               bool
 	CreatedAt, ModifiedAt time.Time // CreatedAt is now, if zero
 }
@@ -98,8 +97,8 @@ type catalog struct {
 	meters        []*CatalogMeter
 }
 
-// AddOrganization adds an organization, or says of the one that this Polar started with what it is,
-// and returns it with everything filled in that was empty.
+// AddOrganization adds an organization, or describes the one that this Polar started with, and
+// returns it with its empty fields filled in.
 func (p *Polar) AddOrganization(o Organization) Organization {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -174,7 +173,7 @@ func (p *Polar) benefit(id string) *CatalogBenefit {
 	return nil
 }
 
-// benefitOf is the benefit of a grant, or what can be said of it if nobody added it.
+// benefitOf is the benefit of a grant, or an example if it was not added.
 func (p *Polar) benefitOf(organizationID string, g *Benefit) *CatalogBenefit {
 	if b := p.benefit(g.BenefitID); b != nil {
 		return b
@@ -237,7 +236,7 @@ func (p *Polar) product(id string) *Product {
 	return nil
 }
 
-// productOf is the product of a subscription, or what can be said of it if nobody added it.
+// productOf is the product of a subscription, or an example if it was not added.
 func (p *Polar) productOf(a *account, s *Subscription) *Product {
 	d := p.product(s.ProductID)
 	if d == nil {
@@ -295,7 +294,7 @@ func (m *CatalogMeter) clone() CatalogMeter {
 	return c
 }
 
-// meterOf is a meter of the catalog, or what can be said of it if nobody added it.
+// meterOf is a meter of the catalog, or an example if it was not added.
 func (p *Polar) meterOf(organizationID string, m Meter) *CatalogMeter {
 	for _, c := range p.catalog.meters {
 		if c.ID == m.MeterID {
@@ -342,7 +341,7 @@ func ordered(v any) any {
 	return v
 }
 
-// slim is what every answer says of a benefit.
+// slim has the fields of a benefit that every answer has.
 func (b *CatalogBenefit) slim() *object {
 	return newObject(
 		"id", b.ID,
@@ -371,7 +370,7 @@ func (b *CatalogBenefit) describe() *object {
 	return o.set("visibility_configurable", true)
 }
 
-// describeBenefitForPortal is what a customer is told of a benefit.
+// describeBenefitForPortal is a benefit as the portal shows it.
 func (p *Polar) describeBenefitForPortal(b *CatalogBenefit) *object {
 	return b.slim().
 		set("organization", p.organization(b.OrganizationID).describe()).

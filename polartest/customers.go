@@ -87,7 +87,7 @@ type Subscription struct {
 	CreatedAt, ModifiedAt time.Time // CreatedAt is now, if zero
 }
 
-// SubscriptionMeter is what a subscription says of a meter: the units of this billing period only.
+// SubscriptionMeter is a meter as a subscription has it: with the units of this billing period only.
 type SubscriptionMeter struct {
 	ID, MeterID           string // UUIDs of version 4; empty: random
 	ConsumedUnits         float64
@@ -119,8 +119,8 @@ type Benefit struct {
 	// Revoked grants do not appear in the state. RevokedAt is then when that happened; zero: now.
 	Revoked   bool
 	RevokedAt time.Time
-	// PreviousProperties are what [Polar.Emit] tells of Properties before. Webhooks of changes that
-	// happen here say that by themselves.
+	// PreviousProperties are the earlier Properties that [Polar.Emit] sends. Webhooks of changes
+	// that happen here have them anyway.
 	PreviousProperties map[string]any
 	// GrantedAt and CreatedAt are now, if zero. A zero ModifiedAt is null.
 	GrantedAt, CreatedAt, ModifiedAt time.Time

@@ -93,7 +93,7 @@ func randomInvitation() string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// describeSeat tells nobody of a revoked seat, unless it is being left right now.
+// describeSeat leaves out the holder of a revoked seat, unless the seat is being left right now.
 func (p *Polar) describeSeat(s *CustomerSeat, leaving bool) *object {
 	customer, member, email := textOrNull(s.CustomerID), textOrNull(s.MemberID), textOrNull(s.Email)
 	person, address := p.describeMember(s.MemberID), email
@@ -242,7 +242,7 @@ func (p *Polar) assignSeat(c *call) *answer {
 
 	seat := &CustomerSeat{ID: newUUID(), CreatedAt: c.at}
 	if i := slices.IndexFunc(all, func(s *CustomerSeat) bool { return s.Status == revoked }); i >= 0 {
-		seat = all[i] // a seat that somebody left
+		seat = all[i] // a seat that became free
 		*seat = CustomerSeat{ID: seat.ID, CreatedAt: seat.CreatedAt, ModifiedAt: c.at}
 	} else {
 		p.seats = append(p.seats, seat)

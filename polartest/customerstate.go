@@ -156,8 +156,8 @@ var propertyNames = []string{
 	"last_credited_meter_id", "last_credited_units", "last_credited_at",
 }
 
-// describeProperties are those of a grant. What a credit was booked with is told in the portal and by
-// webhooks, and nowhere else.
+// describeProperties are those of a grant. Only the portal and webhooks have the fields of the last
+// credit.
 func (p *Polar) describeProperties(b *Benefit, everything bool) *object {
 	all := cloneTree(b.Properties)
 	for name := range all {

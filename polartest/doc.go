@@ -35,11 +35,11 @@
 // What goes wrong: [Polar.Inject] with one of the effects, [Polar.SetOffline], VisibleFrom of a key
 // for the lag after a purchase, Config.EventuallyConsistent for states that lag behind; and, for
 // receivers of webhooks, [Polar.HoldDeliveries], [Polar.ReleaseDeliveries] in any order, and
-// [Polar.Send] for anything that Polar, or somebody else, might post.
+// [Polar.Send] for anything that Polar, or an attacker, might post.
 //
 // What happened: [Polar.Requests], [Polar.Count], [Polar.Seats], [Polar.LicenseKey],
-// [Polar.Customer], [Polar.CustomerSeats], [Polar.Events], [Polar.Deliveries], [Polar.Endpoint]. Config.OnBreach is told of requests that a
-// good client never makes.
+// [Polar.Customer], [Polar.CustomerSeats], [Polar.Events], [Polar.Deliveries], [Polar.Endpoint].
+// Config.OnBreach is called for requests that a good client never makes.
 //
 // # Webhooks
 //
@@ -81,7 +81,7 @@
 //
 // # Where that ends
 //
-//   - Refusals that nobody recorded are written by analogy: wrong values of filters in a list,
+//   - Refusals without a recording are written by analogy: wrong values of filters in a list,
 //     malformed times in a PATCH beyond the simplest, IDs of customers that are no UUID, and most of what
 //     a request to create or change something can get wrong.
 //   - Nothing is bought: subscriptions begin by [Polar.Subscribe], or by request if they cost nothing.
@@ -96,5 +96,5 @@
 //   - Over a socket, net/http may repeat a GET on its own when a used connection breaks; requests
 //     are recorded as they arrive.
 //   - It keeps every request in memory until [Polar.ForgetRequests], license keys included, and every
-//     delivery for ever: it is for tests and demonstrations, not for production.
+//     delivery forever: it is for tests and demonstrations, not for production.
 package polartest

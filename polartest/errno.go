@@ -7,7 +7,7 @@ import (
 	"syscall"
 )
 
-// What the system says of a connection that is reset, and of a network that is not there.
+// The errors of the system for a connection that is reset, and for a missing network.
 var (
 	errReset       error = os.NewSyscallError("read", syscall.ECONNRESET)
 	errUnreachable error = os.NewSyscallError("connect", syscall.ENETUNREACH)

@@ -26,7 +26,7 @@ const (
 type Usage struct {
 	ID             string // a UUID of version 4
 	OrganizationID string
-	// CustomerID or ExternalCustomerID is whose usage it is; an external ID may be of nobody yet.
+	// CustomerID or ExternalCustomerID is whose usage it is; an external ID may have no customer yet.
 	CustomerID, ExternalCustomerID string
 	Name                           string
 	ExternalID                     string // empty: none

@@ -163,7 +163,7 @@ func ServerError(status int) Effect {
 }
 
 // Hang says nothing until the client gives up, or the [Server] is closed: a client without a timeout
-// waits for ever. The request does not reach Polar.
+// waits forever. The request does not reach Polar.
 func Hang() Effect { return Effect{name: "Hang", never: true, travel: travel{hang: true}} }
 
 // SlowDrip is the true answer, header at once and body one byte at a time. The request takes effect.
@@ -180,8 +180,8 @@ func Reset() Effect { return Effect{name: "Reset", never: true, travel: travel{c
 // Close is a connection that is closed without an answer, before Polar has the request.
 func Close() Effect { return Effect{name: "Close", never: true, travel: travel{cut: cutClose}} }
 
-// AnswerLost is a connection that is reset after the request has taken effect: a seat may be taken
-// and nobody knows its id.
+// AnswerLost is a connection that is reset after the request has taken effect: there may be an
+// activation whose id the client doesn't know.
 func AnswerLost() Effect { return Effect{name: "AnswerLost", travel: travel{cut: cutReset}} }
 
 // Truncated is the true answer, broken off after half of the body. An answer without a body is lost

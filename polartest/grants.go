@@ -64,7 +64,7 @@ func (p *Polar) grantHead(g grant) *object {
 		"benefit", p.benefitOf(g.OrganizationID, g.Benefit).describe())
 }
 
-// describeGrantForPortal is what a customer is told of a grant.
+// describeGrantForPortal is a grant as the portal shows it.
 func (p *Polar) describeGrantForPortal(g grant) *object {
 	granted, revoked := g.times()
 	return newObject(

@@ -15,7 +15,7 @@ const (
 	versionHeader  = "Polar-Version"
 	currentVersion = "2026-04"
 	// withMembers is the first version in which license keys name their member, and withPeriods
-	// the one in which a validation tells of the subscription or order. Their shapes are those of
+	// the one in which a validation names the subscription or order. Their shapes are those of
 	// Polar's SDK 1.0.1. The server that was recorded is older: it spoke 2026-10 already, in the
 	// shapes of 2026-04.
 	withMembers = "2026-10"

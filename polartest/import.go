@@ -9,14 +9,13 @@ import (
 	"time"
 )
 
-// Import makes everything exist here that a piece of Polar's JSON tells of: answers of its API, lists of
-// them, and bodies of webhooks, or an array of any of these. So a test can start from what a real
-// organization has. It knows organizations, products, benefits, meters, customers and their state,
+// Import adds everything that a piece of Polar's JSON describes: answers of its API, lists of them, and
+// bodies of webhooks, or an array of any of these. So a test can start from what a real organization
+// has. It knows organizations, products, benefits, meters, customers and their state,
 // members, subscriptions, grants, license keys with activations, seats, sessions and webhook endpoints,
-// wherever they stand in the JSON. What is here already becomes as it is told, and what the JSON does not
-// tell stays; but the state of a customer is told whole, and what it does not list has ended. It sends no
-// webhooks. The error says what cannot be read, or what this Polar could not have; a part may have been
-// taken over then.
+// wherever they are in the JSON. It updates what is here already, and leaves what the JSON does not
+// mention. A customer's state is complete, so what it does not list has ended. Import sends no webhooks.
+// The error says what can't be read, or what this Polar can't have; a part may have been imported then.
 func (p *Polar) Import(data []byte) (err error) {
 	v, err := readJSON(data)
 	if err != nil {

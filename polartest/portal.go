@@ -176,7 +176,7 @@ func (p *Polar) portalCustomer(c *call) *answer {
 	return ok(p.customersByID[c.session.CustomerID].describeForPortal())
 }
 
-// describeForPortal is what customers are told of themselves.
+// describeForPortal is a customer as the portal shows it.
 func (c *Customer) describeForPortal() *object {
 	return newObject(
 		"created_at", printTimeOrNull(c.CreatedAt),
@@ -230,8 +230,8 @@ func (p *Polar) portalMeters(c *call) *answer {
 	})
 }
 
-// portalSees says whether a license key is one that the session sees: a member those that were granted
-// to it, and the owner those, too, that nobody else has.
+// portalSees reports whether a session sees a license key: members see those that were granted to them,
+// and the owner also sees those that no other member has.
 func (p *Polar) portalSees(c *call, k *LicenseKey) bool {
 	if p.visible(k, c.at) == nil || k.CustomerID != c.session.CustomerID {
 		return false

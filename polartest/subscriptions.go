@@ -22,7 +22,7 @@ func (p *Polar) subscription(id string) (*account, *Subscription) {
 	return nil, nil
 }
 
-// complete fills in what a product says of a subscription to it.
+// complete fills in the fields of a subscription that its product decides.
 func (d *Product) complete(s *Subscription) {
 	price := d.priceOf(s)
 	s.PriceID = cmp.Or(s.PriceID, price.ID)
@@ -135,7 +135,7 @@ func (p *Polar) describeSubscription(a *account, s *Subscription) *object {
 		set("pending_update", nil)
 }
 
-// describeSubscriptionForPortal is what a customer is told of a subscription.
+// describeSubscriptionForPortal is a subscription as the portal shows it.
 func (p *Polar) describeSubscriptionForPortal(a *account, s *Subscription) *object {
 	d := p.productOf(a, s)
 	return s.head(a).

@@ -13,7 +13,7 @@ import (
 type Event struct {
 	// Type is Polar's: "subscription.cycled", "customer.state_changed" and so on.
 	Type string
-	// Subject is the ID of what the event tells of, as it stands here: of a customer, a subscription, a
+	// Subject is the ID of what the event is about, as it is here: of a customer, a subscription, a
 	// grant, a seat, a member, or a benefit of the catalog, by the type.
 	Subject string
 	// Data, if not empty, is the data of the event instead: JSON, for types of which this Polar knows
@@ -41,7 +41,7 @@ func (p *Polar) Emit(e Event) (ids []string) {
 	return p.emitTo(e.Type, organizationID, a, data, e)
 }
 
-// subject finds what an event tells of.
+// subject finds what an event is about.
 func (p *Polar) subject(e *Event) (organizationID string, a *account, data func() *object) {
 	id := strings.ToLower(e.Subject)
 	if len(e.Data) > 0 {

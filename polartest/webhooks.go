@@ -134,7 +134,7 @@ type webhooks struct {
 type endpoint struct {
 	Endpoint
 	queue   []*event // not tried yet
-	working bool     // somebody works through the queue
+	working bool     // a goroutine works through the queue
 }
 
 type event struct {
@@ -142,7 +142,7 @@ type event struct {
 	endpoint *endpoint
 	customer *account
 	change   int     // of the customer
-	state    *object // if that is what it tells
+	state    *object // of the customer, if the event has it
 	released bool    // although others are held
 	trying   bool    // is being sent right now
 	due      time.Time
@@ -150,7 +150,7 @@ type event struct {
 }
 
 // AddEndpoint adds an endpoint for webhooks and returns it with everything filled in that was empty.
-// It hears of what happens from then on. It panics if there is neither URL nor Handler, or a secret
+// It gets the events from then on. It panics if there is neither URL nor Handler, or a secret
 // is not base64 and not Raw.
 func (p *Polar) AddEndpoint(e Endpoint) Endpoint {
 	e = e.clone()
@@ -244,7 +244,7 @@ func (p *Polar) HoldDeliveries() {
 }
 
 // ReleaseDeliveries sends held deliveries on their way in the order of the IDs given, whatever came
-// first, and goes on holding the others. Without IDs it releases all, in the order in which things
+// first, and still holds the others. Without IDs it releases all, in the order in which things
 // happened, and holds no more. It panics if there is no held delivery of such an ID.
 func (p *Polar) ReleaseDeliveries(ids ...string) {
 	p.mu.Lock()
@@ -272,7 +272,7 @@ func (p *Polar) ReleaseDeliveries(ids ...string) {
 // Send posts a message to an endpoint once, now, and gives what was answered, or why nothing was. It
 // is for what tests of a receiver want to see sent: a delivery once more, under the same ID; one with
 // an old timestamp; one of an unknown type, or about another organization, by a change of the body of
-// a true one; one signed with a secret of somebody else's; bytes that are no JSON, or very many. It
+// a true one; one signed with another secret; bytes that are no JSON, or very many. It
 // appears nowhere else, and changes nothing at this Polar. It panics if there is no such endpoint.
 func (p *Polar) Send(endpointID string, m Message) (status int, err error) {
 	p.mu.Lock()
@@ -425,7 +425,7 @@ func (p *Polar) send(told Event, e *endpoint, a *account, state, data *object) (
 }
 
 // enqueue sends an event on its way. Polar sends the events of an endpoint one after the other, until
-// each has been tried once; repeats wait for nobody.
+// each has been tried once; repeats don't wait for others.
 func (p *Polar) enqueue(ev *event) {
 	ev.Status = pending
 	p.webhooks.pending++
@@ -559,7 +559,7 @@ func (p *Polar) schedule(ev *event, atLeast time.Duration) {
 
 func (p *Polar) retry(ev *event) {
 	p.mu.Lock()
-	if ev.timer == nil { // somebody else was faster
+	if ev.timer == nil { // another call was faster
 		p.mu.Unlock()
 		return
 	}

@@ -28,9 +28,9 @@ import (
 //	         1 byte kind, 8 bytes at, 8 bytes until, 2 bytes length of the key,
 //	         2 bytes length of the head, key, head, data
 //
-// Numbers are big-endian. Whoever appends holds a lock; whoever reads does not, and
-// takes a frame that is not whole for the end. Where a writer was killed, the next one
-// cuts off what is not whole.
+// Numbers are big-endian. A process that appends holds a lock. One that reads doesn't, and
+// takes an incomplete frame for the end of the file. If a writer was killed, the next one cuts
+// off its incomplete frame.
 const (
 	magic      = "PGSHARE"
 	version    = '1'
@@ -45,7 +45,7 @@ const (
 	compactFrom = 1 << 20
 	// maxLive bounds the file: beyond it, what ends first goes first.
 	maxLive = 1 << 30
-	// lockEvery is how often somebody looks again who finds the file locked.
+	// lockEvery is how often a lock that is held is tried again.
 	lockEvery = time.Millisecond
 )
 
@@ -72,8 +72,8 @@ func (l *Log) Unreadable() int64 { return l.file.unreadable.Load() }
 func (l *Log) viewFile(look func(*Tx) error) error {
 	f, whole, err := l.catchUp(false)
 	if err == nil && !whole {
-		// It may be that somebody is writing, or that somebody was killed doing so, or
-		// that the file was damaged. If nobody is writing, it can be mended now.
+		// Another process may be writing, or was killed while it wrote, or the file was
+		// damaged. If no process is writing, it can be mended now.
 		if f != nil {
 			_ = f.Close()
 		}
@@ -393,8 +393,8 @@ func (l *Log) forget(tell bool) {
 	l.file.loaded = false
 }
 
-// makeHeader begins a file that has none. A file of something else is put aside, for it
-// may be of value to somebody.
+// makeHeader writes the header of an empty file. A file of another kind is set aside, because it
+// may be worth keeping.
 func (l *Log) makeHeader(f *os.File, found []byte) (*os.File, error) {
 	if len(found) >= 8 && string(found[:7]) == magic && found[7] != version {
 		return f, fmt.Errorf("%s was written by another version of this library: use that version, or another file", l.path)
@@ -462,15 +462,15 @@ func (l *Log) scan(f io.ReaderAt, size int64) error {
 	return nil
 }
 
-// heal goes on after bytes that are no frame, or cuts them off if none follows. The lock
-// is held, so nobody is writing them.
+// heal skips bytes that are no frame, or cuts them off if no frame follows. The lock is held,
+// so no process is writing them.
 func (l *Log) heal(f *os.File, size int64) error {
 	for l.file.end < size {
 		next, err := l.nextFrame(f, l.file.end+1, size)
 		if err != nil {
 			return err
 		}
-		if next < 0 { // somebody was killed while writing
+		if next < 0 { // a process was killed while it wrote
 			return f.Truncate(l.file.end)
 		}
 		l.file.unreadable.Add(next - l.file.end)
@@ -646,7 +646,7 @@ func syncFolder(path string) {
 	}
 }
 
-// sweep removes what a crash left half-written. The lock is held, so nobody is writing.
+// sweep removes incomplete files that a crash left. The lock is held, so no process is writing.
 func sweep(path string) {
 	folder, base := filepath.Split(path)
 	entries, _ := os.ReadDir(filepath.Clean(folder + "."))

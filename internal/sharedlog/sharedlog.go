@@ -1,11 +1,10 @@
 // Package sharedlog keeps small items under keys in a file that several processes of one
 // computer share, or in memory.
 //
-// It promises that an update sees all updates before it and is kept as a whole or not at
-// all, also when its process is killed in the midst of it, and that bytes that cannot be
-// read are skipped and counted. It does not promise that the last moments outlast a power
-// failure, and does not work across computers: a network file system's locks and sizes
-// are not to be relied on.
+// It promises that an update sees all updates before it, and is kept as a whole or not at all,
+// even if its process is killed in the middle of it, and that unreadable bytes are skipped and
+// counted. It doesn't promise that the last moments survive a power failure. It doesn't work
+// across computers, because the locks and sizes of network file systems can't be relied on.
 package sharedlog
 
 import (
@@ -41,14 +40,14 @@ type keyOf struct {
 
 // Log is a file or a memory. All methods are safe for use by many goroutines.
 type Log struct {
-	// Changed is told of each item that was put here or, since the file was first
-	// read, elsewhere, and Missed that some may have been missed. Neither must block,
-	// nor use the Log. Set them before its first use.
+	// Changed is called for each item that was put here or, after the file was first read,
+	// by another process. Missed is called if some may have been missed. Neither may block
+	// or use the Log. Set them before its first use.
 	Changed func(kind byte, key string)
 	Missed  func()
 
 	path string        // empty for a memory
-	turn chan struct{} // holds a token while somebody uses what follows
+	turn chan struct{} // holds a token while what follows is in use
 	lock *flock.Flock
 
 	items     map[byte]map[string]place
