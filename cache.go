@@ -426,6 +426,9 @@ func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency
 		c.counts.served[cacheMiss].Add(1)
 		return value, nil
 	}
+	if e, ok := errors.AsType[*Error](err); ok && !e.unasked && c.entryOf(key) == nil {
+		return c.recall(ctx, key, err)
+	}
 	return c.staleOnError(key, err)
 }
 
@@ -484,10 +487,9 @@ func (c *entitlementCache) lookupUnknown(ctx context.Context, key cacheKey, now 
 // recall is the answer for a customer or key that is not in memory while Polar cannot be
 // asked: what other replicas know of it.
 func (c *entitlementCache) recall(ctx context.Context, key cacheKey, failure error) (*Entitlements, error) {
-	if c.replicas == nil {
-		return nil, failure
+	if c.replicas != nil {
+		c.replicas.recall(ctx, key)
 	}
-	c.replicas.recall(ctx, key)
 	return c.staleOnError(key, failure)
 }
 

@@ -549,16 +549,34 @@ func (r *replicas) checkFirst(key cacheKey) {
 		return
 	}
 	gap := r.cache.gaps.Load()
-	r.recall(context.Background(), key)
+	r.once(context.Background(), "check ", key, func(key cacheKey) { r.check(r.link.life, key) })
 	r.cache.noteChecked(gap, key)
 }
 
-// recall has the cache take in what other replicas know of a customer or license key,
-// without asking Polar.
+// recall has the cache take in what other replicas know of a customer or license key, while
+// Polar cannot be asked. There is nothing else to serve, so it doesn't give up a store at
+// once that has just failed, as one does that is busy.
 func (r *replicas) recall(ctx context.Context, key cacheKey) {
+	r.once(ctx, "recall ", key, func(key cacheKey) {
+		patience, cancel := context.WithTimeout(r.link.life, recallPatience)
+		defer cancel()
+		for !r.check(patience, key) && r.link.awayFor() < recallGivesUp && pace.Sleep(patience, recallAgain) {
+		}
+	})
+}
+
+const (
+	// recallPatience is how long a customer whom only the store can know waits for it, and
+	// recallAgain the pause between two tries. A store that has been away for recallGivesUp
+	// is not waited for.
+	recallPatience, recallAgain, recallGivesUp = 2 * time.Second, 25 * time.Millisecond, 5 * time.Second
+)
+
+// once does something about a key once for all who want it at the same time.
+func (r *replicas) once(ctx context.Context, what string, key cacheKey, do func(cacheKey)) {
 	key = key.own()
-	_, _ = flight.Do(ctx, &r.flights, string('0'+rune(key.kind))+key.id, func(context.Context) (struct{}, error) {
-		r.check(r.link.life, key)
+	_, _ = flight.Do(ctx, &r.flights, what+string('0'+rune(key.kind))+key.id, func(context.Context) (struct{}, error) {
+		do(key)
 		return struct{}{}, nil
 	})
 }

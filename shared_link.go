@@ -215,6 +215,15 @@ func (l *sharedLink) openName(kind, id string) sharedName {
 // isAway reports whether the store is failing.
 func (l *sharedLink) isAway() bool { return !l.breaker.Away().IsZero() }
 
+// awayFor is for how long the store has been failing.
+func (l *sharedLink) awayFor() time.Duration {
+	since := l.breaker.Away()
+	if since.IsZero() {
+		return 0
+	}
+	return time.Since(since)
+}
+
 // hint tells all who listen of a name.
 func (l *sharedLink) hint(ctx context.Context, name sharedName) {
 	_, _ = linkCall(ctx, l, func(ctx context.Context) (struct{}, error) {

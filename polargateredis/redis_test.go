@@ -303,20 +303,27 @@ func TestAColdCustomerCostsOneRoundTrip(t *testing.T) {
 	}
 }
 
-func TestOnePrimaryIsKilledUnderLoadAndNothingWrongIsDecided(t *testing.T) {
-	t.Parallel()
-	primary := start(t, "redis-server")
+// watched starts a primary and a replica of it, and a sentinel that has the replica take over.
+func watched(t *testing.T) (primary, replica, watch *server) {
+	t.Helper()
+	primary = start(t, "redis-server")
 	_, port, _ := strings.Cut(primary.addr, ":")
-	replica := start(t, "redis-server", "replicaof 127.0.0.1 "+port, "repl-diskless-sync-delay 0")
+	replica = start(t, "redis-server", "replicaof 127.0.0.1 "+port, "repl-diskless-sync-delay 0")
 	eventually(t, "the replica follows", func() bool {
 		reply, err := replica.try("INFO replication")
 		return err == nil && strings.Contains(reply, "master_link_status:up")
 	})
-	watch := sentinel(t, "redis-server", primary)
+	watch = sentinel(t, "redis-server", primary)
 	eventually(t, "the sentinel knows the replica", func() bool {
 		reply, err := watch.try("SENTINEL MASTER main")
 		return err == nil && strings.Contains(reply, "num-slaves\r\n$1\r\n1\r\n")
 	})
+	return primary, replica, watch
+}
+
+func TestOnePrimaryIsKilledUnderLoadAndNothingWrongIsDecided(t *testing.T) {
+	t.Parallel()
+	primary, replica, watch := watched(t)
 
 	p := prefix()
 	client := func() rueidis.Client {

@@ -233,6 +233,7 @@ type proxy struct {
 	mu       sync.Mutex
 	cut      bool
 	conns    map[net.Conn]struct{}
+	still    sync.RWMutex // locked while nothing comes from the server
 }
 
 func newProxy(t testing.TB, to string) *proxy {
@@ -272,12 +273,30 @@ func (p *proxy) serve(conn net.Conn) {
 		_, _ = to.Close(), from.Close()
 	}
 	both.Go(func() { pipe(server, conn) })
-	both.Go(func() { pipe(conn, server) })
+	both.Go(func() { pipe(stalling{conn, p}, server) })
 	both.Wait()
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.conns, conn)
 	delete(p.conns, server)
+}
+
+// stalling is what comes from the server, unless the proxy is still.
+type stalling struct {
+	net.Conn
+	p *proxy
+}
+
+func (s stalling) Write(b []byte) (int, error) {
+	s.p.still.RLock()
+	defer s.p.still.RUnlock()
+	return s.Conn.Write(b)
+}
+
+// stall lets nothing come from the server, and keeps all connections.
+func (p *proxy) stall() (flow func()) {
+	p.still.Lock()
+	return p.still.Unlock
 }
 
 // sever ends all connections, and new ones at once.

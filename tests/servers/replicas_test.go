@@ -1075,3 +1075,31 @@ func TestAWebhookToOneReplicaPutsOffTheSweepOfAll(t *testing.T) {
 		}
 	})
 }
+
+func TestWhileNeitherPolarNorAStoreThatHasJustFailedAnswersACustomerWaitsForTheStore(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		shared := polargate.SharedInMemory()
+		s.Has(fleet(s, 1, shared)[0], kit.Paying, true)
+		s.Polar.SetOffline(true)
+		time.Sleep(time.Hour)
+		store := &faultyStore{Shared: shared}
+		after := fleet(s, 1, store)[0]
+		store.setAway(true)
+		time.AfterFunc(500*time.Millisecond, func() { store.setAway(false) })
+		at := time.Now()
+		s.Has(after, kit.Paying, true)
+		assert.Less(t, time.Since(at), 3*time.Second)
+
+		gone := fleet(s, 1, store)[0]
+		store.setAway(true)
+		for range 20 {
+			_, _ = gone.Entitlements(t.Context(), polargate.ExternalID(kit.Paying))
+			time.Sleep(time.Second)
+		}
+		at = time.Now()
+		_, err := gone.Entitlements(t.Context(), polargate.ExternalID(kit.Paying))
+		require.ErrorIs(t, err, polargate.ErrUnreachable)
+		assert.Less(t, time.Since(at), time.Second, "a store that has been away for long is not waited for")
+	})
+}
