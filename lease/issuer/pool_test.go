@@ -1,6 +1,9 @@
 package issuer
 
 import (
+	"bytes"
+	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	mathrand "math/rand/v2"
 	"testing"
@@ -164,5 +167,36 @@ func TestThereAreNeverMoreHoldersThanPlacesAndNoPlaceIsLost(t *testing.T) {
 				require.True(t, free.After(seen), "seed %d step %d: it is free already", seed, step)
 			}
 		}
+	}
+}
+
+func TestAnAccountOfAnySizeThatFitsIsReadAsItWasWritten(t *testing.T) {
+	t.Parallel()
+	for _, computers := range []int{0, 1, 100, 200, 300} {
+		var a account
+		for i := range computers {
+			a.Held = append(a.Held, Held{
+				LeaseID: rand.Text(), RequestID: rand.Text(), Fingerprint: rand.Text() + rand.Text(), Label: fmt.Sprint("computer-", i),
+				ActivationID: "b0000000-0000-4000-8000-000000000001", ReceiptHash: rand.Text() + rand.Text(), Issued: start, Expires: start, Ends: start,
+			})
+		}
+		data, err := json.Marshal(a)
+		require.NoError(t, err)
+		packed, err := pack(data)
+		require.NoError(t, err, "%d computers", computers)
+		assert.LessOrEqual(t, len(packed), maxShared)
+		again, err := unpack(packed)
+		require.NoError(t, err)
+		assert.Equal(t, data, again)
+	}
+	_, err := pack(bytes.Repeat([]byte(rand.Text()+rand.Text()+rand.Text()), 4000)[:200_000])
+	require.NoError(t, err)
+	noise := make([]byte, 2*maxShared)
+	_, _ = rand.Read(noise)
+	_, err = pack(noise)
+	require.ErrorContains(t, err, "use Config.State")
+	for _, broken := range []string{"", "x", "z", "znothing"} {
+		_, err := unpack([]byte(broken))
+		assert.Error(t, err, "%q", broken)
 	}
 }

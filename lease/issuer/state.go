@@ -84,7 +84,7 @@ func (b *sharedBook) load(ctx context.Context, name string) (data []byte, versio
 	if err != nil || value.Version == "" {
 		return nil, "", err
 	}
-	data, err = io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(value.Data)), maxAccount))
+	data, err = unpack(value.Data)
 	if err != nil {
 		return nil, "", fmt.Errorf("what is stored under %s can't be read: %w", name, err)
 	}
@@ -129,8 +129,18 @@ func (b *sharedBook) change(ctx context.Context, name string, change func([]byte
 	}
 }
 
+// The first byte of a value says how the rest is written.
+const (
+	asItIs     = 'j'
+	compressed = 'z'
+)
+
+// pack writes an account, compressed if it would not fit otherwise.
 func pack(data []byte) ([]byte, error) {
-	var packed bytes.Buffer
+	if len(data) < maxShared {
+		return append([]byte{asItIs}, data...), nil
+	}
+	packed := *bytes.NewBuffer([]byte{compressed})
 	w, err := flate.NewWriter(&packed, flate.BestSpeed)
 	if err != nil {
 		panic(err) // the level exists
@@ -141,6 +151,17 @@ func pack(data []byte) ([]byte, error) {
 		return nil, errors.New("the license key has too many computers for a Shared: use Config.State")
 	}
 	return packed.Bytes(), nil
+}
+
+// unpack reads what pack wrote.
+func unpack(value []byte) ([]byte, error) {
+	switch {
+	case len(value) > 0 && value[0] == asItIs:
+		return value[1:], nil
+	case len(value) > 0 && value[0] == compressed:
+		return io.ReadAll(io.LimitReader(flate.NewReader(bytes.NewReader(value[1:])), maxAccount))
+	}
+	return nil, errors.New("it is not what an issuer writes")
 }
 
 // keyedLocks are locks by name that take no room while nobody holds them.
