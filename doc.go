@@ -30,6 +30,13 @@
 // if many of them share one address. [Gate.Diagnose] writes a report that a user can
 // paste into an email to support.
 //
+// # A license server of your own
+//
+// With Config.LeaseURL, licenses come as leases that your server signs (package
+// lease/issuer makes one), and a client can't forge them. A computer without a network is
+// activated by a file: [Gate.OfflineRequest], [Gate.ActivateFile] and
+// [Gate.OfflineReceipt]. [Gate.Borrow] takes a floating license along on a trip.
+//
 // # Servers
 //
 // [Customers] answers what a customer may use. It needs an organization access token,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"testing"
@@ -316,6 +317,52 @@ func ExampleClient_LicenseKey() {
 	// <nil>
 	// granted laptop <nil>
 	// true
+}
+
+// A floating license is taken along on a trip.
+func ExampleGate_Borrow() {
+	private := ed25519.NewKeyFromSeed([]byte("an example, never a key in life!"))
+	polar := polartest.New(polartest.Config{})
+	sold := polar.AddKey(polartest.LicenseKey{})
+	client, err := polargate.NewClient(polargate.ClientConfig{
+		OrganizationID: polar.OrganizationID(), AccessToken: polar.AddToken(polartest.Token{}), HTTPClient: polar.Client(),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	vendor, err := issuer.New(issuer.Config{
+		Client: client, Key: private,
+		Pools: map[string]issuer.Pool{sold.BenefitID: {Max: 5, Borrow: 72 * time.Hour}},
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	server := httptest.NewServer(vendor.Handler())
+	defer server.Close()
+
+	gate, err := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		LeaseKeys:      []ed25519.PublicKey{private.Public().(ed25519.PublicKey)},
+		LeaseURL:       server.URL,
+		Store:          &polargate.MemoryStore{},
+		Fingerprint:    "this computer",
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer gate.Close()
+	ctx := context.Background()
+	if _, err := gate.Activate(ctx, sold.Key); err != nil {
+		fmt.Println(err)
+		return
+	}
+	status, err := gate.Borrow(ctx, 48*time.Hour)
+	fmt.Println(status.State, time.Until(status.GraceUntil) > 47*time.Hour, err)
+	// Output:
+	// active true <nil>
 }
 
 // A computer without a network is activated by a file, which the vendor's page makes.

@@ -612,7 +612,7 @@ func (w write) start() {
 // rotated the key, key is the new one.
 func (g *Gate) ask(ctx context.Context, s *seat, key Key, increment int64) (*LicenseKey, error) {
 	if g.config.hasLeaseServer() && increment == 0 {
-		license, err := g.leaseFor(ctx, s, key)
+		license, err := g.leaseFor(ctx, s, key, 0)
 		return license, ofHeld(err, s, key)
 	}
 	r := ValidateRequest{Key: key, ActivationID: s.ActivationID, IncrementUsage: increment}

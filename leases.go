@@ -118,12 +118,12 @@ func leasedKey(key Key, proof *lease.Lease, secret string) *LicenseKey {
 // leaseFor asks the license server for a lease of a key for an activation: the next one, or,
 // for an activation without a lease, the first. An answer that was lost does no harm: asking
 // again gives the same activation.
-func (g *Gate) leaseFor(ctx context.Context, s *seat, key Key) (*LicenseKey, error) {
+func (g *Gate) leaseFor(ctx context.Context, s *seat, key Key, borrow time.Duration) (*LicenseKey, error) {
 	rec := g.holding()
 	own := g.fingerprints(&rec.state)
 	q := lease.Request{
 		ID: rand.Text(), Made: g.now(), OrganizationID: g.client.organizationID, Key: lease.NewSecret(key.Reveal()),
-		Newest: rec.state.Newest, Fingerprint: s.Machine,
+		Newest: rec.state.Newest, Fingerprint: s.Machine, Borrow: borrow,
 		App: g.config.App, Version: shorten(cleanText(g.config.Version), 100), Label: shorten(cleanText(s.Label), 100),
 	}
 	secret := rand.Text()
@@ -157,6 +157,44 @@ func (g *Gate) leaseFor(ctx context.Context, s *seat, key Key) (*LicenseKey, err
 	return leasedKey(key, proof, secret), nil
 }
 
+// Borrow keeps the place of a floating license for a trip without a network: for d, or for as
+// long as the vendor's pool allows if that is less; the Status says until when. The program must
+// be activated, and needs Config.LeaseURL. Nobody else can use the place meanwhile: Deactivate
+// gives it back earlier. A license that doesn't float is renewed, as by Refresh. Errors are
+// those of Refresh.
+func (g *Gate) Borrow(ctx context.Context, d time.Duration) (Status, error) {
+	if err := g.enter(ctx); err != nil {
+		return g.Status(), err
+	}
+	if !g.config.hasLeaseServer() {
+		return g.Status(), &InputError{"LeaseURL", "is missing: only a license server lends licenses"}
+	}
+	if d < time.Second || d > maxBorrow {
+		return g.Status(), &InputError{"d", "must be between a second and ten years"}
+	}
+	_, err := flight.Do(ctx, &g.flights, "borrow "+d.String(), func(ctx context.Context) (struct{}, error) {
+		ctx, cancel := context.WithTimeout(ctx, questionTime)
+		defer cancel()
+		rec := g.reload(ctx)
+		s := rec.state.Seat
+		if s == nil || s.byFile() || !s.held() {
+			return struct{}{}, &Error{Op: "borrow", Reason: ErrNoLicense}
+		}
+		asked := g.now()
+		license, err := g.leaseFor(ctx, s, newKey(s.Key), d)
+		g.settle(ctx, rec, license, err, asked)
+		return struct{}{}, err
+	})
+	status := g.Status()
+	if err = g.callError("borrow", err); !status.OK() {
+		err = statusError(status, err)
+	}
+	return status, err
+}
+
+// maxBorrow is the longest time that a request can ask for.
+const maxBorrow = 3653 * 24 * time.Hour
+
 // askLease is ask for a new activation, by the license server.
 func (a *attempt) askLease(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 	if err := ctx.Err(); err != nil {
@@ -166,7 +204,7 @@ func (a *attempt) askLease(ctx, hard context.Context) (*seat, *LicenseKey, error
 	defer cancel()
 	machine := a.g.fingerprint(&a.rec.state)
 	given := &seat{Key: a.key.Reveal(), Machine: machine, Label: a.g.config.Label}
-	license, err := a.g.leaseFor(hard, given, a.key)
+	license, err := a.g.leaseFor(hard, given, a.key, 0)
 	if e, ok := err.(*Error); ok {
 		e.Op = opActivate
 	}

@@ -385,6 +385,45 @@ func TestAFloatingLicenseIsKeptByHeartbeatsAndFreeTwoAfterACrash(t *testing.T) {
 	})
 }
 
+func TestAFloatingLicenseIsBorrowedForATripAndGivenBack(t *testing.T) {
+	inTime(t, func(c *issuer.Config) {
+		pool(1)(c)
+		for benefit, p := range c.Pools {
+			p.Borrow = 3 * kit.Day
+			c.Pools[benefit] = p
+		}
+	}, func(t *testing.T, v *vendor) {
+		traveller := v.Open()
+		_, err := traveller.Borrow(t.Context(), kit.Day)
+		require.ErrorIs(t, err, polargate.ErrNoLicense)
+		_, err = traveller.Activate(t.Context(), v.Key.Key)
+		require.NoError(t, err)
+		time.Sleep(time.Second)
+		status, err := traveller.Borrow(t.Context(), 10*kit.Day)
+		require.NoError(t, err)
+		assert.Equal(t, time.Now().Add(3*kit.Day).UTC(), status.GraceUntil.UTC(), "as long as the pool allows")
+
+		v.says(away)
+		time.Sleep(2 * kit.Day)
+		_, err = traveller.Check(t.Context())
+		require.NoError(t, err)
+		v.says(nil)
+		other := v.Open(func(c *polargate.Config) {
+			c.Fingerprint, c.Label, c.Store = "another computer", "another", &polargate.MemoryStore{}
+		})
+		_, err = other.Activate(t.Context(), v.Key.Key)
+		require.ErrorIs(t, err, polargate.ErrActivationLimit)
+		require.NoError(t, traveller.Deactivate(t.Context()))
+		_, err = other.Activate(t.Context(), v.Key.Key)
+		require.NoError(t, err, "given back early")
+
+		_, err = other.Borrow(t.Context(), 0)
+		require.Error(t, err)
+		_, err = v.Open(v.withoutNetwork).Borrow(t.Context(), time.Hour)
+		require.ErrorContains(t, err, "LeaseURL")
+	})
+}
+
 // A renewal that fails now and then doesn't cost a floating license its place.
 func TestAFloatingLicenseSurvivesAnOutageOfLessThanAHeartbeat(t *testing.T) {
 	inTime(t, pool(1), func(t *testing.T, v *vendor) {
