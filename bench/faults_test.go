@@ -62,7 +62,7 @@ func TestFaultsAsClientsReportThem(t *testing.T) {
 				err := ask(ctx)
 				verdict := verdictOf(err)
 				if waited := time.Since(began); waited > time.Second {
-					verdict += ", after " + waited.Round(time.Second).String()
+					verdict += ", after " + spoken(waited.Round(time.Second))
 				}
 				if name == "polargate" && fault.name != "a new word for the status" {
 					if err == nil || strings.HasPrefix(verdict, "locked") {

@@ -3,9 +3,12 @@ package bench
 import (
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
+	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 var (
@@ -29,6 +32,30 @@ func tell(table, row string, cells ...string) {
 	figures.Lock()
 	defer figures.Unlock()
 	figures.rows = append(figures.rows, figure{table, row, cells})
+}
+
+// spoken is a duration in words: "44 seconds", "3 hours 44 minutes".
+func spoken(d time.Duration) string {
+	units := []struct {
+		one, many string
+		is        time.Duration
+	}{{"day", "days", 24 * time.Hour}, {"hour", "hours", time.Hour}, {"minute", "minutes", time.Minute}, {"second", "seconds", time.Second}}
+	var parts []string
+	for i, u := range units {
+		n := int64(d / u.is)
+		if d -= time.Duration(n) * u.is; n == 0 && (i < len(units)-1 || len(parts) > 0) {
+			continue
+		}
+		name := u.many
+		if n == 1 {
+			name = u.one
+		}
+		parts = append(parts, fmt.Sprint(n, " ", name))
+		if len(parts) == 2 {
+			break
+		}
+	}
+	return strings.Join(parts, " ")
 }
 
 func TestMain(m *testing.M) {

@@ -9,7 +9,9 @@ require (
 	github.com/open-feature/go-sdk v1.20.0
 	github.com/patrickmn/go-cache v2.1.0+incompatible
 	github.com/polargate/polargate v0.0.0
+	github.com/polargate/polargate/polargateredis v0.0.0
 	github.com/polarsource/polar-go v0.16.0
+	github.com/redis/rueidis v1.0.79
 	github.com/standard-webhooks/standard-webhooks/libraries v0.0.1
 	golang.org/x/perf v0.0.0-20260908200009-22c9c6c9d4da
 )
@@ -36,3 +38,5 @@ require (
 )
 
 replace github.com/polargate/polargate => ../
+
+replace github.com/polargate/polargate/polargateredis => ../polargateredis

@@ -125,8 +125,14 @@ const hookSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 func notify(t *testing.T, handler http.Handler, n int, external string) {
 	t.Helper()
+	deliver(t, handler, n, stateOf(external))
+}
+
+// deliver sends a webhook that a customer's state has changed.
+func deliver(t *testing.T, handler http.Handler, n int, state []byte) {
+	t.Helper()
 	now := time.Now()
-	body := fmt.Appendf(nil, `{"type":"customer.state_changed","timestamp":%q,"data":%s}`, now.UTC().Format(time.RFC3339Nano), stateOf(external))
+	body := fmt.Appendf(nil, `{"type":"customer.state_changed","timestamp":%q,"data":%s}`, now.UTC().Format(time.RFC3339Nano), state)
 	signer, err := webhooks.NewWebhook(hookSecret)
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +225,7 @@ func TestGrowth(t *testing.T) {
 		// Of 300 a minute a fifth is the burst. What is left is for customers who were
 		// never seen, if nobody else needs it.
 		meeting := time.Duration(float64(n) / 240 * float64(time.Minute)).Round(time.Second)
-		tell("growth", fmt.Sprint(n), duration(open), fmt.Sprintf("%.0f ns", has), fmt.Sprintf("%.0f ns", hit), fmt.Sprintf("%.0f B", each), meeting.String())
+		tell("growth", fmt.Sprint(n), duration(open), fmt.Sprintf("%.0f ns", has), fmt.Sprintf("%.0f ns", hit), fmt.Sprintf("%.0f B", each), spoken(meeting))
 	}
 }
 
