@@ -234,7 +234,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			}
 			if route.CustomerOrError != nil {
 				switch known, hit := c.cache.hit(customer.key); {
-				case hit && known.known && known.Meets(all): // the common case, in few steps
+				case hit && known.known && known.meets(&all, 0): // the common case, in few steps
 					value = known
 				case hit:
 					value, refusal = c.decideAgain(r.Context(), customer.key, known, route.Require)

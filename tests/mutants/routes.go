@@ -265,7 +265,7 @@ var routes = []mutant{
 		name:  "every cached customer is let in",
 		rule:  "only customers who meet the requirements are let in",
 		file:  "http_middleware.go",
-		old:   `				case hit && known.known && known.Meets(all): // the common case`,
+		old:   `				case hit && known.known && known.meets(&all, 0): // the common case`,
 		new:   `				case hit && known.known && all.kind != 0: // the common case`,
 		tests: "TestTheFirstRequirementThatIsNotMetIsNamed|TestARefusalIsAProblemReportOfExactlyTheseFields|TestACancellationTakesEffectAtOnceForBothIds",
 	},
