@@ -17,12 +17,6 @@ import (
 	"github.com/polargate/polargate"
 )
 
-// The tests in this file and in lookup_test.go are also run with the build of 23 November
-// 2026, which has no lists to warm up with.
-
-// warm fills a cache beside a server that has just started.
-var warm = func(context.Context, *polargate.Customers) error { return nil }
-
 // organizationOf is a Polar with many customers who all have the same.
 type organizationOf struct {
 	customers, grants, meters int // the last two of each customer
@@ -91,33 +85,27 @@ func TestColdDeploy(t *testing.T) {
 		name           string
 		grants, meters int
 	}{{"a grant each", 1, 0}, {"three grants and a meter each", 3, 1}} {
-		t.Run(x.name, inBubble(func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			o := &organizationOf{customers: count, grants: x.grants, meters: x.meters}
 			customers := manyCustomers(t, func(c *polargate.CustomersConfig) {
 				c.HTTPClient, c.RequestsPerMinute = &http.Client{Transport: o}, 300
 			})
 			warmed := make(chan error, 1)
-			go func() { warmed <- warm(t.Context(), customers) }()
+			go func() { _, err := customers.Warm(t.Context()); warmed <- err }()
 			synctest.Wait() // a server warms up before it listens
 			began := time.Now()
 			served, left := make([]bool, count), count
-			come := func(from, to int) {
-				for i := from; i < to; i++ {
+			for {
+				for i := range count {
 					if serves(customers, i) && !served[i] {
 						served[i] = true
 						left--
 					}
 				}
-			}
-			for next := 0; left > count/100; {
-				if time.Since(began) < 5*time.Minute {
-					come(0, count)
-					time.Sleep(2 * time.Second)
-					continue
+				if left <= count/100 {
+					break
 				}
-				come(next, next+count/100)
-				next = (next + count/100) % count
-				time.Sleep(time.Second)
+				time.Sleep(2 * time.Second)
 			}
 			took := time.Since(began)
 			tell("deploy", x.name, spoken(took), strconv.FormatInt(o.requests.Load(), 10), fmt.Sprint(took.Seconds()))
@@ -125,13 +113,8 @@ func TestColdDeploy(t *testing.T) {
 				t.Error(err)
 			}
 			_ = customers.Close()
-		}))
+		})
 	}
-}
-
-// inBubble is a test whose time passes as soon as nothing else does.
-func inBubble(test func(*testing.T)) func(*testing.T) {
-	return func(t *testing.T) { synctest.Test(t, test) }
 }
 
 func serves(customers *polargate.Customers, i int) bool {
