@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // answer is what Polar, or what stands in its way, says.
@@ -25,7 +27,7 @@ type answer struct {
 func jsonHeader() http.Header { return http.Header{"Content-Type": {"application/json"}} }
 
 func jsonAnswer(status int, o *object) *answer {
-	body, err := printJSON(o)
+	body, err := pydantic.Print(o)
 	if err != nil {
 		return serverError()
 	}
@@ -56,8 +58,8 @@ func unprocessable(problems []problem) *answer {
 	list := make([]any, 0, len(problems))
 	what := make([]string, 0, len(problems))
 	for _, p := range problems {
-		list = append(list, p.object())
-		what = append(what, p.message)
+		list = append(list, p.Object())
+		what = append(what, p.Message)
 	}
 	a := jsonAnswer(http.StatusUnprocessableEntity, newObject("error", "RequestValidationError", "detail", list))
 	a.breach = "malformed request: " + strings.Join(what, "; ")
@@ -152,10 +154,10 @@ func (c *call) form() (*form, *answer) {
 	case len(c.body) == 0:
 	case isJSON(c.header.Get("Content-Type")):
 		var err error
-		v, err = readJSON(c.body)
-		if syntax, ok := errors.AsType[*jsonError](err); ok {
-			a := unprocessable([]problem{{"json_invalid", []any{"body", syntax.position}, "JSON decode error",
-				newObject(), newObject("error", syntax.message)}})
+		v, err = pydantic.Read(c.body)
+		if syntax, ok := errors.AsType[*pydantic.SyntaxError](err); ok {
+			a := unprocessable([]problem{newProblem("json_invalid", []any{"body", syntax.Position}, "JSON decode error",
+				newObject(), newObject("error", syntax.Message))})
 			a.problems = nil
 			return nil, a
 		}
@@ -169,10 +171,10 @@ func (c *call) form() (*form, *answer) {
 	case *object:
 		return &form{fields: v, place: "body"}, nil
 	case nil:
-		return nil, unprocessable([]problem{{"missing", []any{"body"}, "Field required", nil, nil}})
+		return nil, unprocessable([]problem{newProblem("missing", []any{"body"}, "Field required", nil, nil)})
 	default:
-		return nil, unprocessable([]problem{{"model_attributes_type", []any{"body"},
-			"Input should be a valid dictionary or object to extract fields from", v, nil}})
+		return nil, unprocessable([]problem{newProblem("model_attributes_type", []any{"body"},
+			"Input should be a valid dictionary or object to extract fields from", v, nil)})
 	}
 }
 
@@ -189,7 +191,7 @@ func isJSON(contentType string) bool {
 func (c *call) pathForm(names ...string) *form {
 	o := newObject()
 	for _, name := range names {
-		o.set(name, c.parameters[name])
+		o.Set(name, c.parameters[name])
 	}
 	return &form{fields: o, place: "path"}
 }
@@ -205,7 +207,7 @@ func (c *call) queryForm() *form {
 	o := newObject()
 	for _, name := range slices.Sorted(maps.Keys(q)) {
 		if values := q[name]; len(values) > 0 {
-			o.set(name, values[len(values)-1])
+			o.Set(name, values[len(values)-1])
 		}
 	}
 	return &form{fields: o, place: "query"}

@@ -6,6 +6,8 @@ import (
 	"net/http"
 	"slices"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // The catalog of an organization: what it sells, and what comes with that. A Polar answers without
@@ -322,12 +324,12 @@ func ordered(v any) any {
 		o := newObject()
 		for _, name := range schemaOrder {
 			if value, ok := v[name]; ok {
-				o.set(name, ordered(value))
+				o.Set(name, ordered(value))
 			}
 		}
-		for _, name := range sortedNames(v) {
-			if _, there := o.get(name); !there {
-				o.set(name, ordered(v[name]))
+		for _, name := range pydantic.SortedNames(v) {
+			if _, there := o.Get(name); !there {
+				o.Set(name, ordered(v[name]))
 			}
 		}
 		return o
@@ -345,8 +347,8 @@ func ordered(v any) any {
 func (b *CatalogBenefit) slim() *object {
 	return newObject(
 		"id", b.ID,
-		"created_at", printTimeOrNull(b.CreatedAt),
-		"modified_at", printTimeOrNull(b.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(b.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(b.ModifiedAt),
 		"type", b.Type,
 		"description", b.Description,
 		"selectable", true,
@@ -361,25 +363,25 @@ func (b *CatalogBenefit) describe() *object {
 		visibility = "private"
 	}
 	o := b.slim().
-		set("metadata", b.Metadata).
-		set("visibility", visibility).
-		set("properties", ordered(b.Properties))
+		Set("metadata", b.Metadata).
+		Set("visibility", visibility).
+		Set("properties", ordered(b.Properties))
 	if b.Type == "custom" {
-		o.set("is_tax_applicable", true)
+		o.Set("is_tax_applicable", true)
 	}
-	return o.set("visibility_configurable", true)
+	return o.Set("visibility_configurable", true)
 }
 
 // describeBenefitForPortal is a benefit as the portal shows it.
 func (p *Polar) describeBenefitForPortal(b *CatalogBenefit) *object {
 	return b.slim().
-		set("organization", p.organization(b.OrganizationID).describe()).
-		set("properties", ordered(b.Properties))
+		Set("organization", p.organization(b.OrganizationID).describe()).
+		Set("properties", ordered(b.Properties))
 }
 
 func (o *Organization) describe() *object {
 	return newObject(
-		"created_at", printTime(o.CreatedAt),
+		"created_at", pydantic.PrintTime(o.CreatedAt),
 		"modified_at", nil,
 		"id", o.ID,
 		"name", o.Name,
@@ -440,8 +442,8 @@ func (o *Organization) describe() *object {
 func (d *Product) slim() *object {
 	return newObject(
 		"id", d.ID,
-		"created_at", printTimeOrNull(d.CreatedAt),
-		"modified_at", printTimeOrNull(d.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(d.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(d.ModifiedAt),
 		"trial_interval", nil,
 		"trial_interval_count", nil,
 		"name", d.Name,
@@ -462,11 +464,11 @@ func (p *Polar) describeProduct(d *Product) *object {
 		benefits = append(benefits, p.benefitOf(d.OrganizationID, &Benefit{BenefitID: id, Type: "custom", Metadata: map[string]any{}, CreatedAt: d.CreatedAt}).describe())
 	}
 	return d.slim().
-		set("metadata", d.Metadata).
-		set("prices", d.describePrices()).
-		set("benefits", benefits).
-		set("medias", []any{}).
-		set("attached_custom_fields", []any{})
+		Set("metadata", d.Metadata).
+		Set("prices", d.describePrices()).
+		Set("benefits", benefits).
+		Set("medias", []any{}).
+		Set("attached_custom_fields", []any{})
 }
 
 func (p *Polar) describeProductForPortal(d *Product) *object {
@@ -478,15 +480,15 @@ func (p *Polar) describeProductForPortal(d *Product) *object {
 	}
 	o := p.organization(d.OrganizationID)
 	return d.slim().
-		set("prices", d.describePrices()).
-		set("benefits", benefits).
-		set("medias", []any{}).
-		set("organization", o.describe().
-			set("customer_portal_settings", newObject(
+		Set("prices", d.describePrices()).
+		Set("benefits", benefits).
+		Set("medias", []any{}).
+		Set("organization", o.describe().
+			Set("customer_portal_settings", newObject(
 				"usage", newObject("show", true),
 				"subscription", newObject("update_seats", true, "update_plan", true),
 				"customer", newObject("allow_email_change", false))).
-			set("organization_features", newObject(
+			Set("organization_features", newObject(
 				"member_model_enabled", o.MemberModel,
 				"checkout_localization_enabled", false)))
 }
@@ -501,8 +503,8 @@ func (d *Product) describePrices() []any {
 
 func (d *Product) describePrice(p *Price) *object {
 	o := newObject(
-		"created_at", printTimeOrNull(p.CreatedAt),
-		"modified_at", printTimeOrNull(p.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(p.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(p.ModifiedAt),
 		"id", p.ID,
 		"source", "catalog",
 		"amount_type", p.AmountType,
@@ -513,14 +515,14 @@ func (d *Product) describePrice(p *Price) *object {
 		"type", "recurring",
 		"recurring_interval", d.RecurringInterval)
 	if p.AmountType == seatBased {
-		return o.set("seat_tiers", newObject(
+		return o.Set("seat_tiers", newObject(
 			"seat_tier_type", "volume",
 			"tiers", []any{newObject("min_seats", 1, "max_seats", nil, "price_per_seat", p.Amount)},
 			"minimum_seats", 1,
 			"maximum_seats", nil)).
-			set("price_per_seat", p.Amount)
+			Set("price_per_seat", p.Amount)
 	}
-	return o.set("price_amount", p.Amount)
+	return o.Set("price_amount", p.Amount)
 }
 
 // priceOf is the price that a subscription pays, the first one if it names none.
@@ -536,8 +538,8 @@ func (d *Product) priceOf(s *Subscription) *Price {
 func (m *CatalogMeter) describe() *object {
 	return newObject(
 		"metadata", newObject(),
-		"created_at", printTimeOrNull(m.CreatedAt),
-		"modified_at", printTimeOrNull(m.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(m.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(m.ModifiedAt),
 		"id", m.ID,
 		"name", m.Name,
 		"unit", "scalar",
@@ -594,7 +596,7 @@ func (p *Polar) createBenefit(c *call) *answer {
 	}
 	b := CatalogBenefit{
 		OrganizationID: c.token.OrganizationID, Type: f.text("type"), Description: f.text("description"),
-		Metadata: f.entries("metadata").plainMap(), Properties: f.tree("properties"),
+		Metadata: f.entries("metadata").Plain(), Properties: f.tree("properties"),
 	}
 	if len(f.problems) > 0 {
 		return unprocessable(f.problems)
@@ -617,18 +619,18 @@ func (p *Polar) patchBenefit(c *call) *answer {
 	if b != nil {
 		next = b.clone()
 	}
-	if v, sent := body.fields.get("metadata"); sent && v != nil {
+	if v, sent := body.fields.Get("metadata"); sent && v != nil {
 		if m := body.entries("metadata"); m != nil {
-			next.Metadata = m.plainMap()
+			next.Metadata = m.Plain()
 		}
 	}
-	if v, sent := body.fields.get("description"); sent && v != nil {
+	if v, sent := body.fields.Get("description"); sent && v != nil {
 		next.Description = body.text("description")
 	}
-	if v, sent := body.fields.get("visibility"); sent {
+	if v, sent := body.fields.Get("visibility"); sent {
 		next.Private = v == "private"
 	}
-	v, settings := body.fields.get("properties")
+	v, settings := body.fields.Get("properties")
 	if settings = settings && v != nil; settings {
 		next.Properties = body.tree("properties")
 	}
@@ -769,7 +771,7 @@ func (p *Polar) getMeter(c *call) *answer {
 
 // tree reads an object of any depth. One that is not there is nil.
 func (f *form) tree(name string) map[string]any {
-	v, ok := f.fields.get(name)
+	v, ok := f.fields.Get(name)
 	if !ok || v == nil {
 		return nil
 	}
@@ -785,7 +787,7 @@ func (f *form) tree(name string) map[string]any {
 func plainTree(v any) any {
 	switch v := v.(type) {
 	case *object:
-		m := v.plainMap()
+		m := v.Plain()
 		for name, value := range m {
 			m[name] = plainTree(value)
 		}

@@ -80,13 +80,13 @@ func (p *Polar) createCustomer(c *call) *answer {
 	} else {
 		next.Email = f.text("email")
 	}
-	if v, sent := f.fields.get("metadata"); sent && v != nil {
+	if v, sent := f.fields.Get("metadata"); sent && v != nil {
 		if m := f.entries("metadata"); m != nil {
-			next.Metadata = m.plainMap()
+			next.Metadata = m.Plain()
 		}
 	}
 	var first Member
-	if v, sent := f.fields.get("owner"); sent && v != nil {
+	if v, sent := f.fields.Get("owner"); sent && v != nil {
 		if o, isObject := v.(*object); isObject {
 			inner := &form{fields: o, place: f.place}
 			first = Member{Email: inner.textOrNull("email"), Name: inner.textOrNull("name"), ExternalID: inner.textOrNull("external_id")}
@@ -97,7 +97,7 @@ func (p *Polar) createCustomer(c *call) *answer {
 		return unprocessable(f.problems)
 	case next.Type != "" && next.Type != "individual" && next.Type != "team":
 		const expected = "'individual' or 'team'"
-		return unprocessable([]problem{{"enum", []any{"body", "type"}, "Input should be " + expected, next.Type, newObject("expected", expected)}})
+		return unprocessable([]problem{newProblem("enum", []any{"body", "type"}, "Input should be "+expected, next.Type, newObject("expected", expected))})
 	}
 	if refusal := p.taken(c, &next, nil); refusal != nil {
 		return refusal
@@ -116,18 +116,18 @@ func (p *Polar) patchCustomer(c *call) *answer {
 		return refusal
 	}
 	next := a.clone()
-	if v, sent := f.fields.get("email"); sent && v != nil {
+	if v, sent := f.fields.Get("email"); sent && v != nil {
 		next.Email = f.text("email")
 	}
-	if _, sent := f.fields.get("name"); sent {
+	if _, sent := f.fields.Get("name"); sent {
 		next.Name = f.textOrNull("name")
 	}
-	if v, sent := f.fields.get("metadata"); sent && v != nil {
+	if v, sent := f.fields.Get("metadata"); sent && v != nil {
 		if m := f.entries("metadata"); m != nil {
-			next.Metadata = m.plainMap()
+			next.Metadata = m.Plain()
 		}
 	}
-	external, sent := f.fields.get("external_id")
+	external, sent := f.fields.Get("external_id")
 	if sent && external != nil {
 		next.ExternalID = f.text("external_id")
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // Customer is a customer as Polar's database has it. Fields of a customer that are not here are
@@ -403,7 +405,7 @@ func (p *Polar) change(method string, a *account, next Customer) {
 	if reflect.DeepEqual(before, next) {
 		return
 	}
-	if _, err := printJSON(p.describeState(&next)); err != nil {
+	if _, err := pydantic.Print(p.describeState(&next)); err != nil {
 		panic("polartest: " + method + ": the customer has text or a number that JSON cannot say")
 	}
 

@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // CustomerSeat is a seat of a subscription, in Polar's words: who has it gets the benefits. An
@@ -104,8 +106,8 @@ func (p *Polar) describeSeat(s *CustomerSeat, leaving bool) *object {
 		}
 	}
 	return newObject(
-		"created_at", printTimeOrNull(s.CreatedAt),
-		"modified_at", printTimeOrNull(s.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(s.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(s.ModifiedAt),
 		"id", s.ID,
 		"subscription_id", s.SubscriptionID,
 		"order_id", nil,
@@ -115,9 +117,9 @@ func (p *Polar) describeSeat(s *CustomerSeat, leaving bool) *object {
 		"member", person,
 		"email", email,
 		"customer_email", address,
-		"invitation_token_expires_at", printTimeOrNull(s.InvitationExpiresAt),
-		"claimed_at", printTimeOrNull(s.ClaimedAt),
-		"revoked_at", printTimeOrNull(s.RevokedAt),
+		"invitation_token_expires_at", pydantic.PrintTimeOrNull(s.InvitationExpiresAt),
+		"claimed_at", pydantic.PrintTimeOrNull(s.ClaimedAt),
+		"revoked_at", pydantic.PrintTimeOrNull(s.RevokedAt),
 		"seat_metadata", s.Metadata)
 }
 
@@ -179,11 +181,11 @@ func (p *Polar) assignSeat(c *call) *answer {
 	external, customerID := f.textOrNull("external_customer_id"), f.uuidOrNull("customer_id")
 	externalMember, memberID := f.textOrNull("external_member_id"), f.uuidOrNull("member_id")
 	metadata := newObject()
-	if v, sent := f.fields.get("metadata"); sent && v != nil {
+	if v, sent := f.fields.Get("metadata"); sent && v != nil {
 		metadata = f.entries("metadata")
 	}
 	immediate := false
-	if v, sent := f.fields.get("immediate_claim"); sent {
+	if v, sent := f.fields.Get("immediate_claim"); sent {
 		immediate, _ = v.(bool)
 	}
 	buyer, subscription, total, refusal := p.soldBySeats(c, f)
@@ -247,7 +249,7 @@ func (p *Polar) assignSeat(c *call) *answer {
 	} else {
 		p.seats = append(p.seats, seat)
 	}
-	seat.SubscriptionID, seat.Status, seat.Metadata = subscription.ID, pending, metadata.plainMap()
+	seat.SubscriptionID, seat.Status, seat.Metadata = subscription.ID, pending, metadata.Plain()
 	seat.CustomerID, seat.MemberID, seat.Email = holder.ID, member.ID, email
 	if immediate {
 		p.claim(seat, c.at)

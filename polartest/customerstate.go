@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // The endpoints of customer state, and what they and the webhooks say of a customer.
@@ -57,8 +59,8 @@ func (c *Customer) describe() *object {
 	}
 	return newObject(
 		"id", c.ID,
-		"created_at", printTimeOrNull(c.CreatedAt),
-		"modified_at", printTimeOrNull(c.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(c.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(c.ModifiedAt),
 		"metadata", c.Metadata,
 		"external_id", external,
 		"email", textOrNull(c.Email),
@@ -71,7 +73,7 @@ func (c *Customer) describe() *object {
 		"locale", nil,
 		"organization_id", c.OrganizationID,
 		"default_payment_method_id", nil,
-		"deleted_at", printTimeOrNull(c.DeletedAt),
+		"deleted_at", pydantic.PrintTimeOrNull(c.DeletedAt),
 		"first_user_event_at", nil,
 		"avatar_url", c.avatar(),
 	)
@@ -93,25 +95,25 @@ func (p *Polar) describeState(c *Customer) *object {
 	for _, m := range c.Meters {
 		meters = append(meters, newObject(
 			"id", m.ID,
-			"created_at", printTimeOrNull(m.CreatedAt),
-			"modified_at", printTimeOrNull(m.ModifiedAt),
+			"created_at", pydantic.PrintTimeOrNull(m.CreatedAt),
+			"modified_at", pydantic.PrintTimeOrNull(m.ModifiedAt),
 			"meter_id", m.MeterID,
 			"consumed_units", m.ConsumedUnits,
 			"credited_units", m.CreditedUnits,
 			"balance", m.Balance()))
 	}
 	return c.describe().
-		set("active_subscriptions", subscriptions).
-		set("granted_benefits", benefits).
-		set("active_meters", meters)
+		Set("active_subscriptions", subscriptions).
+		Set("granted_benefits", benefits).
+		Set("active_meters", meters)
 }
 
 func (s *Subscription) describeMeters() []any {
 	meters := []any{}
 	for _, m := range s.Meters {
 		meters = append(meters, newObject(
-			"created_at", printTimeOrNull(m.CreatedAt),
-			"modified_at", printTimeOrNull(m.ModifiedAt),
+			"created_at", pydantic.PrintTimeOrNull(m.CreatedAt),
+			"modified_at", pydantic.PrintTimeOrNull(m.ModifiedAt),
 			"id", m.ID,
 			"consumed_units", m.ConsumedUnits,
 			"credited_units", m.CreditedUnits,
@@ -124,22 +126,22 @@ func (s *Subscription) describeMeters() []any {
 func (s *Subscription) describe() *object {
 	return newObject(
 		"id", s.ID,
-		"created_at", printTimeOrNull(s.CreatedAt),
-		"modified_at", printTimeOrNull(s.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(s.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(s.ModifiedAt),
 		"custom_field_data", s.CustomFieldData,
 		"metadata", s.Metadata,
 		"status", s.Status,
 		"amount", s.Amount,
 		"currency", s.Currency,
 		"recurring_interval", s.RecurringInterval,
-		"current_period_start", printTimeOrNull(s.CurrentPeriodStart),
-		"current_period_end", printTimeOrNull(s.CurrentPeriodEnd),
-		"trial_start", printTimeOrNull(s.TrialStart),
-		"trial_end", printTimeOrNull(s.TrialEnd),
+		"current_period_start", pydantic.PrintTimeOrNull(s.CurrentPeriodStart),
+		"current_period_end", pydantic.PrintTimeOrNull(s.CurrentPeriodEnd),
+		"trial_start", pydantic.PrintTimeOrNull(s.TrialStart),
+		"trial_end", pydantic.PrintTimeOrNull(s.TrialEnd),
 		"cancel_at_period_end", s.CancelAtPeriodEnd,
-		"canceled_at", printTimeOrNull(s.CanceledAt),
-		"started_at", printTimeOrNull(s.StartedAt),
-		"ends_at", printTimeOrNull(s.EndsAt),
+		"canceled_at", pydantic.PrintTimeOrNull(s.CanceledAt),
+		"started_at", pydantic.PrintTimeOrNull(s.StartedAt),
+		"ends_at", pydantic.PrintTimeOrNull(s.EndsAt),
 		"product_id", s.ProductID,
 		"discount_id", textOrNull(s.DiscountID),
 		"price_id", s.PriceID,
@@ -171,12 +173,12 @@ func (p *Polar) describeProperties(b *Benefit, everything bool) *object {
 	properties := newObject()
 	for _, name := range propertyNames {
 		if value, ok := all[name]; ok {
-			properties.set(name, value)
+			properties.Set(name, value)
 			delete(all, name)
 		}
 	}
-	for _, name := range sortedNames(all) {
-		properties.set(name, all[name])
+	for _, name := range pydantic.SortedNames(all) {
+		properties.Set(name, all[name])
 	}
 	return properties
 }
@@ -184,9 +186,9 @@ func (p *Polar) describeProperties(b *Benefit, everything bool) *object {
 func (p *Polar) describeBenefit(b *Benefit) *object {
 	return newObject(
 		"id", b.ID,
-		"created_at", printTimeOrNull(b.CreatedAt),
-		"modified_at", printTimeOrNull(b.ModifiedAt),
-		"granted_at", printTimeOrNull(b.GrantedAt),
+		"created_at", pydantic.PrintTimeOrNull(b.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(b.ModifiedAt),
+		"granted_at", pydantic.PrintTimeOrNull(b.GrantedAt),
 		"benefit_id", b.BenefitID,
 		"benefit_type", b.Type,
 		"benefit_metadata", b.Metadata,

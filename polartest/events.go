@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // Events and what meters count of them. Polar counts the events of a customer some time after the last
@@ -109,27 +111,27 @@ func (p *Polar) readEvent(c *call, i int, v any) (*Usage, []problem) {
 	var problems []problem
 	for _, branch := range branches {
 		if !isObject {
-			problems = append(problems, problem{"model_attributes_type", []any{"body", "events", i, branch.name},
-				"Input should be a valid dictionary or object to extract fields from", v, nil})
+			problems = append(problems, newProblem("model_attributes_type", []any{"body", "events", i, branch.name},
+				"Input should be a valid dictionary or object to extract fields from", v, nil))
 			continue
 		}
 		f := &form{fields: o, place: "body"}
 		u := &Usage{ID: newUUID(), OrganizationID: c.token.OrganizationID, At: c.at, Timestamp: c.at}
-		if sent, there := o.get("timestamp"); there {
+		if sent, there := o.Get("timestamp"); there {
 			u.Timestamp, _ = f.instant("timestamp", sent)
 			if len(f.problems) == 0 && u.Timestamp.After(c.at) {
 				f.complain("timestamp", "value_error", "Value error, Timestamp must be in the past.", sent, newObject("error", newObject()))
 			}
 		}
 		u.Name = f.text("name")
-		if n := codePoints(u.Name); n > longestEventName {
+		if n := pydantic.CodePoints(u.Name); n > longestEventName {
 			f.complain("name", "string_too_long", fmt.Sprintf("String should have at most %d characters", longestEventName), u.Name, newObject("max_length", longestEventName))
 		}
 		f.uuidOrNull("organization_id")
 		u.ExternalID = f.textOrNull("external_id")
 		f.textOrNull("parent_id")
 		if m := f.entries("metadata"); m != nil {
-			u.Metadata = m.plainMap()
+			u.Metadata = m.Plain()
 		}
 		if branch.field == "customer_id" {
 			u.CustomerID = f.uuid(branch.field)
@@ -140,7 +142,7 @@ func (p *Polar) readEvent(c *call, i int, v any) (*Usage, []problem) {
 			return u, nil
 		}
 		for _, problem := range f.problems {
-			problem.loc = slices.Insert(slices.Clone(problem.loc), 1, any("events"), any(i), any(branch.name))
+			problem.Loc = slices.Insert(slices.Clone(problem.Loc), 1, any("events"), any(i), any(branch.name))
 			problems = append(problems, problem)
 		}
 	}
@@ -321,7 +323,7 @@ func asFloat(v any) (float64, bool) {
 	if _, text := v.(string); text {
 		return 0, false
 	}
-	n := exactNumber(v)
+	n := pydantic.ExactNumber(v)
 	if n == nil {
 		return 0, false
 	}
@@ -406,8 +408,8 @@ func holdsFor(clause map[string]any, u *Usage) bool {
 func (m *Meter) describe(customerID string) *object {
 	return newObject(
 		"id", m.ID,
-		"created_at", printTimeOrNull(m.CreatedAt),
-		"modified_at", printTimeOrNull(m.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(m.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(m.ModifiedAt),
 		"customer_id", customerID,
 		"meter_id", m.MeterID,
 		"consumed_units", m.ConsumedUnits,
@@ -423,8 +425,8 @@ type metered struct {
 
 func (p *Polar) describeMetered(m metered) *object {
 	return m.Meter.describe(m.account.ID).
-		set("customer", m.account.describe()).
-		set("meter", p.meterOf(m.OrganizationID, *m.Meter).describe())
+		Set("customer", m.account.describe()).
+		Set("meter", p.meterOf(m.OrganizationID, *m.Meter).describe())
 }
 
 // customerMeters are those of an organization that fit, what changed last first.

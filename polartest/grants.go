@@ -4,6 +4,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // grant is a grant with the customer who has it.
@@ -15,8 +17,8 @@ type grant struct {
 // describeGrant is a grant as lists tell it.
 func (p *Polar) describeGrant(g grant) *object {
 	return p.grantHead(g).
-		set("properties", p.describeProperties(g.Benefit, false)).
-		set("user_id", g.account.ID)
+		Set("properties", p.describeProperties(g.Benefit, false)).
+		Set("user_id", g.account.ID)
 }
 
 // describeGrantEvent is a grant as webhooks tell it.
@@ -31,23 +33,23 @@ func (p *Polar) describeGrantEvent(g grant, before *Benefit) *object {
 		previous = p.describeProperties(&was, true)
 	}
 	return p.grantHead(g).
-		set("properties", p.describeProperties(g.Benefit, true)).
-		set("previous_properties", previous).
-		set("user_id", g.account.ID)
+		Set("properties", p.describeProperties(g.Benefit, true)).
+		Set("previous_properties", previous).
+		Set("user_id", g.account.ID)
 }
 
 func (g grant) times() (granted, revoked any) {
 	if g.Revoked {
-		return nil, printTimeOrNull(g.RevokedAt)
+		return nil, pydantic.PrintTimeOrNull(g.RevokedAt)
 	}
-	return printTimeOrNull(g.GrantedAt), nil
+	return pydantic.PrintTimeOrNull(g.GrantedAt), nil
 }
 
 func (p *Polar) grantHead(g grant) *object {
 	granted, revoked := g.times()
 	return newObject(
-		"created_at", printTimeOrNull(g.Benefit.CreatedAt),
-		"modified_at", printTimeOrNull(g.Benefit.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(g.Benefit.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(g.Benefit.ModifiedAt),
 		"id", g.Benefit.ID,
 		"granted_at", granted,
 		"is_granted", !g.Revoked,
@@ -68,8 +70,8 @@ func (p *Polar) grantHead(g grant) *object {
 func (p *Polar) describeGrantForPortal(g grant) *object {
 	granted, revoked := g.times()
 	return newObject(
-		"created_at", printTimeOrNull(g.Benefit.CreatedAt),
-		"modified_at", printTimeOrNull(g.Benefit.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(g.Benefit.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(g.Benefit.ModifiedAt),
 		"id", g.Benefit.ID,
 		"granted_at", granted,
 		"revoked_at", revoked,

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // Import adds everything that a piece of Polar's JSON describes: answers of its API, lists of them, and
@@ -17,7 +19,7 @@ import (
 // mention. A customer's state is complete, so what it does not list has ended. Import sends no webhooks.
 // The error says what can't be read, or what this Polar can't have; a part may have been imported then.
 func (p *Polar) Import(data []byte) (err error) {
-	v, err := readJSON(data)
+	v, err := pydantic.Read(data)
 	if err != nil {
 		return fmt.Errorf("polartest: Import: this is no JSON: %w", err)
 	}
@@ -61,7 +63,7 @@ type fields struct {
 
 func (f fields) has(names ...string) bool {
 	for _, name := range names {
-		if _, ok := f.get(name); !ok {
+		if _, ok := f.Get(name); !ok {
 			return false
 		}
 	}
@@ -76,7 +78,7 @@ func (f fields) fail(name string, v any, want string) {
 
 // read sets a variable to a field, if that is there. null is the zero value.
 func read[T any](f fields, name string, into *T) {
-	v, ok := f.get(name)
+	v, ok := f.Get(name)
 	if !ok {
 		return
 	}
@@ -114,7 +116,7 @@ func (f fields) when(name string, into *time.Time) {
 }
 
 func (f fields) limit(name string, into **int64) {
-	v, ok := f.get(name)
+	v, ok := f.Get(name)
 	if !ok {
 		return
 	}
@@ -127,7 +129,7 @@ func (f fields) limit(name string, into **int64) {
 }
 
 func (f fields) decimal(name string, into *float64) {
-	v, ok := f.get(name)
+	v, ok := f.Get(name)
 	if !ok {
 		return
 	}
@@ -146,7 +148,7 @@ func (f fields) tree(name string, into *map[string]any) {
 }
 
 func (f fields) child(name string) (fields, bool) {
-	v, _ := f.get(name)
+	v, _ := f.Get(name)
 	o, ok := v.(*object)
 	return fields{o, f.within, f.in}, ok
 }
@@ -197,13 +199,13 @@ func (in *importing) walk(v any, within string) {
 		put(&in.customers)
 		within = f.text("id")
 	}
-	for _, name := range o.names {
-		in.walk(o.values[name], within)
+	for _, name := range o.Names {
+		in.walk(o.Values[name], within)
 	}
 }
 
 func (f fields) anyText(name string) string {
-	v, _ := f.get(name)
+	v, _ := f.Get(name)
 	s, _ := v.(string)
 	return s
 }

@@ -6,6 +6,8 @@ import (
 	"math/big"
 	"slices"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // The endpoints of license keys. Each gets a request that is well-formed in shape and allowed, runs
@@ -61,7 +63,7 @@ func (p *Polar) validate(c *call) *answer {
 	benefitID := f.uuidOrNull("benefit_id")
 	customerID := f.uuidOrNull("customer_id")
 	var increment *big.Int
-	if v, ok := f.fields.get("increment_usage"); ok && v != nil {
+	if v, ok := f.fields.Get("increment_usage"); ok && v != nil {
 		increment = f.integer("increment_usage", v, bound{"ge", 0})
 	}
 	conditions := f.entries("conditions")
@@ -85,7 +87,7 @@ func (p *Polar) validate(c *call) *answer {
 		if a == nil {
 			return notFound("Not found")
 		}
-		if len(a.Conditions) > 0 && !equalConditions(a.Conditions, conditions.plainMap()) {
+		if len(a.Conditions) > 0 && !pydantic.EqualConditions(a.Conditions, conditions.Plain()) {
 			return notFound("License key does not match required conditions")
 		}
 		activation = k.describeActivation(a)
@@ -110,7 +112,7 @@ func (p *Polar) validate(c *call) *answer {
 	k.Validations++
 	k.LastValidatedAt = c.at
 	k.ModifiedAt = c.at
-	return ok(p.describeValidated(c, k).set("activation", activation))
+	return ok(p.describeValidated(c, k).Set("activation", activation))
 }
 
 func (p *Polar) activate(c *call) *answer {
@@ -140,15 +142,15 @@ func (p *Polar) activate(c *call) *answer {
 	case int64(k.seats()) >= *k.LimitActivations:
 		return refuse(403, "NotPermitted", "License key activation limit already reached")
 	}
-	if _, err := printJSON([]any{conditions, meta}); err != nil {
+	if _, err := pydantic.Print([]any{conditions, meta}); err != nil {
 		return serverError() // NaN and infinity pass the schema, not the database
 	}
 	k.Activations = append(k.Activations, Activation{
-		ID: newUUID(), Label: label, Conditions: conditions.plainMap(), Meta: meta.plainMap(), CreatedAt: c.at,
+		ID: newUUID(), Label: label, Conditions: conditions.Plain(), Meta: meta.Plain(), CreatedAt: c.at,
 	})
 	a := &k.Activations[len(k.Activations)-1]
 	// in this one answer meta comes back in the order in which it was sent
-	return ok(k.describeActivation(a).set("meta", meta).set("license_key", p.describeKey(c, k)))
+	return ok(k.describeActivation(a).Set("meta", meta).Set("license_key", p.describeKey(c, k)))
 }
 
 func (p *Polar) deactivate(c *call) *answer {
@@ -206,7 +208,7 @@ func (p *Polar) getKey(c *call) *answer {
 	if k == nil {
 		return notFound("Not found")
 	}
-	return ok(p.describeKey(c, k).set("activations", k.describeActivations()))
+	return ok(p.describeKey(c, k).Set("activations", k.describeActivations()))
 }
 
 // describeActivations are those that are live, the newest first.
@@ -234,7 +236,7 @@ func (p *Polar) getActivation(c *call) *answer {
 	if a == nil {
 		return notFound("Not found")
 	}
-	return ok(k.describeActivation(a).set("license_key", p.describeKey(c, k)))
+	return ok(k.describeActivation(a).Set("license_key", p.describeKey(c, k)))
 }
 
 func (p *Polar) patchKey(c *call) *answer {
@@ -249,17 +251,17 @@ func (p *Polar) patchKey(c *call) *answer {
 	}
 	const lowest, highest = math.MinInt32, math.MaxInt32
 	var next LicenseKey
-	status, statusSent := body.fields.get("status")
+	status, statusSent := body.fields.Get("status")
 	if statusSent && status != nil {
 		next.Status = body.status("status", status)
 	}
-	usage, usageSent := body.fields.get("usage")
+	usage, usageSent := body.fields.Get("usage")
 	var newUsage *big.Int
 	if usageSent {
 		newUsage = body.integer("usage", usage, bound{"le", highest}, bound{"ge", lowest})
 	}
 	limit := func(name string) (sent bool, limit *int64) {
-		v, sent := body.fields.get(name)
+		v, sent := body.fields.Get(name)
 		if sent && v != nil {
 			if n := body.integer(name, v, bound{"le", highest}, bound{"ge", lowest}, bound{"gt", 0}); n != nil {
 				limit = new(n.Int64())
@@ -269,7 +271,7 @@ func (p *Polar) patchKey(c *call) *answer {
 	}
 	activationsSent, newActivations := limit("limit_activations")
 	usagesSent, newUsages := limit("limit_usage")
-	expires, expiresSent := body.fields.get("expires_at")
+	expires, expiresSent := body.fields.Get("expires_at")
 	var echo string
 	if expiresSent && expires != nil {
 		next.ExpiresAt, echo = body.instant("expires_at", expires)
@@ -307,7 +309,7 @@ func (p *Polar) patchKey(c *call) *answer {
 	}
 	description := p.describeKey(c, k)
 	if echo != "" {
-		description.set("expires_at", echo)
+		description.Set("expires_at", echo)
 	}
 	return ok(description)
 }
@@ -371,7 +373,7 @@ func (p *Polar) describeKey(c *call, k *LicenseKey) *object {
 			memberID, member = m.ID, newObject("id", m.ID, "email", m.Email, "external_id", textOrNull(m.ExternalID))
 		}
 	}
-	return o.set("member_id", memberID).set("member", member)
+	return o.Set("member_id", memberID).Set("member", member)
 }
 
 // describeValidated is the license key as a validation tells it: in the latest version with what it
@@ -388,24 +390,24 @@ func (p *Polar) describeValidated(c *call, k *LicenseKey) *object {
 			subscriptionID, subscription = s.ID, newObject(
 				"id", s.ID,
 				"status", s.Status,
-				"current_period_start", printTimeOrNull(s.CurrentPeriodStart),
-				"current_period_end", printTimeOrNull(s.CurrentPeriodEnd),
+				"current_period_start", pydantic.PrintTimeOrNull(s.CurrentPeriodStart),
+				"current_period_end", pydantic.PrintTimeOrNull(s.CurrentPeriodEnd),
 				"cancel_at_period_end", s.CancelAtPeriodEnd,
-				"ends_at", printTimeOrNull(s.EndsAt))
+				"ends_at", pydantic.PrintTimeOrNull(s.EndsAt))
 		}
 		if g.OrderID != "" {
-			orderID, order = g.OrderID, newObject("id", g.OrderID, "created_at", printTimeOrNull(g.CreatedAt), "status", "paid", "paid", true)
+			orderID, order = g.OrderID, newObject("id", g.OrderID, "created_at", pydantic.PrintTimeOrNull(g.CreatedAt), "status", "paid", "paid", true)
 		}
 	}
-	return o.set("subscription_id", subscriptionID).set("subscription", subscription).set("order_id", orderID).set("order", order)
+	return o.Set("subscription_id", subscriptionID).Set("subscription", subscription).Set("order_id", orderID).Set("order", order)
 }
 
 // describe is the license key as answers carry it, fields outside Polar's published schema included.
 func (k *LicenseKey) describe() *object {
 	return newObject(
 		"id", k.ID,
-		"created_at", printTimeOrNull(k.CreatedAt),
-		"modified_at", printTimeOrNull(k.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(k.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(k.ModifiedAt),
 		"organization_id", k.OrganizationID,
 		"user_id", k.CustomerID,
 		"customer_id", k.CustomerID,
@@ -423,8 +425,8 @@ func (k *LicenseKey) describe() *object {
 		"usage", k.Usage,
 		"limit_usage", limitOrNull(k.LimitUsage),
 		"validations", k.Validations,
-		"last_validated_at", printTimeOrNull(k.LastValidatedAt),
-		"expires_at", printTimeOrNull(k.ExpiresAt),
+		"last_validated_at", pydantic.PrintTimeOrNull(k.LastValidatedAt),
+		"expires_at", pydantic.PrintTimeOrNull(k.ExpiresAt),
 	)
 }
 
@@ -435,7 +437,7 @@ func (k *LicenseKey) describeActivation(a *Activation) *object {
 		"license_key_id", k.ID,
 		"label", a.Label,
 		"meta", a.Meta,
-		"created_at", printTimeOrNull(a.CreatedAt),
+		"created_at", pydantic.PrintTimeOrNull(a.CreatedAt),
 		"modified_at", nil,
 	)
 }

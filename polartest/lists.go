@@ -44,7 +44,7 @@ func (f filter) passes(value string) bool { return len(f) == 0 || slices.Contain
 // uuids reads a filter of identifiers.
 func (f *form) uuids(c *call, name string) filter {
 	return f.several(c, name, "uuid", (*form).readUUID, func(v any) problem {
-		return problem{"uuid_type", nil, "UUID input should be a string, bytes or UUID object", v, nil}
+		return newProblem("uuid_type", nil, "UUID input should be a string, bytes or UUID object", v, nil)
 	})
 }
 
@@ -60,13 +60,13 @@ func (f *form) several(c *call, name, kind string, read func(*form, string, any)
 		inner.problems = nil
 		out = append(out, read(inner, name, v))
 		for _, p := range inner.problems {
-			p.loc = []any{f.place, name, fmt.Sprintf("json-or-python[json=list[%s],python=chain[is-instance[Sequence],function-wrap[sequence_validator()]]]", kind), i}
+			p.Loc = []any{f.place, name, fmt.Sprintf("json-or-python[json=list[%s],python=chain[is-instance[Sequence],function-wrap[sequence_validator()]]]", kind), i}
 			problems = append(problems, p)
 		}
 	}
 	if len(problems) > 0 {
 		first := alone(list)
-		first.loc = []any{f.place, name, kind}
+		first.Loc = []any{f.place, name, kind}
 		f.problems = append(append(f.problems, first), problems...)
 	}
 	return out
@@ -77,7 +77,7 @@ func (f *form) texts(c *call, name string) filter { return filter(c.query()[name
 
 // flag reads a boolean of the query; nil if it is not there.
 func (f *form) flag(name string) *bool {
-	v, ok := f.fields.get(name)
+	v, ok := f.fields.Get(name)
 	if !ok {
 		return nil
 	}

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // Member is a person of a customer. Each customer has one from the start, who owns it.
@@ -108,8 +110,8 @@ func (p *Polar) changeMembers(a *account, before *Customer, now time.Time) {
 func (m *Member) describe() *object {
 	return newObject(
 		"id", m.ID,
-		"created_at", printTimeOrNull(m.CreatedAt),
-		"modified_at", printTimeOrNull(m.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(m.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(m.ModifiedAt),
 		"customer_id", m.CustomerID,
 		"email", textOrNull(m.Email),
 		"name", textOrNull(m.Name),
@@ -200,7 +202,7 @@ func (p *Polar) getMember(c *call) *answer {
 func (p *Polar) getExternalMember(c *call) *answer {
 	f := c.queryForm()
 	customerID := f.uuidOrNull("customer_id")
-	external, byExternal := f.fields.get("external_customer_id")
+	external, byExternal := f.fields.Get("external_customer_id")
 	switch {
 	case len(f.problems) > 0:
 		return unprocessable(f.problems)
@@ -260,15 +262,15 @@ func (p *Polar) patchMember(c *call) *answer {
 		return refusal
 	}
 	next := *m
-	if v, sent := f.fields.get("name"); sent {
+	if v, sent := f.fields.Get("name"); sent {
 		if next.Name = ""; v != nil {
 			next.Name = f.text("name")
 		}
 	}
-	if v, sent := f.fields.get("role"); sent && v != nil {
+	if v, sent := f.fields.Get("role"); sent && v != nil {
 		next.Role = f.role("role")
 	}
-	if v, sent := f.fields.get("external_id"); sent {
+	if v, sent := f.fields.Get("external_id"); sent {
 		if next.ExternalID = ""; v != nil {
 			next.ExternalID = f.text("external_id")
 		}
@@ -295,7 +297,7 @@ func (p *Polar) deleteMember(c *call) *answer {
 }
 
 func (f *form) role(name string) string {
-	v, ok := f.fields.get(name)
+	v, ok := f.fields.Get(name)
 	if !ok || v == nil {
 		return "member"
 	}
@@ -309,7 +311,7 @@ func (f *form) role(name string) string {
 
 // textOrNull gives "" for null and for a field that is not there.
 func (f *form) textOrNull(name string) string {
-	if v, ok := f.fields.get(name); !ok || v == nil {
+	if v, ok := f.fields.Get(name); !ok || v == nil {
 		return ""
 	}
 	return f.text(name)

@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // Config is what a new [Polar] starts with. The zero value is a Polar with limits as in production,
@@ -293,7 +295,7 @@ func settledScalar(name string, value any) (scalar any, ok bool) {
 	case v.CanFloat() && !math.IsNaN(v.Float()) && !math.IsInf(v.Float(), 0):
 		return v.Float(), true
 	case v.IsValid() && v.Type() == reflect.TypeFor[json.Number]():
-		n, err := readJSON([]byte(v.String()))
+		n, err := pydantic.Read([]byte(v.String()))
 		if err != nil {
 			panic(fmt.Sprintf("polartest: %q: %s is not a number", name, v.String()))
 		}

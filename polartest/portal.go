@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // Customer sessions, and the portal of who has one.
@@ -83,14 +85,14 @@ func (p *Polar) createSession(c *call) *answer {
 		inner := &form{fields: f.fields, place: f.place}
 		id := read(inner)
 		for i := range inner.problems {
-			inner.problems[i].loc = slices.Insert(slices.Clone(inner.problems[i].loc), 1, any(branch))
+			inner.problems[i].Loc = slices.Insert(slices.Clone(inner.problems[i].Loc), 1, any(branch))
 		}
 		return id, inner.problems
 	}
 	customerID, wrongID := under(byID, func(f *form) string { return f.uuid("customer_id") })
 	name := "external_customer_id"
-	if _, sent := f.fields.get(name); !sent {
-		if _, sent := f.fields.get("customer_external_id"); sent {
+	if _, sent := f.fields.Get(name); !sent {
+		if _, sent := f.fields.Get("customer_external_id"); sent {
 			name = "customer_external_id"
 		}
 	}
@@ -144,11 +146,11 @@ func (p *Polar) describeSession(s *Session) *object {
 		host = "https://sandbox.polar.sh/"
 	}
 	return newObject(
-		"created_at", printTime(s.CreatedAt),
+		"created_at", pydantic.PrintTime(s.CreatedAt),
 		"modified_at", nil,
 		"id", s.ID,
 		"token", s.Token,
-		"expires_at", printTime(s.ExpiresAt),
+		"expires_at", pydantic.PrintTime(s.ExpiresAt),
 		"return_url", textOrNull(s.ReturnURL),
 		"customer_portal_url", host+p.organization(a.OrganizationID).Slug+"/portal?customer_session_token="+s.Token+
 			"&email="+url.QueryEscape(p.address(s)),
@@ -159,7 +161,7 @@ func (p *Polar) describeSession(s *Session) *object {
 // Below, c.session is whose portal it is.
 
 func (p *Polar) introspect(c *call) *answer {
-	return ok(newObject("expires_at", printTime(c.session.ExpiresAt), "return_url", textOrNull(c.session.ReturnURL)))
+	return ok(newObject("expires_at", pydantic.PrintTime(c.session.ExpiresAt), "return_url", textOrNull(c.session.ReturnURL)))
 }
 
 func (p *Polar) portalUser(c *call) *answer {
@@ -179,8 +181,8 @@ func (p *Polar) portalCustomer(c *call) *answer {
 // describeForPortal is a customer as the portal shows it.
 func (c *Customer) describeForPortal() *object {
 	return newObject(
-		"created_at", printTimeOrNull(c.CreatedAt),
-		"modified_at", printTimeOrNull(c.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(c.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(c.ModifiedAt),
 		"id", c.ID,
 		"email", textOrNull(c.Email),
 		"email_verified", false,
@@ -222,9 +224,9 @@ func (p *Polar) portalMeters(c *call) *answer {
 		return slices.DeleteFunc(slices.Clone(a.Meters), func(m Meter) bool { return !meters.passes(m.MeterID) })
 	}, func(m Meter) *object {
 		of := p.meterOf(a.OrganizationID, m)
-		return m.describe(a.ID).set("meter", newObject(
-			"created_at", printTimeOrNull(of.CreatedAt),
-			"modified_at", printTimeOrNull(of.ModifiedAt),
+		return m.describe(a.ID).Set("meter", newObject(
+			"created_at", pydantic.PrintTimeOrNull(of.CreatedAt),
+			"modified_at", pydantic.PrintTimeOrNull(of.ModifiedAt),
 			"id", of.ID,
 			"name", of.Name))
 	})
@@ -287,7 +289,7 @@ func (p *Polar) getPortalKey(c *call) *answer {
 	if b := p.benefit(k.BenefitID); b != nil && b.customersAdministrate() {
 		activations = k.describeActivations()
 	}
-	return ok(p.describeKey(c, k).set("activations", activations))
+	return ok(p.describeKey(c, k).Set("activations", activations))
 }
 
 func (p *Polar) rotatePortalKey(c *call) *answer {

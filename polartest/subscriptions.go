@@ -6,6 +6,8 @@ import (
 	"reflect"
 	"slices"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // The endpoints of subscriptions, and what comes with a subscription.
@@ -117,61 +119,61 @@ func (p *Polar) revokeOf(c *Customer, fits func(*Benefit) bool) {
 func (p *Polar) describeSubscription(a *account, s *Subscription) *object {
 	d := p.productOf(a, s)
 	return s.head(a).
-		set("metadata", s.Metadata).
-		set("custom_field_data", s.CustomFieldData).
-		set("customer", a.describe()).
-		set("user_id", a.ID).
-		set("user", newObject(
+		Set("metadata", s.Metadata).
+		Set("custom_field_data", s.CustomFieldData).
+		Set("customer", a.describe()).
+		Set("user_id", a.ID).
+		Set("user", newObject(
 			"id", a.ID,
 			"email", textOrNull(a.Email),
 			"public_name", a.initial(),
 			"avatar_url", a.avatar(),
 			"github_username", nil)).
-		set("product", p.describeProduct(d)).
-		set("discount", nil).
-		set("price", d.describePrice(d.priceOf(s))).
-		set("prices", []any{d.describePrice(d.priceOf(s))}).
-		set("meters", s.describeMeters()).
-		set("pending_update", nil)
+		Set("product", p.describeProduct(d)).
+		Set("discount", nil).
+		Set("price", d.describePrice(d.priceOf(s))).
+		Set("prices", []any{d.describePrice(d.priceOf(s))}).
+		Set("meters", s.describeMeters()).
+		Set("pending_update", nil)
 }
 
 // describeSubscriptionForPortal is a subscription as the portal shows it.
 func (p *Polar) describeSubscriptionForPortal(a *account, s *Subscription) *object {
 	d := p.productOf(a, s)
 	return s.head(a).
-		set("user_id", a.ID).
-		set("product", p.describeProductForPortal(d)).
-		set("price", d.describePrice(d.priceOf(s))).
-		set("prices", []any{d.describePrice(d.priceOf(s))}).
-		set("meters", s.describeMeters()).
-		set("pending_update", nil)
+		Set("user_id", a.ID).
+		Set("product", p.describeProductForPortal(d)).
+		Set("price", d.describePrice(d.priceOf(s))).
+		Set("prices", []any{d.describePrice(d.priceOf(s))}).
+		Set("meters", s.describeMeters()).
+		Set("pending_update", nil)
 }
 
 func (s *Subscription) head(a *account) *object {
 	return newObject(
-		"created_at", printTimeOrNull(s.CreatedAt),
-		"modified_at", printTimeOrNull(s.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(s.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(s.ModifiedAt),
 		"id", s.ID,
 		"amount", s.Amount,
 		"currency", s.Currency,
 		"recurring_interval", s.RecurringInterval,
 		"recurring_interval_count", 1,
 		"status", s.Status,
-		"current_period_start", printTimeOrNull(s.CurrentPeriodStart),
-		"current_period_end", printTimeOrNull(s.CurrentPeriodEnd),
+		"current_period_start", pydantic.PrintTimeOrNull(s.CurrentPeriodStart),
+		"current_period_end", pydantic.PrintTimeOrNull(s.CurrentPeriodEnd),
 		"current_meter_period_start", nil,
 		"current_meter_period_end", nil,
-		"trial_start", printTimeOrNull(s.TrialStart),
-		"trial_end", printTimeOrNull(s.TrialEnd),
+		"trial_start", pydantic.PrintTimeOrNull(s.TrialStart),
+		"trial_end", pydantic.PrintTimeOrNull(s.TrialEnd),
 		"cancel_at_period_end", s.CancelAtPeriodEnd,
-		"canceled_at", printTimeOrNull(s.CanceledAt),
-		"started_at", printTimeOrNull(s.StartedAt),
-		"ends_at", printTimeOrNull(s.EndsAt),
-		"ended_at", printTimeOrNull(s.EndedAt),
-		"past_due_at", printTimeOrNull(s.PastDueAt),
+		"canceled_at", pydantic.PrintTimeOrNull(s.CanceledAt),
+		"started_at", pydantic.PrintTimeOrNull(s.StartedAt),
+		"ends_at", pydantic.PrintTimeOrNull(s.EndsAt),
+		"ended_at", pydantic.PrintTimeOrNull(s.EndedAt),
+		"past_due_at", pydantic.PrintTimeOrNull(s.PastDueAt),
 		"pause_at_period_end", s.PauseAtPeriodEnd,
-		"paused_at", printTimeOrNull(s.PausedAt),
-		"resumes_at", printTimeOrNull(s.ResumesAt),
+		"paused_at", pydantic.PrintTimeOrNull(s.PausedAt),
+		"resumes_at", pydantic.PrintTimeOrNull(s.ResumesAt),
 		"customer_id", a.ID,
 		"product_id", s.ProductID,
 		"discount_id", textOrNull(s.DiscountID),
@@ -257,7 +259,7 @@ func (p *Polar) createSubscription(c *call) *answer {
 	productID := f.uuid("product_id")
 	external, customerID := f.textOrNull("external_customer_id"), f.uuidOrNull("customer_id")
 	metadata := newObject()
-	if v, sent := f.fields.get("metadata"); sent && v != nil {
+	if v, sent := f.fields.Get("metadata"); sent && v != nil {
 		metadata = f.entries("metadata")
 	}
 	if len(f.problems) > 0 {
@@ -280,7 +282,7 @@ func (p *Polar) createSubscription(c *call) *answer {
 		return polarInvalid([]any{"body", field}, "Customer does not exist.", asked)
 	}
 	next := a.clone()
-	s := Subscription{ID: newUUID(), ProductID: d.ID, Metadata: metadata.plainMap()}
+	s := Subscription{ID: newUUID(), ProductID: d.ID, Metadata: metadata.Plain()}
 	d.complete(&s)
 	next.Subscriptions = append(next.Subscriptions, s)
 	p.fulfil(&next, &next.Subscriptions[len(next.Subscriptions)-1], "")
@@ -301,9 +303,9 @@ func (p *Polar) patchSubscription(c *call) *answer {
 		return refusal
 	}
 	productID := f.uuidOrNull("product_id")
-	atEnd, ending := f.fields.get("cancel_at_period_end")
-	now, revoking := f.fields.get("revoke")
-	seats, seating := f.fields.get("seats")
+	atEnd, ending := f.fields.Get("cancel_at_period_end")
+	now, revoking := f.fields.Get("revoke")
+	seats, seating := f.fields.Get("seats")
 	d := p.product(productID)
 	switch {
 	case len(f.problems) > 0:

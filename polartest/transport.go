@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // loopback is the client address of every request over Transport.
@@ -104,7 +106,7 @@ func receive(r *http.Request) (*call, error) {
 func unquoted(path string) string {
 	var b strings.Builder
 	for i := 0; i < len(path); i++ {
-		if path[i] == '%' && i+2 < len(path) && isHexDigit(path[i+1]) && isHexDigit(path[i+2]) {
+		if path[i] == '%' && i+2 < len(path) && pydantic.IsHexDigit(path[i+1]) && pydantic.IsHexDigit(path[i+2]) {
 			n, _ := strconv.ParseUint(path[i+1:i+3], 16, 8)
 			b.WriteByte(byte(n))
 			i += 2

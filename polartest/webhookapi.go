@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // Event is what [Polar.Emit] sends.
@@ -45,7 +47,7 @@ func (p *Polar) Emit(e Event) (ids []string) {
 func (p *Polar) subject(e *Event) (organizationID string, a *account, data func() *object) {
 	id := strings.ToLower(e.Subject)
 	if len(e.Data) > 0 {
-		v, err := readJSON(e.Data)
+		v, err := pydantic.Read(e.Data)
 		o, isObject := v.(*object)
 		if err != nil || !isObject {
 			panic("polartest: Emit: Event.Data is no JSON object")
@@ -139,8 +141,8 @@ func (e *endpoint) describe() *object {
 		events = append(events, name)
 	}
 	return newObject(
-		"created_at", printTimeOrNull(e.CreatedAt),
-		"modified_at", printTimeOrNull(e.ModifiedAt),
+		"created_at", pydantic.PrintTimeOrNull(e.CreatedAt),
+		"modified_at", pydantic.PrintTimeOrNull(e.ModifiedAt),
 		"id", e.ID,
 		"url", e.URL,
 		"name", nil,
@@ -219,7 +221,7 @@ func (f *form) eventTypes(name string) (types []string) {
 		s, _ := one.(string)
 		if !slices.Contains(endpointTypes, s) {
 			expected := "'" + strings.Join(endpointTypes[:len(endpointTypes)-1], "', '") + "' or '" + endpointTypes[len(endpointTypes)-1] + "'"
-			f.problems = append(f.problems, problem{"enum", []any{f.place, name, i}, "Input should be " + expected, one, newObject("expected", expected)})
+			f.problems = append(f.problems, newProblem("enum", []any{f.place, name, i}, "Input should be "+expected, one, newObject("expected", expected)))
 			continue
 		}
 		types = append(types, s)
@@ -258,13 +260,13 @@ func (p *Polar) patchEndpoint(c *call) *answer {
 		return refusal
 	}
 	next := e.Endpoint.clone()
-	if v, sent := f.fields.get("url"); sent && v != nil {
+	if v, sent := f.fields.Get("url"); sent && v != nil {
 		next.URL = f.webhookURL("url")
 	}
-	if v, sent := f.fields.get("events"); sent && v != nil {
+	if v, sent := f.fields.Get("events"); sent && v != nil {
 		next.Events = f.eventTypes("events")
 	}
-	if v, sent := f.fields.get("enabled"); sent && v != nil {
+	if v, sent := f.fields.Get("enabled"); sent && v != nil {
 		next.Disabled = v != true
 	}
 	if len(f.problems) > 0 {
@@ -341,7 +343,7 @@ func (a attempted) describe() *object {
 	if latest.Status != 0 {
 		last = latest.Status
 	}
-	written = printTime(latest.At)
+	written = pydantic.PrintTime(latest.At)
 	var outcome any
 	switch a.event.Status {
 	case delivered:
@@ -350,14 +352,14 @@ func (a attempted) describe() *object {
 		outcome = false
 	}
 	return newObject(
-		"created_at", printTime(a.Attempt.At),
+		"created_at", pydantic.PrintTime(a.Attempt.At),
 		"modified_at", nil,
 		"id", a.Attempt.ID,
 		"succeeded", a.succeeded(),
 		"http_code", code,
 		"response", said,
 		"webhook_event", newObject(
-			"created_at", printTime(a.event.At),
+			"created_at", pydantic.PrintTime(a.event.At),
 			"modified_at", written,
 			"id", a.event.ID,
 			"last_http_code", last,

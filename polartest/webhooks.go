@@ -15,6 +15,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/polartest/internal/pydantic"
 )
 
 // What Polar does with webhooks, as its own server has it (commit c6c3645e), read and not recorded.
@@ -411,7 +413,7 @@ func (e *endpoint) wants(kind, organizationID string) bool {
 
 // send makes an event and sends it on its way.
 func (p *Polar) send(told Event, e *endpoint, a *account, state, data *object) (id string) {
-	body, _ := printJSON(newObject("type", told.Type, "timestamp", printTime(told.At), "data", data)) // change has tried it
+	body, _ := pydantic.Print(newObject("type", told.Type, "timestamp", pydantic.PrintTime(told.At), "data", data)) // change has tried it
 	ev := &event{
 		Delivery: Delivery{ID: cmp.Or(told.ID, newUUID()), EndpointID: e.ID, Type: told.Type, At: told.At, Body: body},
 		endpoint: e, customer: a, state: state,

@@ -1,4 +1,7 @@
-package polartest
+// Package pydantic reads and writes JSON, and checks values, as the Python server of Polar does.
+// It promises the same values, texts, error messages and positions as in the recordings. It
+// knows nothing of licenses and customers.
+package pydantic
 
 import (
 	"bytes"
@@ -13,45 +16,48 @@ import (
 	"unicode/utf8"
 )
 
-// Polar's server is a Python program, and how it reads JSON shows in its answers: numbers with and
-// without a fraction differ, big integers are exact, NaN is let through, positions of errors count
-// characters, and of two equal names the last one wins. encoding/json differs in each of these.
+// How Python reads JSON shows in Polar's answers: numbers with and without a fraction differ, big
+// integers are exact, NaN is accepted, positions of errors count characters, and of two equal names
+// the last one wins. encoding/json differs in each of these.
 //
-// Values are nil, bool, int64, *big.Int, float64, string, []any and *object. A string can hold lone
-// surrogates in the three bytes that UTF-8 forbids for them; utf8.ValidString tells.
+// Values are nil, bool, int64, *big.Int, float64, string, []any and *Object. A string can have lone
+// surrogates, in the three bytes that UTF-8 forbids for them; utf8.ValidString recognizes them.
 
-// object is a JSON object that keeps the order of its names.
-type object struct {
-	names  []string
-	values map[string]any
+// Object is a JSON object that keeps the order of its names.
+type Object struct {
+	Names  []string
+	Values map[string]any
 }
 
-func newObject(pairs ...any) *object {
-	o := &object{values: make(map[string]any, len(pairs)/2)}
+// NewObject makes an object of names and values in turn.
+func NewObject(pairs ...any) *Object {
+	o := &Object{Values: make(map[string]any, len(pairs)/2)}
 	for i := 0; i+1 < len(pairs); i += 2 {
-		o.set(pairs[i].(string), pairs[i+1])
+		o.Set(pairs[i].(string), pairs[i+1])
 	}
 	return o
 }
 
-func (o *object) set(name string, value any) *object {
-	if _, there := o.values[name]; !there {
-		o.names = append(o.names, name)
+// Set adds a member, or replaces its value, and returns the object.
+func (o *Object) Set(name string, value any) *Object {
+	if _, there := o.Values[name]; !there {
+		o.Names = append(o.Names, name)
 	}
-	o.values[name] = value
+	o.Values[name] = value
 	return o
 }
 
-func (o *object) get(name string) (any, bool) {
-	v, ok := o.values[name]
+// Get returns the value of a member.
+func (o *Object) Get(name string) (any, bool) {
+	v, ok := o.Values[name]
 	return v, ok
 }
 
-// plainMap is the object as the dashboard side of this package shows it.
-func (o *object) plainMap() map[string]any {
-	m := make(map[string]any, len(o.names))
-	for _, name := range o.names {
-		v := o.values[name]
+// Plain is the object as a map, with big integers as json.Number.
+func (o *Object) Plain() map[string]any {
+	m := make(map[string]any, len(o.Names))
+	for _, name := range o.Names {
+		v := o.Values[name]
 		if n, ok := v.(*big.Int); ok {
 			v = json.Number(n.String())
 		}
@@ -60,21 +66,21 @@ func (o *object) plainMap() map[string]any {
 	return m
 }
 
-// errUnreadable is a body that is not even text, or that Python refuses to read for its size: the
-// router's 400, not a 422.
-var errUnreadable = errors.New("polartest: unreadable body")
+// ErrUnreadable is the error for a body that is no text, or that Python refuses for its size. Polar
+// answers it with 400, not 422.
+var ErrUnreadable = errors.New("unreadable body")
 
-// jsonError is a syntax error, with the position in characters.
-type jsonError struct {
-	position int
-	message  string
+// SyntaxError is an error with its position in characters.
+type SyntaxError struct {
+	Position int
+	Message  string
 }
 
-func (e *jsonError) Error() string { return fmt.Sprintf("%s at %d", e.message, e.position) }
+func (e *SyntaxError) Error() string { return fmt.Sprintf("%s at %d", e.Message, e.Position) }
 
 const (
 	deepestJSON   = 990  // nesting that Python still reads
-	longestNumber = 4300 // digits that Python still turns into an integer
+	LongestNumber = 4300 // digits that Python still turns into an integer
 )
 
 type jsonReader struct {
@@ -83,11 +89,11 @@ type jsonReader struct {
 	depth int
 }
 
-// readJSON reads a whole body.
-func readJSON(body []byte) (any, error) {
+// Read reads a whole body.
+func Read(body []byte) (any, error) {
 	text := strings.TrimPrefix(string(body), "\ufeff")
 	if !validButForSurrogates(text) {
-		return nil, errUnreadable
+		return nil, ErrUnreadable
 	}
 	r := &jsonReader{text: text}
 	r.space()
@@ -120,8 +126,8 @@ func surrogateAt(s string) bool {
 	return len(s) >= 3 && s[0] == 0xED && s[1] >= 0xA0 && s[1] <= 0xBF && s[2] >= 0x80 && s[2] <= 0xBF
 }
 
-// codePoints counts as Python does: a lone surrogate is one.
-func codePoints(s string) int {
+// CodePoints counts characters as Python does: a lone surrogate is one.
+func CodePoints(s string) int {
 	n := 0
 	for len(s) > 0 {
 		_, size := utf8.DecodeRuneInString(s)
@@ -135,7 +141,7 @@ func codePoints(s string) int {
 }
 
 func (r *jsonReader) fail(message string, at int) error {
-	return &jsonError{position: codePoints(r.text[:at]), message: message}
+	return &SyntaxError{Position: CodePoints(r.text[:at]), Message: message}
 }
 
 func (r *jsonReader) peek() byte {
@@ -153,7 +159,7 @@ func (r *jsonReader) space() {
 
 func (r *jsonReader) value() (any, error) {
 	if r.depth++; r.depth > deepestJSON {
-		return nil, errUnreadable
+		return nil, ErrUnreadable
 	}
 	defer func() { r.depth-- }()
 	rest := r.text[r.at:]
@@ -184,7 +190,7 @@ func (r *jsonReader) value() (any, error) {
 }
 
 func (r *jsonReader) object() (any, error) {
-	o := newObject()
+	o := NewObject()
 	r.at++
 	r.space()
 	if r.peek() == '}' {
@@ -209,7 +215,7 @@ func (r *jsonReader) object() (any, error) {
 		if err != nil {
 			return nil, err
 		}
-		o.set(name, v)
+		o.Set(name, v)
 		done, err := r.next('}', "object")
 		if done || err != nil {
 			return o, err
@@ -238,7 +244,7 @@ func (r *jsonReader) array() (any, error) {
 	}
 }
 
-// next goes past what stands between two members, or past the end of the container.
+// next reads what is between two members, or the end of the container.
 func (r *jsonReader) next(end byte, container string) (done bool, err error) {
 	r.space()
 	switch r.peek() {
@@ -378,18 +384,18 @@ func (r *jsonReader) number() (any, error) {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
 		return n, nil
 	}
-	if len(strings.TrimPrefix(text, "-")) > longestNumber {
-		return nil, errUnreadable
+	if len(strings.TrimPrefix(text, "-")) > LongestNumber {
+		return nil, ErrUnreadable
 	}
 	n, _ := new(big.Int).SetString(text, 10)
 	return n, nil
 }
 
-// errUnprintable is a value that Polar cannot put into an answer and fails over with a 500.
-var errUnprintable = errors.New("polartest: value cannot be written as JSON")
+// ErrUnprintable is the error for a value that Polar can't write as JSON: it answers 500.
+var ErrUnprintable = errors.New("value cannot be written as JSON")
 
-// printJSON writes a value as Polar does. Maps go out in the order that Polar's database gives them.
-func printJSON(v any) ([]byte, error) { return appendJSON(nil, v) }
+// Print writes a value as Polar does. Maps are in the order of Polar's database.
+func Print(v any) ([]byte, error) { return appendJSON(nil, v) }
 
 func appendJSON(b []byte, v any) ([]byte, error) {
 	switch v := v.(type) {
@@ -422,15 +428,15 @@ func appendJSON(b []byte, v any) ([]byte, error) {
 		}
 		return append(b, ']'), nil
 	case map[string]any:
-		o := newObject()
-		for _, name := range sortedNames(v) {
-			o.set(name, v[name])
+		o := NewObject()
+		for _, name := range SortedNames(v) {
+			o.Set(name, v[name])
 		}
 		return appendJSON(b, o)
-	case *object:
+	case *Object:
 		b = append(b, '{')
 		var err error
-		for i, name := range v.names {
+		for i, name := range v.Names {
 			if i > 0 {
 				b = append(b, ',')
 			}
@@ -438,17 +444,17 @@ func appendJSON(b []byte, v any) ([]byte, error) {
 				return nil, err
 			}
 			b = append(b, ':')
-			if b, err = appendJSON(b, v.values[name]); err != nil {
+			if b, err = appendJSON(b, v.Values[name]); err != nil {
 				return nil, err
 			}
 		}
 		return append(b, '}'), nil
 	}
-	panic(fmt.Sprintf("polartest: no JSON for a %T", v))
+	panic(fmt.Sprintf("no JSON for a %T", v))
 }
 
-// sortedNames orders as PostgreSQL's jsonb does: short names first.
-func sortedNames(m map[string]any) []string {
+// SortedNames are the names in the order of PostgreSQL's jsonb: short names first.
+func SortedNames(m map[string]any) []string {
 	names := make([]string, 0, len(m))
 	for name := range m {
 		names = append(names, name)
@@ -465,7 +471,7 @@ func sortedNames(m map[string]any) []string {
 // appendFloat writes a float with a fraction or an exponent, always, as Python does.
 func appendFloat(b []byte, f float64) ([]byte, error) {
 	if math.IsNaN(f) || math.IsInf(f, 0) {
-		return nil, errUnprintable
+		return nil, ErrUnprintable
 	}
 	format := byte('f')
 	if a := math.Abs(f); a != 0 && (a < 1e-4 || a >= 1e16) {
@@ -481,7 +487,7 @@ func appendFloat(b []byte, f float64) ([]byte, error) {
 
 func appendString(b []byte, s string) ([]byte, error) {
 	if !utf8.ValidString(s) {
-		return nil, errUnprintable
+		return nil, ErrUnprintable
 	}
 	b = append(b, '"')
 	for i := range len(s) {
