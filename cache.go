@@ -68,6 +68,7 @@ type entitlementCache struct {
 	mu      sync.Mutex                              // guards changes of what is cached, not look-ups; never held across I/O
 	waiting map[cacheKey]map[chan struct{}]struct{} // who waits for news of whom; guarded by mu
 	books   map[uuid]*ledger.Book                   // of customers, who may have been evicted; guarded by mu
+	counted func(customer uuid, meter string)       // is told that Polar has counted; nil unless replicas share accounts
 	sweepAt int                                     // how many books there are when they are looked through; guarded by mu
 	counts  counters
 	// watches are the streams of those who are watched.
@@ -1315,8 +1316,12 @@ func (c *entitlementCache) observe(e *entry, value *Entitlements) *Entitlements 
 	now, newest := c.polarNow(), true
 	if value.unread&listOfMeters == 0 {
 		for _, meter := range e.book.Meters() {
-			if i := value.meter(meter); i >= 0 && !e.book.Observe(meter, value.count(i), now) {
+			i := value.meter(meter)
+			if i >= 0 && !e.book.Observe(meter, value.count(i), now) {
 				newest = false // it came out of a cache of Polar's
+			}
+			if i >= 0 && c.counted != nil {
+				c.counted(e.id, meter)
 			}
 		}
 		e.book.Answered()
@@ -1420,8 +1425,7 @@ func (c *entitlementCache) restore(customer, meter string, change func(*ledger.A
 }
 
 // bookOf is the book of a customer by Polar's id; nil if there is none.
-func (c *entitlementCache) bookOf(customer string) *ledger.Book {
-	id, _ := parseUUID(customer)
+func (c *entitlementCache) bookOf(id uuid) *ledger.Book {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.books[id]

@@ -445,6 +445,11 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 		return
 	}
 	reserved, refusal := c.reserve(r.Context(), customer.key, value, route.Spend.MeterID, cost, route.Require)
+	if e, ok := errors.AsType[*Error](refusal.err()); ok && e.Op == opUsage && route.opensFor(r, refusal) {
+		c.cache.counts.failedOpen.Add(1)
+		serve(w, r, next, nil)
+		return
+	}
 	if refusal != nil {
 		c.refuse(w, r, *route, *refusal)
 		return
@@ -476,6 +481,14 @@ func (c *Cost) price(r *http.Request) (ledger.Units, error) {
 		err = fmt.Errorf("polargate: Cost.UnitsOf returned %v, which is no amount", units)
 	}
 	return ledger.Cost(units), err
+}
+
+// err is what went wrong; nil if nobody was refused for that.
+func (r *Refusal) err() error {
+	if r == nil {
+		return nil
+	}
+	return r.Err
 }
 
 // unpriced is the refusal of a request for which the program couldn't tell what it costs.
@@ -627,22 +640,22 @@ func (c *Customers) reservable(ctx context.Context, key cacheKey, requirements [
 // requirements are those that it meets.
 func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlements, meterID string, units ledger.Units, requirements []Requirement) (*Reservation, *Refusal) {
 	meter := normalUUID(meterID)
-	book, held, err := c.holdUnits(ctx, key, value, meter, units, requirements)
-	if err == nil && !held {
+	r, err := c.holdUnits(ctx, key, value, meter, units, requirements)
+	if err == nil && r == nil {
 		// A purchase may be newer than what is known, as with any refusal.
 		if newer := c.cache.recheck(ctx, key, value); newer != value && newer.known {
 			value = newer
-			book, held, err = c.holdUnits(ctx, key, value, meter, units, requirements)
+			r, err = c.holdUnits(ctx, key, value, meter, units, requirements)
 		}
 	}
 	if err != nil {
 		_, refusal := c.decide(nil, err, nil)
 		return nil, refusal
 	}
-	if !held {
+	if r == nil {
 		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: Meter(meterID, units.Float()), Entitlements: value})
 	}
-	return &Reservation{customers: c, of: value, book: book, meter: meter, units: units}, nil
+	return r, nil
 }
 
 // refusal adds what the configuration says about every refusal.

@@ -51,6 +51,7 @@ type Reservation struct {
 	customers *Customers
 	of        *Entitlements // as they were when the units were held
 	book      *ledger.Book  // nil for a customer who isn't charged
+	joint     *ledger.Joint // nil unless replicas share what they know
 	meter     string
 	units     ledger.Units
 	settled   atomic.Bool
@@ -59,13 +60,27 @@ type Reservation struct {
 // mostUnits is the most that can be spent at once.
 const mostUnits = 1e15
 
-// holdUnits holds units, as far as requirements let the balance fall.
-func (c *Customers) holdUnits(_ context.Context, key cacheKey, value *Entitlements, meter string, units ledger.Units, requirements []Requirement) (*ledger.Book, bool, error) {
+// holdUnits holds units of a customer's meter, as far as requirements let the balance fall. It
+// returns nil if there are not so many.
+func (c *Customers) holdUnits(ctx context.Context, key cacheKey, value *Entitlements, meter string, units ledger.Units, requirements []Requirement) (*Reservation, error) {
 	if value.missing()&listOfMeters != 0 {
-		return nil, false, listOfMeters.unreadable()
+		return nil, listOfMeters.unreadable()
 	}
-	book, held := c.cache.hold(key, value, meter, units, ledger.Of(value.overdraft(meter, requirements)))
-	return book, held, nil
+	r := &Reservation{customers: c, of: value, meter: meter, units: units}
+	floor, held := ledger.Of(value.overdraft(meter, requirements)), false
+	if c.cache.replicas == nil {
+		r.book, held = c.cache.hold(key, value, meter, units, floor)
+	} else {
+		var err error
+		r.book, r.joint = c.cache.openBook(key, value, meter), c.usage.joint(value.customer, meter)
+		if held, err = r.joint.Hold(ctx, units, floor); err != nil {
+			return nil, &Error{Op: opUsage, Reason: ErrUnreachable, RetryAfter: time.Second, Detail: "the shared store, in which replicas reserve units together, gave no answer", Err: err}
+		}
+	}
+	if !held {
+		return nil, nil
+	}
+	return r, nil
 }
 
 // rest is what the customer has, less what is held.
@@ -110,16 +125,31 @@ func (r *Reservation) commit(used ledger.Units, usage Usage) error {
 		r.settle(used, at, true)
 		return nil
 	}
+	r.settle(used, at, false) // before anybody can say that Polar was told
 	err := r.customers.usage.add(r.of, r.meter, used, at, usage)
-	r.settle(used, at, err != nil)
+	if err != nil {
+		r.change(func(a *ledger.Account) { a.Told(used, at, at) })
+	}
 	return err
 }
 
 // settle ends the hold. told says that nothing more is going to tell Polar.
 func (r *Reservation) settle(used ledger.Units, at clock.Polar, told bool) {
-	if r.book != nil {
+	switch {
+	case r.joint != nil:
+		r.joint.Settle(r.units, used, at, told)
+	case r.book != nil:
 		r.book.Settle(r.meter, r.units, used, at, told)
 	}
+}
+
+// change changes what was spent.
+func (r *Reservation) change(change func(*ledger.Account)) {
+	if r.joint != nil {
+		r.joint.Change(change)
+		return
+	}
+	r.book.Do(r.meter, change)
 }
 
 // Spend takes units off a meter in memory, so that requests that come faster than Polar
@@ -140,15 +170,15 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	if err != nil || !value.known {
 		return nothing, false, err
 	}
-	r := &Reservation{customers: c, of: value, meter: normalUUID(meterID), units: ledger.Cost(units)}
-	if r.book, ok, err = c.holdUnits(ctx, customer.key, value, r.meter, r.units, nil); !ok {
+	r, err := c.holdUnits(ctx, customer.key, value, normalUUID(meterID), ledger.Cost(units), nil)
+	if r == nil {
 		return nothing, false, err
 	}
 	at := c.cache.polarNow()
 	r.settle(r.units, at, true)
 	return func() {
 		if r.settled.CompareAndSwap(false, true) {
-			r.book.Do(r.meter, func(a *ledger.Account) { a.Undo(r.units, at) })
+			r.change(func(a *ledger.Account) { a.Undo(r.units, at) })
 		}
 	}, true, nil
 }
@@ -183,6 +213,15 @@ type usageEvents struct {
 	box       outbox.Outbox
 	turn      chan struct{} // held by RunUsage, and in the end by close
 	closing   sync.Once
+
+	mu     sync.Mutex
+	joints map[meterOf]*ledger.Joint // with other replicas
+}
+
+// meterOf names a customer's meter.
+type meterOf struct {
+	customer uuid
+	meter    string
 }
 
 const (
@@ -233,6 +272,11 @@ func (c *Customers) openUsage() error {
 		Most:   eventsTogether, Linger: usageLinger, Between: usagePause, Together: requestsTogether,
 		FirstPause: usageRetry, LongestPause: usageRetryMax,
 		Send: u.send, Refused: u.refused, Note: u.note, Adopted: u.adopted,
+	}
+	if c.cache.replicas != nil { // what was spent is in the store
+		u.joints = map[meterOf]*ledger.Joint{}
+		c.cache.counted = func(customer uuid, meter string) { u.joint(customer, meter).Look() }
+		u.box.Note, u.box.Adopted = nil, nil
 	}
 	if err := u.box.Open(); err != nil {
 		return &InputError{"UsageFolder", "can't be used: " + err.Error()}
@@ -307,6 +351,9 @@ func (u *usageEvents) end(atMost time.Duration) {
 	defer cancel()
 	if u.box.Stats().Waiting > 0 {
 		u.box.Drain(ctx)
+	}
+	for _, joint := range u.sweepJoints(0) {
+		joint.Wait(ctx)
 	}
 	if left := u.box.Stats().Waiting; left > 0 {
 		u.customers.config.Logger.Warn("polargate: usage events are left that Polar wasn't told of", "events", left, "lost", u.box.Folder == "")
@@ -388,9 +435,80 @@ func (u *usageEvents) ingest(ctx context.Context, stored []storedUsage) (by cloc
 
 // told notes that Polar knows of an event.
 func (u *usageEvents) told(s *storedUsage, by clock.Polar) {
-	if book := u.customers.cache.bookOf(s.Customer); book != nil {
-		book.Do(s.Meter, func(a *ledger.Account) { a.Told(s.Units, s.At, by) })
+	customer, ok := parseUUID(s.Customer)
+	if !ok {
+		return
 	}
+	told := func(a *ledger.Account) { a.Told(s.Units, s.At, by) }
+	if u.joints != nil {
+		u.joint(customer, s.Meter).Change(told)
+	} else if book := u.customers.cache.bookOf(customer); book != nil {
+		book.Do(s.Meter, told)
+	}
+}
+
+// usageLasts is how long the store keeps an account that nobody changes.
+const usageLasts = 2 * ledger.Cap
+
+// manyJoints is how many accounts are kept in memory without looking whether they are used.
+const manyJoints = 1000
+
+// joint is a customer's account that replicas keep together.
+func (u *usageEvents) joint(customer uuid, meter string) *ledger.Joint {
+	u.sweepJoints(manyJoints)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	key := meterOf{customer, meter}
+	if j := u.joints[key]; j != nil {
+		return j
+	}
+	key.meter = strings.Clone(meter)
+	cache, link := u.customers.cache, u.customers.cache.replicas.link
+	name := link.name("usage", customer.String()+" "+meter)
+	j := &ledger.Joint{
+		Load: func(ctx context.Context) (ledger.Stored, error) {
+			s, err := link.load(ctx, name)
+			return ledger.Stored(s), err
+		},
+		Swap: func(ctx context.Context, version string, data []byte) (ledger.Stored, bool, error) {
+			s, swapped, err := link.swap(ctx, name, version, data, usageLasts)
+			return ledger.Stored(s), swapped, err
+		},
+		Holder: link.config.Holder + "-" + rand.Text()[:8], // another one after it was swept
+		Base: func() (count ledger.Count, ok bool) {
+			if book := cache.bookOf(customer); book != nil {
+				count, ok = book.Base(key.meter)
+			}
+			return count, ok
+		},
+		Seen: func(a *ledger.Account) {
+			if book := cache.bookOf(customer); book != nil {
+				book.Replace(key.meter, a)
+			}
+		},
+		Now:  cache.polarNow,
+		Life: link.life,
+	}
+	u.joints[key] = j
+	return j
+}
+
+// sweepJoints drops accounts that nobody uses if there are more than so many, and gives the
+// others.
+func (u *usageEvents) sweepJoints(many int) (rest []*ledger.Joint) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if len(u.joints) <= many {
+		return nil
+	}
+	for key, j := range u.joints {
+		if j.Idle() {
+			delete(u.joints, key)
+		} else {
+			rest = append(rest, j)
+		}
+	}
+	return rest
 }
 
 // refused notes that Polar will never take an event. What it was about stays taken off for

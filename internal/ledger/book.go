@@ -71,16 +71,30 @@ func (b *Book) Do(meter string, change func(*Account)) {
 	}
 }
 
-// Replace puts another account in the place of a meter's, such as one that is kept elsewhere.
+// Replace puts an account that is kept elsewhere in the place of a meter's. What Polar counted
+// last stays known.
 func (b *Book) Replace(meter string, a *Account) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for i := range b.accounts {
 		if b.accounts[i].meter == meter {
+			if old := b.accounts[i].Account; old.Counted && (!a.Counted || a.Base.At < old.Base.At) {
+				a.Observe(old.Base)
+			}
 			b.accounts[i].Account = a
 			b.changed.Store(true)
 		}
 	}
+}
+
+// Base is what Polar counted last of a meter; false if nothing.
+func (b *Book) Base(meter string) (c Count, counted bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a := b.find(meter); a != nil {
+		return a.Base, a.Counted
+	}
+	return Count{}, false
 }
 
 // Hold reserves units of a meter; see Account.Hold.

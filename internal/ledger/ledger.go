@@ -20,7 +20,7 @@ const (
 	// cache of Polar's that is an hour old.
 	Cap = 4 * time.Hour
 	// mostLots bounds the memory and the stored size of an account.
-	mostLots = 512
+	mostLots = 128
 )
 
 // Count is what Polar says of a customer's meter.
@@ -195,8 +195,19 @@ func (a *Account) Expire(now clock.Polar) {
 			lot.Told = Units{}
 		}
 	}
-	a.holdLess(func(h Hold) bool { return h.Until != 0 && h.Until <= now })
+	for i := range a.Holds {
+		if h := &a.Holds[i]; h.Until != 0 && h.Until <= now {
+			h.Units = Units{}
+		}
+	}
+	// A holder is remembered for as long as it may ask whether its last step is stored.
+	a.holdLess(func(h Hold) bool { return h.Until != 0 && now.Sub(h.Until) > Cap })
 	a.tidy()
+}
+
+// setHold makes a hold one of so many units.
+func (a *Account) setHold(h *Hold, units Units) {
+	h.Units, a.held = units, a.held.Minus(h.Units).Plus(units)
 }
 
 // holdLess drops holds.

@@ -348,4 +348,28 @@ var customers = []mutant{
 		a.Expire(now)`,
 		tests: "TestAReservationHoldsUnitsUntilItIsCommittedOrReleased|TestUnitsOfARequestInProgressStayTakenOffWhateverPolarSays",
 	},
+	{
+		name:  "replicas refuse and grant by what they remember",
+		rule:  "replicas reserve exactly what there is",
+		file:  "internal/ledger/joint.go",
+		old:   `		case swapped:`,
+		new:   `		case swapped || at.Version != "":`,
+		tests: "TestReplicasReserveExactlyWhatThereIs|TestReplicasReserveTogetherWhatThereIs",
+	},
+	{
+		name:  "the units of a replica that died stay locked",
+		rule:  "the holds of a dead replica end in bounded time",
+		file:  "internal/ledger/joint.go",
+		old:   `j.Now()+clock.Polar(HoldFor)`,
+		new:   `j.Now()+clock.Polar(100*HoldFor)`,
+		tests: "TestTheHoldsOfAReplicaThatDiedEnd|TestTheHoldsOfAReplicaThatEndedAreFreeAfterAMinute",
+	},
+	{
+		name:  "an answer of the store that was lost books usage twice",
+		rule:  "what was used is booked once",
+		file:  "internal/ledger/joint.go",
+		old:   `		stored := again && own.Step >= step`,
+		new:   `		stored := false`,
+		tests: "TestReplicasAgreeWhateverTheStoreDoes",
+	},
 }

@@ -349,9 +349,9 @@ var routes = []mutant{
 		name: "a spending route lets in customers with nothing left",
 		rule: "a cost is taken off before the handler runs",
 		file: "http_middleware.go",
-		old: `	if !held {
+		old: `	if r == nil {
 		return nil, c.refusal(`,
-		new: `	if !held && false {
+		new: `	if r == nil && false {
 		return nil, c.refusal(`,
 		tests: "TestARouteThatSpendsLetsInExactlyAsManyAsAreLeft",
 	},

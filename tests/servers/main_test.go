@@ -7,4 +7,4 @@ import (
 	"github.com/polargate/polargate/internal/testprogram"
 )
 
-func TestMain(m *testing.M) { os.Exit(testprogram.Main(m, nil)) }
+func TestMain(m *testing.M) { os.Exit(testprogram.Main(m, programs)) }

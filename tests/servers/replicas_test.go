@@ -125,6 +125,13 @@ func (f *faultyStore) Beat(ctx context.Context, replica string, ttl time.Duratio
 	return f.Shared.Beat(ctx, replica, ttl)
 }
 
+func (f *faultyStore) Swap(ctx context.Context, key, version string, data []byte, ttl time.Duration) (polargate.SharedValue, bool, error) {
+	if f.away.Load() {
+		return polargate.SharedValue{}, false, errAway
+	}
+	return f.Shared.Swap(ctx, key, version, data, ttl)
+}
+
 func (f *faultyStore) Load(ctx context.Context, key string) (polargate.SharedValue, error) {
 	if f.away.Load() {
 		return polargate.SharedValue{}, errAway

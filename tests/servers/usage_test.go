@@ -547,3 +547,91 @@ func TestReservationsAtTheSameTimeNeverExceedTheBalance(t *testing.T) {
 	assert.LessOrEqual(t, served.Load(), int64(100))
 	assert.GreaterOrEqual(t, served.Load(), int64(90))
 }
+
+func TestReplicasReserveTogetherWhatThereIs(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := metered(t)
+		all := fleet(s, 3, polargate.SharedInMemory())
+		var sum atomic.Int64
+		var group sync.WaitGroup
+		for _, customers := range all {
+			sending(t, customers)
+			group.Go(func() { sum.Add(int64(served(t.Context(), customers, 200))) })
+		}
+		group.Wait()
+		assert.EqualValues(t, 100, sum.Load())
+		for range 3 {
+			time.Sleep(30 * time.Second) // Polar counts meanwhile, and each replica hears of it
+			for _, customers := range all {
+				refreshed(t, customers)
+				synctest.Wait()
+				assert.InDelta(t, 0, balanceOf(t, customers), 0)
+				assert.Zero(t, served(t.Context(), customers, 5))
+			}
+		}
+		assert.Len(t, s.Polar.Events(), 100)
+		s.Polar.CreditMeter(kit.Paying, kit.CallsMeter, 10)
+		time.Sleep(10 * time.Minute)
+		refreshed(t, all[0])
+		assert.Equal(t, 10, served(t.Context(), all[0], 20)+served(t.Context(), all[1], 20), "nothing that Polar counted is taken off twice")
+	})
+}
+
+func TestTheHoldsOfAReplicaThatEndedAreFreeAfterAMinute(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := metered(t)
+		all := fleet(s, 2, polargate.SharedInMemory())
+		ref := polargate.ExternalID(kit.Paying)
+		_, refusal := all[0].Reserve(t.Context(), ref, kit.CallsMeter, 80)
+		require.Nil(t, refusal)
+		time.Sleep(10 * time.Minute)
+		_, refusal = all[1].Reserve(t.Context(), ref, kit.CallsMeter, 21)
+		require.NotNil(t, refusal, "it works on")
+		require.NoError(t, all[0].Close())
+		_, refusal = all[1].Reserve(t.Context(), ref, kit.CallsMeter, 21)
+		require.NotNil(t, refusal)
+		time.Sleep(time.Minute)
+		r, refusal := all[1].Reserve(t.Context(), ref, kit.CallsMeter, 100)
+		require.Nil(t, refusal)
+		giveBack, ok, err := all[1].Spend(t.Context(), ref, kit.CallsMeter, 1)
+		require.NoError(t, err)
+		assert.False(t, ok)
+		giveBack()
+		r.Release()
+		giveBack, ok, err = all[1].Spend(t.Context(), ref, kit.CallsMeter, 100)
+		require.True(t, ok && err == nil)
+		giveBack()
+		giveBack()
+		_, ok, _ = all[1].Spend(t.Context(), ref, kit.CallsMeter, 100)
+		assert.True(t, ok)
+	})
+}
+
+func TestWithoutTheStoreNothingIsReservedAndNothingSpentIsLost(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := metered(t)
+		store := &faultyStore{Shared: polargate.SharedInMemory()}
+		all := fleet(s, 2, store)
+		ref := polargate.ExternalID(kit.Paying)
+		r, refusal := all[0].Reserve(t.Context(), ref, kit.CallsMeter, 60)
+		require.Nil(t, refusal)
+		store.setAway(true)
+		began := time.Now()
+		_, refusal = all[0].Reserve(t.Context(), ref, kit.CallsMeter, 1)
+		require.NotNil(t, refusal)
+		assert.Equal(t, 503, refusal.Status)
+		assert.Less(t, time.Since(began), time.Second)
+		require.NoError(t, r.Commit(t.Context(), 70, calls))
+		spend := polargate.Cost{MeterID: kit.CallsMeter, Units: 1}
+		assert.Equal(t, 503, get(all[0].Route(polargate.Route{Customer: always(kit.Paying), Spend: spend})(whoever), "/").Code)
+		assert.Equal(t, 200, get(all[0].Route(polargate.Route{Customer: always(kit.Paying), Spend: spend, FailOpen: true})(whoever), "/").Code)
+		time.Sleep(20 * time.Second)
+		store.setAway(false)
+		time.Sleep(20 * time.Second)
+		_, refusal = all[1].Reserve(t.Context(), ref, kit.CallsMeter, 31)
+		require.NotNil(t, refusal)
+		assert.Equal(t, 402, refusal.Status)
+		_, refusal = all[1].Reserve(t.Context(), ref, kit.CallsMeter, 30)
+		require.Nil(t, refusal)
+	})
+}
