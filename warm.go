@@ -232,8 +232,8 @@ func (c *Customers) walkLists(ctx context.Context, turn *relay.Turn) (n int, err
 	n = c.takeListed(r.walk, found)
 	err = r.readKeys(ctx, found)
 	if replicas := c.cache.replicas; replicas != nil {
-		replicas.publishListed(found, func(id uuid) bool { return c.isLeftOut(r.walk, id) })
-		if turn != nil {
+		all := replicas.publishListed(found, func(id uuid) bool { return c.isLeftOut(r.walk, id) })
+		if turn != nil && all { // else others would look for them in vain
 			replicas.finishWalk(ctx, turn, c.warmStats())
 		}
 	}
@@ -839,25 +839,36 @@ func textsOf(texts []text) (all []string) {
 	return all
 }
 
-// publishListed tells other replicas what lists say of customers.
-func (r *replicas) publishListed(found map[uuid]listedCustomer, leftOut func(uuid) bool) {
+// publishListed tells other replicas what lists say of customers, and reports whether all of
+// it is in the store. One that is slow, since so much comes at once, is waited for.
+func (r *replicas) publishListed(found map[uuid]listedCustomer, leftOut func(uuid) bool) bool {
 	var facts []sharedFact
-	put := func() {
-		younger, _ := r.link.put(r.link.life, facts...)
-		r.takeIfOfUse(younger)
-		facts = facts[:0]
+	put := func() bool {
+		for len(facts) > 0 {
+			younger, err := r.link.put(r.link.life, facts...)
+			r.takeIfOfUse(younger)
+			if err == nil {
+				facts = facts[:0]
+			} else if r.link.awayFor() > recallGivesUp || !pace.Sleep(r.link.life, recallAgain) {
+				return false
+			}
+		}
+		return true
 	}
 	for id, one := range found {
 		if one.changed || leftOut(id) {
 			continue
 		}
 		facts = append(facts, r.factsOf(news{value: one.state, key: one.state.ids()[0], at: one.state.at, listed: true})...)
-		if len(facts) >= linkBatch {
-			put()
+		if len(facts) >= listedBatch && !put() {
+			return false
 		}
 	}
-	put()
+	return put()
 }
+
+// listedBatch is how many records are put at once: few enough for a slow disk.
+const listedBatch = 100
 
 // finishWalk tells other replicas that the lists have been read.
 func (r *replicas) finishWalk(ctx context.Context, turn *relay.Turn, s WarmStats) {
