@@ -109,7 +109,8 @@
 //     twice or out of order.
 //   - What replicas share decides nothing that Polar didn't say: the younger of two facts
 //     wins, by Polar's time. While the store is away, each replica goes on by itself, and
-//     no call to it is waited for longer than 300 milliseconds.
+//     no call to it is waited for longer than 300 milliseconds. If Polar can't be reached
+//     either, a customer whom only the store can know waits 2 seconds for it at most.
 //   - A benefit that comes with a license key counts only while the key does. Polar's
 //     customer state doesn't say so; the key is looked up, and its expiry is known in
 //     advance.

@@ -3,6 +3,7 @@ package polargate_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -69,8 +70,9 @@ func ExampleSharedInMemory() {
 	// replica 2 has the record: pro
 }
 
-// Two replicas share what Polar said: the second serves a customer whom only the first has
-// asked about, while Polar can't be reached.
+// Two replicas share what Polar said: the second one serves a customer whom only the first has
+// asked about, while Polar can't be reached. A webhook that comes by a queue is applied by
+// whichever replica takes it, and decides on all.
 func ExampleCustomers_Apply() {
 	polar := polartest.New(polartest.Config{})
 	pro := polar.AddCustomer(polartest.Customer{ExternalID: "usr_1337", Benefits: []polartest.Benefit{{}}}).Benefits[0].BenefitID
@@ -97,12 +99,37 @@ func ExampleCustomers_Apply() {
 	}
 	polar.SetOffline(true)
 	have, err := second.Entitlements(ctx, user)
-	fmt.Println(have.Has("pro"), err, second.Stats().Shared.Replicas > 0)
+	fmt.Println(have.Has("pro"), err)
+	polar.SetOffline(false)
 
-	// What a queue delivers is verified as what comes by HTTP.
-	err = second.Apply(ctx, []byte(`{"type": "customer.state_changed"}`), http.Header{"Webhook-Id": {"msg_1"}})
-	fmt.Println(err)
+	// The endpoint puts each delivery into a queue: the body as it came, and its headers.
+	type delivery struct {
+		body   []byte
+		header http.Header
+	}
+	queue := make(chan delivery, 10)
+	polar.AddEndpoint(polartest.Endpoint{Secrets: []polartest.Secret{{Text: secret}}, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		queue <- delivery{body, r.Header.Clone()}
+		w.WriteHeader(http.StatusNoContent)
+	})})
+	polar.RevokeBenefit("usr_1337", pro)
+	if err := polar.WaitForDeliveries(ctx); err != nil {
+		panic(err)
+	}
+	close(queue)
+	for d := range queue {
+		if err := second.Apply(ctx, d.body, d.header); err != nil {
+			panic(err)
+		}
+	}
+	have, err = second.Entitlements(ctx, user)
+	fmt.Println(have.Has("pro"), err)
+
+	// What isn't signed is refused, as it is by HTTP.
+	fmt.Println(second.Apply(ctx, []byte(`{"type": "customer.state_changed"}`), http.Header{"Webhook-Id": {"msg_1"}}))
 	// Output:
-	// true <nil> true
+	// true <nil>
+	// false <nil>
 	// polargate: delivery is not signed
 }

@@ -238,6 +238,9 @@ func checkWebhook(id, timestamp, signatures string, now time.Time, oldest time.D
 		return "its time cannot be read"
 	}
 	if age := now.Unix() - seconds; age > int64(oldest/time.Second) || age < -int64(webhookTolerance/time.Second) {
+		if oldest > webhookTolerance {
+			return "it was signed longer ago than GracePeriod, or more than 5 minutes ahead; if that goes on, this computer's clock is wrong"
+		}
 		return "it was signed more than 5 minutes ago or ahead; if that goes on, this computer's clock is wrong"
 	}
 	return ""
