@@ -14,6 +14,7 @@ import (
 	"github.com/polargate/polargate/internal/envelope"
 	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/resend"
 )
 
 // sharedLink is a Shared as Customers use it: every call is bounded, and left out while
@@ -28,6 +29,7 @@ type sharedLink struct {
 	boxes   []*envelope.Box // the first seals, all open
 	open    *envelope.Box   // makes names that do not depend on the secrets
 	breaker breaker.Breaker
+	kept    resend.List
 
 	life context.Context
 	end  context.CancelFunc
@@ -40,9 +42,6 @@ type sharedLink struct {
 	replicas         atomic.Int64
 
 	mu      sync.Mutex
-	kept    map[string]keptRecord
-	keptLen int       // bytes of their data
-	keptAt  time.Time // when to look next for those that need not be kept
 	merging bool
 	again   bool                                  // merge once more
 	waiting map[string]map[chan struct{}]struct{} // who waits for a record, by its key
@@ -89,17 +88,10 @@ const (
 	beatLasts = 35 * time.Second
 	// mergeEvery is how often it is tried to put what could not be put.
 	mergeEvery = 500 * time.Millisecond
-	// linkBatch is how many records are put or read by one call at most.
-	linkBatch = 500
+	// linkBatch is how many records are read by one call at most, and putBatch how many are
+	// put: few enough for a slow disk.
+	linkBatch, putBatch = 500, 100
 )
-
-// keptRecord is a record that is put again when the store is back.
-type keptRecord struct {
-	SharedRecord
-	until time.Time // no longer kept
-	stale time.Time // when its TTL ends
-	put   bool      // it was acknowledged once
-}
 
 // sharedName is what a thing is called in the store: by the first secret, and by the
 // others.
@@ -133,7 +125,7 @@ func newSharedLink(config sharedLinkConfig) (*sharedLink, error) {
 	config.Logger = logs.Recovering(config.Logger)
 	l := &sharedLink{
 		config:  config,
-		kept:    map[string]keptRecord{},
+		kept:    resend.List{Bytes: maxKept, Records: maxKept / 1024, Safe: safeAfter},
 		waiting: map[string]map[chan struct{}]struct{}{},
 	}
 	var err error
@@ -388,7 +380,7 @@ func (l *sharedLink) put(ctx context.Context, facts ...sharedFact) (younger []sh
 		}
 		records = append(records, SharedRecord{Key: fact.Name.key, At: at, Data: data, TTL: fact.TTL})
 	}
-	l.keep(false, records...)
+	l.lost.Add(int64(l.kept.Add(resendable(records)...)))
 	stayed, err := l.send(ctx, records)
 	if err != nil {
 		l.merge()
@@ -404,7 +396,7 @@ func (l *sharedLink) put(ctx context.Context, facts ...sharedFact) (younger []sh
 // send puts records that are kept.
 func (l *sharedLink) send(ctx context.Context, records []SharedRecord) (younger []SharedRecord, err error) {
 	for len(records) > 0 {
-		part := records[:min(len(records), linkBatch)]
+		part := records[:min(len(records), putBatch)]
 		records = records[len(part):]
 		stayed, err := linkCall(ctx, l, func(ctx context.Context) ([]SharedRecord, error) {
 			return l.config.Store.Put(ctx, l.config.Holder, part...)
@@ -412,54 +404,19 @@ func (l *sharedLink) send(ctx context.Context, records []SharedRecord) (younger 
 		if err != nil {
 			return younger, err
 		}
-		l.keep(true, part...)
+		l.lost.Add(int64(l.kept.Sent(resendable(part)...)))
 		younger = append(younger, stayed...)
 	}
 	return younger, nil
 }
 
-// keep has records put again when the store is back: those that were not put as long as
-// they are of use, and those that were for a while.
-func (l *sharedLink) keep(wasPut bool, records ...SharedRecord) {
-	now := time.Now()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, record := range records {
-		k, ok := l.kept[record.Key]
-		if ok && compareRecords(k.SharedRecord, record) > 0 {
-			continue
-		}
-		if !ok || compareRecords(k.SharedRecord, record) != 0 {
-			l.keptLen += len(record.Data) - len(k.Data)
-			k = keptRecord{SharedRecord: record, stale: now.Add(record.TTL)}
-			k.until = k.stale
-		}
-		if wasPut && !k.put {
-			k.put, k.until = true, now.Add(min(safeAfter, record.TTL))
-		}
-		l.kept[record.Key] = k
+// resendable are records as package resend has them.
+func resendable(records []SharedRecord) []resend.Record {
+	all := make([]resend.Record, len(records))
+	for i, r := range records {
+		all[i] = resend.Record{Key: r.Key, At: string(r.At), Data: r.Data, TTL: r.TTL}
 	}
-	full := func() bool { return l.keptLen > maxKept || len(l.kept) > maxKept/1024 }
-	if now.After(l.keptAt) || full() {
-		l.keptAt = now.Add(safeAfter)
-		for key, k := range l.kept {
-			if k.put && full() || !k.until.After(now) {
-				l.drop(key)
-			}
-		}
-	}
-	for key := range l.kept {
-		if !full() {
-			break
-		}
-		l.drop(key)
-		l.lost.Add(1)
-	}
-}
-
-func (l *sharedLink) drop(key string) {
-	l.keptLen -= len(l.kept[key].Data)
-	delete(l.kept, key)
+	return all
 }
 
 // merge puts what is kept again, until it is put, and tells of what is younger in the
@@ -482,19 +439,11 @@ func (l *sharedLink) merge() {
 				return
 			}
 			l.again = false
-			var records []SharedRecord
-			now := time.Now()
-			for key, k := range l.kept {
-				if !k.until.After(now) {
-					l.drop(key)
-					continue
-				}
-				k.TTL = k.stale.Sub(now)
-				if k.TTL >= time.Millisecond {
-					records = append(records, k.SharedRecord)
-				}
-			}
 			l.mu.Unlock()
+			var records []SharedRecord
+			for _, r := range l.kept.All() {
+				records = append(records, SharedRecord{Key: r.Key, At: FactTime(r.At), Data: r.Data, TTL: r.TTL})
+			}
 			younger, err := l.send(l.life, records)
 			if err != nil && len(records) > 0 {
 				pace.Sleep(l.life, mergeEvery/2+mathrand.N(mergeEvery))
@@ -711,7 +660,7 @@ type sharedLinkStats struct {
 
 func (l *sharedLink) stats() sharedLinkStats {
 	s := sharedLinkStats{
-		Away: l.breaker.Away(), Unreadable: l.unreadable.Load(), Lost: l.lost.Load(), Replicas: int(l.replicas.Load()),
+		Away: l.breaker.Away(), Unreadable: l.unreadable.Load(), Lost: l.lost.Load(), Replicas: int(l.replicas.Load()), Waiting: l.kept.Unsent(),
 	}
 	if store, ok := l.config.Store.(interface{ Unreadable() int64 }); ok {
 		s.Unreadable += store.Unreadable()
@@ -719,10 +668,5 @@ func (l *sharedLink) stats() sharedLinkStats {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	s.LastHint = l.lastOne
-	for _, k := range l.kept {
-		if !k.put {
-			s.Waiting++
-		}
-	}
 	return s
 }

@@ -860,15 +860,12 @@ func (r *replicas) publishListed(found map[uuid]listedCustomer, leftOut func(uui
 			continue
 		}
 		facts = append(facts, r.factsOf(news{value: one.state, key: one.state.ids()[0], at: one.state.at, listed: true})...)
-		if len(facts) >= listedBatch && !put() {
+		if len(facts) >= putBatch && !put() {
 			return false
 		}
 	}
 	return put()
 }
-
-// listedBatch is how many records are put at once: few enough for a slow disk.
-const listedBatch = 100
 
 // finishWalk tells other replicas that the lists have been read.
 func (r *replicas) finishWalk(ctx context.Context, turn *relay.Turn, s WarmStats) {
