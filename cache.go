@@ -209,6 +209,7 @@ type counters struct {
 	unseenTurnedAway, panics       atomic.Int64
 	events, eventsOld, eventsTwice atomic.Int64
 	eventsRefused, eventsUnknown   atomic.Int64
+	eventsFailed                   atomic.Int64
 	unidentified, unpaid           atomic.Int64
 	undecided, failedOpen          atomic.Int64
 }

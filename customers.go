@@ -323,11 +323,12 @@ type Customers struct {
 		sync.Mutex
 		customers, keys, scope, lists, members, usage error
 	}
-	members members
-	warming warming
-	usage   usageEvents
-	budget  *pace.Budget
-	seen    seenEvents
+	members  members
+	handlers eventHandlers
+	warming  warming
+	usage    usageEvents
+	budget   *pace.Budget
+	seen     seenEvents
 	// These log what each of many requests may meet.
 	badIDs, halfRead, overBudget, unresolvable rate.Sometimes
 	seldom                                     logs.Seldom
@@ -732,6 +733,8 @@ type CustomersStats struct {
 	// Repeated had been seen before, Refused had no valid signature, were unreadable or
 	// belonged to another organization, and Ignored were of other types.
 	Events, Outdated, Repeated, Refused, Ignored int64
+	// Failed are events for which a function given to On failed, counted each time.
+	Failed int64
 	// Held are events that wait until the organization is known; see
 	// CustomersConfig.OrganizationID.
 	Held int
@@ -783,7 +786,7 @@ func (c *Customers) Stats() CustomersStats {
 		Requests: n.upstream.Load() + of.upstream.Load(), Failures: n.failures.Load() + of.failures.Load(),
 		TurnedAway: n.unseenTurnedAway.Load() + of.unseenTurnedAway.Load(),
 		Events:     n.events.Load(), Outdated: n.eventsOld.Load(), Repeated: n.eventsTwice.Load(),
-		Refused: n.eventsRefused.Load(), Ignored: n.eventsUnknown.Load(),
+		Refused: n.eventsRefused.Load(), Ignored: n.eventsUnknown.Load(), Failed: n.eventsFailed.Load(),
 		Unidentified: n.unidentified.Load(), Unpaid: n.unpaid.Load(), Undecided: n.undecided.Load(), FailedOpen: n.failedOpen.Load(),
 		Panics: n.panics.Load(), Cached: c.cache.known.len() + c.members.cache.known.len(), CachedUnknown: c.cache.unknown.Len(),
 	}

@@ -527,3 +527,38 @@ func ExampleCustomers_Changes() {
 	// export: true
 	// export: false
 }
+
+// A program hears of what happens at Polar, once for each event, after the cache has taken
+// it in. If the function fails, Polar sends the event again.
+func ExampleCustomers_On() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	customers.On("subscription.past_due", func(ctx context.Context, e polargate.Event) error {
+		subscription, _ := e.Subscription()
+		have, err := customers.Entitlements(ctx, e.Customer)
+		if err != nil {
+			return err // Polar sends it again
+		}
+		fmt.Println("remind", have.ExternalID(), "of a subscription that is", subscription.Status)
+		return nil
+	})
+	customers.On("*", func(_ context.Context, e polargate.Event) error {
+		_, isGrant := e.Grant()
+		_, isSeat := e.Seat()
+		_, isState := e.State()
+		fmt.Println(e.Type, isGrant, isSeat, isState, len(e.Data()) > 0)
+		return nil
+	})
+
+	// Polar, which delivers to the route of the webhook handler.
+	product := polar.AddProduct(polartest.Product{Name: "Pro"})
+	subscription := polar.Subscribe("usr_1337", polartest.Subscription{ProductID: product.ID, Status: "past_due"})
+	secret := polartest.Secret{Text: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+	polar.AddEndpoint(polartest.Endpoint{Handler: customers.WebhookHandler(secret.Text), Secrets: []polartest.Secret{secret},
+		Events: []string{"subscription.past_due"}})
+	polar.Emit(polartest.Event{Type: "subscription.past_due", Subject: subscription.ID})
+	_ = polar.WaitForDeliveries(context.Background())
+	// Output:
+	// remind usr_1337 of a subscription that is past_due
+	// subscription.past_due false false false true
+}

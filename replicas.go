@@ -718,6 +718,22 @@ func (r *replicas) noteApplied(id string, within time.Duration) {
 	_, _, _ = r.link.swap(r.link.life, r.link.name("webhook", id), "", []byte{1}, within)
 }
 
+// claimEvent has this replica alone call the functions of a webhook of that id, until done is
+// called. ok is false if another replica is at it. While the store
+// is away, each replica calls them for the deliveries that come to it.
+func (r *replicas) claimEvent(id string) (done func(), ok bool) {
+	name := r.link.name("event", id)
+	claim, swapped, err := r.link.swap(r.link.life, name, "", []byte{1}, eventClaim)
+	if err != nil {
+		return func() {}, true
+	}
+	return func() { _, _, _ = r.link.swap(r.link.life, name, claim.Version, nil, 0) }, swapped
+}
+
+// eventClaim is how long the claim to an event lasts if its replica dies: longer than its
+// functions may take.
+const eventClaim = 20 * time.Second
+
 // relayValues are values as package relay takes them.
 type relayValues struct{ link *sharedLink }
 

@@ -68,8 +68,8 @@ func newSeenEvents() seenEvents {
 // license key that Polar answers; events that arrive earlier are kept, and Polar is
 // asked.
 //
-// The handler answers 204, or else 400, 401, 405 or 413, in well under a second: Polar
-// disables an endpoint after ten failures in a row. A body of more than 1 MiB is refused,
+// Functions given to On are called for events of all types. Without them, the handler answers
+// 204, or else 400, 401, 405 or 413, in well under a second: Polar disables an endpoint after ten failures in a row. A body of more than 1 MiB is refused,
 // and so is one that takes longer than 5 seconds to arrive. The body must not have been
 // read by an earlier handler: that is answered 500, and the log says so. Without a secret
 // that isn't empty, every event is refused, and the log says so. Each kind of refusal is
@@ -118,22 +118,41 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 			c.refuseEvent(w, http.StatusUnauthorized, problem)
 			return
 		}
-		c.deliver(id, sent, body)
-		w.WriteHeader(http.StatusNoContent)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), handlerTime)
+		defer cancel()
+		w.WriteHeader(eventStatus(c.deliver(ctx, id, sent, body)))
 	})
 }
 
-// deliver applies an event that was verified, once for all replicas.
-func (c *Customers) deliver(id, sent string, body []byte) {
-	again, _ := c.seen.ContainsOrAdd(strings.Clone(id), struct{}{})
+// deliver applies an event that was verified, once for all replicas, and calls the functions
+// that the program has given to On.
+func (c *Customers) deliver(ctx context.Context, id, sent string, body []byte) error {
+	id = strings.Clone(id)
+	if handled, err := c.handle(ctx, id, sent, body); handled {
+		return err
+	}
+	again, _ := c.seen.ContainsOrAdd(id, struct{}{})
 	r := c.cache.replicas
 	if again || r != nil && !r.firstTime(id) {
 		c.cache.counts.eventsTwice.Add(1)
-		return
+		return nil
 	}
-	seconds, _ := strconv.ParseInt(sent, 10, 64) // as was verified
+	c.takeIn(sent, body)
+	c.noteSeen(id)
+	return nil
+}
+
+// takeIn takes in an event that was sent then, as was verified.
+func (c *Customers) takeIn(sent string, body []byte) {
+	seconds, _ := strconv.ParseInt(sent, 10, 64)
 	c.takeEvent(body, time.Unix(seconds, 0))
-	if r != nil { // not before: if this process ends meanwhile, Polar sends it again
+}
+
+// noteSeen notes that an event was applied. It is called afterwards: if this process ends
+// meanwhile, Polar sends the event again.
+func (c *Customers) noteSeen(id string) {
+	c.seen.Add(id, struct{}{})
+	if r := c.cache.replicas; r != nil {
 		r.noteApplied(id, max(c.config.GracePeriod, 2*webhookTolerance))
 	}
 }
@@ -145,7 +164,8 @@ func (c *Customers) deliver(id, sent string, body []byte) {
 // A delivery may have waited for as long as GracePeriod, since one that is older than what
 // is known has no effect. One that was seen before, or has nothing of interest, is no error.
 // One that is not signed, or signed by another secret, is an *InputError, and must not be
-// tried again. Any other error is of ctx.
+// tried again. Any other error is of ctx, or of a function given to On, and the delivery is to
+// be tried again.
 func (c *Customers) Apply(ctx context.Context, rawBody []byte, header http.Header) error {
 	if ctx == nil {
 		return errNilContext
@@ -168,8 +188,7 @@ func (c *Customers) Apply(ctx context.Context, rawBody []byte, header http.Heade
 		c.cache.counts.eventsRefused.Add(1)
 		return &InputError{"delivery", strings.TrimPrefix(problem, "it ")}
 	}
-	c.deliver(id, sent, rawBody)
-	return nil
+	return c.deliver(ctx, id, sent, rawBody)
 }
 
 // allWebhookKeys are the keys that secrets may stand for.

@@ -113,4 +113,53 @@ var admin = []mutant{
 		new:   `return b.CreatedAt.Compare(a.CreatedAt) })`,
 		tests: "TestWhatAKilledProgramLeftIsFoundAndTheActivationInUseStays",
 	},
+	{
+		name: "a function's error is swallowed",
+		rule: "an event whose function fails is sent again",
+		file: "events.go",
+		old: `		return true, err
+	}
+	c.noteSeen(id)`,
+		new: `	}
+	c.noteSeen(id)`,
+		tests: "TestAFunctionThatFailsIsCalledAgainUntilItSucceeds|TestApplyReturnsWhatAFunctionReturns",
+	},
+	{
+		name: "an event that is under way is acknowledged",
+		rule: "a delivery whose first attempt may still fail is not acknowledged",
+		file: "events.go",
+		old: `	case errors.Is(err, errUnderWay), errors.Is(err, errNoOrganization):
+		return http.StatusServiceUnavailable`,
+		new: `	case errors.Is(err, errUnderWay), errors.Is(err, errNoOrganization):
+		return http.StatusNoContent`,
+		tests: "TestADeliveryThatIsUnderWayIsNotHandledTwiceAndNotLostIfItFails|TestReplicasHandleADeliveryOnce|TestUntilTheOrganizationIsKnownEventsWait",
+	},
+	{
+		name: "each replica handles a delivery",
+		rule: "an event comes to one replica",
+		file: "events.go",
+		old: `		done, ok := r.claimEvent(id)
+		if !ok {`,
+		new: `		done, ok := r.claimEvent(id)
+		if !ok && id == "" {`,
+		tests: "TestReplicasHandleADeliveryOnce",
+	},
+	{
+		name:  "events of another organization are handled",
+		rule:  "events of another organization reach no function",
+		file:  "events.go",
+		old:   `		return false, nil // of another: taking it in says so`,
+		new:   `		_ = ours // of another: taking it in says so`,
+		tests: "TestEventsOfAnotherOrganizationReachNoFunction",
+	},
+	{
+		name: "functions are called before the cache knows",
+		rule: "the cache has taken an event in before its functions are called",
+		file: "events.go",
+		old: `	c.takeIn(sent, body)
+	for _, function := range functions {`,
+		new: `	defer c.takeIn(sent, body)
+	for _, function := range functions {`,
+		tests: "TestTheCacheKnowsOfAnEventBeforeItsFunctionsAreCalled",
+	},
 }
