@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -103,7 +104,9 @@ const (
 type Issuer struct {
 	config    Config
 	book      book
-	computers keyedLocks // by fingerprint
+	computers keyedLocks   // by fingerprint
+	rechecks  keyedLocks   // by the id of a license key
+	vain      atomic.Int64 // when Polar last gave no answer to a recheck, in nanoseconds since 1970
 	limits    limits
 	newcomers *rate.Limiter
 }
@@ -391,28 +394,13 @@ func (s *Issuer) granted(a *account, license *polargate.LicenseKey) {
 	a.Granted = s.config.clock().UTC().Round(0)
 }
 
-// float gives a computer a place of a pool. Polar is asked now and then, and for the
-// rest its last answer counts, for Grace if it cannot be reached.
+// float gives a computer a place of a pool.
 func (s *Issuer) float(ctx context.Context, key polargate.Key, a account, pool Pool, asked Held, borrow time.Duration) (account, error) {
-	var license *polargate.LicenseKey
-	since := s.config.clock().Sub(a.Granted)
-	if since < 0 || since >= s.config.Recheck {
-		var err error
-		license, err = s.config.Client.Validate(ctx, polargate.ValidateRequest{Key: key})
-		switch {
-		case denied(err):
-			if _, err := s.update(ctx, a.LicenseKeyID, func(a *account, _ time.Time) error { a.Granted = time.Time{}; return nil }); err != nil {
-				return a, err
-			}
-			return a, refusal(err)
-		case err != nil && (a.Granted.IsZero() || since < 0 || since >= s.config.Recheck+s.config.Grace):
-			return a, refusal(err)
-		}
+	a, err := s.recheck(ctx, key, a)
+	if err != nil {
+		return a, err
 	}
 	return s.update(ctx, a.LicenseKeyID, func(a *account, now time.Time) error {
-		if license != nil {
-			s.granted(a, license)
-		}
 		if expired(a, now) {
 			return &Error{Err: &polargate.Error{Op: "lease", Reason: polargate.ErrExpired}}
 		}
@@ -421,6 +409,66 @@ func (s *Issuer) float(ctx context.Context, key polargate.Key, a account, pool P
 		}
 		return nil
 	})
+}
+
+const (
+	// recheckTime bounds a question to Polar that a heartbeat waits for, and vainPause is how
+	// long none is asked after one without an answer: programs don't wait for long, and lose
+	// their places if a heartbeat takes too long.
+	recheckTime = 3 * time.Second
+	vainPause   = 10 * time.Second
+)
+
+// recheck asks Polar about a license key of a pool if that is due, once for all who wait for
+// it. Otherwise Polar's last answer counts, and for Grace also if Polar can't be reached.
+func (s *Issuer) recheck(ctx context.Context, key polargate.Key, a account) (account, error) {
+	if due, _ := s.recheckDue(a); !due {
+		return a, nil
+	}
+	unlock, err := s.rechecks.lock(ctx, a.LicenseKeyID)
+	if err != nil {
+		return a, unavailable(err)
+	}
+	defer unlock()
+	if a, err = s.load(ctx, a.LicenseKeyID); err != nil {
+		return a, err
+	}
+	due, grace := s.recheckDue(a)
+	if !due {
+		return a, nil // somebody else has asked
+	}
+	asking := ctx
+	if grace {
+		var cancel context.CancelFunc
+		asking, cancel = context.WithTimeout(ctx, recheckTime)
+		defer cancel()
+	}
+	license, err := s.config.Client.Validate(asking, polargate.ValidateRequest{Key: key})
+	switch {
+	case denied(err):
+		if _, err := s.update(ctx, a.LicenseKeyID, func(a *account, _ time.Time) error { a.Granted = time.Time{}; return nil }); err != nil {
+			return a, err
+		}
+		return a, refusal(err)
+	case err != nil && grace:
+		s.vain.Store(time.Now().UnixNano())
+		return a, nil
+	case err != nil:
+		return a, refusal(err)
+	}
+	return s.update(ctx, a.LicenseKeyID, func(a *account, _ time.Time) error { s.granted(a, license); return nil })
+}
+
+// recheckDue reports whether Polar is to be asked about a key of a pool, and whether its last
+// answer counts if it doesn't say.
+func (s *Issuer) recheckDue(a account) (due, grace bool) {
+	since := s.config.clock().Sub(a.Granted)
+	if a.Granted.IsZero() || since < 0 {
+		return true, false
+	}
+	grace = since < s.config.Recheck+s.config.Grace
+	inVain := time.Since(time.Unix(0, s.vain.Load())) < vainPause
+	return since >= s.config.Recheck && !(grace && inVain), grace
 }
 
 // expired reports whether no lease could begin before the license key ends.

@@ -576,6 +576,35 @@ func TestAFloatingLicenseLastsThroughAnOutageAndEndsWithARefusal(t *testing.T) {
 	assert.ErrorIs(t, err, ErrUnavailable, "cutting the network after a refusal does not help")
 }
 
+// A classroom whose heartbeats fall together asks Polar once, and isn't kept waiting by a Polar
+// that hangs.
+func TestHeartbeatsThatComeTogetherAskPolarOnceAndDoNotWaitForIt(t *testing.T) {
+	t.Parallel()
+	s := open(t, floating(Pool{Max: 40, Heartbeat: time.Minute}))
+	key := s.key(1)
+	_, err := s.issue(s.request(key.Key, "first"))
+	require.NoError(t, err)
+	together := func(word string) int {
+		asked := s.polar.Count("/validate")
+		var wg sync.WaitGroup
+		for i := range 30 {
+			q := s.request(key.Key, fmt.Sprint(word, i))
+			wg.Go(func() {
+				_, err := s.issuer.Issue(t.Context(), q)
+				assert.NoError(t, err)
+			})
+		}
+		wg.Wait()
+		return s.polar.Count("/validate") - asked
+	}
+	s.polar.Advance(6 * time.Minute)
+	assert.Equal(t, 1, together("computer-"))
+	s.polar.Advance(6 * time.Minute)
+	s.polar.Inject(polartest.Fault{Path: "/validate", Effect: polartest.Hang()})
+	assert.Equal(t, 1, together("computer-"))
+	assert.Zero(t, together("computer-"), "nor soon after")
+}
+
 // Servers that share a State, one after the other and at once: none gives away a
 // place that another gave away.
 func TestPlacesHoldAcrossServersThatShareAStateAndRestart(t *testing.T) {
