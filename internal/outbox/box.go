@@ -55,10 +55,6 @@ type place struct {
 	Offset  int64  `json:"offset"`
 }
 
-func (p place) before(q place) bool {
-	return p.Segment < q.Segment || p.Segment == q.Segment && p.Offset < q.Offset
-}
-
 // segment is one file, or a piece of memory.
 type segment struct {
 	number uint64

@@ -210,7 +210,6 @@ type fleet struct {
 	task    serverTask
 	folder  string
 	network *network
-	mu      sync.Mutex
 	running map[string]*exec.Cmd // computers
 	started atomic.Int32
 }

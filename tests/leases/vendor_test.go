@@ -12,7 +12,6 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
 
@@ -179,5 +178,3 @@ func (v *vendor) load(gate *polargate.Gate) string {
 	require.Equal(v.T, polargate.Active, status.State)
 	return file
 }
-
-func hours(n float64) time.Duration { return time.Duration(n * float64(time.Hour)) }
