@@ -41,8 +41,9 @@ type ClientConfig struct {
 	// it can bring keys of their own.
 	OrganizationID string
 	// AccessToken is an organization access token with the scopes license_keys:read and
-	// license_keys:write. Empty means the public endpoints, which need none. Never ship a
-	// token inside a desktop program.
+	// license_keys:write. Calls about customers and seats name the scopes that they need.
+	// Empty means the public endpoints, which need none. Never ship a token inside a
+	// desktop program.
 	AccessToken string
 	// App and Version name the program in the User-Agent. Both may be empty.
 	App, Version string

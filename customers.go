@@ -27,7 +27,8 @@ type CustomersConfig struct {
 	// AccessToken is an organization access token with the scope customers:read. Benefits
 	// of the type license_keys also need license_keys:read; without it they count even if
 	// their key has expired or was disabled. License keys that requests bring need
-	// license_keys:write. The token never leaves the server.
+	// license_keys:write, and members (see Member) need benefits:read. The token never
+	// leaves the server.
 	AccessToken string
 	// OrganizationID is the organization of the token. Empty means that it is learned
 	// from the first customer's state that Polar answers, or by one more request if a

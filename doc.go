@@ -70,13 +70,22 @@
 // what was used, and [Customers.RunUsage] sends the usage events to Polar. Units stay taken
 // off until Polar has counted them, so that nobody uses them twice. docs/usage.md has more.
 //
+// A team that buys seats has members: [Member] names one wherever a customer is named, and
+// the member has the benefits of their own seat. [Customers.PortalURL] sends a customer to
+// their portal at Polar. [Customers.On] calls a function of yours for each verified
+// webhook, such as a payment that failed.
+//
 // docs/operations.md covers sizing, webhooks, replicas, the order of middleware, and what
 // to watch.
 //
 // # Low-level client
 //
-// A [Client] calls the three license key endpoints and stores nothing. Package polartest
-// has a Polar that runs inside a test.
+// A [Client] calls Polar's endpoints and stores nothing. Without an access token it
+// validates, activates and deactivates license keys. With one, it also lists, changes and
+// replaces them, makes sessions of customers, and assigns seats; see [Client.LicenseKeys],
+// [Client.CustomerSession] and [Client.AssignSeat]. [Customers.Client] is one that keeps to
+// the same request budget. Package janitor finds activations that crashes left behind.
+// Package polartest has a Polar that runs inside a test.
 //
 // # What a Gate guarantees
 //
