@@ -72,7 +72,7 @@ func TestWhatStandardWebhooksLibraryForNodeSignsIsVerified(t *testing.T) {
 	messages := []message{
 		{Secret: "whsec_" + inBase64, ID: "msg_1", Timestamp: now, Body: `{"type":"order.created","data":{"note":"ö\n"}}`},
 		{Secret: inBase64, ID: "msg_2", Timestamp: now, Body: `{"type":"order.created"}`},
-		{Secret: "own words, and others", Format: "raw", ID: "msg_3", Timestamp: now, Body: `{"type":"order.created"}`},
+		{Secret: "own words, and öthers", Format: "raw", ID: "msg_3", Timestamp: now, Body: `{"type":"order.created"}`},
 		{Secret: "whsec_" + inBase64, Format: "raw", ID: "msg_4", Timestamp: now, Body: `{}`},
 	}
 	signed := signatures(t, messages)
