@@ -133,9 +133,9 @@ type answer struct {
 	book *ledger.Book
 }
 
-// limits are how long an answer would count but for the license keys in it, and when the
-// license key expires that it is about.
-type limits struct{ freshUntil, staleUntil, expires clock.Local }
+// limits are how long an answer would count but for the license keys in it; when the license
+// key expires that it is about; and when the first of the subscriptions in it ends.
+type limits struct{ freshUntil, staleUntil, expires, end clock.Local }
 
 // failure is a question without an answer, and when the next is due.
 type failure struct {
@@ -972,7 +972,7 @@ func (c *entitlementCache) expire(e *entry) {
 	c.change(e, func(a *answer) {
 		a.freshUntil, a.staleUntil, a.memoryUntil = 0, 0, 0
 		if a.limits != nil {
-			a.limits = &limits{expires: a.limits.expires}
+			a.limits = &limits{expires: a.limits.expires, end: a.limits.end}
 		}
 	})
 }
@@ -993,7 +993,11 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 	case value.unread != 0, nothingNew && now.Seconds() < e.hopeUntil:
 		fresh = min(fresh, pause)
 	}
-	expires := clock.Never
+	expires, end := clock.Never, clock.Never
+	if next := value.nextEnd(); next != 0 { // Polar is asked then
+		left := next.Sub(value.at)
+		fresh, stale, end = min(fresh, left), min(stale, left), now.After(left-age)
+	}
 	if l := value.particulars().license; l != nil && !l.EndsAt().IsZero() {
 		left := l.EndsAt().Sub(l.answeredAt)
 		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
@@ -1008,8 +1012,8 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 		doubtAt:     now.After(pause),
 		book:        e.book,
 	}
-	if expires != clock.Never || value.keys() != nil {
-		a.limits = &limits{a.freshUntil, a.staleUntil, expires}
+	if expires != clock.Never || end != clock.Never || value.keys() != nil {
+		a.limits = &limits{a.freshUntil, a.staleUntil, expires, end}
 		c.compose(&a, now)
 	}
 	if last != nil && last.external != value.external {
@@ -1510,7 +1514,11 @@ func (c *entitlementCache) nextWatch(key cacheKey) time.Duration {
 	a, now := e.answer.Load(), c.now()
 	switch left := a.freshUntil.Sub(now); {
 	case left <= 0: // asked about in the background, or nobody can be asked
-		return watchAgain/2 + rand.N(watchAgain)
+		again := watchAgain/2 + rand.N(watchAgain)
+		if a.limits != nil && a.limits.end > now {
+			again = min(again, a.limits.end.Sub(now))
+		}
+		return again
 	case a.limits != nil: // it ends then, and not a moment later
 		return left
 	default:
@@ -1536,6 +1544,14 @@ func (c *entitlementCache) compose(a *answer, now clock.Local) {
 	if a.limits == nil {
 		return
 	}
+	for now >= a.limits.end {
+		at, next := a.value.nextEnd(), *a.limits
+		a.value = *a.value.endedBy(at)
+		if next.end = clock.Never; a.value.nextEnd() != 0 {
+			next.end = a.limits.end.After(a.value.nextEnd().Sub(at))
+		}
+		a.limits = &next
+	}
 	a.value = *c.keys.compose(&a.value, now)
 	a.freshUntil, a.staleUntil = a.limits.freshUntil, a.limits.staleUntil
 	if k := a.value.keys(); k != nil && c.keys != nil {
@@ -1548,8 +1564,9 @@ func (c *entitlementCache) compose(a *answer, now clock.Local) {
 
 // serving is what an entry serves, less what has ended by itself.
 func (c *entitlementCache) serving(e *entry, now clock.Local) *Entitlements {
-	if value := e.value(); value.keys() == nil || now < value.keys().flips {
-		return value
+	a := e.answer.Load()
+	if a.limits == nil || now < a.limits.end && (a.value.keys() == nil || now < a.value.keys().flips) {
+		return &a.value
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()

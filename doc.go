@@ -116,6 +116,8 @@
 //     outage of Polar, the last answer counts for CustomersConfig.GracePeriod.
 //   - [Customers.WebhookHandler] applies changes as they happen. Events may come late,
 //     twice or out of order.
+//   - A subscription that was canceled ends when Polar said that it will, also during an
+//     outage. A benefit doesn't: Polar doesn't say which subscription it comes with.
 //   - What replicas share decides nothing that Polar didn't say: the younger of two facts
 //     wins, by Polar's time. While the store is away, each replica goes on by itself, and
 //     no call to it is waited for longer than 300 milliseconds. If Polar can't be reached

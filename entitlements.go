@@ -38,6 +38,8 @@ type Entitlements struct {
 	customer         uuid        // zero where not known
 	amounts          []amounts   // of the plan's meters, in their order
 	at               clock.Polar // when Polar said so
+	// subscriptions are those that make the plan's products, by id; the first knows the next.
+	subscriptions *subscription
 }
 
 // lists are those of a customer's state.
@@ -58,7 +60,8 @@ func (e *Entitlements) allowsTheSame(other *Entitlements) bool {
 
 // saysTheSame reports whether two answers say the same to a program.
 func (e *Entitlements) saysTheSame(other *Entitlements) bool {
-	return e.allowsTheSame(other) && slices.Equal(e.Meters(), other.Meters())
+	return e.allowsTheSame(other) && slices.Equal(e.Meters(), other.Meters()) &&
+		slices.Equal(e.Subscriptions(), other.Subscriptions())
 }
 
 // missing are the lists of which nothing is known: not even by an earlier state.
@@ -109,6 +112,78 @@ type MeterBalance struct {
 
 // ID is the meter's id.
 func (m MeterBalance) ID() string { return textOf(m.id) }
+
+// Subscription is an active or trialing subscription of a customer. A time that Polar does not
+// give is the zero time.
+type Subscription struct {
+	// ID and ProductID are Polar's ids of the subscription and of what was bought.
+	ID        string `json:"id,omitempty"`
+	ProductID string `json:"product_id"`
+	// Status is Polar's word: "active", "trialing", or one that this version doesn't know.
+	Status string `json:"status,omitempty"`
+	// TrialEnd is when the trial ends, or ended. The subscription is then paid for, and its
+	// status changes; if the payment fails, Polar says so.
+	TrialEnd time.Time `json:"trial_end,omitzero"`
+	// CurrentPeriodEnd is when it is renewed, unless it ends.
+	CurrentPeriodEnd time.Time `json:"current_period_end,omitzero"`
+	// CancelAtPeriodEnd is that the customer has canceled. The subscription runs until
+	// EndsAt.
+	CancelAtPeriodEnd bool `json:"cancel_at_period_end"`
+	// EndsAt is when it ends for good; the zero time if it is renewed. Polar decides: one
+	// that it still gives after that time hasn't ended.
+	EndsAt time.Time `json:"ends_at,omitzero"`
+}
+
+// subscription is a Subscription as it is kept: with what few have apart, since most
+// customers have one that is renewed.
+type subscription struct {
+	id    uuid
+	paid  clock.Polar // when the current period ends; 0 where Polar gave no time
+	about unique.Handle[aboutSubscription]
+}
+
+// aboutSubscription is what many customers' subscriptions have in common: trial and end are
+// 0 where Polar gave no time, and next is nil for the last of a customer's subscriptions.
+type aboutSubscription struct {
+	product    text
+	status     string
+	canceled   bool
+	trial, end clock.Polar
+	next       *subscription
+}
+
+// subscriptionsOf keeps subscriptions in this order; nil if there are none.
+func subscriptionsOf(all []Subscription) (first *subscription) {
+	for _, s := range slices.Backward(all) {
+		id, _ := parseUUID(s.ID)
+		about := aboutSubscription{textFrom(s.ProductID), strings.Clone(s.Status), s.CancelAtPeriodEnd, polarTime(s.TrialEnd), polarTime(s.EndsAt), first}
+		first = &subscription{id, polarTime(s.CurrentPeriodEnd), unique.Make(about)}
+	}
+	return first
+}
+
+func (s *subscription) public() Subscription {
+	about, id := s.about.Value(), ""
+	if s.id != (uuid{}) {
+		id = s.id.String()
+	}
+	return Subscription{id, textOf(about.product), about.status, timeOf(about.trial), timeOf(s.paid), about.canceled, timeOf(about.end)}
+}
+
+// polarTime is 0 for the zero time, and timeOf the other way round.
+func polarTime(t time.Time) clock.Polar {
+	if t.IsZero() {
+		return 0
+	}
+	return clock.PolarTime(t)
+}
+
+func timeOf(t clock.Polar) time.Time {
+	if t == 0 {
+		return time.Time{}
+	}
+	return t.Time()
+}
 
 // Known reports whether Polar has such a customer or license key. An unknown one has no
 // entitlements.
@@ -207,6 +282,54 @@ func (e *Entitlements) Products() []string {
 		ids = append(ids, p.Value())
 	}
 	return ids
+}
+
+// Subscriptions are the active and trialing subscriptions, sorted by id. One that was
+// canceled is among them until its EndsAt, also while Polar can't be reached.
+// A benefit isn't known to end then, because Polar doesn't say which subscription or order it
+// comes with. The slice is the caller's own.
+//
+// Source: active_subscriptions of Polar's customer state.
+func (e *Entitlements) Subscriptions() []Subscription {
+	var all []Subscription
+	if e == nil {
+		return nil
+	}
+	for s := e.subscriptions; s != nil; s = s.about.Value().next {
+		all = append(all, s.public())
+	}
+	return all
+}
+
+// nextEnd is when the first of the subscriptions ends for good, by Polar's clock; 0 if none
+// does. One that Polar still gives after its end hasn't ended.
+func (e *Entitlements) nextEnd() (next clock.Polar) {
+	for s := e.subscriptions; s != nil; {
+		about := s.about.Value()
+		if about.end > e.at && (next == 0 || about.end < next) {
+			next = about.end
+		}
+		s = about.next
+	}
+	return next
+}
+
+// endedBy is e without the subscriptions that have ended by then.
+func (e *Entitlements) endedBy(then clock.Polar) *Entitlements {
+	if end := e.nextEnd(); end == 0 || then < end {
+		return e
+	}
+	next, have := *e, e.rights()
+	have.subscriptions = slices.DeleteFunc(have.subscriptions, func(s Subscription) bool {
+		end := polarTime(s.EndsAt)
+		return end > e.at && end <= then
+	})
+	have.products = nil
+	for _, s := range have.subscriptions {
+		have.products = append(have.products, textFrom(s.ProductID))
+	}
+	next.setRights(have)
+	return &next
 }
 
 // Meter returns the state of a meter.
@@ -334,7 +457,8 @@ func (e *Entitlements) completed(earlier *Entitlements, noOlder time.Duration) *
 		have.benefits, have.features = had.benefits, had.features
 	}
 	if borrow&listOfSubscriptions != 0 {
-		have.products = had.products
+		had = earlier.endedBy(e.at).rights()
+		have.products, have.subscriptions = had.products, had.subscriptions
 	}
 	if borrow&listOfMeters != 0 {
 		have.meters = had.meters
@@ -381,6 +505,63 @@ func (e Entitlements) Format(f fmt.State, _ rune) {
 
 // LogValue logs what Format prints.
 func (e *Entitlements) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
+
+// MarshalJSON writes what a person who looks after customers wants to see: ids of Polar's,
+// features, benefits, subscriptions, meters, and the license key by its id and masked form.
+// The external id and the properties of benefits are left out, because they may be e-mail
+// addresses, and JSON ends up in logs.
+func (e Entitlements) MarshalJSON() ([]byte, error) {
+	type benefit struct {
+		ID         string          `json:"id"`
+		Type       string          `json:"type"`
+		Metadata   json.RawMessage `json:"metadata,omitempty"`
+		LicenseKey string          `json:"license_key_id,omitempty"`
+	}
+	type meter struct {
+		ID       string  `json:"id"`
+		Consumed float64 `json:"consumed"`
+		Credited float64 `json:"credited"`
+		Balance  float64 `json:"balance"`
+	}
+	type licenseKey struct {
+		ID         string    `json:"id"`
+		DisplayKey string    `json:"display_key"`
+		Benefit    string    `json:"benefit_id"`
+		Status     KeyStatus `json:"status"`
+		Usage      int64     `json:"usage"`
+		LimitUsage *int64    `json:"limit_usage"`
+		ExpiresAt  time.Time `json:"expires_at,omitzero"`
+	}
+	view := struct {
+		Known         bool           `json:"known"`
+		Customer      string         `json:"customer_id,omitempty"`
+		CheckedAt     time.Time      `json:"checked_at,omitzero"`
+		Features      []string       `json:"features"`
+		Benefits      []benefit      `json:"benefits"`
+		Subscriptions []Subscription `json:"subscriptions"`
+		Meters        []meter        `json:"meters"`
+		LicenseKey    *licenseKey    `json:"license_key,omitempty"`
+		Refused       Reason         `json:"refused,omitempty"`
+	}{
+		Known: e.known, Customer: e.CustomerID(), CheckedAt: e.CheckedAt(),
+		Features: append([]string{}, e.plan().features...), Benefits: []benefit{},
+		Subscriptions: append([]Subscription{}, e.Subscriptions()...), Meters: []meter{}, Refused: e.Refused(),
+	}
+	for _, b := range e.Benefits() {
+		metadata := json.RawMessage(b.of().metadata)
+		if !json.Valid(metadata) {
+			metadata = nil
+		}
+		view.Benefits = append(view.Benefits, benefit{b.ID(), b.Type(), metadata, b.LicenseKeyID()})
+	}
+	for _, m := range e.Meters() {
+		view.Meters = append(view.Meters, meter{m.ID(), m.Consumed, m.Credited, m.Balance})
+	}
+	if l := e.particulars().license; l != nil {
+		view.LicenseKey = &licenseKey{l.ID, l.DisplayKey, l.BenefitID, l.Status, l.Usage, l.LimitUsage, l.ExpiresAt}
+	}
+	return json.Marshal(view)
+}
 
 // plan is what customers of the same plan have in common. It is immutable and kept once
 // for all of them: a customer with ten benefits takes no more memory than one with two.
@@ -449,12 +630,16 @@ type rights struct {
 	benefits []GrantedBenefit
 	products []text
 	meters   []MeterBalance
+	// subscriptions are those of the products.
+	subscriptions []Subscription
 }
 
 // rights are those of e, in memory of their own.
 func (e *Entitlements) rights() rights {
-	r := rights{slices.Clone(e.plan().features), e.Benefits(), slices.Clone(e.plan().products), e.Meters()}
-	return r
+	return rights{
+		slices.Clone(e.plan().features), e.Benefits(), slices.Clone(e.plan().products), e.Meters(),
+		e.Subscriptions(),
+	}
 }
 
 // unlocking are rights with other benefits, and the features that these unlock.
@@ -499,6 +684,8 @@ func (e *Entitlements) setRights(r rights) {
 		p.meters[i], e.amounts[i] = m.id, amounts{m.Consumed, m.Credited, m.Balance, m.counted}
 	}
 	e.common = p.shared()
+	slices.SortStableFunc(r.subscriptions, func(a, b Subscription) int { return strings.Compare(a.ID, b.ID) })
+	e.subscriptions = subscriptionsOf(r.subscriptions)
 	if own != nil || e.particulars().properties != nil {
 		e.note(func(of *particulars) { of.properties = own })
 	}
@@ -823,12 +1010,23 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 
 // subscription reads a subscription, and adds the product of one that gives a right.
 func (r *rights) subscription(s fields) {
-	var product, status string
-	s.text("product_id", &product)
-	s.text("status", &status)
-	if product != "" && !slices.Contains(noRight, status) {
-		r.products = append(r.products, textFrom(product))
+	var is Subscription
+	s.text("id", &is.ID)
+	is.ID = normalUUID(is.ID)
+	s.text("product_id", &is.ProductID)
+	s.text("status", &is.Status)
+	if is.ProductID == "" || slices.Contains(noRight, is.Status) {
+		return
 	}
+	s.time("trial_end", &is.TrialEnd)
+	s.time("current_period_end", &is.CurrentPeriodEnd)
+	s.time("ends_at", &is.EndsAt)
+	optional(s, "cancel_at_period_end", &is.CancelAtPeriodEnd)
+	if is.CancelAtPeriodEnd && is.EndsAt.IsZero() {
+		is.EndsAt = is.CurrentPeriodEnd
+	}
+	r.products = append(r.products, textFrom(is.ProductID))
+	r.subscriptions = append(r.subscriptions, is)
 }
 
 // meter reads how a meter of a customer stands, and adds it.

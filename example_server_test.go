@@ -562,3 +562,39 @@ func ExampleCustomers_On() {
 	// remind usr_1337 of a subscription that is past_due
 	// subscription.past_due false false false true
 }
+
+// A page of a product says when a trial or a subscription ends. JSON has what a colleague in
+// support wants to see.
+func ExampleEntitlements_Subscriptions() {
+	polar, customers := demoCustomers()
+	defer func() { _ = customers.Close() }()
+	polar.Subscribe("usr_1337", polartest.Subscription{
+		ID: "e0f77b3c-e5b1-4d22-aa47-10b15fa6689d", ProductID: "8c499570-3242-437e-a9f5-6fee6cff7593",
+		CancelAtPeriodEnd: true, EndsAt: polar.Now().Add(14 * 24 * time.Hour),
+	})
+	have, err := customers.Entitlements(context.Background(), polargate.ExternalID("usr_1337"))
+	if err != nil {
+		fmt.Println(polargate.Message(err))
+		return
+	}
+	for _, s := range have.Subscriptions() {
+		if s.CancelAtPeriodEnd {
+			fmt.Printf("%s, and ends in %d days\n", s.Status, int(s.EndsAt.Sub(have.CheckedAt()).Round(time.Hour).Hours()/24))
+		}
+	}
+	// Output: active, and ends in 14 days
+}
+
+// Only people of your company may see what a customer has.
+func ExampleCustomers_AdminHandler() {
+	_, customers := demoCustomers()
+	defer func() { _ = customers.Close() }()
+	admin := customers.AdminHandler(func(r *http.Request) bool {
+		return r.Header.Get("X-Demo-User") == "usr_support" // a product looks into its session
+	})
+	ask(admin, "/admin?external_id=nobody", "X-Demo-User", "usr_support")
+	ask(admin, "/admin?external_id=nobody", "X-Demo-User", "usr_1337")
+	// Output:
+	// 200 {"known":false,"features":[],"benefits":[],"subscriptions":[],"meters":[]}
+	// 403
+}

@@ -563,6 +563,76 @@ func FromContext(ctx context.Context) (*Entitlements, bool) {
 	return e, e != nil
 }
 
+// AdminHandler tells people who look after customers what is known of one, and how the
+// cache is doing, as JSON:
+//
+//	GET /admin?customer_id=…   the Entitlements, as json.Marshal writes them
+//	GET /admin?external_id=…   the same, by your program's id
+//	GET /admin                 Stats
+//
+// allowed says who may see it, and is asked first at each request; everybody else gets 403.
+// It must not be nil. Polar is asked as by Entitlements. Nothing is changed, and the answer
+// has no license key, token or e-mail address. An external id that is personal ends up in
+// logs of addresses: use Polar's id then.
+func (c *Customers) AdminHandler(allowed func(*http.Request) bool) http.Handler {
+	if allowed == nil {
+		panic("polargate: AdminHandler needs a function that says who may see it")
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("Cache-Control", "no-store")
+		header.Set("X-Content-Type-Options", "nosniff")
+		switch {
+		case !allowed(r):
+			w.WriteHeader(http.StatusForbidden)
+			return
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			header.Set("Allow", "GET, HEAD")
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+		var view any
+		var err error
+		switch query := r.URL.Query(); {
+		case query.Has("customer_id"):
+			view, err = c.Entitlements(r.Context(), CustomerID(query.Get("customer_id")))
+		case query.Has("external_id"):
+			view, err = c.Entitlements(r.Context(), ExternalID(query.Get("external_id")))
+		default:
+			view = c.adminStats()
+		}
+		if err != nil {
+			_, refusal := c.decide(nil, err, nil)
+			WriteRefusal(w, r, *refusal)
+			return
+		}
+		body, err := json.Marshal(view)
+		if err != nil {
+			c.config.Logger.Error("polargate: an answer of AdminHandler can't be written", "error", err)
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		header.Set("Content-Type", "application/json")
+		if r.Method != http.MethodHead {
+			_, _ = w.Write(append(body, '\n'))
+		}
+	})
+}
+
+// adminStats are the Stats with texts for what JSON has no form for.
+func (c *Customers) adminStats() any {
+	s := c.Stats()
+	view := struct {
+		CustomersStats
+		Misconfigured string
+		Pause         string
+	}{CustomersStats: s, Pause: s.Pause.String()}
+	if s.Misconfigured != nil {
+		view.Misconfigured = s.Misconfigured.Error()
+	}
+	return view
+}
+
 // Decide reports whether a customer meets requirements, for servers that don't speak
 // HTTP. If so, the Refusal is nil.
 func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, *Refusal) {

@@ -174,6 +174,7 @@ func (r *replicas) factOf(n news) []byte {
 		c.Keys = r.cache.keys.facts(v.licenseKeyIDs(), r.polarNow())
 	}
 	c.Benefits, c.Products, c.Meters = benefitFacts(v.grants()), v.Products(), meterFacts(v.Meters())
+	c.Subscriptions = subscriptionFacts(v.Subscriptions())
 	return f.Bytes()
 }
 
@@ -191,13 +192,26 @@ func meterFacts(meters []MeterBalance) (facts []fact.Meter) {
 	return facts
 }
 
+func subscriptionFacts(all []Subscription) (facts []fact.Subscription) {
+	for _, s := range all {
+		facts = append(facts, fact.Subscription{
+			ID: s.ID, Product: s.ProductID, Status: s.Status, Trial: polarTime(s.TrialEnd), Paid: polarTime(s.CurrentPeriodEnd),
+			Canceled: s.CancelAtPeriodEnd, End: polarTime(s.EndsAt),
+		})
+	}
+	return facts
+}
+
 // rightsOf are the rights that facts tell of.
-func rightsOf(benefits []fact.Benefit, products []string, meters []fact.Meter) (have rights) {
+func rightsOf(benefits []fact.Benefit, products []string, subscriptions []fact.Subscription, meters []fact.Meter) (have rights) {
 	for _, b := range benefits {
 		have.benefits = append(have.benefits, newBenefit(b.ID, b.Type, b.Metadata, b.Properties))
 	}
 	for _, id := range products {
 		have.products = append(have.products, textFrom(id))
+	}
+	for _, s := range subscriptions {
+		have.subscriptions = append(have.subscriptions, Subscription{s.ID, s.Product, s.Status, timeOf(s.Trial), timeOf(s.Paid), s.Canceled, timeOf(s.End)})
 	}
 	for _, m := range meters {
 		have.meters = append(have.meters, MeterBalance{textFrom(m.ID), m.Consumed, m.Credited, m.Balance, m.Counted})
@@ -226,21 +240,6 @@ func licenseFact(f fact.Fact, v *Entitlements) []byte {
 		}
 	}
 	return f.Bytes()
-}
-
-// polarTime is 0 for the zero time, and timeOf the other way round.
-func polarTime(t time.Time) clock.Polar {
-	if t.IsZero() {
-		return 0
-	}
-	return clock.PolarTime(t)
-}
-
-func timeOf(t clock.Polar) time.Time {
-	if t == 0 {
-		return time.Time{}
-	}
-	return t.Time()
 }
 
 var errOtherOrganization = errors.New("a fact about another organization")
@@ -287,7 +286,7 @@ func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n news, err error) {
 	if v.customer == (uuid{}) {
 		return n, fact.ErrUnreadable
 	}
-	have := rightsOf(c.Benefits, c.Products, c.Meters)
+	have := rightsOf(c.Benefits, c.Products, c.Subscriptions, c.Meters)
 	if keys := keyedGrantsOf(have.benefits, r.features); keys != nil {
 		v.own = &particulars{keys: keys}
 	}

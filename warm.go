@@ -464,6 +464,7 @@ func (walk *listsWalk) customers(features map[string][]string) map[uuid]listedCu
 				g.changed = g.changed || entry.deleted || entry.external != g.state.external
 				g.have.benefits = append(g.have.benefits, entry.have.benefits...)
 				g.have.products = append(g.have.products, entry.have.products...)
+				g.have.subscriptions = append(g.have.subscriptions, entry.have.subscriptions...)
 				g.have.meters = append(g.have.meters, entry.have.meters...)
 			}
 		}
@@ -814,7 +815,7 @@ func (l *listWalk) read(c *entitlementCache, number int, told *fact.Page) (page 
 	for _, row := range told.Rows {
 		page.Rows = append(page.Rows, listing.Row[listed]{
 			ID: row.ID, Owner: row.Owner, Came: row.Came,
-			Value: listed{external: row.External, deleted: row.Deleted, have: rightsOf(row.Benefits, row.Products, row.Meters)},
+			Value: listed{external: row.External, deleted: row.Deleted, have: rightsOf(row.Benefits, row.Products, row.Subscriptions, row.Meters)},
 		})
 	}
 	return page, nil
@@ -827,6 +828,7 @@ func pageFact(page listing.Page[listed], number int, at clock.Polar) fact.Page {
 		f.Rows = append(f.Rows, fact.Row{
 			ID: row.ID, Owner: row.Owner, Came: row.Came, External: row.Value.external, Deleted: row.Value.deleted,
 			Benefits: benefitFacts(row.Value.have.benefits), Products: textsOf(row.Value.have.products), Meters: meterFacts(row.Value.have.meters),
+			Subscriptions: subscriptionFacts(row.Value.have.subscriptions),
 		})
 	}
 	return f

@@ -50,8 +50,11 @@ type Customer struct {
 
 	Benefits []Benefit `json:"benefits,omitempty"`
 	Products []string  `json:"products,omitempty"`
-	Meters   []Meter   `json:"meters,omitempty"`
-	Keys     []Key     `json:"keys,omitempty"`
+	// Subscriptions are what is known of those that make the products.
+	Subscriptions []Subscription `json:"subscriptions,omitempty"`
+
+	Meters []Meter `json:"meters,omitempty"`
+	Keys   []Key   `json:"keys,omitempty"`
 }
 
 // Benefit is a benefit that is granted. Metadata and Properties are JSON.
@@ -60,6 +63,17 @@ type Benefit struct {
 	Type       string `json:"type,omitempty"`
 	Metadata   string `json:"metadata,omitempty"`
 	Properties string `json:"properties,omitempty"`
+}
+
+// Subscription is one that is active or trialing. A time is 0 if it is not known.
+type Subscription struct {
+	ID       string      `json:"id,omitempty"`
+	Product  string      `json:"product"`
+	Status   string      `json:"status,omitempty"`
+	Trial    clock.Polar `json:"trial,omitempty"` // when it ends
+	Paid     clock.Polar `json:"paid,omitempty"`  // until then
+	Canceled bool        `json:"canceled,omitempty"`
+	End      clock.Polar `json:"end,omitempty"` // for good
 }
 
 // Meter is the state of a meter.

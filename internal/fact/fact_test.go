@@ -13,7 +13,8 @@ func TestWhatOneReplicaWritesAnotherReads(t *testing.T) {
 	for name, f := range map[string]Fact{
 		"a customer": {At: 5, Organization: "o", Customer: &Customer{
 			Known: true, ID: "1", External: "usr", Event: true, Doubtful: true, Products: []string{"p"},
-			Benefits: []Benefit{{"b", "custom", "{}", `{"a":1}`}}, Meters: []Meter{{"m", 0.1, 1e15, -0.5, 1_700_000_000_000_000_000}},
+			Subscriptions: []Subscription{{"s", "p", "trialing", 1, 2, true, 3}},
+			Benefits:      []Benefit{{"b", "custom", "{}", `{"a":1}`}}, Meters: []Meter{{"m", 0.1, 1e15, -0.5, 1_700_000_000_000_000_000}},
 			Keys: []Key{{"k", true, 9, 8}},
 		}},
 		"an unknown customer": {At: 5, Customer: &Customer{External: "usr"}},
@@ -46,6 +47,7 @@ func TestAPageIsReadAsItWasWritten(t *testing.T) {
 		p.Rows = append(p.Rows, Row{
 			ID: [16]byte{byte(i)}, Owner: [16]byte{1, byte(i)}, Came: int64(i), External: "usr", Deleted: i == 3,
 			Benefits: []Benefit{{"850cc3a4-3ed7-4be6-b198-127ec8d33bb9", "custom", `{"tier":"gold"}`, "{}"}}, Products: []string{"p"}, Meters: []Meter{{"m", 1, 2, 1, 0}},
+			Subscriptions: []Subscription{{ID: "s", Product: "p", End: 7}},
 		})
 	}
 	data := p.Bytes()

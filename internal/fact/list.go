@@ -30,7 +30,9 @@ type Row struct {
 	Deleted   bool      `json:",omitempty"`
 	Benefits  []Benefit `json:",omitempty"`
 	Products  []string  `json:",omitempty"`
-	Meters    []Meter   `json:",omitempty"`
+	// Subscriptions are what is known of those that make the products.
+	Subscriptions []Subscription `json:",omitempty"`
+	Meters        []Meter        `json:",omitempty"`
 }
 
 // longestPage is how long a page may be that is read, in bytes.
