@@ -712,6 +712,8 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		next.status.situation = movingHere
 	case s.reason == ErrSeatReleased && rec.state.Seat.State == seatless:
 		next.status.situation = seatNeeded
+	case s.reason == ErrActivationLimit && rec.state.Seat.floats():
+		next.status.situation = limitPool
 	case rec.state.Seat.byFile() && (s.state == Grace || s.reason == ErrGraceEnded):
 		next.status.situation = byFile
 	}

@@ -293,7 +293,11 @@ func (g *Gate) postOnce(ctx context.Context, op, text string, key Key) ([]byte, 
 	if err != nil {
 		return nil, failed(err)
 	}
-	if resp.StatusCode == http.StatusOK || resp.StatusCode == http.StatusNoContent && op == opDeactivate {
+	want := http.StatusOK
+	if op == opDeactivate {
+		want = http.StatusNoContent // a login page answers 200, too
+	}
+	if resp.StatusCode == want {
 		return body, nil
 	}
 	return nil, g.leaseRefusal(op, resp, body, tidy)

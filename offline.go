@@ -187,6 +187,9 @@ func (s seat) leased(license *LicenseKey) *seat {
 // byFile reports whether the activation came in a file, so that no key of it is known.
 func (s *seat) byFile() bool { return s != nil && s.Key == "" && s.Lease != nil }
 
+// floats reports whether it is a place of a pool.
+func (s *seat) floats() bool { return s != nil && s.Lease != nil && s.ActivationID == "" }
+
 // activates reports whether s and t are the same activation, or place of a pool.
 func (s *seat) activates(t *seat) bool {
 	if s.ActivationID != "" || s.Lease == nil || t.Lease == nil {

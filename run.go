@@ -116,6 +116,9 @@ func (r *runner) step(ctx context.Context) time.Duration {
 		// Polar refused, or granted a license that is of no use here. This question or that
 		// of another process found out.
 		r.pause = pace.Jitter(min(firstAppeal<<r.refusals, lastAppeal))
+		if e, ok := errors.AsType[*Error](err); ok && e.RetryAfter > 0 {
+			r.pause = min(r.pause, pace.Jitter(e.RetryAfter)) // when a place of a pool is free
+		}
 		r.failures, r.refusals, r.failing = 0, min(r.refusals+1, 10), time.Time{}
 	default:
 		r.pause = r.afterFailure(err, now)

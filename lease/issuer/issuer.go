@@ -493,7 +493,7 @@ func (s *Issuer) seat(ctx context.Context, key polargate.Key, a account, asked H
 	case known != "" && errors.Is(err, polargate.ErrSeatReleased), known == "":
 		license, asked.ActivationID, fresh, err = s.activate(ctx, key, a.LicenseKeyID, q)
 		if known != "" && errors.Is(err, polargate.ErrSeatReleased) {
-			if _, err := s.update(ctx, a.LicenseKeyID, func(a *account, _ time.Time) error { a.release(q.Fingerprint); return nil }); err != nil {
+			if _, err := s.update(ctx, a.LicenseKeyID, func(a *account, _ time.Time) error { a.release(q.Fingerprint, false); return nil }); err != nil {
 				return a, err
 			}
 		}
@@ -689,7 +689,7 @@ func (s *Issuer) Release(ctx context.Context, d lease.Receipt) error {
 		s.config.Logger.WarnContext(ctx, "receipt refused", "receipt", d.ID, "license_key_id", d.LicenseKeyID, "fingerprint", d.Fingerprint)
 		return &Error{Reason: ErrNotProven}
 	}
-	return s.End(ctx, d.LicenseKeyID, d.Fingerprint)
+	return s.end(ctx, d.LicenseKeyID, d.Fingerprint, true)
 }
 
 // Leases gives what was issued for a license key and not given back, floating ones
@@ -707,6 +707,11 @@ func (s *Issuer) Leases(ctx context.Context, licenseKeyID string) ([]Held, error
 // pool. The lease that is out there counts until it ends. Ending what is not held is
 // harmless. The error is an *Error.
 func (s *Issuer) End(ctx context.Context, licenseKeyID, fingerprint string) error {
+	return s.end(ctx, licenseKeyID, fingerprint, false)
+}
+
+// end is End. shown: a receipt has proven that the computer gave its lease back.
+func (s *Issuer) end(ctx context.Context, licenseKeyID, fingerprint string, shown bool) error {
 	ctx, cancel := context.WithTimeout(ctx, issueTime)
 	defer cancel()
 	unlock, err := s.computers.lock(ctx, fingerprint)
@@ -732,7 +737,7 @@ func (s *Issuer) End(ctx context.Context, licenseKeyID, fingerprint string) erro
 			return refusal(err)
 		}
 	}
-	if _, err := s.update(ctx, licenseKeyID, func(a *account, _ time.Time) error { a.release(fingerprint); return nil }); err != nil {
+	if _, err := s.update(ctx, licenseKeyID, func(a *account, _ time.Time) error { a.release(fingerprint, shown); return nil }); err != nil {
 		return err
 	}
 	s.config.Logger.InfoContext(ctx, "lease ended", "lease_id", held.LeaseID, "license_key_id", licenseKeyID, "activation_id", held.ActivationID,

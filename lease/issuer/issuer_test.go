@@ -308,6 +308,9 @@ func TestAnActivationThatTheCustomerFreedIsTakenAnew(t *testing.T) {
 	require.NoError(t, s.issuer.End(t.Context(), key.ID, "laptop"))
 	require.NoError(t, s.issuer.End(t.Context(), key.ID, "laptop"))
 	assert.Zero(t, s.polar.Seats(key.ID))
+	_, err = s.issue(s.request(key.Key, "laptop"))
+	require.NoError(t, err, "its secret was not shown")
+	assert.Equal(t, 1, s.polar.Seats(key.ID))
 }
 
 func TestAProgramThatRenewsByItselfDoesNotTakeBackWhatTheCustomerFreed(t *testing.T) {

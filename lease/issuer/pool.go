@@ -83,6 +83,8 @@ type ended struct {
 	Fingerprint string    `json:"fingerprint"`
 	ReceiptHash string    `json:"receipt_hash"`
 	Issued      time.Time `json:"issued"`
+	// Shown: a receipt has shown the secret that ReceiptHash is of.
+	Shown bool `json:"shown,omitempty"`
 }
 
 // maxEnded is enough for computers that change hands daily, and small.
@@ -172,11 +174,11 @@ func (a *account) hold(now time.Time, asked Held) {
 	a.Held = append(a.Held, asked)
 }
 
-// release forgets the lease of a computer.
-func (a *account) release(fingerprint string) {
+// release forgets the lease of a computer. shown: a receipt has proven that it is given back.
+func (a *account) release(fingerprint string, shown bool) {
 	for _, h := range a.Held {
 		if h.Fingerprint == fingerprint {
-			a.Ended = append(a.Ended, ended{h.RequestID, h.Fingerprint, h.ReceiptHash, h.Issued})
+			a.Ended = append(a.Ended, ended{h.RequestID, h.Fingerprint, h.ReceiptHash, h.Issued, shown})
 		}
 	}
 	a.Ended = a.Ended[max(0, len(a.Ended)-maxEnded):]
@@ -187,7 +189,7 @@ func (a *account) release(fingerprint string) {
 // or promises a secret that a receipt has shown.
 func (a *account) used(q lease.Request) bool {
 	return slices.ContainsFunc(a.Ended, func(e ended) bool {
-		return e.RequestID == q.ID || q.LeaseID == "" && e.Fingerprint == q.Fingerprint && e.ReceiptHash == q.ReceiptHash
+		return e.RequestID == q.ID || e.Shown && q.LeaseID == "" && e.Fingerprint == q.Fingerprint && e.ReceiptHash == q.ReceiptHash
 	})
 }
 

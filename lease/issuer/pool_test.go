@@ -83,7 +83,7 @@ func TestABorrowedPlaceStaysTakenUntilItsLeaseEndsOrIsGivenBack(t *testing.T) {
 	assert.True(t, a.find("traveller").Borrowed)
 	_, err = a.place(a.now(start.Add(time.Hour)), pool, Held{Pool: "p", Fingerprint: "other"}, 0)
 	require.ErrorIs(t, err, errPoolFull)
-	a.release("traveller")
+	a.release("traveller", true)
 	_, err = a.place(a.now(start.Add(time.Hour)), pool, Held{Pool: "p", Fingerprint: "other"}, 0)
 	require.NoError(t, err)
 }
@@ -141,7 +141,7 @@ func TestThereAreNeverMoreHoldersThanPlacesAndNoPlaceIsLost(t *testing.T) {
 			require.Equal(t, seen, now)
 			who := fmt.Sprint(r.IntN(12))
 			if r.IntN(6) == 0 {
-				a.release(who)
+				a.release(who, true)
 				delete(until, who)
 				continue
 			}

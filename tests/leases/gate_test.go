@@ -70,10 +70,10 @@ func TestALeaseIsRenewedAtHalfItsLife(t *testing.T) {
 		synctest.Wait()
 		assert.Equal(t, asked+1, v.questions())
 		assert.Greater(t, time.Until(gate.Status().FreshUntil), 25*kit.Day)
-		time.Sleep(300 * kit.Day)
+		time.Sleep(40 * kit.Day)
 		synctest.Wait()
 		assert.Equal(t, polargate.Active, gate.Status().State)
-		assert.Less(t, v.questions(), asked+25)
+		assert.Less(t, v.questions(), asked+5)
 		assert.Equal(t, 1, v.Seats())
 	})
 }
@@ -382,6 +382,46 @@ func TestAFloatingLicenseIsKeptByHeartbeatsAndFreeTwoAfterACrash(t *testing.T) {
 		require.NoError(t, second.Deactivate(t.Context()))
 		_, err = first.Check(t.Context())
 		require.NoError(t, err, "the place was given back at once")
+	})
+}
+
+func TestAFloatingLicenseThatLostItsPlaceComesBackWhenOneIsFree(t *testing.T) {
+	inTime(t, pool(1), func(t *testing.T, v *vendor) {
+		late := v.Activated()
+		time.Sleep(3 * time.Minute) // a lid that was closed
+		quick := v.Open(func(c *polargate.Config) {
+			c.Fingerprint, c.Label, c.Store = "another computer", "another", &polargate.MemoryStore{}
+		})
+		_, err := quick.Activate(t.Context(), v.Key.Key)
+		require.NoError(t, err)
+		ctx, stop := context.WithCancel(t.Context())
+		defer stop()
+		go func() { _ = quick.Run(ctx) }()
+		go func() { _ = late.Run(ctx) }()
+		time.Sleep(3 * time.Hour)
+		synctest.Wait()
+		status := late.Status()
+		assert.Equal(t, polargate.ErrActivationLimit, status.Reason)
+		assert.Contains(t, status.Message, "Close the program on one of them")
+		require.True(t, quick.Has("export"))
+		require.NoError(t, quick.Deactivate(t.Context()))
+		time.Sleep(4 * time.Minute)
+		synctest.Wait()
+		assert.True(t, late.Has("export"))
+	})
+}
+
+func TestAWebPageInsteadOfTheLicenseServerReleasesNothing(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, v *vendor) {
+		gate := v.Activated()
+		v.says(always(200, "text/html", "<title>Wi-Fi</title>"))
+		require.ErrorIs(t, gate.Deactivate(t.Context()), polargate.ErrUnreachable)
+		assert.True(t, gate.Status().ReleasePending)
+		assert.Equal(t, 1, v.Seats())
+		v.says(nil)
+		time.Sleep(2 * time.Minute)
+		_, _ = gate.Check(t.Context())
+		assert.Zero(t, v.Seats())
 	})
 }
 
