@@ -50,6 +50,8 @@ type members struct {
 	views *lru.Cache[string, memberView]
 	reads flight.Group // of lists, by buyer
 	used  atomic.Bool  // somebody has asked about a member
+	// advised is that the log has told of Member.
+	advised atomic.Bool
 }
 
 // memberView is what was put together from these two.
@@ -369,11 +371,11 @@ func (c *Customers) readTeam(ctx context.Context, buyer uuid) (team, error) {
 	return all, nil
 }
 
-// adviseOnSeats says in the log what to do if a program lets in a whole team by what its seat
-// holders have.
+// adviseOnSeats says in the log, once, what to do if a program lets in a whole team by what
+// its seat holders have. Two subscriptions that grant the same benefit look like two seats.
 func (c *Customers) adviseOnSeats(of *Entitlements) {
-	if of != nil && of.perSeat && !c.members.used.Load() {
-		c.seldom.Warn(c.config.Logger, "seats of a team", "polargate: a customer has a benefit once for each seat, and whoever is named as that customer may use it: name the holders of seats with Member", "customer", of.CustomerID())
+	if of != nil && of.perSeat && !c.members.used.Load() && c.members.advised.CompareAndSwap(false, true) {
+		c.config.Logger.Warn("polargate: a customer has a benefit more than once, and whoever is named as that customer may use it: if each is for a seat of a team, name the holders of seats with Member", "customer", of.CustomerID())
 	}
 }
 
