@@ -1336,6 +1336,7 @@ func (c *entitlementCache) observe(e *entry, value *Entitlements) *Entitlements 
 		e.book = nil
 		return value
 	}
+	e.book.Shown()
 	return value.withBalances(e.book)
 }
 
@@ -1348,6 +1349,7 @@ func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
 	defer c.mu.Unlock()
 	c.change(e, func(a *answer) {
 		if a.book != nil {
+			a.book.Shown()
 			a.value = *a.value.withBalances(a.book)
 		}
 	})

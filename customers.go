@@ -382,6 +382,10 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 		return nil, err
 	}
 	if err := c.openUsage(); err != nil {
+		c.cache.close()
+		if r := c.cache.replicas; r != nil {
+			r.link.close()
+		}
 		return nil, err
 	}
 	c.startSweeps()

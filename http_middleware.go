@@ -45,11 +45,11 @@ type Route struct {
 	// known customer, or any granted key, will do. Route keeps a copy.
 	Require []Requirement
 	// Spend is taken off a meter before the handler runs, and given back if the handler
-	// panics or answers with a status of 500 or more; see Customers.Spend. It stays taken
-	// off until the handler ends, whatever Polar says in the meantime. The Entitlements
-	// in the request's context already reflect it. Requests of every method spend,
-	// including HEAD, which a mux sends to a pattern for GET; CORS preflights don't. The
-	// zero value spends nothing. Spend needs Customer or CustomerOrError.
+	// panics or answers with a status of 500 or more; see Customers.Reserve. Otherwise it
+	// stays taken off until Polar has counted it. The Entitlements in the request's context
+	// already reflect it. Requests of every method spend, including HEAD, which a mux sends
+	// to a pattern for GET; CORS preflights don't. The zero value spends nothing. Spend needs
+	// Customer or CustomerOrError.
 	//
 	// Customers who are let in by something other than the meter aren't charged: if
 	// Require names the meter, and is met without any Meter requirement of it, nothing is
@@ -709,7 +709,7 @@ func (c *Customers) reservable(ctx context.Context, key cacheKey, requirements [
 // reserve holds units of a customer's meter. value is what the caller has decided by, and
 // requirements are those that it meets.
 func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlements, meterID string, units ledger.Units, requirements []Requirement) (*Reservation, *Refusal) {
-	meter := normalUUID(meterID)
+	meter := usualUUID(meterID)
 	r, err := c.holdUnits(ctx, key, value, meter, units, requirements)
 	if err == nil && r == nil {
 		// A purchase may be newer than what is known, as with any refusal.
@@ -723,7 +723,7 @@ func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlemen
 		return nil, refusal
 	}
 	if r == nil {
-		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: Meter(meterID, units.Float()), Entitlements: value})
+		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: Meter(strings.Clone(meterID), units.Float()), Entitlements: value})
 	}
 	return r, nil
 }

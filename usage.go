@@ -66,6 +66,11 @@ func (c *Customers) holdUnits(ctx context.Context, key cacheKey, value *Entitlem
 	if value.missing()&listOfMeters != 0 {
 		return nil, listOfMeters.unreadable()
 	}
+	if i := value.meter(meter); i >= 0 {
+		meter = value.plan().meters[i].Value() // the same text, in memory that stays
+	} else {
+		meter = strings.Clone(meter)
+	}
 	r := &Reservation{customers: c, of: value, meter: meter, units: units}
 	floor, held := ledger.Of(value.overdraft(meter, requirements)), false
 	if c.cache.replicas == nil {
@@ -170,7 +175,7 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	if err != nil || !value.known {
 		return nothing, false, err
 	}
-	r, err := c.holdUnits(ctx, customer.key, value, normalUUID(meterID), ledger.Cost(units), nil)
+	r, err := c.holdUnits(ctx, customer.key, value, usualUUID(meterID), ledger.Cost(units), nil)
 	if r == nil {
 		return nothing, false, err
 	}

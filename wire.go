@@ -181,6 +181,14 @@ func normalUUID(s string) string {
 	return s
 }
 
+// usualUUID is normalUUID, in the caller's memory if that has the usual form.
+func usualUUID(s string) string {
+	if _, ok := parseUUID(s); ok && len(s) == 36 && !strings.ContainsAny(s, "ABCDEF") {
+		return s
+	}
+	return normalUUID(s)
+}
+
 func sameUUID(a, b string) bool { return normalUUID(a) == normalUUID(b) }
 
 // checkMap checks conditions and meta against Polar's limits, so that a developer finds a

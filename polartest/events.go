@@ -209,7 +209,7 @@ func (p *Polar) countFor(a *account, list []*Usage) {
 		}
 		var before, after []*Usage
 		for _, u := range p.usage {
-			if p.holderOf(u) == a && m.fits(u) && (u.Counted || slices.Contains(list, u)) {
+			if p.holderOf(u) == a && m.fits(u) { // what isn't counted is in the list
 				if after = append(after, u); u.Counted {
 					before = append(before, u)
 				}

@@ -113,7 +113,8 @@ func (b *Book) Hold(meter string, units, floor Units, now clock.Polar) Outcome {
 	if !held {
 		return Short
 	}
-	b.noteSpent()
+	b.spent = true
+	b.changed.Store(true)
 	return Held
 }
 
@@ -121,16 +122,15 @@ func (b *Book) Hold(meter string, units, floor Units, now clock.Polar) Outcome {
 func (b *Book) Settle(meter string, units, used Units, at clock.Polar, told bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a := b.find(meter); a != nil {
-		a.Release("", units)
-		a.Spend(used, at, told)
-		b.noteSpent()
+	a := b.find(meter)
+	if a == nil {
+		return
 	}
-}
-
-func (b *Book) noteSpent() {
+	before := a.Left()
+	a.Release("", units)
+	a.Spend(used, at, told)
 	b.spent = true
-	if !b.changed.Load() {
+	if a.Left() != before {
 		b.changed.Store(true)
 	}
 }
@@ -171,11 +171,13 @@ func (b *Book) Observe(meter string, c Count, now clock.Polar) (current bool) {
 	return current
 }
 
+// Shown notes that what is left is about to be shown to everybody, by Balances.
+func (b *Book) Shown() { b.changed.Store(false) }
+
 // Balances tells what is left on each meter of which there is an account.
 func (b *Book) Balances(tell func(meter string, left Units)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.changed.Store(false)
 	for _, e := range b.accounts {
 		tell(e.meter, e.Left())
 	}

@@ -357,6 +357,7 @@ func TestABookHasOneAccountForEachMeter(t *testing.T) {
 	assert.True(t, b.SpentLately())
 	assert.True(t, b.Changed())
 	balances := map[string]float64{}
+	b.Shown()
 	b.Balances(func(meter string, left Units) { balances[meter] = left.Float() })
 	assert.Equal(t, map[string]float64{"calls": 6, "bytes": -1}, balances)
 	assert.False(t, b.Changed())

@@ -635,3 +635,32 @@ func TestWithoutTheStoreNothingIsReservedAndNothingSpentIsLost(t *testing.T) {
 		require.Nil(t, refusal)
 	})
 }
+
+func TestANewPeriodBeginsWithItsCredits(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := metered(t)
+		customers := s.Warmed()
+		sending(t, customers)
+		used(t, customers, 90)
+		time.Sleep(time.Minute)
+		assert.InDelta(t, 10, refreshed(t, customers), 0)
+		s.Polar.UpdateCustomer(kit.Paying, func(c *polartest.Customer) { c.Meters[0].ConsumedUnits, c.Meters[0].CreditedUnits = 0, 110 })
+		assert.InDelta(t, 110, refreshed(t, customers), 0, "with what was left rolled over")
+		used(t, customers, 50)
+		assert.InDelta(t, 60, refreshed(t, customers), 0)
+		time.Sleep(5 * time.Hour)
+		assert.InDelta(t, 60, refreshed(t, customers), 0)
+	})
+}
+
+func TestAFolderThatCannotBeUsedIsAMistakeInTheConfiguration(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "a file")
+	require.NoError(t, os.WriteFile(file, nil, 0o600))
+	s := kit.NewShop(t)
+	s.Config.UsageFolder, s.Config.Shared = file, polargate.SharedInMemory()
+	_, err := polargate.NewCustomers(s.Config)
+	input, ok := errors.AsType[*polargate.InputError](err)
+	require.True(t, ok)
+	assert.Equal(t, "UsageFolder", input.Field)
+}
