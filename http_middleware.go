@@ -621,16 +621,23 @@ func (c *Customers) AdminHandler(allowed func(*http.Request) bool) http.Handler 
 
 // adminStats are the Stats with texts for what JSON has no form for.
 func (c *Customers) adminStats() any {
-	s := c.Stats()
-	view := struct {
-		CustomersStats
-		Misconfigured string
-		Pause         string
-	}{CustomersStats: s, Pause: s.Pause.String()}
-	if s.Misconfigured != nil {
-		view.Misconfigured = s.Misconfigured.Error()
+	text := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
 	}
-	return view
+	type usage struct {
+		Waiting int
+		Refused int64
+		Failing string
+	}
+	s := c.Stats()
+	return struct {
+		CustomersStats
+		Misconfigured, Pause string
+		Usage                usage
+	}{s, text(s.Misconfigured), s.Pause.String(), usage{s.Usage.Waiting, s.Usage.Refused, text(s.Usage.Failing)}}
 }
 
 // Decide reports whether a customer meets requirements, for servers that don't speak

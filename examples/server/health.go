@@ -67,6 +67,8 @@ func writeMetrics(w io.Writer, s polargate.CustomersStats) {
 		{"customers_cached", "gauge", "Customers and license keys in memory.", float64(s.Cached)},
 		{"warm_walks_total", "counter", "Complete readings of Polar's lists.", float64(s.Warm.Walks)},
 		{"warm_without_room", "gauge", "Customers for whom CacheSize had no room.", float64(s.Warm.NoRoom)},
+		{"usage_waiting", "gauge", "Usage events that Polar doesn't have yet.", float64(s.Usage.Waiting)},
+		{"usage_refused_total", "counter", "Usage events that Polar refused.", float64(s.Usage.Refused)},
 		{"panics_total", "counter", "Panics that were caught.", float64(s.Panics)},
 		{"shared_away_seconds", "gauge", "For how long the shared store has been failing.", since(s.Shared.Away).Seconds()},
 		{"shared_hint_age_seconds", "gauge", "How long ago the shared store last told of a change.", since(s.Shared.LastHint).Seconds()},

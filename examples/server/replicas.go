@@ -53,6 +53,7 @@ func showReplicas(ctx context.Context, count int, getenv func(string) string, ou
 		do    func() error
 	}{
 		{"One question for all", show.oneQuestion},
+		{"One balance of a meter", show.oneBalance},
 		{"A purchase reaches all", show.purchase},
 		{"A cancellation reaches all", show.cancellation},
 		{"One budget of requests", show.oneBudget},
@@ -289,10 +290,9 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// visit sends a customer's request for /pro to a replica, and tells the status of the
-// answer.
-func (s *show) visit(r *replica, user string) (status int, err error) {
-	request, err := http.NewRequestWithContext(s.ctx, http.MethodGet, r.url+"/pro", nil)
+// visit sends a customer's request to a replica, and tells the status of the answer.
+func (s *show) visit(r *replica, path, user string) (status int, err error) {
+	request, err := http.NewRequestWithContext(s.ctx, http.MethodGet, r.url+path, nil)
 	if err != nil {
 		return 0, err
 	}
@@ -308,14 +308,14 @@ func (s *show) visit(r *replica, user string) (status int, err error) {
 
 // visitAll sends requests to all replicas at once, each for so many customers, and counts
 // the answers by their status.
-func (s *show) visitAll(each int, user func(r *replica, i int) string) (statuses map[int]int, err error) {
+func (s *show) visitAll(path string, each int, user func(r *replica, i int) string) (statuses map[int]int, err error) {
 	var mu sync.Mutex
 	var all sync.WaitGroup
 	statuses = map[int]int{}
 	for _, r := range s.replicas {
 		for i := range each {
 			all.Go(func() {
-				status, failure := s.visit(r, user(r, i))
+				status, failure := s.visit(r, path, user(r, i))
 				mu.Lock()
 				defer mu.Unlock()
 				statuses[status]++
@@ -327,9 +327,9 @@ func (s *show) visitAll(each int, user func(r *replica, i int) string) (statuses
 	return statuses, err
 }
 
-// expectAll is visitAll of which all answers have to be the same.
+// expectAll is visitAll for /pro, of which all answers have to be the same.
 func (s *show) expectAll(status, each int, user func(r *replica, i int) string) error {
-	statuses, err := s.visitAll(each, user)
+	statuses, err := s.visitAll("/pro", each, user)
 	if err == nil && statuses[status] != each*len(s.replicas) {
 		err = fmt.Errorf("all answers should be %d, but these came: %v", status, statuses)
 	}
@@ -345,7 +345,7 @@ func (s *show) await(user string, status int, began time.Time) (after []time.Dur
 	for i, r := range s.replicas {
 		all.Go(func() {
 			for {
-				got, err := s.visit(r, user)
+				got, err := s.visit(r, "/pro", user)
 				after[i] = time.Since(began)
 				if err == nil && got != status && after[i] > patient {
 					err = fmt.Errorf("replica %d still answers %d to %s", r.number, got, user)
@@ -383,6 +383,17 @@ func (s *show) oneQuestion() error {
 		return err
 	}
 	s.say("   %s pays, and no replica knows that yet. Her first %d requests come at once, %d to\n   each replica. All are let in. %s.", ada, each*len(s.replicas), each, s.asked(before))
+	return nil
+}
+
+func (s *show) oneBalance() error {
+	const each = 10
+	customer, _ := s.demo.polar.Customer(ada)
+	statuses, err := s.visitAll("/meter", each, func(*replica, int) string { return ada })
+	if err != nil {
+		return err
+	}
+	s.say("   %s has %d units of a meter. %d requests that use one unit each come at once, %d to\n   each replica. %d of them are served.", ada, int(customer.Meters[0].Balance()), each*len(s.replicas), each, statuses[http.StatusOK])
 	return nil
 }
 
@@ -432,7 +443,7 @@ func (s *show) oneBudget() error {
 	before := s.questions()
 	for i := range crowd {
 		r := s.replicas[i%len(s.replicas)]
-		status, err := s.visit(r, crowdMember(i))
+		status, err := s.visit(r, "/pro", crowdMember(i))
 		if err == nil && status != http.StatusOK {
 			err = fmt.Errorf("replica %d answers %d to %s, who pays", r.number, status, crowdMember(i))
 		}
@@ -444,7 +455,7 @@ func (s *show) oneBudget() error {
 	// Then somebody makes up customers, until Polar is asked about none of them any more.
 	made, refused, settled := 0, 0, time.Now()
 	for last := s.questions(); time.Since(settled) < quiet; made++ {
-		statuses, err := s.visitAll(1, func(r *replica, _ int) string { return fmt.Sprintf("nobody-%d-%d", r.number, made) })
+		statuses, err := s.visitAll("/pro", 1, func(r *replica, _ int) string { return fmt.Sprintf("nobody-%d-%d", r.number, made) })
 		if err != nil {
 			return err
 		}

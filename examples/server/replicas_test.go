@@ -89,13 +89,14 @@ func (d *demonstration) showsEverything() {
 	for _, line := range []string{
 		`\n1\. One question for all\n`,
 		`Her first 60 requests come at once, 20 to\n   each replica\. All are let in\. Polar was asked (once|[23] times)\.`,
-		`\n2\. A purchase reaches all\n`,
+		`\n2\. One balance of a meter\n   ada has 5 units of a meter\. 30 requests .*\n.* [1-5] of them are served\.`,
+		`\n3\. A purchase reaches all\n`,
 		`Every replica answers 402\.`,
 		`Replica 1 lets brook in after \d+ ms,\n   replica 2 lets brook in after \d+ ms,\n   replica 3 lets brook in after \d+ ms\.`,
-		`\n3\. A cancellation reaches all\n`,
+		`\n4\. A cancellation reaches all\n`,
 		`Replica 1 refuses ada after \d+ ms,\n   replica 2 refuses ada after \d+ ms,\n   replica 3 refuses ada after \d+ ms\.`,
-		`\n4\. One budget of requests\n`,
-		`\n5\. A restart while Polar is down\n`,
+		`\n5\. One budget of requests\n`,
+		`\n6\. A restart while Polar is down\n`,
 		`Each replica lets in the 11 customers who pay, and refuses ada\. Polar was not asked\.`,
 		`\nThat is all\.`,
 	} {
@@ -127,7 +128,7 @@ func TestCtrlCEndsTheDemoOfReplicasWithAllThatItStarted(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no signal can be sent on Windows")
 	}
-	for _, moment := range []string{"replica 2 ", "4. One budget"} {
+	for _, moment := range []string{"replica 2 ", "5. One budget"} {
 		for _, signal := range []os.Signal{os.Interrupt, syscall.SIGTERM} {
 			t.Run(fmt.Sprintf("%s %s", strings.TrimSpace(moment), signal), func(t *testing.T) {
 				t.Parallel()
@@ -145,7 +146,7 @@ func TestCtrlCEndsTheDemoOfReplicasWithAllThatItStarted(t *testing.T) {
 func TestTheDemoOfReplicasEndsWhenOneOfThemDies(t *testing.T) {
 	t.Parallel()
 	d := demonstrate(t, nil)
-	d.until("4. One budget")
+	d.until("5. One budget")
 	pid := d.cmd.Process.Pid
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
@@ -174,7 +175,7 @@ func TestTheDemoOfReplicasEndsWhenOneOfThemDies(t *testing.T) {
 func TestNoReplicaOutlivesADemoThatIsKilled(t *testing.T) {
 	t.Parallel()
 	d := demonstrate(t, nil)
-	d.until("2. A purchase")
+	d.until("3. A purchase")
 	require.NoError(t, d.cmd.Process.Kill())
 	d.wait()
 	d.nobodyListens()

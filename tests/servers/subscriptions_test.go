@@ -344,10 +344,12 @@ func TestAdministratorsSeeACustomerAndNobodyElseDoes(t *testing.T) {
 		var stats struct {
 			Requests      int
 			Misconfigured *string
+			Usage         struct{ Failing *string }
 		}
 		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &stats))
 		assert.Equal(t, int(customers.Stats().Requests), stats.Requests)
 		assert.Equal(t, "", *stats.Misconfigured)
+		assert.Equal(t, "", *stats.Usage.Failing)
 
 		s.Polar.SetOffline(true)
 		synctest.Wait()
