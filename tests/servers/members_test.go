@@ -385,3 +385,28 @@ func TestAStreamOfAMemberEndsWithTheirSeat(t *testing.T) {
 		require.NoError(t, grace.Err())
 	})
 }
+
+func TestASeatThatIsRevokedEndsOnEveryReplica(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := newTeamShop(t, true)
+		s.Config.Shared = polargate.SharedInMemory()
+		one, other := s.Open(), s.Open()
+		received(t, s.Shop, one) // webhooks come to one of them
+		seat := s.seat(one, "ada")
+		s.seat(one, "grace")
+		require.NoError(t, s.Polar.WaitForDeliveries(t.Context()))
+		time.Sleep(time.Second)
+		for _, customers := range []*polargate.Customers{one, other} {
+			s.holds(customers, "ada", true)
+			s.holds(customers, "grace", true)
+		}
+		_, err := one.Client().RevokeSeat(t.Context(), seat.ID)
+		require.NoError(t, err)
+		require.NoError(t, s.Polar.WaitForDeliveries(t.Context()))
+		time.Sleep(100 * time.Millisecond)
+		for _, customers := range []*polargate.Customers{one, other} {
+			s.holds(customers, "ada", false)
+			s.holds(customers, "grace", true)
+		}
+	})
+}
