@@ -173,13 +173,13 @@ const (
 	defaultFreshFor     = 24 * time.Hour
 	defaultGracePeriod  = 14 * 24 * time.Hour
 	defaultCheckTimeout = 5 * time.Second
-	// defaultReleaseTimeout outlasts several of Polar's blocks of a minute: a small
-	// fleet that ends together may run into a second one.
+	// defaultReleaseTimeout is longer than several of Polar's blocks of a minute: a small
+	// fleet that ends at the same time may be blocked more than once.
 	defaultReleaseTimeout = 5 * time.Minute
 )
 
-// withDefaults is a copy in which zero values are replaced, and which later
-// changes of the caller's maps do not reach.
+// withDefaults returns a copy with zero values replaced. Later changes of the caller's maps
+// don't affect it.
 func (c Config) withDefaults() Config {
 	c.Language = c.Language.copied()
 	if c.App == "" {
@@ -236,10 +236,9 @@ func namesFolder(app string) bool {
 	return app != "" && len(app) <= 64 && !strings.HasSuffix(app, ".") && !strings.HasSuffix(app, " ")
 }
 
-// namesDevice reports whether Windows takes the name of an app for a device, in which
-// nothing can be stored. What is behind the first dot does not matter there, nor do
-// spaces before it, and the digits ¹²³ are as good as 123. Source: Microsoft, "Naming
-// Files, Paths, and Namespaces".
+// namesDevice reports whether the name of an app is that of a Windows device, in which nothing
+// can be stored. Windows ignores what follows the first dot and the spaces before it, and
+// takes the digits ¹²³ for 123. Source: Microsoft, "Naming Files, Paths, and Namespaces".
 func namesDevice(app string) bool {
 	name, _, _ := strings.Cut(app, ".")
 	name = strings.ToUpper(strings.TrimRight(name, " "))
@@ -254,7 +253,7 @@ func namesDevice(app string) bool {
 	return ok && utf8.RuneCountInString(number) == 1 && strings.Contains("123456789¹²³", number)
 }
 
-// validate rejects what cannot work. The rest is checked by NewClient.
+// validate rejects a configuration that can't work. NewClient checks the rest.
 func (c Config) validate() error {
 	if !namesFolder(c.App) {
 		return &InputError{"App", "must be 1 to 64 letters, digits, spaces, dots, dashes and underscores, beginning with a letter or digit: it names a folder"}
@@ -296,14 +295,14 @@ func (c Config) validate() error {
 	return checkMap("Conditions", c.Conditions)
 }
 
-// takesSeats reports whether a key is to have a seat here if it can.
+// takesSeats reports whether a key is activated here if it can be.
 func (c Config) takesSeats() bool { return c.Ephemeral != ValidateOnly }
 
-// allowsSeatless reports whether a license without a seat may count.
+// allowsSeatless reports whether a license without an activation may count.
 func (c Config) allowsSeatless() bool { return c.AllowKeysWithoutSeats || !c.takesSeats() }
 
-// conditions are those that an activation made now is bound to, as the bytes
-// that will be stored and sent.
+// conditions are those of an activation that is made now, as the bytes that are stored and
+// sent.
 func (c Config) conditions(fingerprint string) json.RawMessage {
 	m := c.Conditions
 	if m == nil {
@@ -311,7 +310,7 @@ func (c Config) conditions(fingerprint string) json.RawMessage {
 	}
 	raw, err := json.Marshal(m)
 	if err != nil {
-		panic(err) // checked by validate
+		panic(err) // validate has checked them
 	}
 	return raw
 }

@@ -122,7 +122,7 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 	return d
 }
 
-// wrongClock is a difference to Polar's clock that is worth telling.
+// wrongClock is the difference to Polar's clock from which a report mentions it.
 const wrongClock = 5 * time.Minute
 
 func (d *Diagnosis) lookAtStore(store Store, name string, own []string) {
@@ -191,7 +191,7 @@ func (d *Diagnosis) lookAtPolar(ctx context.Context, g *Gate) {
 
 func aheadOrBehind(d time.Duration) string {
 	switch {
-	case d.Abs() <= 2*time.Second: // a Date has whole seconds, and takes a while to come
+	case d.Abs() <= 2*time.Second: // a Date has whole seconds, and takes a moment to arrive
 		return "right"
 	case d < 0:
 		return spoken(-d) + " behind"
@@ -199,7 +199,7 @@ func aheadOrBehind(d time.Duration) string {
 	return spoken(d) + " ahead"
 }
 
-// String is the report as lines of text, to be pasted into a mail.
+// String is the report as lines of text, to be pasted into an email.
 func (d Diagnosis) String() string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
@@ -259,8 +259,8 @@ func (d Diagnosis) String() string {
 	return b.String()
 }
 
-// anonymous takes out of a text what names the user: the home folder, and the
-// names of user and computer.
+// anonymous removes from a text what identifies the user: the home folder, and the names of
+// the user and the computer.
 func anonymous(text string) string {
 	if home, err := os.UserHomeDir(); err == nil && len(home) > 1 {
 		text = strings.ReplaceAll(text, home, "~")
@@ -282,8 +282,8 @@ func redactName(text, name string) string {
 	return redact.Text(text, name)
 }
 
-// proxy is what stands between here and the server, by host and port alone: its
-// address may hold a password.
+// proxy is the proxy on the way to the server, by host and port only: its address may have a
+// password.
 func (c *Client) proxy() string {
 	u, ok := c.http.Transport.(unled)
 	if !ok {

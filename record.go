@@ -92,7 +92,7 @@ func (e answered) apply(rec *record, _ time.Time, r rules) bool {
 		return false
 	}
 	if e.license != nil && e.license.proof == nil && rec.verdict.proven() {
-		v := *rec.verdict // Polar has counted uses; what the lease says stays
+		v := *rec.verdict // Polar counted uses; the rest of the lease's verdict stays
 		v.Serial, v.Usage, v.LimitUsage = v.Serial+1, e.license.Usage, e.license.LimitUsage
 		rec.verdict = &v
 		return true
@@ -368,7 +368,7 @@ func (rec *record) elsewhere() bool {
 	return rec.state.Seat == nil && !rec.state.Left && rec.trouble == "" && len(rec.others) > 0
 }
 
-// doubtLasts is how long a doubt is reported. Whoever can resolve it has done so by then.
+// doubtLasts is how long a doubt is reported. By then, the user or the vendor has resolved it.
 const doubtLasts = 30 * 24 * time.Hour
 
 // inDoubt reports whether an activation was begun whose outcome isn't known. The attempt

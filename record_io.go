@@ -398,7 +398,7 @@ func (g *Gate) claim(st *state) (said *verdict, ours bool, err error) {
 		return nil, false, nil
 	}
 	if said != nil && said.Lease != "" {
-		// A lease is believed for its signature, and for nothing that lies beside it.
+		// Only the signature of a lease makes it count, not the seal around it.
 		if said.proof, err = g.readLease(said.Lease, g.fingerprints(st)); err != nil {
 			said = nil
 		}

@@ -114,8 +114,8 @@ func newKey(text string) Key {
 	return Key{mask(text, shown)}
 }
 
-// UnmarshalText takes the text as it is. Writing a Key gives its masked form,
-// so what was read does not come back from what was written.
+// UnmarshalText accepts the text as it is. Writing a Key gives its masked form, so a key that
+// was written can't be read back.
 func (k *Key) UnmarshalText(text []byte) error {
 	*k = newKey(string(text))
 	return nil
@@ -124,7 +124,7 @@ func (k *Key) UnmarshalText(text []byte) error {
 // Email is an e-mail address that prints as "****". Reveal gives the text.
 type Email struct{ masked }
 
-// UnmarshalText takes the text as it is; see Key.UnmarshalText.
+// UnmarshalText accepts the text as it is; see Key.UnmarshalText.
 func (e *Email) UnmarshalText(text []byte) error {
 	*e = newEmail(string(text))
 	return nil

@@ -118,7 +118,7 @@ func (s Status) validity(l *Language, failed Reason) string {
 		return l.text(phraseGraceFile, "{until}", until)
 	case s.State == Grace && failed == "":
 		return l.text(phraseGraceDue, "{until}", until)
-	case s.State == Grace && s.Reason == ErrUnreachable && (situation == "" || situation == causeName): // which is what being offline looks like // which is what being offline looks like
+	case s.State == Grace && s.Reason == ErrUnreachable && (situation == "" || situation == causeName): // which is what being offline looks like
 		what, do := l.words(Phrase(s.Reason), situation)
 		return l.text(phraseGrace, "{what}", what, "{do}", do, "{until}", until)
 	case s.State == Grace:

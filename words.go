@@ -115,7 +115,7 @@ func (l *Language) unchanged(text string) string {
 	return text + " " + l.text(phraseNoteKept)
 }
 
-// text is a phrase with what is filled in, given as old and new in turn.
+// text is a phrase with its placeholders replaced; they are given as old and new in turn.
 func (l *Language) text(p Phrase, fill ...string) string {
 	text := english[p]
 	if l != nil {
@@ -143,8 +143,8 @@ func (l *Language) duration(d time.Duration) string {
 	return spoken(d)
 }
 
-// spoken is a duration as a person says it. It is rarely too short, so that nobody
-// who waits that long comes too early.
+// spoken is a duration in words. It is rounded up, so that a person who waits that long rarely
+// comes too early.
 func spoken(d time.Duration) string {
 	const day = 24 * time.Hour
 	switch {
@@ -172,7 +172,7 @@ func count(n int, one, many string) string {
 	return strconv.Itoa(n) + " " + many
 }
 
-// copied is a Language that its maker can't change any more.
+// copied is a copy that the program can't change.
 func (l *Language) copied() *Language {
 	if l == nil {
 		return nil
@@ -295,8 +295,8 @@ const (
 	causeProxySetting Phrase = "unreachable.proxy_setting"
 )
 
-// english has every text for people. What happened starts with a small letter, since
-// it may stand after a colon. testdata/messages.txt shows the texts in use.
+// english has every text for people. The phrases that say what happened start with a small
+// letter, because they may follow a colon. testdata/messages.txt shows the texts in use.
 var english = map[Phrase]string{
 	// A license that may be used.
 	"active":               "Licensed.",
