@@ -45,7 +45,7 @@ var replicas = []mutant{
 		name:  "what was learnt while the store was away stays on one replica",
 		rule:  "store back again: merged",
 		file:  "shared_link.go",
-		old:   `	l.keep(false, records...)`,
+		old:   `	l.lost.Add(int64(l.kept.Add(resendable(records)...)))`,
 		new:   ``,
 		tests: "TestWhatWasLearntWhileTheStoreWasAwayForHalfAMinuteIsMergedWhenItIsBack",
 	},

@@ -50,8 +50,8 @@ var routes = []mutant{
 		name:  "an event that is sent again is taken in again",
 		rule:  "webhook-id seen once",
 		file:  "webhook.go",
-		old:   `	again, _ := c.seen.ContainsOrAdd(strings.Clone(id), struct{}{})`,
-		new:   `	again := c.seen.Contains(id)`,
+		old:   `	again, _ := c.seen.ContainsOrAdd(id, struct{}{})`,
+		new:   `	again := id == ""`,
 		tests: "TestAnEventIsAppliedOnceAndNeverAfterANewerOne|TestAnEventThatIsDeliveredManyTimesAtOnceIsAppliedOnce",
 	},
 	{
@@ -66,13 +66,13 @@ var routes = []mutant{
 		name: "an event of an unknown type is refused",
 		rule: "answered with 2xx, since Polar disables an endpoint after 10 failures",
 		file: "webhook.go",
-		old: `		c.deliver(id, sent, body)
-		w.WriteHeader(http.StatusNoContent)`,
+		old: `		w.WriteHeader(eventStatus(c.deliver(ctx, id, sent, body)))`,
 		new: `		before := c.cache.counts.eventsUnknown.Load()
-		if c.deliver(id, sent, body); c.cache.counts.eventsUnknown.Load() > before {
+		err = c.deliver(ctx, id, sent, body)
+		if c.cache.counts.eventsUnknown.Load() > before {
 			w.WriteHeader(http.StatusBadRequest)
 		}
-		w.WriteHeader(http.StatusNoContent)`,
+		w.WriteHeader(eventStatus(err))`,
 		tests: "TestSignedEventsThatMeanNothingHereAreAcknowledged",
 	},
 	{
@@ -170,7 +170,7 @@ var routes = []mutant{
 		rule:  "once per Shared: webhook ids",
 		file:  "webhook.go",
 		old:   `	if again || r != nil && !r.firstTime(id) {`,
-		new:   `	if again {`,
+		new:   `	if again || r != nil && id == "" {`,
 		tests: "TestADeliveryOutOfAQueueIsAppliedOnceByWhicheverReplica",
 	},
 	{
