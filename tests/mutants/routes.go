@@ -66,7 +66,7 @@ var routes = []mutant{
 		name: "an event of an unknown type is refused",
 		rule: "answered with 2xx, since Polar disables an endpoint after 10 failures",
 		file: "webhook.go",
-		old: `		w.WriteHeader(eventStatus(c.deliver(ctx, id, sent, body)))`,
+		old:  `		w.WriteHeader(eventStatus(c.deliver(ctx, id, sent, body)))`,
 		new: `		before := c.cache.counts.eventsUnknown.Load()
 		err = c.deliver(ctx, id, sent, body)
 		if c.cache.counts.eventsUnknown.Load() > before {
