@@ -297,6 +297,7 @@ var page = template.Must(template.New("page").Parse(`<!doctype html>
   h1 { font-size: 1.5rem; line-height: 1.25; } label { display: block; font-weight: 600; margin-top: 1rem; }
   input, textarea { width: 100%; box-sizing: border-box; font: inherit; padding: .5rem; }
   input[name=key], textarea { font-family: ui-monospace, monospace; }
+  textarea { font-size: .8rem; overflow-wrap: normal; white-space: pre; }
   button, .button { display: inline-block; font: inherit; min-height: 2.75rem; padding: .4rem 1.1rem; margin-top: 1.2rem; cursor: pointer; }
   .hint { margin: .2rem 0; font-size: .95rem; }
   [role=alert], [role=status] { border-left: .3rem solid; padding-left: .8rem; }
