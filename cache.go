@@ -16,6 +16,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/lookup"
 	"github.com/polargate/polargate/internal/pace"
@@ -54,7 +55,7 @@ type entitlementCache struct {
 	unknown *lru.Cache[cacheKey, *entry]
 	flights flight.Group
 	// keys has the license keys that customers' benefits come with; nil counts all.
-	keys *keyring
+	keys *keyring.Ring
 	// licenses are the keys, at most a few, under which a license key of an id was
 	// asked about: rotation leaves more than one.
 	licenses *lru.Cache[uuid, []string]
@@ -246,12 +247,15 @@ const (
 	// watchAgain is the pause before a re-check that brought nothing is done again, and
 	// watchUnknown where there is nothing in memory.
 	watchAgain, watchUnknown = 5 * time.Second, 30 * time.Second
+	// longAgo is how much time there was before the cache, by its clock: what other replicas
+	// know may be older than this process, and 0 means never.
+	longAgo = 10 * 365 * 24 * time.Hour
 	// unknownShare of the size of the cache is the room for unknown customers and keys.
 	unknownShare = 4
 )
 
 func newEntitlementCache(size int) (*entitlementCache, error) {
-	c := &entitlementCache{start: time.Now(), books: map[uuid]*ledger.Book{}}
+	c := &entitlementCache{start: time.Now().Add(-longAgo), books: map[uuid]*ledger.Book{}}
 	var err error
 	if c.known, err = newKnownEntries(size); err != nil {
 		return nil, err
@@ -1554,7 +1558,7 @@ func (c *entitlementCache) compose(a *answer, now clock.Local) {
 		}
 		a.limits = &next
 	}
-	a.value = *c.keys.compose(&a.value, now)
+	a.value = *c.composeKeys(&a.value, now)
 	a.freshUntil, a.staleUntil = a.limits.freshUntil, a.limits.staleUntil
 	if k := a.value.keys(); k != nil && c.keys != nil {
 		a.freshUntil, a.staleUntil = min(a.freshUntil, k.due, k.flips), min(a.staleUntil, k.flips)
@@ -1592,7 +1596,7 @@ func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, b
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
 	defer cancel()
-	c.keys.lookUp(ctx, value, before)
+	c.lookUpKeys(ctx, value, before)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
@@ -1602,7 +1606,7 @@ func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, b
 			c.compose(a, now)
 		})
 	}
-	return c.keys.compose(value, now) // it was evicted meanwhile
+	return c.composeKeys(value, now) // it was evicted meanwhile
 }
 
 // answeredBefore reports whether anything is cached about the license key of an id that Polar
@@ -1616,7 +1620,7 @@ func (c *entitlementCache) answeredBefore(id uuid, then clock.Polar) bool {
 			return true
 		}
 	}
-	return c.keys.answeredBefore(id, then)
+	return c.keys.AnsweredBefore(id, then)
 }
 
 // noteLicense keeps under which key a license key was asked about. mu is held.
@@ -1649,7 +1653,7 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []uuid, ever
 		return
 	}
 	if c.keys != nil {
-		c.keys.drop(ids, revoked)
+		c.keys.Drop(ringIDs(ids), revoked)
 	}
 	if holder != nil {
 		c.change(holder, func(a *answer) { c.compose(a, c.now()) })

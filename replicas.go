@@ -12,6 +12,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
 )
@@ -171,7 +172,9 @@ func (r *replicas) factOf(n news) []byte {
 		c.External = n.key.id
 	}
 	if v.keys() != nil {
-		c.Keys = r.cache.keys.facts(v.licenseKeyIDs(), r.polarNow())
+		for _, k := range r.cache.keys.Facts(ringIDs(v.licenseKeyIDs()), r.polarNow()) {
+			c.Keys = append(c.Keys, fact.Key{ID: uuid(k.ID).String(), Granted: k.Granted, Expires: k.Expires, At: k.At})
+		}
 	}
 	c.Benefits, c.Products, c.Meters = benefitFacts(v.grants()), v.Products(), meterFacts(v.Meters())
 	c.Subscriptions = subscriptionFacts(v.Subscriptions())
@@ -352,15 +355,26 @@ func (r *replicas) take(f fact.Fact, at clock.Polar, key cacheKey) error {
 		if err != nil {
 			return err
 		}
-		if len(f.Customer.Keys) > 0 {
-			r.cache.keys.learn(f.Customer.Keys, r.polarNow())
-		}
+		r.learnKeys(f.Customer.Keys)
 		r.cache.adopt(n, r.age(n))
 	case key.kind == byLicenseKey: // otherwise nobody has asked for it
 		n := r.newsOfLicense(f, at, key)
 		r.cache.adopt(n, r.age(n))
 	}
 	return nil
+}
+
+// learnKeys takes in what another replica knows of license keys.
+func (r *replicas) learnKeys(keys []fact.Key) {
+	var known []keyring.Fact
+	for _, k := range keys {
+		if id, ok := parseUUID(k.ID); ok {
+			known = append(known, keyring.Fact{ID: id, Granted: k.Granted, Expires: k.Expires, At: k.At})
+		}
+	}
+	if len(known) > 0 {
+		r.cache.keys.Learn(known, r.polarNow())
+	}
 }
 
 func (r *replicas) age(n news) time.Duration { return max(0, r.polarNow().Sub(n.value.at)) }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/fact"
+	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/listing"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
@@ -591,12 +592,12 @@ func (r *listReader) readKeys(ctx context.Context, found map[uuid]listedCustomer
 		}
 	}
 	for benefit, n := range count {
-		if n <= fewKeys || !isUUID(benefit) {
+		if n <= keyring.Few || !isUUID(benefit) {
 			continue
 		}
 		number := 0
 		err := r.repeat(ctx, func() (done bool, err error) {
-			last, err := ring.readListed(ctx, benefit, number+1)
+			last, err := ring.ReadListed(ctx, benefit, number+1)
 			if lacksScope(err) {
 				return true, nil // that is said elsewhere, and keys count without
 			}
@@ -610,22 +611,6 @@ func (r *listReader) readKeys(ctx context.Context, found map[uuid]listedCustomer
 		}
 	}
 	return nil
-}
-
-// readListed reads a page of a benefit's keys, whoever's they are.
-func (r *keyring) readListed(ctx context.Context, benefit string, number int) (last int, err error) {
-	r.mu.Lock()
-	r.turns++
-	asked, question := r.now(), r.turns
-	r.mu.Unlock()
-	page, err := r.page(ctx, benefit, number)
-	r.answered(err)
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for _, key := range page.keys {
-		r.store(key.id, key, asked, question)
-	}
-	return page.last, err
 }
 
 // customersOf reads a page of a list. If the organization is not known, learn is told which

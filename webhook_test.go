@@ -24,6 +24,7 @@ import (
 	"unsafe"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/seal"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -828,10 +829,12 @@ func TestRecordedEventsOfGrantsDropTheLicenseKeysThatTheyName(t *testing.T) {
 			ring := customers.cache.keys
 			id, ok := parseUUID(id)
 			require.True(t, ok)
-			ring.known.Add(id, keyFact{known: true, granted: true, expires: clock.Never})
-			require.True(t, ring.standing(id, 0).counts && !ring.standing(id, 0).urgent)
+			now := clock.PolarTime(time.Now())
+			ring.Learn([]keyring.Fact{{ID: id, Granted: true, At: now}}, now)
+			standing := func() keyring.Standing { return ring.Standings([]keyring.ID{id}, 0)[0] }
+			require.True(t, standing().Counts && !standing().Urgent)
 			customers.takeEvent(body, time.Now())
-			assert.True(t, ring.standing(id, 0).urgent, "it is to be asked about before it counts again")
+			assert.True(t, standing().Urgent, "it is to be asked about before it counts again")
 			assert.EqualValues(t, 1, customers.Stats().Events)
 		})
 	}

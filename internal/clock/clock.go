@@ -19,7 +19,7 @@ func Since(start time.Time) Local { return Local(time.Since(start)) }
 
 // After is so much later, or Never.
 func (t Local) After(d time.Duration) Local {
-	if Local(d) > Never-t {
+	if d > 0 && t > Never-Local(d) {
 		return Never
 	}
 	return t + Local(d)

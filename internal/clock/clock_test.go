@@ -13,6 +13,7 @@ func TestATimeThatIsTooLateIsNever(t *testing.T) {
 	assert.Equal(t, Local(-1), Local(2).After(-3))
 	assert.Equal(t, Never, Local(2).After(time.Duration(Never)))
 	assert.Equal(t, Never, Never.After(time.Hour))
+	assert.Equal(t, Local(-2), Local(-5).After(3), "a fact may be older than the clock")
 	assert.Equal(t, time.Duration(3), Local(5).Sub(2))
 	assert.Equal(t, Seconds(2), Local(2*time.Second+1).Seconds())
 }

@@ -191,6 +191,14 @@ var routes = []mutant{
 		tests: "TestAGrantThatIsRevokedEndsItsLicenseKeyOnEveryReplica",
 	},
 	{
+		name:  "what is older than the process is taken for asked about",
+		rule:  "what other replicas know is as old as it was there",
+		file:  "cache.go",
+		old:   `start: time.Now().Add(-longAgo)`,
+		new:   `start: time.Now().Add(-longAgo).Add(longAgo)`,
+		tests: "TestALicenseKeyThatARestartedReplicaKnowsFromOthersIsAskedAboutInTime",
+	},
+	{
 		name:  "a record holds the license key",
 		rule:  "a record holds no license key",
 		file:  "replicas.go",

@@ -1110,3 +1110,23 @@ func TestWhileNeitherPolarNorAStoreThatHasJustFailedAnswersACustomerWaitsForTheS
 		assert.Less(t, time.Since(at), time.Second, "a store that has been away for long is not waited for")
 	})
 }
+
+func TestALicenseKeyThatARestartedReplicaKnowsFromOthersIsAskedAboutInTime(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := newKeyShop(t, polartest.LicenseKey{})
+		shared := polargate.SharedInMemory()
+		before := fleet(s.Shop, 1, shared)[0]
+		s.decides(before, 200)
+		require.NoError(t, before.Close())
+		time.Sleep(time.Minute)
+		after := fleet(s.Shop, 1, shared)[0] // what it learns is older than its own clock
+		asked := s.Asked()
+		s.decides(after, 200)
+		assert.Equal(t, asked, s.Asked())
+		s.Polar.Update(s.key.ID, func(k *polartest.LicenseKey) { k.Status = "disabled" })
+		time.Sleep(5*time.Minute + time.Second)
+		s.decides(after, 200) // by what is stale
+		synctest.Wait()
+		s.decides(after, 402)
+	})
+}
