@@ -457,12 +457,16 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 	watched := &statusWriter{ResponseWriter: w}
 	served := false
 	defer func() {
-		if !served || watched.status >= 500 {
+		switch {
+		case !served || watched.status >= 500:
 			reserved.Release()
-			return
-		}
-		if err := reserved.Commit(context.WithoutCancel(r.Context()), cost.Float(), route.Spend.Usage); err != nil && err != errSettled {
-			c.seldom.Warn(c.config.Logger, "commit", "polargate: the usage of a request couldn't be stored", "error", err)
+		case route.Spend.Usage.Name == "":
+			reserved.spend()
+		default:
+			err := reserved.Commit(context.WithoutCancel(r.Context()), cost.Float(), route.Spend.Usage)
+			if err != nil && err != errSettled {
+				c.seldom.Warn(c.config.Logger, "commit", "polargate: the usage of a request couldn't be stored", "error", err)
+			}
 		}
 	}()
 	inner := r.WithContext(context.WithValue(r.Context(), reservationKey{}, reserved))

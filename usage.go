@@ -54,8 +54,17 @@ type Reservation struct {
 	joint     *ledger.Joint // nil unless replicas share what they know
 	meter     string
 	units     ledger.Units
-	settled   atomic.Bool
+	state     atomic.Int32
+	spentAt   clock.Polar // when a Route spent the units, for the time being
 }
+
+// A reservation is open until it is settled. One whose units a Route has spent without an
+// event can still be settled by the handler: some servers run it after the middleware.
+const (
+	reservationOpen = iota
+	reservationSpent
+	reservationSettled
+)
 
 // mostUnits is the most that can be spent at once.
 const mostUnits = 1e15
@@ -93,9 +102,27 @@ func (r *Reservation) rest() *Entitlements { return r.of.withBalances(r.book) }
 
 // Release gives the units back. It has no effect after Commit.
 func (r *Reservation) Release() {
-	if r != nil && r.settled.CompareAndSwap(false, true) {
+	switch {
+	case r == nil:
+	case r.state.CompareAndSwap(reservationOpen, reservationSettled):
 		r.settle(ledger.Units{}, 0, true)
+	case r.state.CompareAndSwap(reservationSpent, reservationSettled):
+		r.undo()
 	}
+}
+
+// spend takes the units off for the time being, when the handler of a Route has ended that
+// sends no event.
+func (r *Reservation) spend() {
+	r.spentAt = r.customers.cache.polarNow()
+	if r.state.CompareAndSwap(reservationOpen, reservationSpent) {
+		r.settle(r.units, r.spentAt, true)
+	}
+}
+
+// undo takes back what spend did, as far as Polar hasn't counted it.
+func (r *Reservation) undo() {
+	r.change(func(a *ledger.Account) { a.Undo(r.units, r.spentAt) })
 }
 
 var errSettled = &InputError{"reservation", "was committed or released before: reserve anew for more work"}
@@ -115,7 +142,14 @@ func (r *Reservation) Commit(ctx context.Context, used float64, usage Usage) err
 	if ctx == nil {
 		return errNilContext
 	}
-	if r == nil || !r.settled.CompareAndSwap(false, true) {
+	switch {
+	case r == nil:
+		return errSettled
+	case r.state.CompareAndSwap(reservationOpen, reservationSettled):
+	case r.state.CompareAndSwap(reservationSpent, reservationSettled):
+		r.undo()
+		r.units = ledger.Units{} // nothing is held any more
+	default:
 		return errSettled
 	}
 	return r.commit(ledger.Cost(used), usage)
@@ -179,13 +213,8 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 	if r == nil {
 		return nothing, false, err
 	}
-	at := c.cache.polarNow()
-	r.settle(r.units, at, true)
-	return func() {
-		if r.settled.CompareAndSwap(false, true) {
-			r.change(func(a *ledger.Account) { a.Undo(r.units, at) })
-		}
-	}, true, nil
+	r.spend()
+	return r.Release, true, nil
 }
 
 // overdraft is how far below zero requirements let a meter go: 0 unless one of them says so.
@@ -608,7 +637,9 @@ type reservationKey struct{}
 // ReservationFromContext returns the Reservation of a request that a Route charged by
 // Route.Spend. A handler can give the units back with Release, for example before it
 // returns an error that is written only after the Route has ended, or Commit what was
-// really used. ok is false if the request isn't charged.
+// really used. If the Route sends no event, both also work in a handler that runs after the
+// Route has ended, as with adaptors to some other servers. ok is false if the request isn't
+// charged.
 func ReservationFromContext(ctx context.Context) (r *Reservation, ok bool) {
 	r, _ = ctx.Value(reservationKey{}).(*Reservation)
 	return r, r != nil

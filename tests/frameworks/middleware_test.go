@@ -59,3 +59,49 @@ func TestAFiberHandlerBehindTheAdaptedMiddlewareFindsTheEntitlements(t *testing.
 		assert.Equal(t, http.StatusUnauthorized, response.StatusCode)
 	}
 }
+
+// Behind the adapted middleware, Fiber's handler runs when the middleware has ended.
+func TestAFiberHandlerGivesUnitsBackOrCommitsWhatWasUsed(t *testing.T) {
+	t.Parallel()
+	const meter = "aaf2bfea-ac4f-40eb-99ad-de858ccdfd97"
+	polar := polartest.New(polartest.Config{Unlimited: true})
+	polar.AddCustomer(polartest.Customer{ExternalID: someone(0), Meters: []polartest.Meter{{MeterID: meter, CreditedUnits: 100}}})
+	customers, err := polargate.NewCustomers(polargate.CustomersConfig{AccessToken: polar.AddToken(polartest.Token{}), BaseURL: polar.URL(), HTTPClient: polar.Client()})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = customers.Close() })
+	spending := customers.Route(polargate.Route{
+		Customer: func(*http.Request) polargate.CustomerRef { return polargate.ExternalID(someone(0)) },
+		Spend:    polargate.Cost{MeterID: meter, Units: 10},
+	})
+
+	app := fiber.New()
+	app.Use(adaptor.HTTPMiddleware(spending))
+	app.Get("/ok", func(fiber.Ctx) error { return nil })
+	app.Get("/fails", func(c fiber.Ctx) error {
+		reserved, ok := polargate.ReservationFromContext(c)
+		assert.True(t, ok)
+		reserved.Release()
+		reserved.Release()
+		return fiber.ErrBadGateway
+	})
+	app.Get("/more", func(c fiber.Ctx) error {
+		reserved, _ := polargate.ReservationFromContext(c)
+		return reserved.Commit(c, 25, polargate.Usage{Name: "call"})
+	})
+	left := 100.0
+	for _, ask := range []struct {
+		path         string
+		status, cost int
+	}{{"/ok", 200, 10}, {"/fails", 502, 0}, {"/more", 200, 25}, {"/ok", 200, 10}} {
+		response, err := app.Test(httptest.NewRequest(http.MethodGet, ask.path, nil))
+		require.NoError(t, err)
+		_ = response.Body.Close()
+		assert.Equal(t, ask.status, response.StatusCode, ask.path)
+		left -= float64(ask.cost)
+		have, err := customers.Entitlements(t.Context(), polargate.ExternalID(someone(0)))
+		require.NoError(t, err)
+		m, _ := have.Meter(meter)
+		assert.InDelta(t, left, m.Balance, 0, ask.path)
+	}
+	assert.Equal(t, 1, customers.Stats().Usage.Waiting)
+}
