@@ -74,6 +74,26 @@ var leases = []mutant{
 		tests: "TestAClockThatIsSetBackBuysALeaseNoTime",
 	},
 	{
+		name: "a login page gives a lease back",
+		rule: "only the issuer's own answer ends a lease",
+		file: "leases.go",
+		old: `	if op == opDeactivate {
+		want = http.StatusNoContent`,
+		new: `	if op == opDeactivate && resp.StatusCode != http.StatusOK {
+		want = http.StatusNoContent`,
+		tests: "TestAWebPageInsteadOfTheLicenseServerReleasesNothing",
+	},
+	{
+		name: "each heartbeat asks Polar for itself",
+		rule: "heartbeats that fall together ask once, and don't wait for a Polar that hangs",
+		file: "lease/issuer/issuer.go",
+		old: `	if !due {
+		return a, nil // somebody else has asked`,
+		new: `	if !due && grace == due {
+		return a, nil // somebody else has asked`,
+		tests: "TestHeartbeatsThatComeTogetherAskPolarOnceAndDoNotWaitForIt",
+	},
+	{
 		name:  "one holder more than there are places",
 		rule:  "a pool has no more holders than places",
 		file:  "lease/issuer/pool.go",
