@@ -97,7 +97,8 @@ const (
 	keyKinds
 )
 
-// entry is what is cached of one customer or key. What it serves is one immutable answer,
+// entry is what is cached of one customer or key. A customer is the one in its answer, which
+// never becomes another's. What it serves is one immutable answer,
 // which is read without a lock and swapped under the lock of the cache; the other fields
 // that are not atomic are guarded by that lock.
 type entry struct {
@@ -111,8 +112,6 @@ type entry struct {
 	// answered last.
 	event, answered clock.Polar
 	told, asked     clock.Local
-	book            *ledger.Book // nil until something is spent
-	id              uuid         // Polar's, of a customer
 }
 
 // answer is what an entry serves, and for how long. It is immutable. What each look-up
@@ -126,12 +125,35 @@ type answer struct {
 	// doubtAt: a refusal by this answer has Polar asked again from then on. memoryUntil:
 	// served without asking while others are turned away.
 	doubtAt, memoryUntil clock.Local
+	// rare is nil in most.
+	rare *rarities
+}
+
+// rarities are what few answers have.
+type rarities struct {
 	// limits are set if rights end with license keys.
 	limits *limits
 	// failure is that of the last question, if that had no answer.
 	failure *failure
 	// book has what was spent of the customer's meters; nil if nothing was.
 	book *ledger.Book
+}
+
+var noRarities rarities
+
+// more is what few answers have; never nil.
+func (a *answer) more() *rarities {
+	if a.rare == nil {
+		return &noRarities
+	}
+	return a.rare
+}
+
+// note changes what few answers have, before anybody else has seen this one.
+func (a *answer) note(change func(*rarities)) {
+	next := *a.more()
+	change(&next)
+	a.rare = &next
 }
 
 // limits are how long an answer would count but for the license keys in it; when the license
@@ -300,7 +322,7 @@ func (c *entitlementCache) find(key cacheKey) (*entry, *answer) {
 func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
 	now := c.now()
 	a := c.known.use(key, now)
-	if a == nil || now >= a.freshUntil || c.distrusted.Load() || a.book.Changed() {
+	if a == nil || now >= a.freshUntil || c.distrusted.Load() || a.more().book.Changed() {
 		return nil, false
 	}
 	c.counts.hits.Add()
@@ -336,8 +358,8 @@ func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*Entitleme
 		c.counts.served[cacheGrace].Add(1)
 		return c.serving(e, now), nil
 	}
-	if a.failure != nil && now < a.failure.until {
-		return c.staleOnError(key, a.failure.err)
+	if a.more().failure != nil && now < a.more().failure.until {
+		return c.staleOnError(key, a.more().failure.err)
 	}
 	return c.renew(ctx, key, unlessFresh)
 }
@@ -346,7 +368,7 @@ func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*Entitleme
 // another: who can be served from memory does not wait for the next try, which may take
 // as long to fail.
 func (c *entitlementCache) inOutage(kind keyKind, a *answer, now clock.Local) bool {
-	if a.failure != nil && now < a.failure.retryAt.After(outageLasts) {
+	if a.more().failure != nil && now < a.more().failure.retryAt.After(outageLasts) {
 		return true
 	}
 	return c.outageOf(kind, now) != nil
@@ -390,7 +412,8 @@ func (c *entitlementCache) recheck(ctx context.Context, key cacheKey, last *Enti
 func (c *entitlementCache) hasSpent(e *entry) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return e.book != nil && e.book.SpentLately()
+	book := e.answer.Load().more().book
+	return book != nil && book.SpentLately()
 }
 
 // mayAsk reports whether a question can be asked that could wait: not while customers
@@ -451,7 +474,7 @@ func (c *entitlementCache) staleOnError(key cacheKey, err error) (*Entitlements,
 		c.turnedAway(key.kind, err, now)
 		return nil, err
 	}
-	if a.limits != nil && now >= a.limits.expires {
+	if a.more().limits != nil && now >= a.more().limits.expires {
 		return refusedKey(ErrExpired), nil // that is certain without Polar
 	}
 	if now < a.graceUntil {
@@ -734,7 +757,7 @@ func (c *entitlementCache) begin(key cacheKey, when urgency) (asked clock.Local)
 
 // refreshBehind asks Polar without anybody waiting, unless others need the request.
 func (c *entitlementCache) refreshBehind(key cacheKey, e *entry, now clock.Local, when urgency) {
-	last := e.answer.Load().failure
+	last := e.answer.Load().more().failure
 	if last != nil && now < last.retryAt || !e.refreshing.CompareAndSwap(false, true) {
 		return
 	}
@@ -779,7 +802,7 @@ func (c *entitlementCache) failed(key cacheKey, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e, _ := c.known.find(key); e != nil {
-		c.change(e, func(a *answer) { a.failure = &failure{lately, now.After(pause)} })
+		c.change(e, func(a *answer) { a.note(func(r *rarities) { r.failure = &failure{lately, now.After(pause)} }) })
 	}
 }
 
@@ -857,14 +880,14 @@ func (c *entitlementCache) newEntry(key cacheKey, value *Entitlements) (e *entry
 			c.unknown.Remove(key)
 		}
 	}
-	e = &entry{id: value.customer}
+	e = &entry{}
 	return e, func() { c.addCustomer(e) }
 }
 
 // addCustomer has a new entry found by Polar's id. mu is held.
 func (c *entitlementCache) addCustomer(e *entry) {
 	c.known.addCustomer(e)
-	c.unknown.Remove(cacheKey{byPolarID, e.id.String()})
+	c.unknown.Remove(cacheKey{byPolarID, e.value().customer.String()})
 }
 
 // claim has an entry found by the external id in its answer too, if customers can be asked
@@ -968,15 +991,15 @@ func (c *entitlementCache) askedBefore(key cacheKey, then clock.Local) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.entryOf(key)
-	return e != nil && e.asked < then && e.answer.Load().failure == nil
+	return e != nil && e.asked < then && e.answer.Load().more().failure == nil
 }
 
 // expire has the next request ask. mu is held.
 func (c *entitlementCache) expire(e *entry) {
 	c.change(e, func(a *answer) {
 		a.freshUntil, a.staleUntil, a.memoryUntil = 0, 0, 0
-		if a.limits != nil {
-			a.limits = &limits{expires: a.limits.expires, end: a.limits.end}
+		if a.more().limits != nil {
+			a.note(func(r *rarities) { r.limits = &limits{expires: r.limits.expires, end: r.limits.end} })
 		}
 	})
 }
@@ -984,8 +1007,13 @@ func (c *entitlementCache) expire(e *entry) {
 // set makes a value of that age the one that an entry serves, from now on. mu is held.
 func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration) {
 	now := c.now()
-	value = c.observe(e, value)
 	last := e.value()
+	if last != nil && !value.known && value.customer == (uuid{}) && value.own == nil {
+		gone := *value // Polar has no such customer any more, and does not repeat the id
+		gone.customer = last.customer
+		value = &gone
+	}
+	value = c.observe(value)
 	nothingNew := last != nil && last.allowsTheSame(value)
 	pause := c.settlePause(e, nothingNew)
 	fresh, stale, grace := c.freshFor, c.staleFor, c.graceFor
@@ -1014,10 +1042,12 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 		graceUntil:  now.After(max(fresh, stale, grace) - age),
 		memoryUntil: now.After(min(max(fresh, stale, yieldsFor), max(fresh, stale, grace)) - age),
 		doubtAt:     now.After(pause),
-		book:        e.book,
+	}
+	if book := c.books[value.account()]; book != nil {
+		a.note(func(r *rarities) { r.book = book })
 	}
 	if expires != clock.Never || end != clock.Never || value.keys() != nil {
-		a.limits = &limits{a.freshUntil, a.staleUntil, expires, end}
+		a.note(func(r *rarities) { r.limits = &limits{a.freshUntil, a.staleUntil, expires, end} })
 		c.compose(&a, now)
 	}
 	if last != nil && last.external != value.external {
@@ -1187,7 +1217,7 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 	n.doubtful = n.doubtful || outdated
 	isNew := e == nil
 	if isNew {
-		e = &entry{id: value.customer}
+		e = &entry{}
 	}
 	if !n.shared {
 		n.at = eventAt(value.at, e.answered)
@@ -1269,7 +1299,7 @@ func (c *entitlementCache) all() (keys []cacheKey) {
 }
 
 // polarKey is the key of a customer by Polar's id.
-func (e *entry) polarKey() cacheKey { return cacheKey{byPolarID, e.id.String()} }
+func (e *entry) polarKey() cacheKey { return cacheKey{byPolarID, e.value().customer.String()} }
 
 // noteChecked notes that entries were checked after a gap.
 func (c *entitlementCache) noteChecked(gap uint32, keys ...cacheKey) {
@@ -1315,46 +1345,51 @@ func (c *entitlementCache) noteOlderEvent(e *entry, at clock.Polar, now clock.Lo
 
 // observe has a customer's book take in what Polar counted, and gives the value with what is
 // left by that. mu is held.
-func (c *entitlementCache) observe(e *entry, value *Entitlements) *Entitlements {
-	if e.book == nil {
-		e.book = c.books[e.id]
-	}
-	if e.book == nil {
+func (c *entitlementCache) observe(value *Entitlements) *Entitlements {
+	book := c.books[value.account()]
+	if book == nil {
 		return value
 	}
 	now, newest := c.polarNow(), true
 	if value.unread&listOfMeters == 0 {
-		for _, meter := range e.book.Meters() {
+		for _, meter := range book.Meters() {
 			i := value.meter(meter)
-			if i >= 0 && !e.book.Observe(meter, value.count(i), now) {
+			if i >= 0 && !book.Observe(meter, value.count(i), now) {
 				newest = false // it came out of a cache of Polar's
 			}
 			if i >= 0 && c.counted != nil {
-				c.counted(e.id, meter)
+				c.counted(value.account(), meter)
 			}
 		}
-		e.book.Answered()
+		book.Answered()
 	}
-	if newest && e.book.Retire(now) {
-		delete(c.books, e.id)
-		e.book = nil
+	if newest && book.Retire(now) {
+		delete(c.books, value.account())
 		return value
 	}
-	e.book.Shown()
-	return value.withBalances(e.book)
+	book.Shown()
+	return value.withBalances(book)
+}
+
+// account is the customer whose meters are in these entitlements; zero for a license key's.
+func (e *Entitlements) account() uuid {
+	if e.particulars().license != nil {
+		return uuid{}
+	}
+	return e.customer
 }
 
 // balanced is what an entry serves, with what is left on meters by now.
 func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
-	if !a.book.Changed() {
+	if !a.more().book.Changed() {
 		return a
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.change(e, func(a *answer) {
-		if a.book != nil {
-			a.book.Shown()
-			a.value = *a.value.withBalances(a.book)
+		if a.more().book != nil {
+			a.more().book.Shown()
+			a.value = *a.value.withBalances(a.more().book)
 		}
 	})
 	return e.answer.Load()
@@ -1366,7 +1401,7 @@ func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
 func (c *entitlementCache) hold(key cacheKey, last *Entitlements, meter string, units, floor ledger.Units) (book *ledger.Book, held bool) {
 	now := c.polarNow()
 	if _, a := c.known.find(key); a != nil {
-		book = a.book
+		book = a.more().book
 	}
 	for {
 		outcome := ledger.Gone
@@ -1411,9 +1446,8 @@ func (c *entitlementCache) bookFor(id uuid, e *entry, last *Entitlements, meter 
 		book.Open(meter, count, i >= 0)
 		c.books[id] = book
 	}
-	if e != nil && e.book != book {
-		e.book = book
-		c.change(e, func(a *answer) { a.book = book })
+	if e != nil && e.answer.Load().more().book != book {
+		c.change(e, func(a *answer) { a.note(func(r *rarities) { r.book = book }) })
 	}
 	return book
 }
@@ -1521,11 +1555,11 @@ func (c *entitlementCache) nextWatch(key cacheKey) time.Duration {
 	switch left := a.freshUntil.Sub(now); {
 	case left <= 0: // asked about in the background, or nobody can be asked
 		again := watchAgain/2 + rand.N(watchAgain)
-		if a.limits != nil && a.limits.end > now {
-			again = min(again, a.limits.end.Sub(now))
+		if a.more().limits != nil && a.more().limits.end > now {
+			again = min(again, a.more().limits.end.Sub(now))
 		}
 		return again
-	case a.limits != nil: // it ends then, and not a moment later
+	case a.more().limits != nil: // it ends then, and not a moment later
 		return left
 	default:
 		return left + rand.N(watchSpread)
@@ -1547,19 +1581,19 @@ func (c *entitlementCache) close() {
 // compose makes of an answer what it is as far as license keys let it, for as long as
 // nothing changes about them. mu is held.
 func (c *entitlementCache) compose(a *answer, now clock.Local) {
-	if a.limits == nil {
+	if a.more().limits == nil {
 		return
 	}
-	for now >= a.limits.end {
-		at, next := a.value.nextEnd(), *a.limits
+	for now >= a.more().limits.end {
+		at, next := a.value.nextEnd(), *a.more().limits
 		a.value = *a.value.endedBy(at)
 		if next.end = clock.Never; a.value.nextEnd() != 0 {
-			next.end = a.limits.end.After(a.value.nextEnd().Sub(at))
+			next.end = a.more().limits.end.After(a.value.nextEnd().Sub(at))
 		}
-		a.limits = &next
+		a.note(func(r *rarities) { r.limits = &next })
 	}
 	a.value = *c.composeKeys(&a.value, now)
-	a.freshUntil, a.staleUntil = a.limits.freshUntil, a.limits.staleUntil
+	a.freshUntil, a.staleUntil = a.more().limits.freshUntil, a.more().limits.staleUntil
 	if k := a.value.keys(); k != nil && c.keys != nil {
 		a.freshUntil, a.staleUntil = min(a.freshUntil, k.due, k.flips), min(a.staleUntil, k.flips)
 		if k.urgent {
@@ -1571,7 +1605,7 @@ func (c *entitlementCache) compose(a *answer, now clock.Local) {
 // serving is what an entry serves, less what has ended by itself.
 func (c *entitlementCache) serving(e *entry, now clock.Local) *Entitlements {
 	a := e.answer.Load()
-	if a.limits == nil || now < a.limits.end && (a.value.keys() == nil || now < a.value.keys().flips) {
+	if a.more().limits == nil || now < a.more().limits.end && (a.value.keys() == nil || now < a.value.keys().flips) {
 		return &a.value
 	}
 	c.mu.Lock()
@@ -1582,7 +1616,7 @@ func (c *entitlementCache) serving(e *entry, now clock.Local) *Entitlements {
 // stateOf is a customer's state if it is fresh, and only license keys are to be asked about.
 func (c *entitlementCache) stateOf(key cacheKey) (*Entitlements, bool) {
 	_, a := c.known.find(key)
-	if a == nil || c.keys == nil || a.value.keys() == nil || c.now() >= a.limits.freshUntil {
+	if a == nil || c.keys == nil || a.value.keys() == nil || c.now() >= a.more().limits.freshUntil {
 		return nil, false
 	}
 	return &a.value, true
@@ -1704,7 +1738,7 @@ func hashOf(text string) uint64 { return maphash.String(indexSeed, text) }
 func hashOfID(id uuid) uint64 { return maphash.Bytes(indexSeed, id[:]) }
 
 func newKnownEntries(size int) (k knownEntries, err error) {
-	if k.customers, err = lookup.NewCache(size, func(e *entry) uint64 { return hashOfID(e.id) }); err != nil {
+	if k.customers, err = lookup.NewCache(size, func(e *entry) uint64 { return hashOfID(e.value().customer) }); err != nil {
 		return k, err
 	}
 	k.aliases = lookup.NewTable(func(a *answer) uint64 { return hashOf(a.value.external) })
@@ -1747,7 +1781,7 @@ func (k *knownEntries) use(key cacheKey, now clock.Local) *answer {
 			})
 	case byPolarID:
 		if id, ok := parseUUID(key.id); ok {
-			if e := k.customers.Use(hashOfID(id), period, func(e *entry) bool { return e.id == id }, k.customers.Touch); e != nil {
+			if e := k.customers.Use(hashOfID(id), period, func(e *entry) bool { return e.value().customer == id }, k.customers.Touch); e != nil {
 				return e.answer.Load()
 			}
 		}
@@ -1769,7 +1803,7 @@ func (k *knownEntries) swap(e *entry, next *answer) {
 }
 
 func (k *knownEntries) byID(id uuid) *entry {
-	return k.customers.Find(hashOfID(id), func(e *entry) bool { return e.id == id })
+	return k.customers.Find(hashOfID(id), func(e *entry) bool { return e.value().customer == id })
 }
 
 func (k *knownEntries) byExternalID(id string) *entry {

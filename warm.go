@@ -571,7 +571,7 @@ func (c *entitlementCache) expireUnlisted(then clock.Local, isListed func(uuid) 
 	c.known.customers.Each(func(e *entry) {
 		value := e.value()
 		has := value.known && (len(value.grants()) > 0 || len(value.plan().products) > 0 || len(value.plan().meters) > 0)
-		if has && e.asked < then && e.told < then && !isListed(e.id) {
+		if has && e.asked < then && e.told < then && !isListed(value.customer) {
 			c.expire(e)
 		}
 	})
