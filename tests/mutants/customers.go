@@ -170,7 +170,9 @@ var customers = []mutant{
 		file: "cache.go",
 		old:  `		return e, func() { c.unknown.Add(key, e) }`,
 		new: `		return e, func() {
-			e.id = uuid(append(make([]byte, 0, 24), key.id+"----------------"...)[:16])
+			c.change(e, func(a *answer) {
+				a.value.customer = uuid(append(make([]byte, 0, 24), key.id+"----------------"...)[:16])
+			})
 			c.known.addCustomer(e)
 			c.known.customers.Touch(e)
 		}`,
