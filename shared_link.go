@@ -17,13 +17,12 @@ import (
 	"github.com/polargate/polargate/internal/resend"
 )
 
-// sharedLink is a Shared as Customers use it: every call is bounded, and left out while
-// the store is away; records are sealed; what could not be put, or may have been lost
-// with a server, is put again when the store is back; and listening begins anew whenever
-// it ends.
+// sharedLink is a Shared as Customers use it. It bounds every call, and makes none while the
+// store is away. It seals records. It puts records again when the store is back: those that
+// it could not put, and those that a server may have lost. It listens again whenever
+// listening ends.
 //
-// An error of any of its methods means that the caller goes on without the store, as
-// without one.
+// If a method returns an error, the caller goes on as if there were no store.
 type sharedLink struct {
 	config  sharedLinkConfig
 	boxes   []*envelope.Box // the first seals, all open
@@ -54,53 +53,54 @@ type sharedLinkConfig struct {
 	Store Shared
 	// Purpose is what the records are about, such as an organization's id.
 	Purpose string
-	// Secrets seal the records: the first those that are written, all those that are
-	// read. None is one secret that everybody knows.
+	// Secrets seal the records. The first one seals what is written; each of them opens
+	// what is read. Without any, the secret is one that everybody knows.
 	Secrets []string
 	// Budget is what requests are taken from.
 	Budget SharedBudget
-	// ClaimFor is when the claim of a replica that died ends; 0 means 10 seconds.
+	// ClaimFor is how long the claim of a replica lasts that has died. 0 means 10 seconds.
 	ClaimFor time.Duration
-	// Bound is how long a call waits for the store at most; 0 means 300 milliseconds.
+	// Bound is how long a call waits for the store. 0 means 300 milliseconds.
 	Bound  time.Duration
 	Logger *slog.Logger
-	// Holder names the replica; empty means a name of its own, as it should be.
+	// Holder names the replica. Empty means a random name, which is best.
 	Holder string
 }
 
 const (
-	// linkBound is how long a call waits for the store, unless it is said otherwise.
+	// linkBound is how long a call waits for the store by default.
 	linkBound = 300 * time.Millisecond
-	// linkMaxPause is how long a store that failed is left alone at most.
+	// linkMaxPause is the longest pause after the store has failed.
 	linkMaxPause = 2 * time.Second
 	// claimFor outlasts a request to Polar with one retry.
 	claimFor = 10 * time.Second
-	// pollClaim is how often a record is looked for that another replica asks for, if
-	// no hint tells of it.
+	// pollClaim is how often to look for a record that another replica has claimed, in
+	// case no hint comes.
 	pollClaim = 200 * time.Millisecond
-	// safeAfter is how long after it was put a record may still be lost, with a server
-	// that fails before it has told its replica.
+	// safeAfter is how long a record can still be lost after it was put, because the server
+	// fails before it has copied it.
 	safeAfter = 30 * time.Second
 	// maxKept bounds the memory for records that are to be put again, in bytes.
 	maxKept = 32 << 20
-	// beatEvery and beatLasts are how replicas are known to be there.
+	// beatEvery is how often a replica says that it is there, and beatLasts how long that
+	// counts.
 	beatEvery = 10 * time.Second
 	beatLasts = 35 * time.Second
-	// mergeEvery is how often it is tried to put what could not be put.
+	// mergeEvery is the pause before records that could not be put are tried again.
 	mergeEvery = 500 * time.Millisecond
 	// linkBatch is how many records are read by one call at most, and putBatch how many are
 	// put: few enough for a slow disk.
 	linkBatch, putBatch = 500, 100
 )
 
-// sharedName is what a thing is called in the store: by the first secret, and by the
-// others.
+// sharedName is the name of a record or a value in the store: that by the first secret, and
+// those by the others.
 type sharedName struct {
 	key  string
 	also []string
 }
 
-// sharedFact is a record, opened.
+// sharedFact is an opened record.
 type sharedFact struct {
 	Name sharedName // only its key, in one that was read
 	At   time.Time
@@ -151,7 +151,7 @@ func (l *sharedLink) close() {
 	l.work.Wait()
 }
 
-// goBehind does something that nobody waits for but close.
+// goBehind starts work in the background, which close waits for.
 func (l *sharedLink) goBehind(do func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -160,8 +160,8 @@ func (l *sharedLink) goBehind(do func()) {
 	}
 }
 
-// isFault reports whether an error shows that the store is failing. A call that cannot
-// be right proves nothing of it.
+// isFault reports whether an error shows that the store is failing. A mistake of the caller
+// doesn't show that.
 func (l *sharedLink) isFault(err error) bool {
 	if _, wrong := errors.AsType[*InputError](err); wrong {
 		return false
@@ -189,7 +189,7 @@ func linkCall[T any](ctx context.Context, l *sharedLink, call func(context.Conte
 	return breaker.Do(ctx, &l.breaker, call)
 }
 
-// name is what a thing of that kind and id is called in the store.
+// name is the name of what has that kind and id.
 func (l *sharedLink) name(kind, id string) sharedName {
 	name := sharedName{key: l.boxes[0].Name(kind, id)}
 	for _, box := range l.boxes[1:] {
@@ -198,8 +198,8 @@ func (l *sharedLink) name(kind, id string) sharedName {
 	return name
 }
 
-// openName is a name that does not depend on the secrets, for what is no secret and must
-// have one name while they are replaced.
+// openName is a name that doesn't depend on the secrets. It is for what isn't secret, and
+// needs the same name on all replicas while secrets are replaced.
 func (l *sharedLink) openName(kind, id string) sharedName {
 	return sharedName{key: l.open.Name(kind, id)}
 }
@@ -216,15 +216,15 @@ func (l *sharedLink) awayFor() time.Duration {
 	return time.Since(since)
 }
 
-// hint tells all who listen of a name.
+// hint tells all replicas that something under this name is new.
 func (l *sharedLink) hint(ctx context.Context, name sharedName) {
 	_, _ = linkCall(ctx, l, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, l.config.Store.Hint(ctx, name.key)
 	})
 }
 
-// openRecord reads a record. One that cannot be read is counted and removed, since it
-// would be in the way of those that can for as long as its time says.
+// openRecord opens a record. If that fails, the record is counted and removed. Otherwise its
+// time could keep younger records from being stored.
 func (l *sharedLink) openRecord(r SharedRecord) (sharedFact, bool) {
 	if r.Key == "" {
 		return sharedFact{}, false
@@ -255,7 +255,7 @@ func (l *sharedLink) cannotRead(what string, err error) {
 	})
 }
 
-// sharedAsk is what a look-up came to.
+// sharedAsk is the result of a look-up.
 type sharedAsk struct {
 	Fact  sharedFact // if Known, also when it is older than asked
 	Known bool
@@ -267,9 +267,9 @@ type sharedAsk struct {
 	Turn SharedTurn // why the budget refused, if nothing else is set
 }
 
-// lookup looks for a record, and takes the claim to ask Polar if there is none that is
-// young enough, in one round trip. While another replica has the claim it waits, until
-// ctx ends or the claim does.
+// lookup looks for a record that is young enough. If there is none, it takes the claim to ask
+// Polar, in the same round trip. If another replica has the claim, lookup waits for its record
+// until ctx or the claim ends.
 func (l *sharedLink) lookup(ctx context.Context, name sharedName, notBefore time.Time, keep int) (sharedAsk, error) {
 	news := make(chan struct{}, 1)
 	defer l.await(name.key, news)()
@@ -316,7 +316,7 @@ func (l *sharedLink) lookup(ctx context.Context, name sharedName, notBefore time
 	}
 }
 
-// await has a channel told of hints about a key, until stop is called.
+// await sends to a channel when a hint about a key comes, until stop is called.
 func (l *sharedLink) await(key string, news chan struct{}) (stop func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -333,7 +333,8 @@ func (l *sharedLink) await(key string, news chan struct{}) (stop func()) {
 	}
 }
 
-// get reads records, by all their names; of each thing the youngest that can be read.
+// get reads the youngest readable record under each name. The result is keyed by the name
+// that the first secret gives.
 func (l *sharedLink) get(ctx context.Context, names ...sharedName) (facts map[string]sharedFact, err error) {
 	facts = make(map[string]sharedFact, len(names))
 	first := map[string]string{}
@@ -363,8 +364,8 @@ func (l *sharedLink) get(ctx context.Context, names ...sharedName) (facts map[st
 	return facts, nil
 }
 
-// put seals facts and puts them, ends this replica's claims on them, and gives those that
-// are younger instead. What cannot be put now is put when the store is back.
+// put seals facts, stores them, and ends this replica's claims on them. It returns the facts
+// in the store that are younger. Facts that can't be put now are put when the store is back.
 func (l *sharedLink) put(ctx context.Context, facts ...sharedFact) (younger []sharedFact, err error) {
 	records := make([]SharedRecord, 0, len(facts))
 	for _, fact := range facts {
@@ -393,7 +394,7 @@ func (l *sharedLink) put(ctx context.Context, facts ...sharedFact) (younger []sh
 	return younger, err
 }
 
-// send puts records that are kept.
+// send puts records in small batches.
 func (l *sharedLink) send(ctx context.Context, records []SharedRecord) (younger []SharedRecord, err error) {
 	for len(records) > 0 {
 		part := records[:min(len(records), putBatch)]
@@ -419,8 +420,8 @@ func resendable(records []SharedRecord) []resend.Record {
 	return all
 }
 
-// merge puts what is kept again, until it is put, and tells of what is younger in the
-// store.
+// merge puts all kept records again until that works. It tells listeners about records in the
+// store that are younger.
 func (l *sharedLink) merge() {
 	l.mu.Lock()
 	l.again = true
@@ -463,7 +464,7 @@ func (l *sharedLink) merge() {
 	})
 }
 
-// release ends this replica's claims, for who got no answer.
+// release ends this replica's claims, because it got no answer from Polar.
 func (l *sharedLink) release(ctx context.Context, names ...sharedName) error {
 	keys := make([]string, len(names))
 	for i, name := range names {
@@ -475,7 +476,7 @@ func (l *sharedLink) release(ctx context.Context, names ...sharedName) error {
 	return err
 }
 
-// take takes units of the budget, and leaves as many for others.
+// take takes units of the budget, if at least keep are left for others.
 func (l *sharedLink) take(ctx context.Context, units, keep int) (SharedTurn, error) {
 	budget := l.config.Budget
 	budget.Units, budget.Keep = units, keep
@@ -484,7 +485,7 @@ func (l *sharedLink) take(ctx context.Context, units, keep int) (SharedTurn, err
 	})
 }
 
-// pause has all replicas wait, because Polar asked for it.
+// pause makes all replicas wait, because Polar asked for it.
 func (l *sharedLink) pause(ctx context.Context, d time.Duration) error {
 	_, err := linkCall(ctx, l, func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, l.config.Store.Pause(ctx, l.config.Budget.Name, min(d, maxPause))
@@ -492,20 +493,20 @@ func (l *sharedLink) pause(ctx context.Context, d time.Duration) error {
 	return err
 }
 
-// share is this replica's part of n while the store is away: as if the replicas that
-// were there last had the same.
+// share is this replica's part of n while the store is away: an equal part for each replica
+// that was there last.
 func (l *sharedLink) share(n int) int {
 	return max(n/int(max(l.replicas.Load(), 1)), 1)
 }
 
-// sharedState is a value, opened.
+// sharedState is an opened value.
 type sharedState struct {
 	Version string
 	Data    []byte
 }
 
-// openValue reads a value. One that cannot be read is as good as none, but for its
-// version, which the next Swap has to name.
+// openValue opens a value. One that can't be opened counts as none, but its version is kept:
+// the next Swap has to name it.
 func (l *sharedLink) openValue(key string, v SharedValue) sharedState {
 	if v.Version == "" {
 		return sharedState{}
@@ -519,7 +520,7 @@ func (l *sharedLink) openValue(key string, v SharedValue) sharedState {
 	return sharedState{Version: v.Version}
 }
 
-// load reads a value. A value has one name, by the first secret: it is begun anew when
+// load reads a value. Its name is the one by the first secret, so values start again when
 // the secret is replaced.
 func (l *sharedLink) load(ctx context.Context, name sharedName) (sharedState, error) {
 	value, err := linkCall(ctx, l, func(ctx context.Context) (SharedValue, error) {
@@ -528,7 +529,8 @@ func (l *sharedLink) load(ctx context.Context, name sharedName) (sharedState, er
 	return l.openValue(name.key, value), err
 }
 
-// swap replaces a value if it is of that version still, and gives the one that is there.
+// swap replaces a value if it still has that version. It returns the value that is there
+// afterwards.
 func (l *sharedLink) swap(ctx context.Context, name sharedName, version string, data []byte, ttl time.Duration) (now sharedState, swapped bool, err error) {
 	sealed := []byte(nil)
 	if len(data) > 0 {
@@ -553,8 +555,8 @@ func (l *sharedLink) swap(ctx context.Context, name sharedName, version string, 
 	return l.openValue(name.key, o.value), false, nil
 }
 
-// listen has heard told of records that changed, and of gaps, also of the one after the
-// store was away, until close. It must not be called after close.
+// listen calls heard with the keys of records that changed, and with gaps, until close. There
+// is a gap after the store was away, too. It must not be called after close.
 func (l *sharedLink) listen(heard func(keys []string, gap bool)) {
 	l.mu.Lock()
 	l.heard = append(l.heard, heard)
@@ -604,7 +606,7 @@ func (l *sharedLink) beat() {
 	}
 }
 
-// spread hands on what was heard.
+// spread passes on what the store told.
 func (l *sharedLink) spread(keys []string, gap bool) {
 	if gap {
 		l.merge()
@@ -646,13 +648,13 @@ func wakeAll(waiting map[chan struct{}]struct{}) {
 type sharedLinkStats struct {
 	// Away is since when the store has been failing; zero if it is not.
 	Away time.Time
-	// Unreadable counts what was in the store and could not be read; Lost the records
-	// that stay this replica's own: they are too large, or could not be put for so long
-	// that they were given up.
+	// Unreadable counts what was in the store and could not be read. Lost counts records
+	// that other replicas never get: they are too large, or there was no room to keep them
+	// until the store is back.
 	Unreadable, Lost int64
 	// Waiting is how many records wait for the store to be back.
 	Waiting int
-	// Replicas is how many there were when that was last known.
+	// Replicas is the last known number of replicas.
 	Replicas int
 	// LastHint is when the store last told of a change, or of a gap.
 	LastHint time.Time
