@@ -44,8 +44,8 @@ var customers = []mutant{
 		name:  "a subscription that was canceled lives on in grace",
 		rule:  "a right whose end is known ends then, also while Polar is away",
 		file:  "cache.go",
-		old:   `	for now >= a.limits.end {`,
-		new:   `	for now >= a.limits.end && now < a.limits.freshUntil {`,
+		old:   `	for now >= a.more().limits.end {`,
+		new:   `	for now >= a.more().limits.end && now < a.more().limits.freshUntil {`,
 		tests: "TestASubscriptionThatWasCanceledEndsWhenPolarSaidAlsoWhilePolarIsAway",
 	},
 	{
