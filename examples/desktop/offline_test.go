@@ -9,7 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -26,17 +25,7 @@ type licenseServer struct{ url, organization, keys, key string }
 
 func startLicenseServer(t *testing.T) licenseServer {
 	t.Helper()
-	tool, err := exec.LookPath("go")
-	if err != nil {
-		t.Skip("this needs the go command")
-	}
-	binary := filepath.Join(t.TempDir(), "licenseserver")
-	if runtime.GOOS == "windows" {
-		binary += ".exe"
-	}
-	said, err := exec.Command(tool, "build", "-o", binary, "../licenseserver").CombinedOutput()
-	require.NoError(t, err, "%s", said)
-	cmd := exec.Command(binary)
+	cmd := exec.Command(licenseServerBinary)
 	cmd.Env = append(os.Environ(), "ADDR=127.0.0.1:0", "POLAR_ACCESS_TOKEN=")
 	out, err := cmd.StdoutPipe()
 	require.NoError(t, err)
