@@ -47,7 +47,7 @@ func offlineCustomers(t *testing.T, change ...func(*CustomersConfig)) *Customers
 		HTTPClient: &http.Client{Transport: oneAnswer(func() *http.Response {
 			return &http.Response{StatusCode: 503, Body: http.NoBody, Header: http.Header{}}
 		})},
-		Timeout: 50 * time.Millisecond,
+		Timeout: 200 * time.Millisecond,
 	}
 	for _, c := range change {
 		c(&config)

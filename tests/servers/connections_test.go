@@ -139,7 +139,7 @@ func TestACustomerIsRefusedByADeadConnectionOnceAndNotOnAndOn(t *testing.T) {
 			customers, err := polargate.NewCustomers(polargate.CustomersConfig{
 				AccessToken: polar.AddToken(polartest.Token{}), BaseURL: url, HTTPClient: client, OrganizationID: polar.OrganizationID(),
 				Features: map[string][]string{export: {"export"}},
-				Timeout:  400 * time.Millisecond, FreshFor: time.Nanosecond, StaleFor: -1,
+				Timeout:  3 * time.Second, FreshFor: time.Nanosecond, StaleFor: -1,
 			})
 			require.NoError(t, err)
 			defer customers.Close()
