@@ -651,6 +651,7 @@ func TestOurOwnLimitDoesNotCountAsAnOutage(t *testing.T) {
 func TestAnIdIsInNoErrorThatQuotesIt(t *testing.T) {
 	t.Parallel()
 	customers := offlineCustomers(t, func(c *CustomersConfig) {
+		c.Timeout = 5 * time.Second
 		c.HTTPClient = &http.Client{Transport: roundTripper(func(r *http.Request) (*http.Response, error) {
 			return nil, fmt.Errorf("no rule for %q", r.URL.Path)
 		})}

@@ -43,6 +43,7 @@ type Joint struct {
 	at      Stored
 	last    *Account // as of at, or as it was last seen
 	timer   *time.Timer
+	due     time.Time // when the timer runs out
 }
 
 // Stored is a value in the store.
@@ -211,17 +212,26 @@ func (j *Joint) finish(batch []*change, tried bool, err error) (goOn bool) {
 		j.queue = append(j.queue, rest...)
 		j.working = false
 	}
-	wait := time.Duration(0)
 	switch {
-	case len(j.failed)+len(j.queue) > 0 && err != nil:
-		wait = jointRetry/2 + rand.N(jointRetry)
+	case err != nil && (len(j.failed)+len(j.queue) > 0 || j.held.Positive()):
+		j.renewIn(jointRetry/2 + rand.N(jointRetry)) // for a hold that isn't renewed ends
 	case j.held.Positive():
-		wait = HoldFor / 3
-	}
-	if wait > 0 && j.timer == nil && j.Life.Err() == nil {
-		j.timer = time.AfterFunc(wait, j.renew)
+		j.renewIn(HoldFor / 3)
 	}
 	return err == nil
+}
+
+// renewIn renews after a while, or earlier if that was planned already. mu is held.
+func (j *Joint) renewIn(wait time.Duration) {
+	due := time.Now().Add(wait)
+	switch {
+	case j.Life.Err() != nil:
+	case j.timer == nil:
+		j.timer, j.due = time.AfterFunc(wait, j.renew), due
+	case due.Before(j.due):
+		j.timer.Reset(wait)
+		j.due = due
+	}
 }
 
 // renew stores what waits, and that this replica lives.

@@ -71,6 +71,13 @@ func (r *receiver) received() (n int) {
 	return len(r.got)
 }
 
+// sent are the batches that were received.
+func (r *receiver) sent() [][]string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.batches)
+}
+
 // boxed is an outbox that sends to a receiver, and is open.
 func boxed(t *testing.T, folder string, r *receiver, change ...func(*Outbox)) *Outbox {
 	t.Helper()
@@ -122,14 +129,14 @@ func TestMessagesAreSentInBatchesAndInOrder(t *testing.T) {
 				stop := running(t, o)
 				add(t, o, 0, 25)
 				time.Sleep(1500 * time.Millisecond)
-				require.Len(t, r.batches, 3)
-				assert.Equal(t, "m00000", r.batches[0][0])
-				assert.Equal(t, []string{"m00020", "m00021", "m00022", "m00023", "m00024"}, r.batches[2])
+				require.Len(t, r.sent(), 3)
+				assert.Equal(t, "m00000", r.sent()[0][0])
+				assert.Equal(t, []string{"m00020", "m00021", "m00022", "m00023", "m00024"}, r.sent()[2])
 				add(t, o, 25, 27)
 				time.Sleep(3 * time.Second)
-				assert.Len(t, r.batches, 3, "a few wait for others")
+				assert.Len(t, r.sent(), 3, "a few wait for others")
 				time.Sleep(2 * time.Second)
-				assert.Len(t, r.batches, 4)
+				assert.Len(t, r.sent(), 4)
 				assert.Equal(t, 27, r.received())
 				assert.Equal(t, Stats{}, o.Stats())
 				stop()
