@@ -40,6 +40,7 @@ type Joint struct {
 	working bool
 	step    uint64
 	held    Units // by reservations of this replica
+	excess  bool  // more than that may be held in the store
 	at      Stored
 	last    *Account // as of at, or as it was last seen
 	timer   *time.Timer
@@ -130,7 +131,7 @@ func nothing() *change {
 func (j *Joint) Idle() bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return !j.working && len(j.queue)+len(j.failed) == 0 && !j.held.Positive()
+	return !j.working && len(j.queue)+len(j.failed) == 0 && !j.held.Positive() && !j.excess
 }
 
 // Wait returns when what was changed is stored, or failed to be.
@@ -195,8 +196,11 @@ func (j *Joint) finish(batch []*change, tried bool, err error) (goOn bool) {
 				rest = append(rest, c)
 				continue
 			}
-			if c.left && err == nil && c.granted {
-				j.held = j.held.Minus(c.units) // the next change gives it back
+			switch {
+			case err != nil:
+				j.excess = j.excess || tried && c.units.Positive() // it may be stored
+			case c.left && c.granted:
+				j.held, j.excess = j.held.Minus(c.units), true
 			}
 			c.done <- err
 		}
@@ -213,7 +217,7 @@ func (j *Joint) finish(batch []*change, tried bool, err error) (goOn bool) {
 		j.working = false
 	}
 	switch {
-	case err != nil && (len(j.failed)+len(j.queue) > 0 || j.held.Positive()):
+	case j.excess, err != nil && (len(j.failed)+len(j.queue) > 0 || j.held.Positive()):
 		j.renewIn(jointRetry/2 + rand.N(jointRetry)) // for a hold that isn't renewed ends
 	case j.held.Positive():
 		j.renewIn(HoldFor / 3)
@@ -333,7 +337,7 @@ func (j *Joint) read(at Stored, last *Account) *Account {
 // keep notes how the account stands, with what was granted.
 func (j *Joint) keep(at Stored, a *Account, batch []*change) {
 	j.mu.Lock()
-	j.at, j.last = at, a
+	j.at, j.last, j.excess = at, a, false
 	for _, c := range batch {
 		j.held = j.held.Minus(least(c.frees, j.held))
 		if c.granted {
