@@ -202,7 +202,9 @@ func (o *Outbox) Run(ctx context.Context) {
 		}
 		if n < o.Most {
 			o.collect(ctx, max(o.Linger, o.Between-time.Since(lastPart)))
-			lastPart = time.Now()
+			if o.waiting() < o.Most { // else it has become a full batch meanwhile
+				lastPart = time.Now()
+			}
 		}
 		select {
 		case slots <- struct{}{}:
