@@ -140,10 +140,10 @@ func FuzzOpeningTakesNothingThatWasNotSealed(f *testing.F) {
 		f.Add(sealed, v.Name, v.At)
 	}
 	f.Fuzz(func(t *testing.T, sealed []byte, name, at string) {
-		if name == "name" && at == "1764331200000000000" && bytes.Equal(sealed, real) {
-			return
-		}
 		plain, err := b.Open(name, at, sealed)
+		if name == "name" && at == "1764331200000000000" && string(plain) == "plain" {
+			return // what was sealed, in this process or in the one that made the seeds
+		}
 		require.Error(t, err)
 		require.Nil(t, plain)
 	})
