@@ -43,7 +43,7 @@ var customers = []mutant{
 	{
 		name:  "a subscription that was canceled lives on in grace",
 		rule:  "a right whose end is known ends then, also while Polar is away",
-		file:  "cache.go",
+		file:  "cache_keys.go",
 		old:   `	for now >= a.more().limits.end {`,
 		new:   `	for now >= a.more().limits.end && now < a.more().limits.freshUntil {`,
 		tests: "TestASubscriptionThatWasCanceledEndsWhenPolarSaidAlsoWhilePolarIsAway",
@@ -116,7 +116,7 @@ var customers = []mutant{
 	{
 		name:  "a caller who looked just before the answer came asks again",
 		rule:  "callers at the same time share one request",
-		file:  "cache.go",
+		file:  "cache_questions.go",
 		old:   `	if e == nil || when == inAnyCase {`,
 		new:   `	if e == nil || when != unlessCertain {`,
 		tests: "TestALookUpJustBeforeAnAnswerArrivedDoesNotAskAgain",
@@ -124,7 +124,7 @@ var customers = []mutant{
 	{
 		name: "a license key is served past its expiry in grace",
 		rule: "a key's own expiry counts while Polar can't be reached",
-		file: "cache.go",
+		file: "cache_news.go",
 		old: `		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
 		expires = now.After(left - age)`,
 		new:   `		_ = left`,
@@ -167,7 +167,7 @@ var customers = []mutant{
 	{
 		name: "a flood of unknown ids evicts known customers",
 		rule: "unknown customers are cached separately",
-		file: "cache.go",
+		file: "cache_news.go",
 		old:  `		return e, func() { c.unknown.Add(key, e) }`,
 		new: `		return e, func() {
 			c.change(e, func(a *answer) {
@@ -181,7 +181,7 @@ var customers = []mutant{
 	{
 		name:  "one customer's odd id locks out all new customers",
 		rule:  "a refusal of one request may be about that request alone",
-		file:  "cache.go",
+		file:  "cache_questions.go",
 		old:   `	if ofEverybody(err) {`,
 		new:   `	if err != nil {`,
 		tests: "TestAnIdThatAFirewallBlocksDoesNotAffectOthers",
@@ -191,7 +191,7 @@ var customers = []mutant{
 	{
 		name:  "each request for a cold customer asks Polar",
 		rule:  "one flight per customer",
-		file:  "cache.go",
+		file:  "cache_questions.go",
 		old:   `	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(`,
 		new:   `	return flight.Do(ctx, &c.flights, string(rune(rand.Int32N(1<<15)))+string('0'+rune(key.kind))+key.id, func(`,
 		tests: "TestAThousandRequestsForOneColdCustomerAskPolarOnce",

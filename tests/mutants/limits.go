@@ -232,7 +232,7 @@ var limits = []mutant{
 	{
 		name:  "unseen customers may use up all requests",
 		rule:  "unseen customers can't starve known ones",
-		file:  "cache.go",
+		file:  "cache_questions.go",
 		old:   `e == nil && l.unit == nil {`,
 		new:   `e != nil && l.unit == nil {`,
 		tests: "TestNewCustomersDoNotStarveRefreshesOfKnownOnes",

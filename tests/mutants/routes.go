@@ -78,7 +78,7 @@ var routes = []mutant{
 	{
 		name:  "an older event overwrites a newer one",
 		rule:  "an older event never overwrites a newer state",
-		file:  "cache.go",
+		file:  "cache_entry.go",
 		old:   `	return when < e.event || when < e.answered.Before(readTime)`,
 		new:   `	return when < e.answered.Before(readTime)`,
 		tests: "TestAnEventIsAppliedOnceAndNeverAfterANewerOne|TestDeliveriesOutOfOrderAndTwiceEndInTheYoungestState",
@@ -86,7 +86,7 @@ var routes = []mutant{
 	{
 		name:  "an answer that was under way overwrites a newer event",
 		rule:  "an older answer never overwrites a newer event",
-		file:  "cache.go",
+		file:  "cache_news.go",
 		old:   `	if e != nil && e.outdates(value, asked) {`,
 		new:   `	if e != nil && e.told < 0 {`,
 		tests: "TestAFetchUnderWayWhenAWebhookArrivesDoesNotOverwriteIt",
@@ -94,7 +94,7 @@ var routes = []mutant{
 	{
 		name: "an external id still finds its former customer",
 		rule: "an external id is one customer's at a time",
-		file: "cache.go",
+		file: "cache_news.go",
 		old: `	if last != nil && last.external != value.external {
 		c.known.dropAlias(e)
 	}`,
@@ -106,7 +106,7 @@ var routes = []mutant{
 	{
 		name: "an external id that Polar does not know any more is served",
 		rule: "a 404 about an external id ends the id, not the customer",
-		file: "cache.go",
+		file: "cache_news.go",
 		old: `		c.known.dropAlias(e) // the customer may have another external id now
 		e = nil`,
 		new:   `		return e.value(), n`,
@@ -115,7 +115,7 @@ var routes = []mutant{
 	{
 		name:  "an older answer takes an external id from its customer",
 		rule:  "an external id is one customer's at a time",
-		file:  "cache.go",
+		file:  "cache_news.go",
 		old:   `claims = key.kind == byExternalID || c.mayClaim(value, e, asked)`,
 		new:   `claims = true`,
 		tests: "TestAnOlderAnswerDoesNotMoveAnExternalIdToAnotherCustomer",
@@ -131,7 +131,7 @@ var routes = []mutant{
 	{
 		name:  "each replica asks about a cold customer",
 		rule:  "one replica asks Polar, and the others wait for its record",
-		file:  "cache.go",
+		file:  "cache_questions.go",
 		old:   `	case enough && e != nil:`,
 		new:   `	case enough && e == nil:`,
 		tests: "TestOneReplicaAsksAboutAColdCustomerAndAllAreTold",
@@ -139,7 +139,7 @@ var routes = []mutant{
 	{
 		name: "an older record replaces what is in memory",
 		rule: "the younger fact wins",
-		file: "cache.go",
+		file: "cache_news.go",
 		old: `		return n.at <= e.factAt()
 	}
 	c.mu.Lock()`,
@@ -176,7 +176,7 @@ var routes = []mutant{
 	{
 		name:  "an answer that was under way hides an event",
 		rule:  "an event that came meanwhile has Polar asked again",
-		file:  "cache.go",
+		file:  "cache_news.go",
 		old:   `		c.expire(e) // by an event`,
 		new:   `		_ = e // by an event`,
 		tests: "TestAnAnswerThatWasUnderWayDoesNotHideAnEvent",
@@ -209,7 +209,7 @@ var routes = []mutant{
 	{
 		name:  "who is turned away uses up a request",
 		rule:  "a unit of the common budget is a request to Polar",
-		file:  "cache.go",
+		file:  "cache_questions.go",
 		old:   `e == nil && l.unit == nil {`,
 		new:   `e == nil {`,
 		tests: "TestACrowdThatComesAfterADeployIsNotHeldUpByTheLimitOfOneReplica|TestAFloodOfUnseenCustomersWastesNoRequests",
@@ -217,7 +217,7 @@ var routes = []mutant{
 	{
 		name:  "a replica keeps to its own notion of requests being short",
 		rule:  "while customers are turned away, nobody in memory is refreshed",
-		file:  "cache.go",
+		file:  "cache_questions.go",
 		old:   `			c.replicas.tellShort(now)`,
 		new:   `			_ = c.replicas.tellShort`,
 		tests: "TestWhileOneReplicaTurnsCustomersAwayNoOtherRefreshesWhatItCanServe",
@@ -332,7 +332,7 @@ var routes = []mutant{
 	{
 		name:  "a flood of made-up keys opens a route that fails open",
 		rule:  "requests can't make a route fail open",
-		file:  "cache.go",
+		file:  "cache_questions.go",
 		old:   `	case !ok || failure.unasked:`,
 		new:   `	case !ok:`,
 		tests: "TestAFloodOfMadeUpKeysDoesNotOpenARouteThatFailsOpen",
@@ -366,7 +366,7 @@ var routes = []mutant{
 	{
 		name: "a stream hears of no webhook",
 		rule: "a stream ends when the right to it does",
-		file: "cache.go",
+		file: "cache_watchers.go",
 		old: `	c.noteChanged(customer)
 	for _, key`,
 		new:   `	for _, key`,

@@ -1,0 +1,142 @@
+package polargate
+
+import (
+	"context"
+	"slices"
+
+	"github.com/polargate/polargate/internal/clock"
+)
+
+// compose makes of an answer what it is as far as license keys let it, for as long as
+// nothing changes about them. mu is held.
+func (c *entitlementCache) compose(a *answer, now clock.Local) {
+	if a.more().limits == nil {
+		return
+	}
+	for now >= a.more().limits.end {
+		at, next := a.value.nextEnd(), *a.more().limits
+		a.value = *a.value.endedBy(at)
+		if next.end = clock.Never; a.value.nextEnd() != 0 {
+			next.end = a.more().limits.end.After(a.value.nextEnd().Sub(at))
+		}
+		a.note(func(r *rarities) { r.limits = &next })
+	}
+	a.value = *c.composeKeys(&a.value, now)
+	a.freshUntil, a.staleUntil = a.more().limits.freshUntil, a.more().limits.staleUntil
+	if k := a.value.keys(); k != nil && c.keys != nil {
+		a.freshUntil, a.staleUntil = min(a.freshUntil, k.due, k.flips), min(a.staleUntil, k.flips)
+		if k.urgent {
+			a.staleUntil = min(a.staleUntil, k.due)
+		}
+	}
+}
+
+// serving is what an entry serves, less what has ended by itself.
+func (c *entitlementCache) serving(e *entry, now clock.Local) *Entitlements {
+	a := e.answer.Load()
+	if a.more().limits == nil || now < a.more().limits.end && (a.value.keys() == nil || now < a.value.keys().flips) {
+		return &a.value
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.change(e, func(a *answer) { c.compose(a, now) })
+}
+
+// stateOf is a customer's state if it is fresh, and only license keys are to be asked about.
+func (c *entitlementCache) stateOf(key cacheKey) (*Entitlements, bool) {
+	_, a := c.known.find(key)
+	if a == nil || c.keys == nil || a.value.keys() == nil || c.now() >= a.more().limits.freshUntil {
+		return nil, false
+	}
+	return &a.value, true
+}
+
+// withKeysLookedUp is a value after the license keys that are due in it, or were asked
+// about before then, have been asked about.
+func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, before clock.Local) *Entitlements {
+	if c.keys == nil || value.keys() == nil {
+		return value
+	}
+	ctx, cancel := context.WithTimeout(c.life, c.timeout)
+	defer cancel()
+	c.lookUpKeys(ctx, value, before)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := c.now()
+	if e, _ := c.known.find(key); e != nil {
+		return c.change(e, func(a *answer) {
+			a.doubtAt = max(a.doubtAt, now.After(c.pauseOf(e))) // for what the keys say is of now
+			c.compose(a, now)
+		})
+	}
+	return c.composeKeys(value, now) // it was evicted meanwhile
+}
+
+// answeredBefore reports whether anything is cached about the license key of an id that Polar
+// said before then.
+func (c *entitlementCache) answeredBefore(id uuid, then clock.Polar) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	texts, _ := c.licenses.Peek(id)
+	for _, text := range texts {
+		if e := c.entryOf(cacheKey{byLicenseKey, text}); e != nil && e.answered < then {
+			return true
+		}
+	}
+	return c.keys.AnsweredBefore(id, then)
+}
+
+// noteLicense keeps under which key a license key was asked about. mu is held.
+func (c *entitlementCache) noteLicense(key cacheKey, value *Entitlements) {
+	license := value.particulars().license
+	if key.kind != byLicenseKey || license == nil {
+		return
+	}
+	id, _ := parseUUID(license.ID)
+	had, _ := c.licenses.Peek(id)
+	if !slices.Contains(had, key.id) {
+		const few = 4
+		had = append([]string{key.id}, had[:min(len(had), few-1)]...)
+	}
+	c.licenses.Add(id, had)
+}
+
+// dropLicenses has license keys asked about of which an event told, wherever they are
+// cached: by themselves, and as what a customer's benefits come with. With every, all that
+// the customer's benefits came with are among them. revoked is when their grant was, by
+// Polar's clock; 0 if it was not. What was known before then does not outlast an outage.
+func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []uuid, every bool, revoked clock.Polar) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	holder := c.known.byID(customer.customer)
+	if holder != nil && every {
+		ids = append(ids, holder.value().licenseKeyIDs()...)
+	}
+	if len(ids) == 0 {
+		return
+	}
+	if c.keys != nil {
+		c.keys.Drop(ringIDs(ids), revoked)
+	}
+	if holder != nil {
+		c.change(holder, func(a *answer) { c.compose(a, c.now()) })
+		c.noteChanged(holder.value())
+	}
+	for _, id := range ids {
+		texts, _ := c.licenses.Peek(id)
+		for _, text := range texts {
+			key := cacheKey{byLicenseKey, text}
+			c.unknown.Remove(key)
+			e, a := c.known.find(key)
+			if e == nil {
+				continue
+			}
+			e.told = c.now()
+			c.expire(e)
+			c.watches.Changed(key)
+			if revoked > a.value.at {
+				c.change(e, func(a *answer) { a.graceUntil = 0 })
+			}
+		}
+	}
+}

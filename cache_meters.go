@@ -1,0 +1,172 @@
+package polargate
+
+import (
+	"maps"
+	"strings"
+
+	"github.com/polargate/polargate/internal/ledger"
+)
+
+func (c *entitlementCache) hasSpent(e *entry) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	book := e.answer.Load().more().book
+	return book != nil && book.SpentLately()
+}
+
+// observe has a customer's book take in what Polar counted, and gives the value with what is
+// left by that. mu is held.
+func (c *entitlementCache) observe(value *Entitlements) *Entitlements {
+	book := c.books[value.account()]
+	if book == nil {
+		return value
+	}
+	now, newest := c.polarNow(), true
+	if value.unread&listOfMeters == 0 {
+		for _, meter := range book.Meters() {
+			i := value.meter(meter)
+			if i >= 0 && !book.Observe(meter, value.count(i), now) {
+				newest = false // it came out of a cache of Polar's
+			}
+			if i >= 0 && c.counted != nil {
+				c.counted(value.account(), meter)
+			}
+		}
+		book.Answered()
+	}
+	if newest && book.Retire(now) {
+		delete(c.books, value.account())
+		return value
+	}
+	book.Shown()
+	return value.withBalances(book)
+}
+
+// account is the customer whose meters are in these entitlements; zero for a license key's.
+func (e *Entitlements) account() uuid {
+	if e.particulars().license != nil {
+		return uuid{}
+	}
+	return e.customer
+}
+
+// balanced is what an entry serves, with what is left on meters by now.
+func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
+	if !a.more().book.Changed() {
+		return a
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.change(e, func(a *answer) {
+		if a.more().book != nil {
+			a.more().book.Shown()
+			a.value = *a.value.withBalances(a.more().book)
+		}
+	})
+	return e.answer.Load()
+}
+
+// hold reserves units of a customer's meter, if at least floor is left then. The book is the
+// one that it is in. last is what the caller has just seen, which counts for a customer who
+// was evicted since.
+func (c *entitlementCache) hold(key cacheKey, last *Entitlements, meter string, units, floor ledger.Units) (book *ledger.Book, held bool) {
+	now := c.polarNow()
+	if _, a := c.known.find(key); a != nil {
+		book = a.more().book
+	}
+	for {
+		outcome := ledger.Gone
+		if book != nil {
+			outcome = book.Hold(meter, units, floor, now)
+		}
+		if outcome != ledger.Gone {
+			return book, outcome == ledger.Held
+		}
+		book = c.openBook(key, last, meter)
+	}
+}
+
+// fewBooks is how many books are kept without looking whether they are needed.
+const fewBooks = 1000
+
+// openBook is the book of a customer, with an account of a meter.
+func (c *entitlementCache) openBook(key cacheKey, last *Entitlements, meter string) *ledger.Book {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, a := c.known.find(key)
+	if a != nil {
+		last = &a.value
+	}
+	return c.bookFor(last.customer, e, last, meter)
+}
+
+// bookFor is the book of a customer who has that entry, if any, with an account of a meter as
+// last says. mu is held.
+func (c *entitlementCache) bookFor(id uuid, e *entry, last *Entitlements, meter string) *ledger.Book {
+	var count ledger.Count
+	i := last.meter(meter)
+	if i >= 0 {
+		count, meter = last.count(i), last.plan().meters[i].Value() // the same text, in memory that stays
+	} else {
+		meter = strings.Clone(meter)
+	}
+	book := c.books[id]
+	if book == nil || !book.Open(meter, count, i >= 0) {
+		c.sweepBooks()
+		book = &ledger.Book{}
+		book.Open(meter, count, i >= 0)
+		c.books[id] = book
+	}
+	if e != nil && e.answer.Load().more().book != book {
+		c.change(e, func(a *answer) { a.note(func(r *rarities) { r.book = book }) })
+	}
+	return book
+}
+
+// restore changes a customer's account of a meter. Polar may not have been asked about the
+// customer yet.
+func (c *entitlementCache) restore(customer, meter string, change func(*ledger.Account)) {
+	id, ok := parseUUID(customer)
+	if !ok {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.known.byID(id)
+	var last *Entitlements
+	if e != nil {
+		last = e.value()
+	}
+	c.bookFor(id, e, last, meter).Do(meter, change)
+}
+
+// bookOf is the book of a customer by Polar's id; nil if there is none.
+func (c *entitlementCache) bookOf(id uuid) *ledger.Book {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.books[id]
+}
+
+// eachBook goes through the books of all customers.
+func (c *entitlementCache) eachBook(see func(uuid, *ledger.Book)) {
+	c.mu.Lock()
+	books := maps.Clone(c.books)
+	c.mu.Unlock()
+	for id, book := range books {
+		see(id, book)
+	}
+}
+
+// sweepBooks drops books of customers who owe nothing any more. mu is held.
+func (c *entitlementCache) sweepBooks() {
+	if len(c.books) < max(c.sweepAt, fewBooks) {
+		return
+	}
+	now := c.polarNow()
+	for id, book := range c.books {
+		if e := c.known.byID(id); e == nil && book.Retire(now) {
+			delete(c.books, id)
+		}
+	}
+	c.sweepAt = 2 * len(c.books)
+}
