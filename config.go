@@ -119,6 +119,8 @@ type Config struct {
 	// must not be negative. Set it lower if your system kills a program soon after asking
 	// it to end; containers often do after 10 seconds.
 	ReleaseTimeout time.Duration
+	// Links are the vendor's pages that a Status.Action leads to. Each may be empty.
+	Links Links
 	// Language is what Status.Message is written in. nil means English.
 	Language *Language
 	// Logger gets warnings, for example about a state that can't be saved, and never a
@@ -137,6 +139,33 @@ type Config struct {
 	Clock func() time.Time
 
 	machine func() machine.Machine // for tests of other computers; nil means machine.This
+}
+
+// Links are pages of the vendor, as absolute addresses that begin with https:, http: or
+// mailto:.
+type Links struct {
+	// Buy sells a license, and Renew renews one that has ended.
+	Buy, Renew string
+	// Portal is where customers deactivate their other computers. Set it only if they can:
+	// in Polar, the benefit must allow customers to manage activations. Messages name the
+	// portal only if it is set.
+	Portal string
+	// Support answers questions.
+	Support string
+}
+
+// check rejects what isn't an address.
+func (l Links) check() error {
+	for _, link := range []struct{ field, at string }{
+		{"Links.Buy", l.Buy}, {"Links.Renew", l.Renew}, {"Links.Portal", l.Portal}, {"Links.Support", l.Support},
+	} {
+		u, err := url.Parse(link.at)
+		web := err == nil && (u.Scheme == "https" || u.Scheme == "http") && u.Hostname() != ""
+		if link.at != "" && !web && (err != nil || u.Scheme != "mailto" || u.Opaque == "") {
+			return &InputError{link.field, "is not an address: give something like https://example.com/buy or mailto:support@example.com"}
+		}
+	}
+	return nil
 }
 
 // Ephemeral says how a Gate uses activations where nothing is kept: in a build job, in a
@@ -285,6 +314,9 @@ func (c Config) validate() error {
 		return &InputError{"ReleaseTimeout", "is negative: give a duration, or 0 for 5 minutes"}
 	}
 	if err := c.checkLeases(); err != nil {
+		return err
+	}
+	if err := c.Links.check(); err != nil {
 		return err
 	}
 	if c.Fingerprint != "" {

@@ -129,6 +129,28 @@ func ExampleLanguage() {
 	// Diese Lizenz ist abgelaufen. Verlängern Sie sie, und prüfen Sie dann erneut.
 }
 
+// The button beside a message: what it does, and the page that it opens.
+func ExampleLinks_ActionFor() {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1), Activations: []polartest.Activation{{}}})
+	links := polargate.Links{Buy: "https://example.com/buy", Portal: "https://polar.sh/inkwell/portal"}
+	gate, _ := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		Links:          links,
+		BaseURL:        polar.URL(),
+		HTTPClient:     polar.Client(),
+		Store:          &polargate.MemoryStore{},
+	})
+	defer gate.Close()
+	fmt.Println(gate.Status().Action)
+
+	_, err := gate.Activate(context.Background(), key.Key)
+	fmt.Println(links.ActionFor(err))
+	// Output:
+	// {enter_key https://example.com/buy}
+	// {portal https://polar.sh/inkwell/portal}
+}
+
 // A test lets weeks pass without a network in no time, inside a bubble of
 // testing/synctest: see TestALicenseLastsThroughTwoWeeksOffline beside this
 // example for the whole of it.
@@ -155,7 +177,7 @@ func ExampleGate_Check() {
 	fmt.Println(status.State, polargate.Message(err))
 	// Output:
 	// active <nil>
-	// locked This license key is no longer active. It was revoked or disabled. Renew your subscription, or contact support.
+	// locked This license key is no longer active. If your subscription has ended, subscribe again and enter the new key. Otherwise, please contact support.
 }
 
 func TestALicenseLastsThroughTwoWeeksOffline(t *testing.T) {

@@ -703,13 +703,15 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		next.status.store = around.unsaved
 	}
 	if rec.state.Seat != nil {
-		next.status.Key = newKey(rec.state.Seat.Key)
+		next.status.Key, next.status.ActivationID = newKey(rec.state.Seat.Key), rec.state.Seat.ActivationID
 	} else if rec.elsewhere() {
 		next.status.Key = newKey(rec.others[0].Key)
 	}
 	switch {
 	case s.reason == ErrOtherMachine && rec.state.Seat != nil:
 		next.status.situation = movingHere
+	case rec.elsewhere() && rec.others[0].byFile():
+		next.status.situation = fileElsewhere
 	case s.reason == ErrSeatReleased && rec.state.Seat.State == seatless:
 		next.status.situation = seatNeeded
 	case s.reason == ErrActivationLimit && rec.state.Seat.floats():
@@ -721,6 +723,8 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		next.status.CheckedAt = rec.verdict.CheckedAt
 		next.status.ExpiresAt = rec.verdict.ExpiresAt
 		next.status.BenefitID = rec.verdict.BenefitID
+		next.status.LicenseKeyID, next.status.CustomerID = rec.verdict.LicenseKeyID, rec.verdict.CustomerID
+		next.status.subscribed = rec.verdict.Subscribed
 		next.status.Usage, next.status.LimitUsage = rec.verdict.Usage, Unlimited
 		if limit := rec.verdict.LimitUsage; limit != nil {
 			next.status.LimitUsage = *limit
@@ -741,6 +745,7 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		}
 	}
 	next.status.Message = next.status.message(c.Language, failed, around.inMemory)
+	next.status.Action = next.status.action(c.Links, failed)
 	return next
 }
 

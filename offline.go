@@ -215,7 +215,12 @@ type verdict struct {
 	Serial    uint64    `json:"serial,omitempty"`
 	CheckedAt time.Time `json:"checked_at"`
 	BenefitID string    `json:"benefit_id,omitempty"`
-	ExpiresAt time.Time `json:"expires_at,omitzero"`
+	// LicenseKeyID and CustomerID are Polar's; "" if it didn't say.
+	LicenseKeyID string `json:"license_key_id,omitempty"`
+	CustomerID   string `json:"customer_id,omitempty"`
+	// Subscribed: the key came with a subscription.
+	Subscribed bool      `json:"subscribed,omitempty"`
+	ExpiresAt  time.Time `json:"expires_at,omitzero"`
 	// Skew is how far Polar's clock was ahead of ours if that was more than maxSkew, plus
 	// how far ours was set back since; negative if Polar's was behind. The time that an
 	// answer takes to arrive counts as a lag, so a slow answer can delay the expiry, by a
@@ -409,6 +414,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 	switch {
 	case license != nil:
 		v := &verdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.EndsAt(), Usage: license.Usage, LimitUsage: license.LimitUsage, Seats: license.seats() > 0, HighWater: now}
+		v.LicenseKeyID, v.CustomerID, v.Subscribed = license.ID, license.CustomerID, license.Subscription != nil
 		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
 			v.Skew = skew
 		}
@@ -421,6 +427,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 		if last != nil {
 			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
 			v.Usage, v.LimitUsage = last.Usage, last.LimitUsage
+			v.LicenseKeyID, v.CustomerID, v.Subscribed = last.LicenseKeyID, last.CustomerID, last.Subscribed
 		}
 		return v
 	case last == nil:

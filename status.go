@@ -1,7 +1,9 @@
 package polargate
 
 import (
+	"cmp"
 	"encoding/json"
+	"errors"
 	"slices"
 	"time"
 )
@@ -42,6 +44,10 @@ type Status struct {
 	Features []string
 	// BenefitID is the benefit that the key belongs to; "" if not known.
 	BenefitID string
+	// ActivationID is this computer's activation; "" if it has none. LicenseKeyID and
+	// CustomerID are Polar's ids of the key and of its owner; "" if not known. With any of
+	// them, support finds the customer.
+	ActivationID, LicenseKeyID, CustomerID string
 	// CheckedAt is when Polar last granted or refused; zero if never.
 	CheckedAt time.Time
 	// FreshUntil is until when Polar need not be asked again. GraceUntil is until when
@@ -68,10 +74,15 @@ type Status struct {
 	ReleasePending bool
 	// Message tells a person what happened and what to do.
 	Message string
+	// Action is the button to show beside Message. Its Kind is ActionNone if there is
+	// nothing to do.
+	Action Action
 
 	cause     Phrase // why Polar couldn't be reached last time; "" if that isn't known
 	situation Phrase // what is known more exactly than the reason tells; "" if nothing is
 	store     error  // why the Store couldn't be read or, if Unsaved, written
+	// subscribed: the key came with a subscription.
+	subscribed bool
 }
 
 // unread is why there is no license: the Store could not be read.
@@ -142,10 +153,120 @@ func (s Status) situationSince(failed Reason) Phrase {
 		return s.cause
 	case s.State == Unlicensed && s.Reason == ErrInDoubt:
 		return inDoubtHere
+	case s.State == Locked && s.Reason == ErrExpired && s.subscribed:
+		return expiredSubscription
 	case s.State == Locked && s.Reason == ErrUnknownKey:
 		return unknownHeld
 	}
 	return ""
+}
+
+// action is the button that belongs to a Status.
+func (s Status) action(l Links, failed Reason) Action {
+	switch {
+	case s.State == Active:
+		return Action{}
+	case s.State == Grace && s.situation == byFile:
+		return Action{Kind: ActionLoadFile}
+	case s.State == Grace && s.Reason == ErrMisconfigured:
+		return Action{ActionSupport, l.Support}
+	case s.State == Grace:
+		return Action{Kind: ActionCheck}
+	}
+	return l.actionFor(s.Reason, s.situationSince(failed))
+}
+
+// Action is what a person can do about a license: the button to show.
+type Action struct {
+	// Kind says what it does.
+	Kind ActionKind
+	// URL is the page for it, from Config.Links. It is empty if the program itself does
+	// what Kind says, or if there is no such link.
+	URL string
+}
+
+// ActionKind says what an Action does.
+type ActionKind string
+
+const (
+	// ActionNone: there is nothing to do.
+	ActionNone ActionKind = ""
+	// ActionEnterKey: ask for a license key, and call Gate.Activate. URL is where one is
+	// sold.
+	ActionEnterKey ActionKind = "enter_key"
+	// ActionActivate: call Gate.Activate with Status.Key.Reveal().
+	ActionActivate ActionKind = "activate"
+	// ActionMove: call Gate.Move.
+	ActionMove ActionKind = "move"
+	// ActionCheck: call Gate.Refresh.
+	ActionCheck ActionKind = "check"
+	// ActionLoadFile: load a license file; see Gate.ActivateFile.
+	ActionLoadFile ActionKind = "load_file"
+	// ActionBuy: open URL, where more is sold.
+	ActionBuy ActionKind = "buy"
+	// ActionRenew: open URL, where a license that ended is renewed.
+	ActionRenew ActionKind = "renew"
+	// ActionPortal: open URL, where customers deactivate another computer.
+	ActionPortal ActionKind = "portal"
+	// ActionSupport: open URL, where support can be reached.
+	ActionSupport ActionKind = "support"
+)
+
+// ActionFor is the button to show beside Message(err), for an error of a Gate: the one that
+// belongs to its Reason. It is empty for nil and for the errors of other packages.
+//
+// Polar never revives the key of a subscription that has ended: a new subscription has a new
+// key. So after ErrInactive, the action is to enter a key, and its URL is where to
+// subscribe again.
+func (l Links) ActionFor(err error) Action {
+	reason, ok := errors.AsType[Reason](err)
+	if !ok {
+		return Action{}
+	}
+	var situation Phrase
+	if e, ok := errors.AsType[*Error](err); ok {
+		reason, situation = e.Reason, e.situation
+	}
+	return l.actionFor(reason, situation)
+}
+
+func (l Links) actionFor(reason Reason, situation Phrase) Action {
+	switch situation {
+	case movingHere, limitPool:
+		return Action{Kind: ActionCheck}
+	case byFile, fileElsewhere, fileExpired:
+		return Action{Kind: ActionLoadFile}
+	case inDoubtHere:
+		return Action{Kind: ActionEnterKey}
+	case expiredSubscription:
+		return Action{ActionEnterKey, cmp.Or(l.Renew, l.Buy)}
+	}
+	switch reason {
+	case ErrNoLicense, ErrUnknownKey, ErrWrongBenefit, ErrWrongCustomer, ErrUnreadableState:
+		return Action{ActionEnterKey, l.Buy}
+	case ErrInactive:
+		return Action{ActionEnterKey, cmp.Or(l.Renew, l.Buy)}
+	case ErrSeatReleased, ErrConditionsMismatch:
+		return Action{Kind: ActionActivate}
+	case ErrOtherMachine:
+		return Action{Kind: ActionMove}
+	case ErrExpired, ErrNotCovered:
+		return Action{ActionRenew, cmp.Or(l.Renew, l.Buy)}
+	case ErrUsageExceeded:
+		return Action{ActionBuy, l.Buy}
+	case ErrBadLease:
+		return Action{Kind: ActionLoadFile}
+	case ErrActivationLimit:
+		if l.Portal != "" {
+			return Action{ActionPortal, l.Portal}
+		}
+		return Action{ActionSupport, l.Support}
+	case ErrActivationsUnsupported, ErrDenied, ErrMisconfigured, ErrNoPermission, ErrUnknownCustomer:
+		return Action{ActionSupport, l.Support}
+	case ErrUnreachable, ErrRateLimited, ErrInDoubt, ErrGraceEnded, ErrClockSetBack, ErrBusy:
+		return Action{Kind: ActionCheck}
+	}
+	return Action{}
 }
 
 // OK reports whether the program may run: the state is Active or Grace.
@@ -154,9 +275,15 @@ func (s Status) OK() bool { return s.State == Active || s.State == Grace }
 // Has reports whether a feature was unlocked when the snapshot was taken.
 func (s Status) Has(feature string) bool { return slices.Contains(s.Features, feature) }
 
-// MarshalJSON writes every field: the key masked, times in UTC or null, usage only if
-// there is a limit, and unsaved, in_doubt and release_pending only if they are true. It
-// is for other programs to read; there is no way back to a Status.
+// wireAction is an Action in JSON.
+type wireAction struct {
+	Kind ActionKind `json:"kind"`
+	URL  string     `json:"url,omitempty"`
+}
+
+// MarshalJSON writes every field: the key masked, times in UTC or null, the action null if
+// there is none, usage only if there is a limit, and unsaved, in_doubt and release_pending
+// only if they are true. It is for other programs to read; there is no way back to a Status.
 func (s Status) MarshalJSON() ([]byte, error) {
 	when := func(t time.Time) *time.Time {
 		if t.IsZero() {
@@ -169,16 +296,25 @@ func (s Status) MarshalJSON() ([]byte, error) {
 	if features == nil {
 		features = []string{}
 	}
+	var action *wireAction
+	if s.Action.Kind != ActionNone {
+		action = &wireAction{s.Action.Kind, s.Action.URL}
+	}
 	var usage, limit *int64
 	if s.LimitUsage > 0 && s.LimitUsage != Unlimited {
 		usage, limit = &s.Usage, &s.LimitUsage
 	}
 	return json.Marshal(struct {
-		State      State      `json:"state"`
-		Reason     string     `json:"reason"`
-		Key        Key        `json:"key"`
-		Features   []string   `json:"features"`
-		BenefitID  string     `json:"benefit_id"`
+		State     State    `json:"state"`
+		Reason    string   `json:"reason"`
+		Key       Key      `json:"key"`
+		Features  []string `json:"features"`
+		BenefitID string   `json:"benefit_id"`
+
+		ActivationID string `json:"activation_id"`
+		LicenseKeyID string `json:"license_key_id"`
+		CustomerID   string `json:"customer_id"`
+
 		CheckedAt  *time.Time `json:"checked_at"`
 		FreshUntil *time.Time `json:"fresh_until"`
 		GraceUntil *time.Time `json:"grace_until"`
@@ -190,8 +326,10 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		InDoubt    bool       `json:"in_doubt,omitempty"`
 		Pending    bool       `json:"release_pending,omitempty"`
 		Message    string     `json:"message"`
+
+		Action *wireAction `json:"action"`
 	}{
-		s.State, string(s.Reason), s.Key, features, s.BenefitID,
-		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), usage, limit, s.Source, s.Unsaved, s.InDoubt, s.ReleasePending, s.Message,
+		s.State, string(s.Reason), s.Key, features, s.BenefitID, s.ActivationID, s.LicenseKeyID, s.CustomerID,
+		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), usage, limit, s.Source, s.Unsaved, s.InDoubt, s.ReleasePending, s.Message, action,
 	})
 }

@@ -246,12 +246,14 @@ const (
 	inDoubtUses Phrase = "in_doubt.uses"
 	inDoubtPage Phrase = "in_doubt.page"
 	// unknownHeld: the key was activated once, so it isn't mistyped.
-	unknownHeld     Phrase = "unknown_key.held"
-	limitEarlier    Phrase = "activation_limit.earlier"
-	limitUnreadable Phrase = "activation_limit.unreadable"
-	unreadableSeat  Phrase = "unreadable_state.seat"
-	movingHere      Phrase = "other_machine.moving"
-	seatNeeded      Phrase = "seat_released.needed"
+	unknownHeld Phrase = "unknown_key.held"
+	// expiredSubscription: Polar never revives the key of a subscription that ended.
+	expiredSubscription Phrase = "expired.subscription"
+	limitEarlier        Phrase = "activation_limit.earlier"
+	limitUnreadable     Phrase = "activation_limit.unreadable"
+	unreadableSeat      Phrase = "unreadable_state.seat"
+	movingHere          Phrase = "other_machine.moving"
+	seatNeeded          Phrase = "seat_released.needed"
 
 	// A license that came in a file.
 	byFile        Phrase = "grace_ended.file"
@@ -329,9 +331,11 @@ var english = map[Phrase]string{
 	"unknown_key.held":               "the license server no longer recognizes this license key",
 	"unknown_key.held.do":            "If it was replaced, enter the new key. Otherwise, please contact support.",
 	"inactive":                       "this license key is no longer active",
-	"inactive.do":                    "It was revoked or disabled. Renew your subscription, or contact support.",
+	"inactive.do":                    "If your subscription has ended, subscribe again and enter the new key. Otherwise, please contact support.",
 	"expired":                        "this license has expired",
 	"expired.do":                     "Renew it, then check again.",
+	"expired.subscription":           "your subscription has ended",
+	"expired.subscription.do":        "Subscribe again, then enter the new key.",
 	"seat_released":                  "this computer was deactivated",
 	"seat_released.do":               "Activate your license key again to use it on this computer.",
 	"seat_released.needed":           "this license key now has to be activated on each computer",
@@ -360,7 +364,7 @@ var english = map[Phrase]string{
 	"unknown_key.entered.do":             "Check it for typing errors, including capital letters. If you've just bought it, try again in two minutes.",
 	"unknown_key.held.entered":           "the license server no longer recognizes that key",
 	"inactive.entered":                   "that key is no longer active",
-	"inactive.entered.do":                "It was revoked or disabled. Renew its subscription, or enter another key.",
+	"inactive.entered.do":                "Enter the key of your current subscription, or contact support.",
 	"expired.entered":                    "that key has expired",
 	"expired.entered.do":                 "Renew it, or enter another key.",
 	"seat_released.entered":              "that key was deactivated on this computer",

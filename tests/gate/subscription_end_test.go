@@ -49,6 +49,10 @@ func TestALicenseEndsOfflineWhenItsCancelledSubscriptionDoes(t *testing.T) {
 		status, err = gate.Check(t.Context())
 		require.ErrorIs(t, err, polargate.ErrExpired)
 		assert.Equal(t, polargate.Locked, status.State)
+		assert.Equal(t, polargate.ActionEnterKey, status.Action.Kind, "a new subscription has a new key")
+		kit.Says(t, status.Message, "expired.subscription.do")
+		kit.Says(t, polargate.Message(err), "expired.subscription.do")
+		assert.Equal(t, status.Action, polargate.Links{}.ActionFor(err))
 
 		// What was renewed meanwhile goes on, and Polar's word counts more than the date.
 		polar.SetOffline(false)
