@@ -349,7 +349,7 @@ func (c Config) conditions(fingerprint string) json.RawMessage {
 
 // accepts reports whether keys of a benefit are for this program.
 func (c *Config) accepts(benefitID string) bool {
-	_, ok := c.Features[normalUUID(benefitID)]
+	_, ok := c.Features[usualUUID(benefitID)]
 	return ok || len(c.Features) == 0
 }
 
