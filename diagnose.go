@@ -183,7 +183,7 @@ func (d *Diagnosis) lookAtPolar(ctx context.Context, g *Gate) {
 	default:
 		d.Answer, _ = e.words(nil)
 		if e.Err != nil {
-			d.Answer += " (" + anonymous(cleanDetail(e.Err.Error())) + ")"
+			d.Answer += " (" + anonymous(cleanDetail(inSentence(e.Err))) + ")"
 		}
 	}
 	d.Problems = append(d.Problems, Message(e))

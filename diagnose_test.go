@@ -108,7 +108,8 @@ func TestAProgramGoesThroughAProxyWhoseVariableHasWhiteSpace(t *testing.T) {
 	}))
 	defer proxy.Close()
 	cmd := testprogram.Command(t, "asks-by-proxy")
-	cmd.Env = append(cmd.Env, "HTTP_PROXY= "+strings.Replace(proxy.URL, "http://", "http://me:s3cret@", 1)+" ", "http_proxy=", "NO_PROXY=", "no_proxy=", "REQUEST_METHOD=")
+	// The capitals come last: on Windows, a name in either case is the same variable.
+	cmd.Env = append(cmd.Env, "http_proxy=", "no_proxy=", "NO_PROXY=", "REQUEST_METHOD=", "HTTP_PROXY= "+strings.Replace(proxy.URL, "http://", "http://me:s3cret@", 1)+" ")
 	said, err := cmd.Output()
 	require.NoError(t, err)
 	select {

@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/internal/disk"
 )
 
 // Reason says why a license is not active, or why a call failed. Its values are stable
@@ -227,10 +230,10 @@ func (e *Error) facts() []string {
 	case Reason:
 		facts = append(facts, english[Phrase(inner)])
 	default:
-		facts = append(facts, inner.Error())
+		facts = append(facts, inSentence(inner))
 	}
 	if e.store != nil && e.store != e.Err {
-		facts = append(facts, causeOf(e.store).Error())
+		facts = append(facts, inSentence(causeOf(e.store)))
 	}
 	return facts
 }
@@ -368,14 +371,28 @@ type StoreError struct {
 }
 
 func (e *StoreError) Error() string {
-	do := "Make the folder writable for this user, set Config.Store to another place, or set Config.Ephemeral if there is none."
+	do := "Set Config.Store to another place, or set Config.Ephemeral if there is none."
 	switch {
 	case e.Is(ErrBusy):
 		do = "Another process, or another call in this one, held it for too long. Try again."
 	case e.Is(ErrNoPermission):
 		do = "Give the files and their folder to the user who runs the program, or set Config.Store to another place."
+	case isAny(e.Err, disk.ReadOnly):
+		do = "Make the folder writable for this user, set Config.Store to another place, or set Config.Ephemeral if there is none."
+	case isAny(e.Err, disk.Full):
+		do = "Make room on the disk, or set Config.Store to another place."
+	case e.Op == "load":
+		do = "Nothing is overwritten. Check the disk, or set Config.Store to another place."
 	}
-	return fmt.Sprintf("polargate: can't %s the license state: %v. %s", e.Op, e.Err, do)
+	return fmt.Sprintf("polargate: can't %s the license state: %s. %s", e.Op, inSentence(e.Err), do)
+}
+
+// inSentence is the text of an error within a sentence. Windows ends its own with a full
+// stop.
+func inSentence(err error) string { return strings.TrimRight(err.Error(), ".") }
+
+func isAny(err error, of []error) bool {
+	return slices.ContainsFunc(of, func(target error) bool { return errors.Is(err, target) })
 }
 
 // Unwrap returns the cause.

@@ -3,11 +3,13 @@ package polargate
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
 
+	"github.com/polargate/polargate/internal/disk"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -175,5 +177,31 @@ func TestABaseThatEndsInTheVersionIsRefused(t *testing.T) {
 		var input *InputError
 		require.ErrorAs(t, err, &input)
 		assert.Contains(t, err.Error(), "leave that out")
+	}
+}
+
+func TestAnErrorOfTheStoreSaysWhatHelpsAgainstItsCause(t *testing.T) {
+	t.Parallel()
+	writable := "Make the folder writable"
+	for _, is := range []struct {
+		err  *StoreError
+		says string
+	}{
+		{&StoreError{"save", errors.New("the keyring is locked.")}, "can't save the license state: the keyring is locked. Set Config.Store"},
+		{&StoreError{"lock", errors.New("no such device")}, "can't lock the license state: no such device. Set Config.Store"},
+		{&StoreError{"load", errors.New("it broke.")}, "can't load the license state: it broke. Nothing is overwritten. Check the disk"},
+		{&StoreError{"load", fs.ErrPermission}, "Give the files"},
+		{&StoreError{"lock", context.DeadlineExceeded}, "Try again."},
+	} {
+		assert.Contains(t, is.err.Error(), is.says)
+		assert.NotContains(t, is.err.Error(), writable)
+		assert.NotContains(t, is.err.Error(), "..")
+	}
+	for _, cause := range disk.ReadOnly {
+		assert.Contains(t, (&StoreError{"save", cause}).Error(), writable)
+		assert.Contains(t, (&StoreError{"lock", cause}).Error(), writable)
+	}
+	for _, cause := range disk.Full {
+		assert.Contains(t, (&StoreError{"save", cause}).Error(), "Make room on the disk")
 	}
 }

@@ -87,8 +87,7 @@ type system struct {
 var theSystem = system{(*os.File).Sync, (*flock.Flock).TryLock}
 
 func (s folder) Load(_ context.Context, name string) ([]byte, error) {
-	var f *os.File
-	err := patiently(func() (err error) { f, err = os.Open(s.path(name)); return err })
+	f, err := disk.Open(s.path(name))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNotStored
 	}
@@ -128,25 +127,10 @@ func (s folder) Save(_ context.Context, name string, data []byte) (err error) {
 	if err := temp.Close(); err != nil {
 		return err
 	}
-	if err := patiently(func() error { return os.Rename(temp.Name(), s.path(name)) }); err != nil {
+	if err := disk.Rename(temp.Name(), s.path(name)); err != nil {
 		return err
 	}
 	return s.syncFolder()
-}
-
-func isAny(err error, of []error) bool {
-	return slices.ContainsFunc(of, func(target error) bool { return errors.Is(err, target) })
-}
-
-// patiently repeats for up to a second what Windows may refuse for a moment, while a
-// virus scanner or an indexer holds a file open.
-func patiently(do func() error) error {
-	err := do()
-	for wait := 10 * time.Millisecond; runtime.GOOS == "windows" && err != nil && !errors.Is(err, fs.ErrNotExist) && wait < time.Second; wait *= 2 {
-		time.Sleep(wait)
-		err = do()
-	}
-	return err
 }
 
 // syncFolder makes a rename last. Only a failing disk is an error: some systems can't
@@ -191,6 +175,7 @@ func (s folder) Lock(ctx context.Context, name string) (func(), error) {
 	if err := owned.MkdirAll(s.at, 0o700); err != nil {
 		return nil, s.explain(name, err)
 	}
+	disk.Unprotect(s.path(name))
 	if err := owned.Touch(s.path(name), 0o600); err != nil {
 		return nil, s.explain(name, err)
 	}
@@ -256,9 +241,9 @@ type placeError struct {
 func (e *placeError) Error() string {
 	switch {
 	case e.isFolder:
-		return e.err.Error() + " (a folder is where the file should be)"
+		return inSentence(e.err) + " (a folder is where the file should be)"
 	case e.whose != owned.Unknown:
-		return e.err.Error() + " (" + e.file + " belongs to " + string(e.whose) + ")"
+		return inSentence(e.err) + " (" + e.file + " belongs to " + string(e.whose) + ")"
 	}
 	return e.err.Error()
 }

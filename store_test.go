@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,6 +191,84 @@ func TestOldLeftoversOfACrashAreRemoved(t *testing.T) {
 			assert.Equal(t, "new", string(data))
 		})
 	}
+}
+
+// readForEver reads the file with that name again and again, with the given pauses, until the
+// test ends. On Windows, who reads with os.Open lets nobody replace the file meanwhile.
+func readForEver(t *testing.T, read func() error, pause time.Duration) {
+	t.Helper()
+	var readers sync.WaitGroup
+	stop := make(chan struct{})
+	readers.Go(func() {
+		for {
+			if err := read(); err != nil {
+				t.Error(err)
+				return
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(pause):
+			}
+		}
+	})
+	t.Cleanup(func() { close(stop); readers.Wait() })
+}
+
+func TestAStateIsSavedWhileOthersKeepReadingIt(t *testing.T) {
+	t.Parallel()
+	const saves = 20
+	tell := func(s FileStore, name string, reader func() error) func(*testing.T) {
+		return func(t *testing.T) {
+			t.Parallel()
+			require.NoError(t, s.Save(t.Context(), name, whole(0, 1000)))
+			for range 3 {
+				readForEver(t, reader, 5*time.Millisecond)
+			}
+			for i := range saves {
+				require.NoError(t, s.Save(t.Context(), name, whole(uint64(i), 1000)))
+			}
+			data, err := s.Load(t.Context(), name)
+			require.NoError(t, err)
+			number, err := readWhole(data)
+			require.NoError(t, err)
+			assert.Equal(t, uint64(saves-1), number)
+		}
+	}
+	s := FileStore(t.TempDir())
+	t.Run("with this store", tell(s, "a", func() error {
+		data, err := s.Load(context.Background(), "a")
+		if err == nil {
+			_, err = readWhole(data)
+		}
+		return err
+	}))
+	t.Run("like a virus scanner that forbids it to be replaced", tell(s, "b", func() error {
+		f, err := os.Open(filepath.Join(string(s), "b"))
+		if err != nil {
+			return nil // being replaced just now
+		}
+		time.Sleep(time.Millisecond)
+		return f.Close()
+	}))
+}
+
+func TestFilesWithTheAttributeReadOnlyAreWritten(t *testing.T) {
+	t.Parallel()
+	if runtime.GOOS != "windows" {
+		t.Skip("only Windows protects a file from its owner by an attribute")
+	}
+	s := FileStore(t.TempDir())
+	require.NoError(t, countUnderLock(t.Context(), s, "a"))
+	for _, name := range []string{"a", "a.lock"} {
+		require.NoError(t, os.Chmod(filepath.Join(string(s), name), 0o400))
+	}
+	require.NoError(t, countUnderLock(t.Context(), s, "a"))
+	data, err := s.Load(t.Context(), "a")
+	require.NoError(t, err)
+	number, err := readWhole(data)
+	require.NoError(t, err)
+	assert.Equal(t, uint64(2), number)
 }
 
 func TestLoadingAFileThatIsNoState(t *testing.T) {

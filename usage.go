@@ -335,7 +335,7 @@ func (u *usageEvents) add(of *Entitlements, meter string, used ledger.Units, at 
 		err = u.box.Add(stored)
 	}
 	if err != nil {
-		return fmt.Errorf("polargate: a usage event couldn't be stored, so Polar won't hear of it: %w. Check CustomersConfig.UsageFolder, and that RunUsage runs", err)
+		return fmt.Errorf("polargate: a usage event couldn't be stored, so Polar won't hear of it. Check CustomersConfig.UsageFolder, and that RunUsage runs: %w", err)
 	}
 	return nil
 }

@@ -396,7 +396,7 @@ func listError(err error) error {
 	if _, ok := errors.AsType[*Error](err); ok {
 		return err
 	}
-	return &Error{Op: opLists, Reason: ErrUnreachable, Err: err, Detail: err.Error() + "; Polar is asked about customers one by one"}
+	return &Error{Op: opLists, Reason: ErrUnreachable, Err: err, Detail: inSentence(err) + "; Polar is asked about customers one by one"}
 }
 
 // noteLists keeps, for Stats, that the token may not read the lists, or with nil that it

@@ -87,7 +87,7 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 	}
 	listener, err := net.Listen("tcp", cmp.Or(getenv("ADDR"), "127.0.0.1:8090"))
 	if err != nil {
-		return fmt.Errorf("cannot listen: %w. Set ADDR to another address, such as 127.0.0.1:8091, or 127.0.0.1:0 for any free port", err)
+		return fmt.Errorf("cannot listen: %w (set ADDR to another address, such as 127.0.0.1:8091, or 127.0.0.1:0 for any free port)", err)
 	}
 	address := "http://" + listener.Addr().String()
 	web := &http.Server{Handler: routes(server), ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute}

@@ -155,7 +155,7 @@ func run(ctx context.Context, getenv func(string) string, stdout, stderr io.Writ
 	defer closeStore()
 	listener, err := net.Listen("tcp", cmp.Or(getenv("ADDR"), "127.0.0.1:8080"))
 	if err != nil {
-		return fmt.Errorf("cannot listen: %w. Set ADDR to another address, such as 127.0.0.1:8081, or 127.0.0.1:0 for any free port", err)
+		return fmt.Errorf("cannot listen: %w (set ADDR to another address, such as 127.0.0.1:8081, or 127.0.0.1:0 for any free port)", err)
 	}
 	url := address(listener)
 	if s.customers.AccessToken == "" {

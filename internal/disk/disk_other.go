@@ -9,4 +9,6 @@ var (
 	ForbiddenLocks []error
 	NoSync         = []error{errors.ErrUnsupported}
 	Failures       []error
+	ReadOnly       []error
+	Full           []error
 )

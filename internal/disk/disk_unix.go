@@ -15,4 +15,8 @@ var (
 	NoSync = []error{syscall.EINVAL, syscall.ENOSYS, syscall.ENOTSUP, syscall.EOPNOTSUPP, syscall.ENOTTY}
 	// Failures are the errors of a disk that lost what it was given.
 	Failures = []error{syscall.EIO, syscall.ENOSPC, syscall.EDQUOT}
+	// ReadOnly are the errors of file systems on which nothing can be written.
+	ReadOnly = []error{syscall.EROFS}
+	// Full are the errors of disks and quotas without room.
+	Full = []error{syscall.ENOSPC, syscall.EDQUOT}
 )

@@ -25,6 +25,7 @@ import (
 	"sync"
 
 	"github.com/gofrs/flock"
+	"github.com/polargate/polargate/internal/disk"
 )
 
 // A box is a folder of segments, which are numbered files of frames, and a state, which says
@@ -466,7 +467,7 @@ func replace(path string, data []byte) error {
 	if err = errors.Join(err, temp.Sync(), temp.Close()); err != nil {
 		return err
 	}
-	return os.Rename(path+".tmp", path)
+	return disk.Rename(path+".tmp", path)
 }
 
 // sync has the disk keep what was added.

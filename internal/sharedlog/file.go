@@ -18,6 +18,8 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/polargate/polargate/internal/disk"
 )
 
 // The file is a header, and after it one frame for each item that was put, in their
@@ -136,7 +138,7 @@ func (l *Log) reader(f **os.File) func(keyOf, place) []byte {
 
 // openKnown opens the file if it is still the one that was read.
 func (l *Log) openKnown() (*os.File, error) {
-	f, err := os.Open(l.path)
+	f, err := disk.Open(l.path)
 	if err != nil {
 		return nil, err
 	}
@@ -373,14 +375,9 @@ func (l *Log) unchanged(now fs.FileInfo) bool {
 
 func (l *Log) open(locked bool) (*os.File, error) {
 	if !locked {
-		return os.Open(l.path)
+		return disk.Open(l.path)
 	}
-	var f *os.File
-	err := patiently(func() (err error) {
-		f, err = os.OpenFile(l.path, os.O_RDWR|os.O_CREATE, 0o600)
-		return err
-	})
-	return f, err
+	return disk.OpenFile(l.path, os.O_RDWR|os.O_CREATE, 0o600)
 }
 
 // forget begins anew with another file. What changes by that is not told one by one.
@@ -405,7 +402,7 @@ func (l *Log) makeHeader(f *os.File, found []byte) (*os.File, error) {
 			l.file.unreadable.Add(info.Size())
 		}
 		_ = f.Close()
-		if err := patiently(func() error { return os.Rename(l.path, l.path+".corrupt") }); err != nil {
+		if err := disk.Rename(l.path, l.path+".corrupt"); err != nil {
 			return f, err
 		}
 		var err error
@@ -601,7 +598,7 @@ func (l *Log) compact(f *os.File, now int64) (err error) {
 	if err := temp.Close(); err != nil {
 		return err
 	}
-	if err := patiently(func() error { return os.Rename(temp.Name(), l.path) }); err != nil {
+	if err := disk.Rename(temp.Name(), l.path); err != nil {
 		return err
 	}
 	syncFolder(filepath.Dir(l.path))
@@ -622,17 +619,6 @@ func order64(a, b int64) int {
 		return 1
 	}
 	return 0
-}
-
-// patiently does what Windows may refuse for a moment, while another process holds a
-// file open, again for up to a quarter of a second.
-func patiently(do func() error) error {
-	err := do()
-	for wait := 2 * time.Millisecond; runtime.GOOS == "windows" && err != nil && wait < 200*time.Millisecond; wait *= 2 {
-		time.Sleep(wait)
-		err = do()
-	}
-	return err
 }
 
 // syncFolder makes a rename last, where the system can.

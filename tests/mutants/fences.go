@@ -108,8 +108,16 @@ func (s sealer) openVerdict(data []byte, of *seat, fingerprint string) (*verdict
 		name:  "a writer that is killed leaves half a state",
 		rule:  "written by temp file and rename",
 		file:  "store.go",
-		old:   `	if err := patiently(func() error { return os.Rename(temp.Name(), s.path(name)) }); err != nil {`,
+		old:   `	if err := disk.Rename(temp.Name(), s.path(name)); err != nil {`,
 		new:   `	if err := os.WriteFile(s.path(name), data[:len(data)/2], 0o600); err != nil || os.WriteFile(s.path(name), data, 0o600) != nil {`,
 		tests: "TestAStateOpensWholeAfterItsWriterWasKilled|TestSavingLeavesNothingElseBehind",
+	},
+	{
+		name:  "a file that others hold is tried again after pauses that grow",
+		rule:  "what others hold for a moment is tried again after short pauses, each of another length",
+		file:  "internal/disk/disk.go",
+		old:   `		time.Sleep(2*time.Millisecond + rand.N(8*time.Millisecond))`,
+		new:   `		time.Sleep(2*time.Millisecond + rand.N(time.Millisecond) + time.Since(start))`,
+		tests: "TestAFileThatOthersKeepOpeningIsTriedOftenForTwoSeconds",
 	},
 }
