@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"time"
+
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // Activation is what Polar counts for a license key on one computer. Source: schema
@@ -85,7 +87,7 @@ func (c *Client) Deactivate(ctx context.Context, key Key, activationID string) e
 	if err := c.checkInput(ctx, key, nil); err != nil {
 		return err
 	}
-	id, ok := canonicalUUID4(activationID)
+	id, ok := wire.CanonicalUUID4(activationID)
 	if !ok {
 		return errActivationID
 	}
@@ -103,7 +105,7 @@ var errActivationID = &InputError{"activation id", "is not a UUID of version 4: 
 // the same rules as in a validation. If they refuse it, the Activation is returned
 // anyway.
 func parseActivation(body []byte, asked Key, organizationID string, at time.Time) (*Activation, error) {
-	f, err := object(body)
+	f, err := wire.Object(body)
 	if err != nil {
 		return nil, err
 	}
@@ -115,7 +117,7 @@ func parseActivation(body []byte, asked Key, organizationID string, at time.Time
 	if err := json.Unmarshal(body, &a); err != nil {
 		return nil, err
 	}
-	if _, ok := canonicalUUID4(a.ID); !ok {
+	if _, ok := wire.CanonicalUUID4(a.ID); !ok {
 		return nil, errors.New("no activation: its id is missing")
 	}
 	if license != nil {
@@ -127,18 +129,18 @@ func parseActivation(body []byte, asked Key, organizationID string, at time.Time
 // UnmarshalJSON reads Polar's form. A field that is missing or has another type is left
 // zero.
 func (a *Activation) UnmarshalJSON(data []byte) error {
-	f, err := object(data)
+	f, err := wire.Object(data)
 	if err != nil {
 		return err
 	}
 	*a = Activation{}
-	f.text("id", &a.ID)
-	f.text("license_key_id", &a.LicenseKeyID)
-	f.text("label", &a.Label)
-	optional(f, "meta", &a.Meta)
-	f.time("created_at", &a.CreatedAt)
-	f.time("modified_at", &a.ModifiedAt)
-	optional(f, "license_key", &a.LicenseKey)
+	f.Text("id", &a.ID)
+	f.Text("license_key_id", &a.LicenseKeyID)
+	f.Text("label", &a.Label)
+	wire.Optional(f, "meta", &a.Meta)
+	f.Time("created_at", &a.CreatedAt)
+	f.Time("modified_at", &a.ModifiedAt)
+	wire.Optional(f, "license_key", &a.LicenseKey)
 	return nil
 }
 

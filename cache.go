@@ -15,6 +15,7 @@ import (
 	"github.com/polargate/polargate/internal/lookup"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/watch"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // entitlementCache keeps what Polar said of customers and license keys. Those that Polar
@@ -36,7 +37,7 @@ type entitlementCache struct {
 	short    atomic.Int64 // a clock.Local: until then customers count as turned away for lack of requests
 	panicked func(*flight.PanicError)
 	// heard is called, with the lock held, when an event tells something new of a customer.
-	heard func(customer uuid)
+	heard func(customer wire.UUID)
 	// replicas are the others that share what Polar said; nil if there are none.
 	replicas *replicas
 	// gaps counts how often something that other replicas said may have been missed, and
@@ -51,7 +52,7 @@ type entitlementCache struct {
 	keys *keyring.Ring
 	// licenses are the keys, at most a few, under which a license key of an id was
 	// asked about: rotation leaves more than one.
-	licenses *lru.Cache[uuid, []string]
+	licenses *lru.Cache[wire.UUID, []string]
 	behind   sync.WaitGroup // refreshes that nobody waits for
 	life     context.Context
 	end      context.CancelFunc
@@ -61,8 +62,8 @@ type entitlementCache struct {
 	ahead   atomic.Int64                            // how far Polar's clock is ahead of this computer's, as last seen
 	mu      sync.Mutex                              // guards changes of what is cached, not look-ups; never held across I/O
 	waiting map[cacheKey]map[chan struct{}]struct{} // who waits for news of whom; guarded by mu
-	books   map[uuid]*ledger.Book                   // of customers, who may have been evicted; guarded by mu
-	counted func(customer uuid, meter string)       // is told that Polar has counted; nil unless replicas share accounts
+	books   map[wire.UUID]*ledger.Book              // of customers, who may have been evicted; guarded by mu
+	counted func(customer wire.UUID, meter string)  // is told that Polar has counted; nil unless replicas share accounts
 	sweepAt int                                     // how many books there are when they are looked through; guarded by mu
 	counts  counters
 	// watches are the streams of those who are watched.
@@ -133,7 +134,7 @@ const (
 )
 
 func newEntitlementCache(size int) (*entitlementCache, error) {
-	c := &entitlementCache{start: time.Now().Add(-longAgo), books: map[uuid]*ledger.Book{}}
+	c := &entitlementCache{start: time.Now().Add(-longAgo), books: map[wire.UUID]*ledger.Book{}}
 	var err error
 	if c.known, err = newKnownEntries(size); err != nil {
 		return nil, err
@@ -141,7 +142,7 @@ func newEntitlementCache(size int) (*entitlementCache, error) {
 	if c.unknown, err = lru.New[cacheKey, *entry](max(size/unknownShare, 1)); err != nil {
 		return nil, err
 	}
-	if c.licenses, err = lru.New[uuid, []string](size); err != nil {
+	if c.licenses, err = lru.New[wire.UUID, []string](size); err != nil {
 		return nil, err
 	}
 	c.life, c.end = context.WithCancel(context.Background())

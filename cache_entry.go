@@ -8,6 +8,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/lookup"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // cacheKey names a customer or a license key. The kind is a field of its own, so
@@ -197,7 +198,7 @@ var indexSeed = maphash.MakeSeed()
 
 func hashOf(text string) uint64 { return maphash.String(indexSeed, text) }
 
-func hashOfID(id uuid) uint64 { return maphash.Bytes(indexSeed, id[:]) }
+func hashOfID(id wire.UUID) uint64 { return maphash.Bytes(indexSeed, id[:]) }
 
 func newKnownEntries(size int) (k knownEntries, err error) {
 	if k.customers, err = lookup.NewCache(size, func(e *entry) uint64 { return hashOfID(e.value().customer) }); err != nil {
@@ -215,7 +216,7 @@ func (k *knownEntries) find(key cacheKey) (*entry, *answer) {
 	case byExternalID:
 		e = k.byExternalID(key.id)
 	case byPolarID:
-		if id, ok := parseUUID(key.id); ok {
+		if id, ok := wire.ParseUUID(key.id); ok {
 			e = k.byID(id)
 		}
 	case byLicenseKey:
@@ -242,7 +243,7 @@ func (k *knownEntries) use(key cacheKey, now clock.Local) *answer {
 				return e != nil && k.customers.Touch(e)
 			})
 	case byPolarID:
-		if id, ok := parseUUID(key.id); ok {
+		if id, ok := wire.ParseUUID(key.id); ok {
 			if e := k.customers.Use(hashOfID(id), period, func(e *entry) bool { return e.value().customer == id }, k.customers.Touch); e != nil {
 				return e.answer.Load()
 			}
@@ -264,7 +265,7 @@ func (k *knownEntries) swap(e *entry, next *answer) {
 	}
 }
 
-func (k *knownEntries) byID(id uuid) *entry {
+func (k *knownEntries) byID(id wire.UUID) *entry {
 	return k.customers.Find(hashOfID(id), func(e *entry) bool { return e.value().customer == id })
 }
 

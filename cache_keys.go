@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // compose makes of an answer what it is as far as license keys let it, for as long as
@@ -74,7 +75,7 @@ func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, b
 
 // answeredBefore reports whether anything is cached about the license key of an id that Polar
 // said before then.
-func (c *entitlementCache) answeredBefore(id uuid, then clock.Polar) bool {
+func (c *entitlementCache) answeredBefore(id wire.UUID, then clock.Polar) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	texts, _ := c.licenses.Peek(id)
@@ -92,7 +93,7 @@ func (c *entitlementCache) noteLicense(key cacheKey, value *Entitlements) {
 	if key.kind != byLicenseKey || license == nil {
 		return
 	}
-	id, _ := parseUUID(license.ID)
+	id, _ := wire.ParseUUID(license.ID)
 	had, _ := c.licenses.Peek(id)
 	if !slices.Contains(had, key.id) {
 		const few = 4
@@ -105,7 +106,7 @@ func (c *entitlementCache) noteLicense(key cacheKey, value *Entitlements) {
 // cached: by themselves, and as what a customer's benefits come with. With every, all that
 // the customer's benefits came with are among them. revoked is when their grant was, by
 // Polar's clock; 0 if it was not. What was known before then does not outlast an outage.
-func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []uuid, every bool, revoked clock.Polar) {
+func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []wire.UUID, every bool, revoked clock.Polar) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	holder := c.known.byID(customer.customer)

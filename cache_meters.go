@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/polargate/polargate/internal/ledger"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 func (c *entitlementCache) hasSpent(e *entry) bool {
@@ -43,9 +44,9 @@ func (c *entitlementCache) observe(value *Entitlements) *Entitlements {
 }
 
 // account is the customer whose meters are in these entitlements; zero for a license key's.
-func (e *Entitlements) account() uuid {
+func (e *Entitlements) account() wire.UUID {
 	if e.particulars().license != nil {
-		return uuid{}
+		return wire.UUID{}
 	}
 	return e.customer
 }
@@ -102,7 +103,7 @@ func (c *entitlementCache) openBook(key cacheKey, last *Entitlements, meter stri
 
 // bookFor is the book of a customer who has that entry, if any, with an account of a meter as
 // last says. mu is held.
-func (c *entitlementCache) bookFor(id uuid, e *entry, last *Entitlements, meter string) *ledger.Book {
+func (c *entitlementCache) bookFor(id wire.UUID, e *entry, last *Entitlements, meter string) *ledger.Book {
 	var count ledger.Count
 	i := last.meter(meter)
 	if i >= 0 {
@@ -126,7 +127,7 @@ func (c *entitlementCache) bookFor(id uuid, e *entry, last *Entitlements, meter 
 // restore changes a customer's account of a meter. Polar may not have been asked about the
 // customer yet.
 func (c *entitlementCache) restore(customer, meter string, change func(*ledger.Account)) {
-	id, ok := parseUUID(customer)
+	id, ok := wire.ParseUUID(customer)
 	if !ok {
 		return
 	}
@@ -141,14 +142,14 @@ func (c *entitlementCache) restore(customer, meter string, change func(*ledger.A
 }
 
 // bookOf is the book of a customer by Polar's id; nil if there is none.
-func (c *entitlementCache) bookOf(id uuid) *ledger.Book {
+func (c *entitlementCache) bookOf(id wire.UUID) *ledger.Book {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.books[id]
 }
 
 // eachBook goes through the books of all customers.
-func (c *entitlementCache) eachBook(see func(uuid, *ledger.Book)) {
+func (c *entitlementCache) eachBook(see func(wire.UUID, *ledger.Book)) {
 	c.mu.Lock()
 	books := maps.Clone(c.books)
 	c.mu.Unlock()

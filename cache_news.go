@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // store keeps an answer to a question that was asked then, and gives what is to be
@@ -115,7 +116,7 @@ func (c *entitlementCache) expire(e *entry) {
 func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration) {
 	now := c.now()
 	last := e.value()
-	if last != nil && !value.known && value.customer == (uuid{}) && value.own == nil {
+	if last != nil && !value.known && value.customer == (wire.UUID{}) && value.own == nil {
 		gone := *value // Polar has no such customer any more, and does not repeat the id
 		gone.customer = last.customer
 		value = &gone
@@ -240,7 +241,7 @@ func (c *entitlementCache) doubt(e *entry) { c.change(e, func(a *answer) { a.dou
 
 // licensesGone are the license keys that came with what a customer had, and don't come with
 // what they have.
-func (c *entitlementCache) licensesGone(customer *Entitlements) []uuid {
+func (c *entitlementCache) licensesGone(customer *Entitlements) []wire.UUID {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.known.byID(customer.customer)
@@ -248,7 +249,7 @@ func (c *entitlementCache) licensesGone(customer *Entitlements) []uuid {
 		return nil
 	}
 	have := customer.licenseKeyIDs()
-	return slices.DeleteFunc(e.value().licenseKeyIDs(), func(id uuid) bool { return slices.Contains(have, id) })
+	return slices.DeleteFunc(e.value().licenseKeyIDs(), func(id wire.UUID) bool { return slices.Contains(have, id) })
 }
 
 // doubtSooner counts how long a refusal is believed from when Polar said it. mu is held.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/wire"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -16,7 +17,7 @@ func idOf(n int) CustomerRef { return CustomerID(fmt.Sprintf("8b4a91e8-8712-4bc8
 
 // said is what Polar says at a time of the customer of that number.
 func said(n int, external string, at clock.Polar) *Entitlements {
-	id, _ := parseUUID(idOf(n).key.id)
+	id, _ := wire.ParseUUID(idOf(n).key.id)
 	return &Entitlements{known: true, customer: id, external: external, at: at}
 }
 

@@ -20,6 +20,7 @@ import (
 	"weak"
 
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/wire"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -679,7 +680,7 @@ type oneAnswer func() *http.Response
 func (a oneAnswer) RoundTrip(*http.Request) (*http.Response, error) { return a(), nil }
 
 func isUUID4(id string) bool {
-	_, ok := canonicalUUID4(id)
+	_, ok := wire.CanonicalUUID4(id)
 	return ok
 }
 
@@ -760,7 +761,7 @@ func FuzzAnswers(f *testing.F) {
 				license = got.LicenseKey
 			}
 			require.Equal(t, key, license.Key.Reveal(), "a grant is of the key that was asked about")
-			require.True(t, sameUUID(license.OrganizationID, testOrganization))
+			require.True(t, wire.SameUUID(license.OrganizationID, testOrganization))
 			require.Equal(t, KeyGranted, license.Status)
 		}
 		require.LessOrEqual(t, answers, 5, "only a validation is repeated")

@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // What is here is about one customer, and needs an organization access token, or the token
@@ -117,17 +119,17 @@ func (c *Client) CustomerSession(ctx context.Context, customer CustomerRef, retu
 const customerToken = "polar_cst_"
 
 func readSession(body []byte) (*CustomerSession, error) {
-	f, err := object(body)
+	f, err := wire.Object(body)
 	if err != nil {
 		return nil, err
 	}
 	s := &CustomerSession{}
 	var token, portal string
-	f.text("id", &s.ID)
-	f.text("token", &token)
-	f.text("customer_portal_url", &portal)
-	f.text("customer_id", &s.CustomerID)
-	f.time("expires_at", &s.ExpiresAt)
+	f.Text("id", &s.ID)
+	f.Text("token", &token)
+	f.Text("customer_portal_url", &portal)
+	f.Text("customer_id", &s.CustomerID)
+	f.Time("expires_at", &s.ExpiresAt)
 	if s.Token, err = ParseSessionToken(token); err != nil {
 		return nil, errors.New("a customer session without a token")
 	}
@@ -247,33 +249,33 @@ func (s Seat) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(s)) }
 // UnmarshalJSON reads Polar's form. A field that is missing or has another type is left
 // zero.
 func (s *Seat) UnmarshalJSON(data []byte) error {
-	f, err := object(data)
+	f, err := wire.Object(data)
 	if err != nil {
 		return err
 	}
 	*s = Seat{}
 	var status, email string
-	f.text("id", &s.ID)
-	f.text("subscription_id", &s.SubscriptionID)
-	f.text("order_id", &s.OrderID)
-	f.text("status", &status)
-	f.text("customer_id", &s.CustomerID)
-	f.text("member_id", &s.MemberID)
-	f.text("email", &email)
+	f.Text("id", &s.ID)
+	f.Text("subscription_id", &s.SubscriptionID)
+	f.Text("order_id", &s.OrderID)
+	f.Text("status", &status)
+	f.Text("customer_id", &s.CustomerID)
+	f.Text("member_id", &s.MemberID)
+	f.Text("email", &email)
 	s.Status, s.Email = SeatStatus(status), newEmail(email)
-	f.time("invitation_token_expires_at", &s.InvitationExpiresAt)
-	f.time("claimed_at", &s.ClaimedAt)
-	f.time("revoked_at", &s.RevokedAt)
-	f.time("created_at", &s.CreatedAt)
-	optional(f, "seat_metadata", &s.Metadata)
-	var member fields
+	f.Time("invitation_token_expires_at", &s.InvitationExpiresAt)
+	f.Time("claimed_at", &s.ClaimedAt)
+	f.Time("revoked_at", &s.RevokedAt)
+	f.Time("created_at", &s.CreatedAt)
+	wire.Optional(f, "seat_metadata", &s.Metadata)
+	var member wire.Fields
 	var buyer, external string
-	optional(f, "member", &member)
-	member.text("customer_id", &buyer)
-	member.text("external_id", &external)
+	wire.Optional(f, "member", &member)
+	member.Text("customer_id", &buyer)
+	member.Text("external_id", &external)
 	switch {
 	case s.CustomerID == "" || s.Status == SeatRevoked:
-	case s.MemberID != "" && sameUUID(buyer, s.CustomerID):
+	case s.MemberID != "" && wire.SameUUID(buyer, s.CustomerID):
 		s.Holder = Member(CustomerID(buyer), external)
 	default: // the member is the buyer's, and the customer is not
 		s.Holder = CustomerID(s.CustomerID)
@@ -323,7 +325,7 @@ func (c *Client) Seats(ctx context.Context, subscriptionID string) (*Seats, erro
 	var seats *Seats
 	ask := exchange{op: opSeats, path: "/v1/customer-seats?subscription_id=" + id, repeatable: true, refusals: seatRefusals, most: longestList}
 	err := c.exchange(ctx, ask, func(body []byte, _ time.Time) error {
-		f, err := object(body)
+		f, err := wire.Object(body)
 		if err != nil {
 			return err
 		}
@@ -331,8 +333,8 @@ func (c *Client) Seats(ctx context.Context, subscriptionID string) (*Seats, erro
 		if err := json.Unmarshal(f["seats"], &got.Seats); err != nil || got.Seats == nil {
 			return errors.New("a list without its seats")
 		}
-		optional(f, "available_seats", &got.Available)
-		optional(f, "total_seats", &got.Total)
+		wire.Optional(f, "available_seats", &got.Available)
+		wire.Optional(f, "total_seats", &got.Total)
 		seats = got
 		return nil
 	})
@@ -422,18 +424,18 @@ func (c *Client) SeatInvitation(ctx context.Context, token string) (*SeatInvitat
 	var invitation *SeatInvitation
 	ask := exchange{op: opInvitation, path: "/v1/customer-seats/claim/" + url.PathEscape(token), secret: token, repeatable: true, refusals: seatRefusals}
 	err := c.exchange(ctx, ask, func(body []byte, _ time.Time) error {
-		f, err := object(body)
+		f, err := wire.Object(body)
 		if err != nil {
 			return err
 		}
 		got := &SeatInvitation{}
 		var email string
-		f.text("product_id", &got.ProductID)
-		f.text("product_name", &got.ProductName)
-		f.text("organization_name", &got.OrganizationName)
-		f.text("organization_slug", &got.OrganizationSlug)
-		f.text("customer_email", &email)
-		optional(f, "can_claim", &got.CanClaim)
+		f.Text("product_id", &got.ProductID)
+		f.Text("product_name", &got.ProductName)
+		f.Text("organization_name", &got.OrganizationName)
+		f.Text("organization_slug", &got.OrganizationSlug)
+		f.Text("customer_email", &email)
+		wire.Optional(f, "can_claim", &got.CanClaim)
 		if got.ProductID == "" {
 			return errors.New("an invitation without its product")
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/keyring"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // What is here keeps a benefit of the type license_keys from outliving its license key.
@@ -32,7 +33,7 @@ func lacksScope(err error) bool {
 // immutable, as the Entitlements are that have them.
 type keyedGrants struct {
 	all      []GrantedBenefit // as Polar's state has them: of a benefit there may be several
-	ids      []uuid           // of the license keys; zero where there is none, or none is named
+	ids      []wire.UUID      // of the license keys; zero where there is none, or none is named
 	features map[string][]string
 
 	// due is when a key is to be asked about, and flips when what counts changes by
@@ -47,14 +48,14 @@ type keyedGrants struct {
 
 // keyedGrantsOf notes which of the grants of a state come with a license key; nil if none.
 func keyedGrantsOf(grants []GrantedBenefit, features map[string][]string) *keyedGrants {
-	var ids []uuid
+	var ids []wire.UUID
 	for i, g := range grants {
-		id, ok := parseUUID(g.LicenseKeyID())
+		id, ok := wire.ParseUUID(g.LicenseKeyID())
 		if !ok || g.Type() != licenseKeys {
 			continue // another id cannot be asked about: Polar's word counts
 		}
 		if ids == nil {
-			ids = make([]uuid, len(grants))
+			ids = make([]wire.UUID, len(grants))
 		}
 		ids[i] = id
 	}
@@ -68,11 +69,11 @@ func keyedGrantsOf(grants []GrantedBenefit, features map[string][]string) *keyed
 func (e *Entitlements) keys() *keyedGrants { return e.particulars().keys }
 
 // licenseKeyIDs are those of the license keys that the grants come with.
-func (e *Entitlements) licenseKeyIDs() []uuid {
+func (e *Entitlements) licenseKeyIDs() []wire.UUID {
 	if e.keys() == nil {
 		return nil
 	}
-	return slices.DeleteFunc(slices.Clone(e.keys().ids), func(id uuid) bool { return id == uuid{} })
+	return slices.DeleteFunc(slices.Clone(e.keys().ids), func(id wire.UUID) bool { return id == wire.UUID{} })
 }
 
 // grants are the benefits as Polar's state has them, in order, whether their license
@@ -116,7 +117,7 @@ func (e *Entitlements) supposingKeys() *Entitlements {
 
 // licenseKey asks Polar about a license key by its id. One that it does not know is the
 // zero answer, and no error.
-func (c *Client) licenseKey(ctx context.Context, id uuid, organizationID string) (keyring.Answer, error) {
+func (c *Client) licenseKey(ctx context.Context, id wire.UUID, organizationID string) (keyring.Answer, error) {
 	var key keyring.Answer
 	err := c.exchange(ctx, exchange{op: opKey, path: "/v1/license-keys/" + id.String(), repeatable: true}, func(body []byte, at time.Time) (err error) {
 		if key, err = readKey(body, organizationID, at); err == nil && key.ID != id {
@@ -136,8 +137,8 @@ func readKey(body []byte, organizationID string, at time.Time) (keyring.Answer, 
 	if err := json.Unmarshal(body, &l); err != nil {
 		return keyring.Answer{}, err
 	}
-	id, ok := parseUUID(l.ID)
-	if !ok || organizationID != "" && !sameUUID(l.OrganizationID, organizationID) {
+	id, ok := wire.ParseUUID(l.ID)
+	if !ok || organizationID != "" && !wire.SameUUID(l.OrganizationID, organizationID) {
 		return keyring.Answer{}, errForeignAnswer
 	}
 	key := keyring.Answer{ID: id, Granted: l.Status == KeyGranted, Expires: !l.ExpiresAt.IsZero(), At: clock.PolarTime(at)}
@@ -153,7 +154,7 @@ func (c *Client) keysOf(ctx context.Context, benefit, organizationID string, pag
 	var got keyring.Page
 	path := fmt.Sprintf("/v1/license-keys/?benefit_id=%s&status=granted&status=disabled&limit=%d&page=%d", benefit, keysOnPage, page)
 	err := c.exchange(ctx, exchange{op: opList, path: path, repeatable: true}, func(body []byte, at time.Time) error {
-		f, err := object(body)
+		f, err := wire.Object(body)
 		if err != nil {
 			return err
 		}
@@ -167,9 +168,9 @@ func (c *Client) keysOf(ctx context.Context, benefit, organizationID string, pag
 				got.Keys = append(got.Keys, key)
 			}
 		}
-		var pagination fields
-		optional(f, "pagination", &pagination)
-		optional(pagination, "max_page", &got.Last)
+		var pagination wire.Fields
+		wire.Optional(f, "pagination", &pagination)
+		wire.Optional(pagination, "max_page", &got.Last)
 		return nil
 	})
 	return got, err
@@ -188,7 +189,7 @@ func judgeKeys(err error) (f keyring.Failure) {
 func isUUID(id string) bool { _, ok := canonicalUUID4(id); return ok }
 
 // ringIDs are ids as package keyring has them.
-func ringIDs(ids []uuid) []keyring.ID {
+func ringIDs(ids []wire.UUID) []keyring.ID {
 	all := make([]keyring.ID, len(ids))
 	for i, id := range ids {
 		all[i] = id
@@ -206,7 +207,7 @@ func (c *entitlementCache) composeKeys(value *Entitlements, now clock.Local) *En
 	counting := make([]GrantedBenefit, 0, len(keys.all))
 	standings := c.keys.Standings(ringIDs(keys.ids), now)
 	for i, g := range keys.all {
-		if keys.ids[i] == (uuid{}) {
+		if keys.ids[i] == (wire.UUID{}) {
 			counting = append(counting, g)
 			continue
 		}
@@ -298,8 +299,8 @@ func (b GrantedBenefit) LicenseKeyID() string {
 		return ""
 	}
 	var id string
-	f, _ := object([]byte(b.properties))
-	f.text("license_key_id", &id)
+	f, _ := wire.Object([]byte(b.properties))
+	f.Text("license_key_id", &id)
 	return id
 }
 

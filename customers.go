@@ -19,6 +19,7 @@ import (
 	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
+	"github.com/polargate/polargate/internal/wire"
 	"golang.org/x/time/rate"
 )
 
@@ -566,8 +567,8 @@ func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationI
 		value, err = readState(body, at, r, organizationID, features)
 		if err == nil && organizationID == "" {
 			var organization string
-			f, _ := object(body) // as it has just been read
-			f.text("organization_id", &organization)
+			f, _ := wire.Object(body) // as it has just been read
+			f.Text("organization_id", &organization)
 			learn(organization)
 		}
 		return err
@@ -587,15 +588,15 @@ func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationI
 func (c *Client) organizationOfKeys(ctx context.Context) (string, error) {
 	var organization string
 	err := c.exchange(ctx, exchange{op: opList, path: "/v1/license-keys/?limit=1", repeatable: true}, func(body []byte, _ time.Time) error {
-		f, err := object(body)
+		f, err := wire.Object(body)
 		if err != nil {
 			return err
 		}
-		items, err := f.list("items")
+		items, err := f.List("items")
 		if err != nil || len(items) == 0 {
 			return err
 		}
-		items[0].text("organization_id", &organization)
+		items[0].Text("organization_id", &organization)
 		if _, ok := canonicalUUID4(organization); !ok {
 			return errors.New("a license key without an organization")
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/intern"
 	"github.com/polargate/polargate/internal/ledger"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 const opEntitlements = "entitlements" // what was done, in an *Error
@@ -35,7 +36,7 @@ type Entitlements struct {
 	// unread are the lists that could not be read, and borrowed those of them that come
 	// from an earlier state.
 	unread, borrowed lists
-	customer         uuid        // zero where not known
+	customer         wire.UUID   // zero where not known
 	amounts          []amounts   // of the plan's meters, in their order
 	at               clock.Polar // when Polar said so
 	// subscriptions are those that make the plan's products, by id; the first knows the next.
@@ -137,7 +138,7 @@ type Subscription struct {
 // subscription is a Subscription as it is kept: with what few have apart, since most
 // customers have one that is renewed.
 type subscription struct {
-	id    uuid
+	id    wire.UUID
 	paid  clock.Polar // when the current period ends; 0 where Polar gave no time
 	about unique.Handle[aboutSubscription]
 }
@@ -155,7 +156,7 @@ type aboutSubscription struct {
 // subscriptionsOf keeps subscriptions in this order; nil if there are none.
 func subscriptionsOf(all []Subscription) (first *subscription) {
 	for _, s := range slices.Backward(all) {
-		id, _ := parseUUID(s.ID)
+		id, _ := wire.ParseUUID(s.ID)
 		about := aboutSubscription{textFrom(s.ProductID), strings.Clone(s.Status), s.CancelAtPeriodEnd, polarTime(s.TrialEnd), polarTime(s.EndsAt), first}
 		first = &subscription{id, polarTime(s.CurrentPeriodEnd), unique.Make(about)}
 	}
@@ -164,7 +165,7 @@ func subscriptionsOf(all []Subscription) (first *subscription) {
 
 func (s *subscription) public() Subscription {
 	about, id := s.about.Value(), ""
-	if s.id != (uuid{}) {
+	if s.id != (wire.UUID{}) {
 		id = s.id.String()
 	}
 	return Subscription{id, textOf(about.product), about.status, timeOf(about.trial), timeOf(s.paid), about.canceled, timeOf(about.end)}
@@ -194,7 +195,7 @@ func (e *Entitlements) CustomerID() string {
 	switch license := e.particulars().license; {
 	case license != nil:
 		return normalUUID(license.CustomerID)
-	case e == nil || e.customer == uuid{}:
+	case e == nil || e.customer == wire.UUID{}:
 		return ""
 	}
 	return e.customer.String()
@@ -918,7 +919,7 @@ func readState(body []byte, at time.Time, asked CustomerRef, organizationID stri
 
 // readDeleted reads which customer was deleted.
 func readDeleted(body []byte, organizationID string) (*Entitlements, error) {
-	f, err := object(body)
+	f, err := wire.Object(body)
 	if err != nil {
 		return nil, err
 	}
@@ -931,28 +932,28 @@ func readDeleted(body []byte, organizationID string) (*Entitlements, error) {
 
 // deleted turns a customer into one that no longer exists. Polar then keeps the external
 // id in the metadata.
-func (e *Entitlements) deleted(f fields) *Entitlements {
+func (e *Entitlements) deleted(f wire.Fields) *Entitlements {
 	e.known, e.unread = false, 0
 	if e.external == "" {
-		var metadata fields
-		optional(f, "metadata", &metadata)
-		metadata.text("__external_id", &e.external)
+		var metadata wire.Fields
+		wire.Optional(f, "metadata", &metadata)
+		metadata.Text("__external_id", &e.external)
 	}
 	return e
 }
 
 // readCustomer reads which customer it is, and nothing of what they have.
-func readCustomer(f fields, organizationID string) (*Entitlements, error) {
+func readCustomer(f wire.Fields, organizationID string) (*Entitlements, error) {
 	e := &Entitlements{known: true}
 	var id, organization string
-	f.text("id", &id)
-	f.text("external_id", &e.external)
-	f.text("organization_id", &organization)
+	f.Text("id", &id)
+	f.Text("external_id", &e.external)
+	f.Text("organization_id", &organization)
 	var ok bool
-	if e.customer, ok = parseUUID(id); !ok {
+	if e.customer, ok = wire.ParseUUID(id); !ok {
 		return nil, errors.New("no customer: the id is missing")
 	}
-	if organizationID != "" && organization != "" && !sameUUID(organization, organizationID) {
+	if organizationID != "" && organization != "" && !wire.SameUUID(organization, organizationID) {
 		return nil, errForeignState
 	}
 	return e, nil
@@ -960,7 +961,7 @@ func readCustomer(f fields, organizationID string) (*Entitlements, error) {
 
 // readEvent reads the state of whichever customer it belongs to.
 func readEvent(body []byte, organizationID string, features map[string][]string) (*Entitlements, error) {
-	f, err := object(body)
+	f, err := wire.Object(body)
 	if err != nil {
 		return nil, err
 	}
@@ -968,8 +969,8 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 	if err != nil {
 		return nil, err
 	}
-	read := func(name string, as lists) []fields {
-		all, err := f.list(name)
+	read := func(name string, as lists) []wire.Fields {
+		all, err := f.List(name)
 		if err != nil {
 			e.unread |= as
 		}
@@ -984,19 +985,19 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 		return nil, errors.New("no customer state: none of its lists can be read")
 	}
 	var deleted time.Time
-	f.time("deleted_at", &deleted)
+	f.Time("deleted_at", &deleted)
 	if !deleted.IsZero() {
 		return e.deleted(f), nil
 	}
 	var have rights
 	for _, g := range grants {
 		var benefit, kind string
-		g.text("benefit_id", &benefit)
-		g.text("benefit_type", &kind)
+		g.Text("benefit_id", &benefit)
+		g.Text("benefit_type", &kind)
 		if benefit == "" {
 			continue
 		}
-		have.benefits = append(have.benefits, newBenefit(benefit, kind, compact(g["benefit_metadata"]), compact(g["properties"])))
+		have.benefits = append(have.benefits, newBenefit(benefit, kind, wire.Compact(g["benefit_metadata"]), wire.Compact(g["properties"])))
 	}
 	for _, s := range subscriptions {
 		have.subscription(s)
@@ -1009,19 +1010,19 @@ func readEvent(body []byte, organizationID string, features map[string][]string)
 }
 
 // subscription reads a subscription, and adds the product of one that gives a right.
-func (r *rights) subscription(s fields) {
+func (r *rights) subscription(s wire.Fields) {
 	var is Subscription
-	s.text("id", &is.ID)
+	s.Text("id", &is.ID)
 	is.ID = normalUUID(is.ID)
-	s.text("product_id", &is.ProductID)
-	s.text("status", &is.Status)
+	s.Text("product_id", &is.ProductID)
+	s.Text("status", &is.Status)
 	if is.ProductID == "" || slices.Contains(noRight, is.Status) {
 		return
 	}
-	s.time("trial_end", &is.TrialEnd)
-	s.time("current_period_end", &is.CurrentPeriodEnd)
-	s.time("ends_at", &is.EndsAt)
-	optional(s, "cancel_at_period_end", &is.CancelAtPeriodEnd)
+	s.Time("trial_end", &is.TrialEnd)
+	s.Time("current_period_end", &is.CurrentPeriodEnd)
+	s.Time("ends_at", &is.EndsAt)
+	wire.Optional(s, "cancel_at_period_end", &is.CancelAtPeriodEnd)
 	if is.CancelAtPeriodEnd && is.EndsAt.IsZero() {
 		is.EndsAt = is.CurrentPeriodEnd
 	}
@@ -1030,14 +1031,14 @@ func (r *rights) subscription(s fields) {
 }
 
 // meter reads how a meter of a customer stands, and adds it.
-func (r *rights) meter(m fields) {
+func (r *rights) meter(m wire.Fields) {
 	var meter string
 	var b MeterBalance
-	m.text("meter_id", &meter)
-	optional(m, "consumed_units", &b.Consumed)
-	optional(m, "credited_units", &b.Credited)
+	m.Text("meter_id", &meter)
+	wire.Optional(m, "consumed_units", &b.Consumed)
+	wire.Optional(m, "credited_units", &b.Credited)
 	b.Balance = max(-math.MaxFloat64, min(b.Credited-b.Consumed, math.MaxFloat64)) // never infinite
-	optional(m, "balance", &b.Balance)
+	wire.Optional(m, "balance", &b.Balance)
 	b.Balance = ledger.Round(b.Balance)
 	b.counted = countedAt(m)
 	if meter == "" {
@@ -1048,10 +1049,10 @@ func (r *rights) meter(m fields) {
 }
 
 // countedAt is when Polar counted a meter: it changes nothing else about one.
-func countedAt(m fields) clock.Polar {
+func countedAt(m wire.Fields) clock.Polar {
 	var created, modified time.Time
-	m.time("created_at", &created)
-	m.time("modified_at", &modified)
+	m.Time("created_at", &created)
+	m.Time("modified_at", &modified)
 	if modified.IsZero() {
 		modified = created
 	}
@@ -1079,7 +1080,7 @@ var noRight = []string{"past_due", "unpaid", "canceled", "incomplete", "incomple
 
 // ofLicense is what a license key allows.
 func ofLicense(l *LicenseKey, features map[string][]string) *Entitlements {
-	customer, _ := parseUUID(l.CustomerID)
+	customer, _ := wire.ParseUUID(l.CustomerID)
 	e := &Entitlements{customer: customer, external: l.Customer.ExternalID, known: true, own: &particulars{license: l}, at: clock.PolarTime(l.answeredAt)}
 	properties, _ := json.Marshal(map[string]string{"license_key_id": l.ID, "display_key": l.DisplayKey}) // it is all text
 	e.setRights(rights{}.unlocking([]GrantedBenefit{newBenefit(l.BenefitID, licenseKeys, "{}", string(properties))}, features))

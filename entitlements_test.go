@@ -22,6 +22,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/wire"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -603,7 +604,7 @@ func TestBooksThatAreNotNeededAreSweptOut(t *testing.T) {
 	cache, err := newEntitlementCache(4)
 	require.NoError(t, err)
 	for i := range 10 * fewBooks {
-		seen := &Entitlements{known: true, customer: uuid{1, byte(i), byte(i >> 8)}}
+		seen := &Entitlements{known: true, customer: wire.UUID{1, byte(i), byte(i >> 8)}}
 		seen.setRights(rights{meters: []MeterBalance{{id: unique.Make("m"), Balance: 5}}})
 		book, held := cache.hold(ExternalID("usr_gone").key, seen, "m", ledger.Of(3), ledger.Units{})
 		require.True(t, held)
@@ -615,7 +616,7 @@ func TestBooksThatAreNotNeededAreSweptOut(t *testing.T) {
 	}
 	assert.Less(t, len(cache.books), 2*fewBooks+10)
 	for i := range 10 {
-		assert.NotNil(t, cache.books[uuid{1, byte(i)}], "something is owed in that")
+		assert.NotNil(t, cache.books[wire.UUID{1, byte(i)}], "something is owed in that")
 	}
 }
 

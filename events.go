@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // Event is one of Polar's webhooks, verified. What a gate uses of it is typed: see State,
@@ -72,20 +74,20 @@ type SubscriptionEvent struct {
 // Subscription reads an event whose type begins with "subscription."; ok is false for other
 // types.
 func (e Event) Subscription() (s SubscriptionEvent, ok bool) {
-	f, err := object(e.data)
+	f, err := wire.Object(e.data)
 	if err != nil || !strings.HasPrefix(e.Type, "subscription.") {
 		return s, false
 	}
-	f.text("id", &s.ID)
-	f.text("product_id", &s.ProductID)
-	f.text("status", &s.Status)
-	f.time("current_period_start", &s.CurrentPeriodStart)
-	f.time("current_period_end", &s.CurrentPeriodEnd)
-	f.time("trial_end", &s.TrialEnd)
-	f.time("ends_at", &s.EndsAt)
-	f.time("ended_at", &s.EndedAt)
-	optional(f, "cancel_at_period_end", &s.CancelAtPeriodEnd)
-	optional(f, "seats", &s.Seats)
+	f.Text("id", &s.ID)
+	f.Text("product_id", &s.ProductID)
+	f.Text("status", &s.Status)
+	f.Time("current_period_start", &s.CurrentPeriodStart)
+	f.Time("current_period_end", &s.CurrentPeriodEnd)
+	f.Time("trial_end", &s.TrialEnd)
+	f.Time("ends_at", &s.EndsAt)
+	f.Time("ended_at", &s.EndedAt)
+	wire.Optional(f, "cancel_at_period_end", &s.CancelAtPeriodEnd)
+	wire.Optional(f, "seats", &s.Seats)
 	return s, s.ID != ""
 }
 
@@ -104,7 +106,7 @@ type GrantEvent struct {
 
 // Grant reads an event whose type begins with "benefit_grant."; ok is false for other types.
 func (e Event) Grant() (g GrantEvent, ok bool) {
-	f, err := object(e.data)
+	f, err := wire.Object(e.data)
 	if err != nil || !strings.HasPrefix(e.Type, grantEvents) {
 		return g, false
 	}
@@ -114,13 +116,13 @@ func (e Event) Grant() (g GrantEvent, ok bool) {
 		return g, false
 	}
 	g.Benefit = have.benefits[0]
-	optional(f, "is_granted", &g.Granted)
-	f.text("subscription_id", &g.SubscriptionID)
-	f.text("order_id", &g.OrderID)
-	var member fields
+	wire.Optional(f, "is_granted", &g.Granted)
+	f.Text("subscription_id", &g.SubscriptionID)
+	f.Text("order_id", &g.OrderID)
+	var member wire.Fields
 	var external string
-	optional(f, "member", &member)
-	member.text("external_id", &external)
+	wire.Optional(f, "member", &member)
+	member.Text("external_id", &external)
 	g.Member = Member(e.Customer, external)
 	return g, true
 }
@@ -209,35 +211,35 @@ var (
 // doesn't say.
 func (c *Customers) readEventHead(id string, body []byte) (e Event, organization string) {
 	e = Event{ID: id, features: c.config.Features}
-	f, err := object(body)
+	f, err := wire.Object(body)
 	if err != nil {
 		return e, ""
 	}
-	f.text("type", &e.Type)
-	f.time("timestamp", &e.At)
+	f.Text("type", &e.Type)
+	f.Time("timestamp", &e.At)
 	e.data = f["data"]
-	data, err := object(e.data)
+	data, err := wire.Object(e.data)
 	if err != nil {
 		return e, ""
 	}
-	part := func(name string) (of fields) {
-		optional(data, name, &of)
+	part := func(name string) (of wire.Fields) {
+		wire.Optional(data, name, &of)
 		return of
 	}
-	for _, of := range []fields{data, part("customer"), part("product"), part("benefit")} {
-		if of.text("organization_id", &organization); organization != "" {
+	for _, of := range []wire.Fields{data, part("customer"), part("product"), part("benefit")} {
+		if of.Text("organization_id", &organization); organization != "" {
 			break
 		}
 	}
 	var customer string
 	switch {
 	case strings.HasPrefix(e.Type, "customer_seat."):
-		part("member").text("customer_id", &customer) // the buyer, whatever the seat says
+		part("member").Text("customer_id", &customer) // the buyer, whatever the seat says
 	case strings.HasPrefix(e.Type, "customer."):
-		data.text("id", &customer)
+		data.Text("id", &customer)
 	}
 	if customer == "" {
-		data.text("customer_id", &customer)
+		data.Text("customer_id", &customer)
 	}
 	if canonical, ok := canonicalUUID4(customer); ok {
 		e.Customer = CustomerID(canonical)

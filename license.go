@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/polargate/polargate/internal/wire"
 	"github.com/polargate/polargate/lease"
 )
 
@@ -339,7 +340,7 @@ func (c *Client) validateIn(ctx context.Context, organizationID string, r Valida
 			return err
 		}
 		if a := license.Activation; r.ActivationID != "" && a != nil {
-			if id, ok := canonicalUUID4(a.ID); ok && !sameUUID(id, r.ActivationID) {
+			if id, ok := canonicalUUID4(a.ID); ok && !wire.SameUUID(id, r.ActivationID) {
 				return errForeignAnswer
 			}
 		}
@@ -359,7 +360,7 @@ func parseGranted(body []byte, asked Key, organizationID string, at time.Time) (
 	if err := json.Unmarshal(body, &l); err != nil {
 		return nil, err
 	}
-	if l.Key != asked || !sameUUID(l.OrganizationID, organizationID) {
+	if l.Key != asked || !wire.SameUUID(l.OrganizationID, organizationID) {
 		return nil, errForeignAnswer
 	}
 	if l.Status != KeyGranted {
@@ -376,7 +377,7 @@ func parseGranted(body []byte, asked Key, organizationID string, at time.Time) (
 // present and be text, and an expiry, if present, must be readable. Any other field that
 // is missing or has another type is left zero.
 func (l *LicenseKey) UnmarshalJSON(data []byte) error {
-	fields, err := object(data)
+	fields, err := wire.Object(data)
 	if err != nil {
 		return err
 	}
@@ -398,119 +399,119 @@ func (l *LicenseKey) UnmarshalJSON(data []byte) error {
 	}
 	l.Key, l.Status = newKey(key), KeyStatus(status)
 	if raw := fields["expires_at"]; len(raw) > 0 && string(raw) != "null" {
-		if l.ExpiresAt, err = parseTime(raw); err != nil {
+		if l.ExpiresAt, err = wire.ParseTime(raw); err != nil {
 			return err
 		}
 	}
-	fields.text("customer_id", &l.CustomerID)
-	fields.text("display_key", &l.DisplayKey)
+	fields.Text("customer_id", &l.CustomerID)
+	fields.Text("display_key", &l.DisplayKey)
 	if !strings.Contains(l.Key.String(), "-") {
 		l.DisplayKey = l.Key.String()
 	}
-	optional(fields, "limit_activations", &l.LimitActivations)
-	optional(fields, "usage", &l.Usage)
-	optional(fields, "limit_usage", &l.LimitUsage)
-	optional(fields, "validations", &l.Validations)
-	fields.time("last_validated_at", &l.LastValidatedAt)
-	fields.time("created_at", &l.CreatedAt)
-	fields.time("modified_at", &l.ModifiedAt)
-	optional(fields, "customer", &l.Customer)
-	optional(fields, "member", &l.Member)
-	optional(fields, "subscription", &l.Subscription)
-	optional(fields, "order", &l.Order)
-	optional(fields, "activation", &l.Activation)
-	optional(fields, "activations", &l.Activations)
+	wire.Optional(fields, "limit_activations", &l.LimitActivations)
+	wire.Optional(fields, "usage", &l.Usage)
+	wire.Optional(fields, "limit_usage", &l.LimitUsage)
+	wire.Optional(fields, "validations", &l.Validations)
+	fields.Time("last_validated_at", &l.LastValidatedAt)
+	fields.Time("created_at", &l.CreatedAt)
+	fields.Time("modified_at", &l.ModifiedAt)
+	wire.Optional(fields, "customer", &l.Customer)
+	wire.Optional(fields, "member", &l.Member)
+	wire.Optional(fields, "subscription", &l.Subscription)
+	wire.Optional(fields, "order", &l.Order)
+	wire.Optional(fields, "activation", &l.Activation)
+	wire.Optional(fields, "activations", &l.Activations)
 	return nil
 }
 
 // UnmarshalJSON reads Polar's form. A field that is missing or has another type is left
 // zero.
 func (c *Customer) UnmarshalJSON(data []byte) error {
-	fields, err := object(data)
+	fields, err := wire.Object(data)
 	if err != nil {
 		return err
 	}
 	*c = Customer{}
 	var email string
-	fields.text("id", &c.ID)
-	fields.text("organization_id", &c.OrganizationID)
-	fields.text("external_id", &c.ExternalID)
-	fields.text("email", &email)
+	fields.Text("id", &c.ID)
+	fields.Text("organization_id", &c.OrganizationID)
+	fields.Text("external_id", &c.ExternalID)
+	fields.Text("email", &email)
 	c.Email = newEmail(email)
-	optional(fields, "email_verified", &c.EmailVerified)
-	fields.text("type", &c.Type)
-	fields.text("name", &c.Name)
-	fields.text("billing_name", &c.BillingName)
-	optional(fields, "billing_address", &c.BillingAddress)
-	optional(fields, "tax_id", &c.TaxID)
-	fields.text("locale", &c.Locale)
-	fields.text("default_payment_method_id", &c.DefaultPaymentMethodID)
-	fields.text("avatar_url", &c.AvatarURL)
-	optional(fields, "metadata", &c.Metadata)
-	fields.time("created_at", &c.CreatedAt)
-	fields.time("modified_at", &c.ModifiedAt)
-	fields.time("deleted_at", &c.DeletedAt)
-	fields.time("first_user_event_at", &c.FirstUserEventAt)
+	wire.Optional(fields, "email_verified", &c.EmailVerified)
+	fields.Text("type", &c.Type)
+	fields.Text("name", &c.Name)
+	fields.Text("billing_name", &c.BillingName)
+	wire.Optional(fields, "billing_address", &c.BillingAddress)
+	wire.Optional(fields, "tax_id", &c.TaxID)
+	fields.Text("locale", &c.Locale)
+	fields.Text("default_payment_method_id", &c.DefaultPaymentMethodID)
+	fields.Text("avatar_url", &c.AvatarURL)
+	wire.Optional(fields, "metadata", &c.Metadata)
+	fields.Time("created_at", &c.CreatedAt)
+	fields.Time("modified_at", &c.ModifiedAt)
+	fields.Time("deleted_at", &c.DeletedAt)
+	fields.Time("first_user_event_at", &c.FirstUserEventAt)
 	return nil
 }
 
 // UnmarshalJSON reads Polar's form; see Customer.UnmarshalJSON.
 func (m *KeyMember) UnmarshalJSON(data []byte) error {
-	fields, err := object(data)
+	fields, err := wire.Object(data)
 	if err != nil {
 		return err
 	}
 	*m = KeyMember{}
 	var email string
-	fields.text("id", &m.ID)
-	fields.text("external_id", &m.ExternalID)
-	fields.text("email", &email)
+	fields.Text("id", &m.ID)
+	fields.Text("external_id", &m.ExternalID)
+	fields.Text("email", &email)
 	m.Email = newEmail(email)
 	return nil
 }
 
 // UnmarshalJSON reads Polar's form; see Customer.UnmarshalJSON.
 func (s *KeySubscription) UnmarshalJSON(data []byte) error {
-	fields, err := object(data)
+	fields, err := wire.Object(data)
 	if err != nil {
 		return err
 	}
 	*s = KeySubscription{}
-	fields.text("id", &s.ID)
-	fields.text("status", &s.Status)
-	fields.time("current_period_start", &s.CurrentPeriodStart)
-	fields.time("current_period_end", &s.CurrentPeriodEnd)
-	optional(fields, "cancel_at_period_end", &s.CancelAtPeriodEnd)
-	fields.time("ends_at", &s.EndsAt)
+	fields.Text("id", &s.ID)
+	fields.Text("status", &s.Status)
+	fields.Time("current_period_start", &s.CurrentPeriodStart)
+	fields.Time("current_period_end", &s.CurrentPeriodEnd)
+	wire.Optional(fields, "cancel_at_period_end", &s.CancelAtPeriodEnd)
+	fields.Time("ends_at", &s.EndsAt)
 	return nil
 }
 
 // UnmarshalJSON reads Polar's form; see Customer.UnmarshalJSON.
 func (o *KeyOrder) UnmarshalJSON(data []byte) error {
-	fields, err := object(data)
+	fields, err := wire.Object(data)
 	if err != nil {
 		return err
 	}
 	*o = KeyOrder{}
-	fields.text("id", &o.ID)
-	fields.text("status", &o.Status)
-	fields.time("created_at", &o.CreatedAt)
-	optional(fields, "paid", &o.Paid)
+	fields.Text("id", &o.ID)
+	fields.Text("status", &o.Status)
+	fields.Time("created_at", &o.CreatedAt)
+	wire.Optional(fields, "paid", &o.Paid)
 	return nil
 }
 
 // UnmarshalJSON reads Polar's form; see Customer.UnmarshalJSON.
 func (a *Address) UnmarshalJSON(data []byte) error {
-	fields, err := object(data)
+	fields, err := wire.Object(data)
 	if err != nil {
 		return err
 	}
 	*a = Address{}
-	fields.text("line1", &a.Line1)
-	fields.text("line2", &a.Line2)
-	fields.text("postal_code", &a.PostalCode)
-	fields.text("city", &a.City)
-	fields.text("state", &a.State)
-	fields.text("country", &a.Country)
+	fields.Text("line1", &a.Line1)
+	fields.Text("line2", &a.Line2)
+	fields.Text("postal_code", &a.PostalCode)
+	fields.Text("city", &a.City)
+	fields.Text("state", &a.State)
+	fields.Text("country", &a.Country)
 	return nil
 }

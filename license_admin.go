@@ -11,6 +11,8 @@ import (
 	"net/url"
 	"strconv"
 	"time"
+
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // What is here needs an organization access token: listing license keys, changing and
@@ -134,13 +136,13 @@ func (c *Client) keysPage(ctx context.Context, ask exchange, query url.Values, p
 
 // readPage reads the entries of a page of a list, and how many pages there are.
 func readPage(body []byte) (items []json.RawMessage, last int, err error) {
-	f, err := object(body)
+	f, err := wire.Object(body)
 	if err != nil {
 		return nil, 0, err
 	}
-	var pagination fields
-	optional(f, "pagination", &pagination)
-	optional(pagination, "max_page", &last)
+	var pagination wire.Fields
+	wire.Optional(f, "pagination", &pagination)
+	wire.Optional(pagination, "max_page", &last)
 	if err := json.Unmarshal(f["items"], &items); err != nil || items == nil || pagination == nil {
 		return nil, 0, errors.New("a list without its items or its pages")
 	}
@@ -153,7 +155,7 @@ func (c *Client) ownKey(body []byte, at time.Time) (*LicenseKey, error) {
 	if err := json.Unmarshal(body, &l); err != nil {
 		return nil, err
 	}
-	if c.organizationID != "" && !sameUUID(l.OrganizationID, c.organizationID) {
+	if c.organizationID != "" && !wire.SameUUID(l.OrganizationID, c.organizationID) {
 		return nil, errForeignAnswer
 	}
 	l.answeredAt = at
@@ -212,7 +214,7 @@ func (c *Client) oneKey(ctx context.Context, ask exchange, id, below string) (*L
 	ask.path, ask.most = ask.path+key+below, longestList // room for many activations
 	var l *LicenseKey
 	err := c.exchange(ctx, ask, func(body []byte, at time.Time) (err error) {
-		if l, err = c.ownKey(body, at); err == nil && !sameUUID(l.ID, key) {
+		if l, err = c.ownKey(body, at); err == nil && !wire.SameUUID(l.ID, key) {
 			err = errForeignAnswer
 		}
 		return err
@@ -246,7 +248,7 @@ func (c *Client) LicenseKeyActivation(ctx context.Context, licenseKeyID, activat
 		if err := json.Unmarshal(body, &a); err != nil {
 			return err
 		}
-		if !sameUUID(a.ID, id) || !sameUUID(a.LicenseKeyID, key) {
+		if !wire.SameUUID(a.ID, id) || !wire.SameUUID(a.LicenseKeyID, key) {
 			return errForeignAnswer
 		}
 		return nil

@@ -15,6 +15,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // What is here decides for members of a customer, such as the holders of seats. Polar's
@@ -42,10 +43,10 @@ type members struct {
 	cache *entitlementCache
 	// news is when something new was heard of a buyer last. A list that was read before
 	// then is read again.
-	news *lru.Cache[uuid, clock.Local]
+	news *lru.Cache[wire.UUID, clock.Local]
 	// recent has the list of a buyer that was read last, for a moment: a crowd of members,
 	// also of some that don't exist, takes one request.
-	recent *lru.Cache[uuid, team]
+	recent *lru.Cache[wire.UUID, team]
 	// views has what was put together last for a member, by memberKey.
 	views *lru.Cache[string, memberView]
 	reads flight.Group // of lists, by buyer
@@ -58,7 +59,7 @@ type members struct {
 type memberView struct{ buyer, own, all *Entitlements }
 
 // memberKey is how the cache finds a member. It is text that an external id can be.
-func memberKey(buyer uuid, member string) cacheKey {
+func memberKey(buyer wire.UUID, member string) cacheKey {
 	return cacheKey{byExternalID, buyer.String() + ":" + url.PathEscape(member)}
 }
 
@@ -68,10 +69,10 @@ func (c *Customers) startMembers() (err error) {
 	if m.cache, err = newEntitlementCache(config.CacheSize); err != nil {
 		return err
 	}
-	if m.news, err = lru.New[uuid, clock.Local](config.CacheSize); err != nil {
+	if m.news, err = lru.New[wire.UUID, clock.Local](config.CacheSize); err != nil {
 		return err
 	}
-	if m.recent, err = lru.New[uuid, team](recentTeams); err != nil {
+	if m.recent, err = lru.New[wire.UUID, team](recentTeams); err != nil {
 		return err
 	}
 	if m.views, err = lru.New[string, memberView](config.CacheSize); err != nil {
@@ -96,18 +97,18 @@ func (m *members) close() {
 
 // hear notes that something is new about a buyer: a list that was asked for up to now doesn't
 // have it.
-func (m *members) hear(buyer uuid) { m.news.Add(buyer, m.cache.now()+1) }
+func (m *members) hear(buyer wire.UUID) { m.news.Add(buyer, m.cache.now()+1) }
 
 // hearOfSeat takes in an event about a seat or a member: it says whose, and what they have is
 // in the list.
-func (m *members) hearOfSeat(event fields) {
-	var seat, member fields
-	optional(event, "data", &seat)
-	optional(seat, "member", &member)
-	for _, of := range []fields{seat, member} {
+func (m *members) hearOfSeat(event wire.Fields) {
+	var seat, member wire.Fields
+	wire.Optional(event, "data", &seat)
+	wire.Optional(seat, "member", &member)
+	for _, of := range []wire.Fields{seat, member} {
 		var customer string
-		of.text("customer_id", &customer)
-		if buyer, ok := parseUUID(customer); ok {
+		of.Text("customer_id", &customer)
+		if buyer, ok := wire.ParseUUID(customer); ok {
 			m.hear(buyer)
 		}
 	}
@@ -123,10 +124,10 @@ func (c *Customers) takeMembersGrant(n notice) {
 	m := &c.members
 	m.hear(of.customer)
 	defer c.cache.noteChanged(of)
-	var member fields
+	var member wire.Fields
 	var external string
-	optional(n.data, "member", &member)
-	member.text("external_id", &external)
+	wire.Optional(n.data, "member", &member)
+	member.Text("external_id", &external)
 	var have rights
 	readListedGrant(n.data, &have)
 	if n.kind != grantEvents+"revoked" || external == "" || len(have.benefits) == 0 {
@@ -172,7 +173,7 @@ func (c *Customers) lookMember(ctx context.Context, key cacheKey) (*Entitlements
 
 // outdate has a member's benefits asked about again if they are older than the last news of
 // the buyer.
-func (m *members) outdate(key cacheKey, buyer uuid) {
+func (m *members) outdate(key cacheKey, buyer wire.UUID) {
 	told, ok := m.news.Peek(buyer)
 	if !ok || m.cache.askedSince(key, told) {
 		return
@@ -271,7 +272,7 @@ func (c *Customers) watchNews(key cacheKey, s *stream, value *Entitlements) (lea
 // askMember asks Polar about a member, and keeps what it says of the buyer's other members.
 func (c *Customers) askMember(ctx context.Context, key cacheKey) (*Entitlements, error) {
 	id, _, _ := strings.Cut(key.id, ":")
-	buyer, _ := parseUUID(id)
+	buyer, _ := wire.ParseUUID(id)
 	told, _ := c.members.news.Peek(buyer)
 	all, ok := c.members.recent.Get(buyer)
 	ok = ok && c.members.cache.now() < all.asked.After(firstPause)
@@ -325,7 +326,7 @@ type team struct {
 }
 
 // readTeam reads the benefits of all members of a buyer.
-func (c *Customers) readTeam(ctx context.Context, buyer uuid) (team, error) {
+func (c *Customers) readTeam(ctx context.Context, buyer wire.UUID) (team, error) {
 	all := team{map[string]*Entitlements{}, c.members.cache.now()}
 	have := map[string][]GrantedBenefit{}
 	var unnamed, others int
@@ -429,7 +430,7 @@ func (c *Customers) adviseOnMembers(members, unnamed, withoutID int) {
 }
 
 // standIn is an id for a member that is none of Polar's: a hash in the form of one.
-func standIn(key string) (id uuid) {
+func standIn(key string) (id wire.UUID) {
 	sum := sha256.Sum256([]byte(key))
 	copy(id[:], sum[:])
 	id[6], id[8] = id[6]&0x0f|0x40, id[8]&0x3f|0x80
@@ -443,13 +444,13 @@ type membersGrant struct {
 	member  string // external id
 }
 
-func readMembersGrant(item json.RawMessage, buyer uuid, organizationID string) (g membersGrant, err error) {
-	f, err := object(item)
+func readMembersGrant(item json.RawMessage, buyer wire.UUID, organizationID string) (g membersGrant, err error) {
+	f, err := wire.Object(item)
 	if err != nil {
 		return g, err
 	}
-	var customer, member fields
-	optional(f, "customer", &customer)
+	var customer, member wire.Fields
+	wire.Optional(f, "customer", &customer)
 	of, err := readCustomer(customer, organizationID)
 	if err != nil {
 		return g, err
@@ -457,9 +458,9 @@ func readMembersGrant(item json.RawMessage, buyer uuid, organizationID string) (
 	if of.customer != buyer {
 		return g, errForeignState
 	}
-	optional(f, "member", &member)
+	wire.Optional(f, "member", &member)
 	g.named = member != nil
-	member.text("external_id", &g.member)
+	member.Text("external_id", &g.member)
 	var have rights
 	readListedGrant(f, &have)
 	if len(have.benefits) == 0 {

@@ -15,6 +15,7 @@ import (
 	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // replicas connects the cache with those of other replicas, through a Shared. Memory stays
@@ -161,7 +162,7 @@ func (r *replicas) factOf(n news) []byte {
 	}
 	c := &fact.Customer{Known: v.known, Event: n.event, Doubtful: n.doubtful, Listed: n.listed, External: v.external}
 	f.Customer = c
-	if v.customer != (uuid{}) {
+	if v.customer != (wire.UUID{}) {
 		c.ID = v.customer.String()
 	}
 	switch {
@@ -173,7 +174,7 @@ func (r *replicas) factOf(n news) []byte {
 	}
 	if v.keys() != nil {
 		for _, k := range r.cache.keys.Facts(ringIDs(v.licenseKeyIDs()), r.polarNow()) {
-			c.Keys = append(c.Keys, fact.Key{ID: uuid(k.ID).String(), Granted: k.Granted, Expires: k.Expires, At: k.At})
+			c.Keys = append(c.Keys, fact.Key{ID: wire.UUID(k.ID).String(), Granted: k.Granted, Expires: k.Expires, At: k.At})
 		}
 	}
 	c.Benefits, c.Products, c.Meters = benefitFacts(v.grants()), v.Products(), meterFacts(v.Meters())
@@ -274,7 +275,7 @@ func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n news, err error) {
 	n = news{value: v, at: at, event: c.Event, doubtful: c.Doubtful, listed: c.Listed, shared: true}
 	if c.ID != "" {
 		var ok bool
-		if v.customer, ok = parseUUID(c.ID); !ok {
+		if v.customer, ok = wire.ParseUUID(c.ID); !ok {
 			return n, fact.ErrUnreadable
 		}
 	}
@@ -283,10 +284,10 @@ func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n news, err error) {
 		if c.ID != "" {
 			n.key = cacheKey{byPolarID, c.ID}
 		}
-		v.customer, v.external = uuid{}, ""
+		v.customer, v.external = wire.UUID{}, ""
 		return n, nil
 	}
-	if v.customer == (uuid{}) {
+	if v.customer == (wire.UUID{}) {
 		return n, fact.ErrUnreadable
 	}
 	have := rightsOf(c.Benefits, c.Products, c.Subscriptions, c.Meters)
@@ -368,7 +369,7 @@ func (r *replicas) take(f fact.Fact, at clock.Polar, key cacheKey) error {
 func (r *replicas) learnKeys(keys []fact.Key) {
 	var known []keyring.Fact
 	for _, k := range keys {
-		if id, ok := parseUUID(k.ID); ok {
+		if id, ok := wire.ParseUUID(k.ID); ok {
 			known = append(known, keyring.Fact{ID: id, Granted: k.Granted, Expires: k.Expires, At: k.At})
 		}
 	}
@@ -382,8 +383,8 @@ func (r *replicas) age(n news) time.Duration { return max(0, r.polarNow().Sub(n.
 // drop has a license key asked about again of which an event told, unless the answer is
 // from well after the event.
 func (r *replicas) drop(d *fact.Dropped, at clock.Polar) error {
-	id, ok := parseUUID(d.License)
-	customer, _ := parseUUID(d.Customer)
+	id, ok := wire.ParseUUID(d.License)
+	customer, _ := wire.ParseUUID(d.Customer)
 	if !ok {
 		return fact.ErrUnreadable
 	}
@@ -394,12 +395,12 @@ func (r *replicas) drop(d *fact.Dropped, at clock.Polar) error {
 	if d.Revoked {
 		revoked = at
 	}
-	r.cache.dropLicenses(&Entitlements{customer: customer}, []uuid{id}, false, revoked)
+	r.cache.dropLicenses(&Entitlements{customer: customer}, []wire.UUID{id}, false, revoked)
 	return nil
 }
 
 // publishDrop tells other replicas of an event about license keys of a customer.
-func (r *replicas) publishDrop(customer uuid, ids []uuid, at clock.Polar, revoked bool) {
+func (r *replicas) publishDrop(customer wire.UUID, ids []wire.UUID, at clock.Polar, revoked bool) {
 	var facts []sharedFact
 	for _, id := range ids {
 		f := fact.Fact{At: at, Organization: r.organization(), Dropped: &fact.Dropped{License: id.String(), Customer: customer.String(), Revoked: revoked}}

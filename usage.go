@@ -19,6 +19,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/outbox"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // Usage is what an event tells Polar about units that were used.
@@ -254,7 +255,7 @@ type usageEvents struct {
 
 // meterOf names a customer's meter.
 type meterOf struct {
-	customer uuid
+	customer wire.UUID
 	meter    string
 }
 
@@ -309,7 +310,7 @@ func (c *Customers) openUsage() error {
 	}
 	if c.cache.replicas != nil { // what was spent is in the store
 		u.joints = map[meterOf]*ledger.Joint{}
-		c.cache.counted = func(customer uuid, meter string) { u.joint(customer, meter).Look() }
+		c.cache.counted = func(customer wire.UUID, meter string) { u.joint(customer, meter).Look() }
 		u.box.Note, u.box.Adopted = nil, nil
 	}
 	if err := u.box.Open(); err != nil {
@@ -453,7 +454,7 @@ func (u *usageEvents) ingest(ctx context.Context, stored []storedUsage) (by cloc
 	defer cancel()
 	body := map[string]any{"events": events}
 	err = c.client.exchange(ctx, exchange{op: opUsage, path: "/v1/events/ingest", body: body, repeatable: true}, func(body []byte, at time.Time) error {
-		f, err := object(body)
+		f, err := wire.Object(body)
 		if err != nil {
 			return err
 		}
@@ -469,7 +470,7 @@ func (u *usageEvents) ingest(ctx context.Context, stored []storedUsage) (by cloc
 
 // told notes that Polar knows of an event.
 func (u *usageEvents) told(s *storedUsage, by clock.Polar) {
-	customer, ok := parseUUID(s.Customer)
+	customer, ok := wire.ParseUUID(s.Customer)
 	if !ok {
 		return
 	}
@@ -488,7 +489,7 @@ const usageLasts = 2 * ledger.Cap
 const manyJoints = 1000
 
 // joint is a customer's account that replicas keep together.
-func (u *usageEvents) joint(customer uuid, meter string) *ledger.Joint {
+func (u *usageEvents) joint(customer wire.UUID, meter string) *ledger.Joint {
 	u.sweepJoints(manyJoints)
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -581,7 +582,7 @@ type openLots struct {
 // in the outbox.
 func (u *usageEvents) note() []byte {
 	var all []openLots
-	u.customers.cache.eachBook(func(customer uuid, book *ledger.Book) {
+	u.customers.cache.eachBook(func(customer wire.UUID, book *ledger.Book) {
 		book.Each(func(meter string, a *ledger.Account) {
 			open := openLots{Customer: customer.String(), Meter: meter}
 			for _, lot := range a.Lots {

@@ -16,6 +16,7 @@ import (
 	"github.com/polargate/polargate/internal/listing"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // What is here fills the cache from Polar's lists, 100 entries a request, where a question
@@ -42,7 +43,7 @@ type customerList struct {
 	// field that has that time. What comes after the time in sorting keeps those of the same
 	// time in one order, page after page. Source: Polar's server, which takes all of these.
 	path, cameAt string
-	read         func(entry fields, have *rights)
+	read         func(entry wire.Fields, have *rights)
 }
 
 var customerLists = [...]customerList{
@@ -50,19 +51,19 @@ var customerLists = [...]customerList{
 	// Subscriptions that can become active again are read too, so that none comes
 	// back into the list at its old place.
 	{"subscriptions", "/v1/subscriptions/?status=active&status=trialing&status=past_due&status=unpaid&status=paused&sorting=started_at&sorting=customer&sorting=product", "started_at",
-		func(s fields, have *rights) { have.subscription(s) }},
+		func(s wire.Fields, have *rights) { have.subscription(s) }},
 	{"meters of customers", "/v1/customer-meters/?sorting=created_at&sorting=customer_id&sorting=meter_id", "created_at",
-		func(m fields, have *rights) { have.meter(m) }},
+		func(m wire.Fields, have *rights) { have.meter(m) }},
 }
 
-func readListedGrant(g fields, have *rights) {
-	var benefit fields
+func readListedGrant(g wire.Fields, have *rights) {
+	var benefit wire.Fields
 	var id, kind string
-	optional(g, "benefit", &benefit)
-	g.text("benefit_id", &id)
-	benefit.text("type", &kind)
+	wire.Optional(g, "benefit", &benefit)
+	g.Text("benefit_id", &id)
+	benefit.Text("type", &kind)
 	if id != "" {
-		have.benefits = append(have.benefits, newBenefit(id, kind, compact(benefit["metadata"]), compact(g["properties"])))
+		have.benefits = append(have.benefits, newBenefit(id, kind, wire.Compact(benefit["metadata"]), wire.Compact(g["properties"])))
 	}
 }
 
@@ -81,7 +82,7 @@ type listsWalk struct {
 	lists    [len(customerLists)]listWalk
 	// leftOut are customers of whom something is new that could not be read; guarded by
 	// warming.mu.
-	leftOut map[uuid]bool
+	leftOut map[wire.UUID]bool
 }
 
 // listWalk is how far one list has been read. One goroutine at a time works on it.
@@ -233,7 +234,7 @@ func (c *Customers) walkLists(ctx context.Context, turn *relay.Turn) (n int, err
 	n = c.takeListed(r.walk, found)
 	err = r.readKeys(ctx, found)
 	if replicas := c.cache.replicas; replicas != nil {
-		all := replicas.publishListed(found, func(id uuid) bool { return c.isLeftOut(r.walk, id) })
+		all := replicas.publishListed(found, func(id wire.UUID) bool { return c.isLeftOut(r.walk, id) })
 		if turn != nil && all { // else others would look for them in vain
 			replicas.finishWalk(ctx, turn, c.warmStats())
 		}
@@ -279,7 +280,7 @@ func (c *Customers) beginWalk(ctx context.Context, turn *relay.Turn) *listsWalk 
 }
 
 func (c *Customers) newWalk(now clock.Local) *listsWalk {
-	walk := &listsWalk{began: now, readLast: now, leftOut: map[uuid]bool{}}
+	walk := &listsWalk{began: now, readLast: now, leftOut: map[wire.UUID]bool{}}
 	for i := range walk.lists {
 		l := &walk.lists[i]
 		l.Walk = listing.New(func(ctx context.Context, number int) (listing.Page[listed], error) {
@@ -442,12 +443,12 @@ type listedCustomer struct {
 }
 
 // customers puts together what the lists say of each customer.
-func (walk *listsWalk) customers(features map[string][]string) map[uuid]listedCustomer {
+func (walk *listsWalk) customers(features map[string][]string) map[wire.UUID]listedCustomer {
 	type gathered struct {
 		listedCustomer
 		have rights
 	}
-	all := map[uuid]*gathered{}
+	all := map[wire.UUID]*gathered{}
 	for i := range walk.lists {
 		l := &walk.lists[i]
 		for owner, o := range l.Owners() {
@@ -470,7 +471,7 @@ func (walk *listsWalk) customers(features map[string][]string) map[uuid]listedCu
 			}
 		}
 	}
-	found := make(map[uuid]listedCustomer, len(all))
+	found := make(map[wire.UUID]listedCustomer, len(all))
 	for id, g := range all {
 		if !g.changed {
 			g.state.grant(g.have, features)
@@ -482,7 +483,7 @@ func (walk *listsWalk) customers(features map[string][]string) map[uuid]listedCu
 
 // takeListed takes what the lists say into the cache, and notes that a walk has ended. It
 // returns how many customers are in the cache by it.
-func (c *Customers) takeListed(walk *listsWalk, found map[uuid]listedCustomer) (n int) {
+func (c *Customers) takeListed(walk *listsWalk, found map[wire.UUID]listedCustomer) (n int) {
 	leftOut, noRoom := 0, 0
 	for _, one := range found {
 		switch {
@@ -494,7 +495,7 @@ func (c *Customers) takeListed(walk *listsWalk, found map[uuid]listedCustomer) (
 			noRoom++
 		}
 	}
-	c.cache.expireUnlisted(walk.began, func(id uuid) bool {
+	c.cache.expireUnlisted(walk.began, func(id wire.UUID) bool {
 		one, ok := found[id]
 		return ok && !one.changed && !c.isLeftOut(walk, id)
 	})
@@ -515,7 +516,7 @@ func (c *Customers) takeListed(walk *listsWalk, found map[uuid]listedCustomer) (
 }
 
 // leaveOut keeps a walk that is under way from telling what a customer has.
-func (c *Customers) leaveOut(id uuid) {
+func (c *Customers) leaveOut(id wire.UUID) {
 	c.warming.mu.Lock()
 	defer c.warming.mu.Unlock()
 	if walk := c.warming.walk; walk != nil {
@@ -523,7 +524,7 @@ func (c *Customers) leaveOut(id uuid) {
 	}
 }
 
-func (c *Customers) isLeftOut(walk *listsWalk, id uuid) bool {
+func (c *Customers) isLeftOut(walk *listsWalk, id wire.UUID) bool {
 	c.warming.mu.Lock()
 	defer c.warming.mu.Unlock()
 	return walk.leftOut[id]
@@ -565,7 +566,7 @@ func (c *entitlementCache) storeListed(value *Entitlements, asked clock.Local, s
 
 // expireUnlisted has Polar asked about customers who had something before then, and of whom
 // the lists say nothing now.
-func (c *entitlementCache) expireUnlisted(then clock.Local, isListed func(uuid) bool) {
+func (c *entitlementCache) expireUnlisted(then clock.Local, isListed func(wire.UUID) bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.known.customers.Each(func(e *entry) {
@@ -578,7 +579,7 @@ func (c *entitlementCache) expireUnlisted(then clock.Local, isListed func(uuid) 
 }
 
 // readKeys reads the license keys that come with benefits of many of these customers.
-func (r *listReader) readKeys(ctx context.Context, found map[uuid]listedCustomer) error {
+func (r *listReader) readKeys(ctx context.Context, found map[wire.UUID]listedCustomer) error {
 	ring := r.cache.keys
 	count := map[string]int{}
 	for _, one := range found {
@@ -586,7 +587,7 @@ func (r *listReader) readKeys(ctx context.Context, found map[uuid]listedCustomer
 			continue
 		}
 		for i, id := range one.state.keys().ids {
-			if id != (uuid{}) {
+			if id != (wire.UUID{}) {
 				count[one.state.keys().all[i].ID()]++
 			}
 		}
@@ -619,16 +620,16 @@ func (c *Client) customersOf(ctx context.Context, list *customerList, number int
 	var broken error
 	path := fmt.Sprintf("%s&limit=100&page=%d", list.path, number)
 	err = c.exchange(ctx, exchange{op: opLists, path: path, repeatable: true, most: longestList}, func(body []byte, when time.Time) error {
-		f, err := object(body)
+		f, err := wire.Object(body)
 		if err != nil {
 			return err
 		}
 		var entries []json.RawMessage
-		var pages fields
+		var pages wire.Fields
 		size, last := -1, -1
-		optional(f, "pagination", &pages)
-		optional(pages, "total_count", &size)
-		optional(pages, "max_page", &last)
+		wire.Optional(f, "pagination", &pages)
+		wire.Optional(pages, "total_count", &size)
+		wire.Optional(pages, "max_page", &last)
 		if json.Unmarshal(f["items"], &entries) != nil || entries == nil || size < 0 || last < 0 {
 			return errors.New("a list without its entries or pages")
 		}
@@ -654,26 +655,26 @@ func (c *Client) customersOf(ctx context.Context, list *customerList, number int
 
 // row reads an entry. Without its customer and time nothing in the list would be certain.
 func (list *customerList) row(entry json.RawMessage, organizationID string) (row listing.Row[listed], organization string, err error) {
-	f, err := object(entry)
+	f, err := wire.Object(entry)
 	if err != nil {
 		return row, "", err
 	}
 	var id string
 	var came, deleted time.Time
-	var customer fields
-	f.text("id", &id)
-	f.time(list.cameAt, &came)
-	optional(f, "customer", &customer)
+	var customer wire.Fields
+	f.Text("id", &id)
+	f.Time(list.cameAt, &came)
+	wire.Optional(f, "customer", &customer)
 	of, err := readCustomer(customer, organizationID)
 	if err != nil {
 		return row, "", err
 	}
-	entryID, ok := parseUUID(id)
+	entryID, ok := wire.ParseUUID(id)
 	if !ok || came.IsZero() {
 		return row, "", fmt.Errorf("id or %s is missing", list.cameAt)
 	}
-	customer.text("organization_id", &organization)
-	customer.time("deleted_at", &deleted)
+	customer.Text("organization_id", &organization)
+	customer.Time("deleted_at", &deleted)
 	row = listing.Row[listed]{ID: entryID, Owner: of.customer, Came: came.UnixNano()}
 	row.Value.external, row.Value.deleted = of.external, !deleted.IsZero()
 	list.read(f, &row.Value.have)
@@ -828,7 +829,7 @@ func textsOf(texts []text) (all []string) {
 
 // publishListed tells other replicas what lists say of customers, and reports whether all of
 // it is in the store. One that is slow, since so much comes at once, is waited for.
-func (r *replicas) publishListed(found map[uuid]listedCustomer, leftOut func(uuid) bool) bool {
+func (r *replicas) publishListed(found map[wire.UUID]listedCustomer, leftOut func(wire.UUID) bool) bool {
 	var facts []sharedFact
 	put := func() bool {
 		for len(facts) > 0 {
@@ -879,7 +880,7 @@ func (r *replicas) afterWalk() {
 		}
 	}
 	age := r.polarNow().Sub(last.Began) + clockFine
-	r.cache.expireUnlisted(r.cache.now().After(-age), func(uuid) bool { return false })
+	r.cache.expireUnlisted(r.cache.now().After(-age), func(wire.UUID) bool { return false })
 }
 
 // clockFine is how exactly Polar's time is known: answers are dated in whole seconds.

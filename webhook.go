@@ -17,6 +17,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/seal"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // Polar signs webhooks according to the Standard Webhooks specification, version v1.
@@ -295,12 +296,12 @@ func signedWith(keys [][]byte, id, timestamp, signatures string, body []byte) bo
 // notice is a signed event of a type that matters here.
 type notice struct {
 	kind string
-	data fields
+	data wire.Fields
 	raw  []byte // of data
 	// organization is the one the event belongs to; "" if it doesn't say.
 	organization string
 	// customer is the one the event is about, as in its data.
-	customer fields
+	customer wire.Fields
 	// at is when it happened, and sent when this attempt was made, both by Polar's clock;
 	// came is when it arrived, by the cache's clock.
 	at, sent time.Time
@@ -316,12 +317,12 @@ const maxHeld = 100
 func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	n := notice{sent: sent, came: c.cache.now()}
 	c.warming.lastEvent.Store(int64(n.came))
-	f, err := object(body)
+	f, err := wire.Object(body)
 	if err != nil {
 		c.unreadable(n, err)
 		return
 	}
-	f.text("type", &n.kind)
+	f.Text("type", &n.kind)
 	ofGrant := strings.HasPrefix(n.kind, grantEvents)
 	if n.kind != "customer.state_changed" && n.kind != "customer.deleted" && !ofGrant {
 		c.cache.counts.eventsUnknown.Add(1)
@@ -330,18 +331,18 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 		}
 		return
 	}
-	f.time("timestamp", &n.at)
+	f.Time("timestamp", &n.at)
 	n.raw = f["data"]
-	if n.data, err = object(n.raw); err != nil {
+	if n.data, err = wire.Object(n.raw); err != nil {
 		c.unreadable(n, err)
 		return
 	}
 	if n.customer = n.data; ofGrant {
 		n.customer = nil
-		optional(n.data, "customer", &n.customer)
+		wire.Optional(n.data, "customer", &n.customer)
 	}
 	var organization string
-	n.customer.text("organization_id", &organization)
+	n.customer.Text("organization_id", &organization)
 	n.organization, _ = canonicalUUID4(organization)
 	if !c.hold(n) {
 		c.take(n)
@@ -456,13 +457,13 @@ const grantEvents = "benefit_grant."
 // the customer has comes with the customer.state_changed that follows.
 func (c *Customers) takeGrant(n notice) {
 	c.takeMembersGrant(n)
-	var ids []uuid
+	var ids []wire.UUID
 	for _, name := range []string{"properties", "previous_properties"} {
-		var properties fields
+		var properties wire.Fields
 		var id string
-		optional(n.data, name, &properties)
-		properties.text("license_key_id", &id)
-		if id, ok := parseUUID(id); ok && !slices.Contains(ids, id) {
+		wire.Optional(n.data, name, &properties)
+		properties.Text("license_key_id", &id)
+		if id, ok := wire.ParseUUID(id); ok && !slices.Contains(ids, id) {
 			ids = append(ids, id)
 		}
 	}

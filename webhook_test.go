@@ -27,6 +27,7 @@ import (
 	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/seal"
+	"github.com/polargate/polargate/internal/wire"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -828,7 +829,7 @@ func TestRecordedEventsOfGrantsDropTheLicenseKeysThatTheyName(t *testing.T) {
 			require.NoError(t, json.Unmarshal(body, &said))
 			customers := offlineCustomers(t, func(c *CustomersConfig) { c.OrganizationID = said.Data.Customer.OrganizationID })
 			ring := customers.cache.keys
-			id, ok := parseUUID(id)
+			id, ok := wire.ParseUUID(id)
 			require.True(t, ok)
 			now := clock.PolarTime(time.Now())
 			ring.Learn([]keyring.Fact{{ID: id, Granted: true, At: now}}, now)

@@ -2,17 +2,15 @@ package polargate
 
 import (
 	"bytes"
-	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/polargate/polargate/internal/redact"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // wireRequest is the body of the three license key endpoints. It has a key in the clear, so it
@@ -29,167 +27,14 @@ type wireRequest struct {
 	Meta           map[string]any `json:"meta,omitempty"`
 }
 
-// fields are the members of a JSON object. They are read one by one, so that the others can
-// still be read if one has another type than expected.
-type fields map[string]json.RawMessage
-
-func object(data []byte) (fields, error) {
-	var f fields
-	if err := json.Unmarshal(data, &f); err != nil {
-		return nil, err
-	}
-	if f == nil {
-		return nil, errors.New("not a JSON object")
-	}
-	return f, nil
-}
-
-// optional reads a member into to, and leaves to as it is if any of that fails.
-func optional[T any](f fields, name string, to *T) {
-	var v T
-	if raw, ok := f[name]; ok && string(raw) != "null" && json.Unmarshal(raw, &v) == nil {
-		*to = v
-	}
-}
-
-func (f fields) text(name string, to *string) { optional(f, name, to) }
-
-// list reads a list of objects; null is an empty one. An entry that is no object is left out.
-// A member that is missing or not a list is an error.
-func (f fields) list(name string) ([]fields, error) {
-	var entries []json.RawMessage
-	if err := json.Unmarshal(f[name], &entries); err != nil {
-		return nil, fmt.Errorf("field %q is missing or no list", name)
-	}
-	var all []fields
-	for _, entry := range entries {
-		if one, err := object(entry); err == nil {
-			all = append(all, one)
-		}
-	}
-	return all, nil
-}
-
-// compact is JSON without white space; "{}" if it isn't JSON.
-func compact(raw json.RawMessage) string {
-	var b bytes.Buffer
-	if json.Compact(&b, raw) != nil || b.Len() == 0 {
-		return "{}"
-	}
-	return b.String()
-}
-
-func (f fields) time(name string, to *time.Time) {
-	if raw, ok := f[name]; ok {
-		*to, _ = parseTime(raw)
-	}
-}
-
-// parseTime reads Polar's times: RFC 3339, and also the same without a zone, which means UTC, and
-// a bare date, because Polar's answer to a PATCH repeats what was sent.
-func parseTime(raw json.RawMessage) (time.Time, error) {
-	var s string
-	if err := json.Unmarshal(raw, &s); err != nil {
-		return time.Time{}, errors.New("time is no text")
-	}
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04:05", time.DateOnly} {
-		t, err := time.Parse(layout, s)
-		// In UTC, the year may be one that can't be written again.
-		if t = t.UTC(); err == nil && t.Year() >= 0 && t.Year() <= 9999 {
-			return t, nil
-		}
-	}
-	return time.Time{}, errors.New("time is in no known form")
-}
-
-// canonicalUUID4 returns the usual form, in lower case and with dashes, of a UUID of version 4.
-// Polar accepts no other version as an id.
-func canonicalUUID4(s string) (string, bool) {
-	plain := strings.ToLower(strings.ReplaceAll(s, "-", ""))
-	if len(plain) != 32 || len(s) != 32 && len(s) != 36 {
-		return "", false
-	}
-	if _, err := hex.DecodeString(plain); err != nil {
-		return "", false
-	}
-	if plain[12] != '4' || !strings.ContainsRune("89ab", rune(plain[16])) {
-		return "", false
-	}
-	id := plain[:8] + "-" + plain[8:12] + "-" + plain[12:16] + "-" + plain[16:20] + "-" + plain[20:]
-	if len(s) == 36 && !strings.EqualFold(s, id) {
-		return "", false
-	}
-	return id, true
-}
-
-// uuid is a UUID of version 4 in 16 bytes; the zero value is none.
-type uuid [16]byte
-
-// parseUUID reads what canonicalUUID4 accepts. It allocates nothing for the usual form.
-func parseUUID(s string) (id uuid, ok bool) {
-	if len(s) == 36 {
-		ok = true
-		for i, at := 0, 0; i < len(id) && ok; i, at = i+1, at+2 {
-			if i == 4 || i == 6 || i == 8 || i == 10 {
-				ok = s[at] == '-'
-				at++
-			}
-			high, low := hexDigit(s[at]), hexDigit(s[at+1])
-			ok = ok && high|low < 16
-			id[i] = high<<4 | low
-		}
-		if ok && id[6]>>4 == 4 && id[8]>>6 == 2 {
-			return id, true
-		}
-	}
-	s, ok = canonicalUUID4(s)
-	if !ok {
-		return uuid{}, false
-	}
-	return parseUUID(s)
-}
-
-// hexDigit is the value of a digit, or more than 15.
-func hexDigit(c byte) byte {
-	switch {
-	case '0' <= c && c <= '9':
-		return c - '0'
-	case 'a' <= c && c <= 'f':
-		return c - 'a' + 10
-	}
-	return 0xff
-}
-
-// String is the usual form.
-func (id uuid) String() string {
-	var text [36]byte
-	for i, at := 0, 0; i < len(id); i, at = i+1, at+2 {
-		if i == 4 || i == 6 || i == 8 || i == 10 {
-			text[at] = '-'
-			at++
-		}
-		hex.Encode(text[at:], id[i:i+1])
-	}
-	return string(text[:])
-}
+// canonicalUUID4 is the usual form of an id of Polar's; see package wire.
+func canonicalUUID4(s string) (string, bool) { return wire.CanonicalUUID4(s) }
 
 // normalUUID is the usual form of an id, or the id itself if it isn't a UUID.
-func normalUUID(s string) string {
-	if id, ok := canonicalUUID4(s); ok {
-		return id
-	}
-	return s
-}
+func normalUUID(s string) string { return wire.NormalUUID(s) }
 
 // usualUUID is normalUUID, in the caller's memory if that has the usual form.
-func usualUUID(s string) string {
-	if _, ok := parseUUID(s); ok && len(s) == 36 && !strings.ContainsAny(s, "ABCDEF") {
-		return s
-	}
-	return normalUUID(s)
-}
-
-func sameUUID(a, b string) bool { return normalUUID(a) == normalUUID(b) }
+func usualUUID(s string) string { return wire.UsualUUID(s) }
 
 // checkMap checks conditions and meta against Polar's limits, so that a developer finds a
 // mistake before a customer gets a 422.
@@ -238,21 +83,21 @@ type refusal struct {
 }
 
 func parseRefusal(body []byte) (refusal, bool) {
-	f, err := object(bytes.TrimSpace(body))
+	f, err := wire.Object(bytes.TrimSpace(body))
 	if err != nil {
 		return refusal{}, false
 	}
 	var r refusal
-	f.text("error", &r.Error)
-	f.text("detail", &r.Detail)
+	f.Text("error", &r.Error)
+	f.Text("detail", &r.Detail)
 	if r.Detail == "" {
-		f.text("error_description", &r.Detail)
+		f.Text("error_description", &r.Detail)
 	}
 	var faults []struct {
 		Loc []any  `json:"loc"`
 		Msg string `json:"msg"`
 	}
-	optional(f, "detail", &faults)
+	wire.Optional(f, "detail", &faults)
 	for _, fault := range faults {
 		if len(fault.Loc) < 3 { // "body", the name of the list, the place
 			continue

@@ -21,8 +21,8 @@ var admin = []mutant{
 		name:  "a key of another organization is told",
 		rule:  "an answer about another organization proves nothing",
 		file:  "license_admin.go",
-		old:   `	if c.organizationID != "" && !sameUUID(l.OrganizationID, c.organizationID) {`,
-		new:   `	if c.organizationID == "" && !sameUUID(l.OrganizationID, c.organizationID) {`,
+		old:   `	if c.organizationID != "" && !wire.SameUUID(l.OrganizationID, c.organizationID) {`,
+		new:   `	if c.organizationID == "" && !wire.SameUUID(l.OrganizationID, c.organizationID) {`,
 		tests: "TestKeysOfAnotherOrganizationAreNoAnswer",
 	},
 	{

@@ -14,7 +14,7 @@ var customers = []mutant{
 		name:  "a customer of another organization is believed",
 		rule:  "only an answer about a customer of the organization counts",
 		file:  "entitlements.go",
-		old:   `	if organizationID != "" && organization != "" && !sameUUID(organization, organizationID) {`,
+		old:   `	if organizationID != "" && organization != "" && !wire.SameUUID(organization, organizationID) {`,
 		new:   `	if organization == "\x00" {`,
 		tests: "TestAnAnswerAboutAnotherCustomerIsNotBelieved|TestSignedEventsThatMeanNothingHereAreAcknowledged",
 	},
@@ -22,11 +22,11 @@ var customers = []mutant{
 		name: "a benefit of an unknown type makes the state unreadable",
 		rule: "unknown benefit types never break decoding",
 		file: "entitlements.go",
-		old: `		g.text("benefit_type", &kind)
+		old: `		g.Text("benefit_type", &kind)
 		if benefit == "" {
 			continue
 		}`,
-		new: `		g.text("benefit_type", &kind)
+		new: `		g.Text("benefit_type", &kind)
 		if benefit == "" || kind == "" {
 			return nil, errForeignState
 		}`,
@@ -171,7 +171,7 @@ var customers = []mutant{
 		old:  `		return e, func() { c.unknown.Add(key, e) }`,
 		new: `		return e, func() {
 			c.change(e, func(a *answer) {
-				a.value.customer = uuid(append(make([]byte, 0, 24), key.id+"----------------"...)[:16])
+				a.value.customer = wire.UUID(append(make([]byte, 0, 24), key.id+"----------------"...)[:16])
 			})
 			c.known.addCustomer(e)
 			c.known.customers.Touch(e)

@@ -187,7 +187,7 @@ var routes = []mutant{
 		rule:  "an event about a license key is known to all",
 		file:  "webhook.go",
 		old:   `		r.publishDrop(`,
-		new:   `		_ = r.publishDrop; func(uuid, []uuid, clock.Polar, bool) {}(`,
+		new:   `		_ = r.publishDrop; func(wire.UUID, []wire.UUID, clock.Polar, bool) {}(`,
 		tests: "TestAGrantThatIsRevokedEndsItsLicenseKeyOnEveryReplica",
 	},
 	{

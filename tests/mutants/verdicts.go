@@ -6,15 +6,15 @@ var verdicts = []mutant{
 		name:  "an answer about another key unlocks the license",
 		rule:  "a grant echoes the key that was asked about",
 		file:  "license.go",
-		old:   `if l.Key != asked || !sameUUID(l.OrganizationID, organizationID) {`,
-		new:   `if !sameUUID(l.OrganizationID, organizationID) {`,
+		old:   `if l.Key != asked || !wire.SameUUID(l.OrganizationID, organizationID) {`,
+		new:   `if !wire.SameUUID(l.OrganizationID, organizationID) {`,
 		tests: "TestAnswersThatProveNothingNeitherLockNorUnlock|TestA200ThatIsNotAboutThisKeyNeitherUnlocksNorKills",
 	},
 	{
 		name:  "a key of another organization unlocks the license",
 		rule:  "a grant echoes the organization that was asked about",
 		file:  "license.go",
-		old:   `if l.Key != asked || !sameUUID(l.OrganizationID, organizationID) {`,
+		old:   `if l.Key != asked || !wire.SameUUID(l.OrganizationID, organizationID) {`,
 		new:   `if l.Key != asked {`,
 		tests: "TestAnswersThatProveNothingNeitherLockNorUnlock|TestAUserCannotBringKeysFromAnotherOrganization",
 	},
@@ -22,7 +22,7 @@ var verdicts = []mutant{
 		name:  "an answer about another activation keeps the license",
 		rule:  "a grant is about the activation that was asked about",
 		file:  "license.go",
-		old:   `ok && !sameUUID(id, r.ActivationID) {`,
+		old:   `ok && !wire.SameUUID(id, r.ActivationID) {`,
 		new:   `ok && id == "" {`,
 		tests: "TestAnAnswerAboutAnotherActivationProvesNothing",
 	},
@@ -39,11 +39,11 @@ var verdicts = []mutant{
 		name: "an expiry that cannot be read is none",
 		rule: "an expiry that is there must be readable",
 		file: "license.go",
-		old: `		if l.ExpiresAt, err = parseTime(raw); err != nil {
+		old: `		if l.ExpiresAt, err = wire.ParseTime(raw); err != nil {
 			return err
 		}
 `,
-		new: `		l.ExpiresAt, _ = parseTime(raw)
+		new: `		l.ExpiresAt, _ = wire.ParseTime(raw)
 `,
 		tests: "TestAnExpiryThatCannotBeReadProvesNothing|TestAnswersThatProveNothingNeitherLockNorUnlock",
 	},
