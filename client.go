@@ -98,12 +98,39 @@ func NewClient(config ClientConfig) (*Client, error) {
 	if config.OrganizationID == "" {
 		return nil, errBadOrganization
 	}
-	return newClient(config)
+	return newTokenClient(config)
 }
 
 var errBadOrganization = &InputError{"OrganizationID", "is not a UUID of version 4: copy it from the organization's settings in Polar"}
 
-// newClient is NewClient, but accepts no organization too.
+// newTokenClient is NewClient, but accepts no organization too.
+func newTokenClient(config ClientConfig) (*Client, error) {
+	if config.AccessToken == "" {
+		return newPublicClient(config)
+	}
+	c, err := newClient(config)
+	if err == nil {
+		c.prefix = "/v1/license-keys/"
+		c.token = mask(config.AccessToken, "****")
+		c.pace = pace.ForToken(c.base, config.AccessToken, config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
+	}
+	return c, err
+}
+
+// newPublicClient is a Client of the public endpoints, which need no token. A Gate uses no
+// others, and so a program with a Gate doesn't link the budget of a token.
+func newPublicClient(config ClientConfig) (*Client, error) {
+	if config.OrganizationID == "" {
+		return nil, errBadOrganization
+	}
+	c, err := newClient(config)
+	if err == nil {
+		c.pace = pace.ForAddress(c.base, attemptTimeout)
+	}
+	return c, err
+}
+
+// newClient is a Client without its pace.
 func newClient(config ClientConfig) (*Client, error) {
 	id, ok := canonicalUUID4(config.OrganizationID)
 	if !ok && config.OrganizationID != "" {
@@ -126,13 +153,6 @@ func newClient(config ClientConfig) (*Client, error) {
 		userAgent:      userAgent(config.App, config.Version),
 		log:            logs.Recovering(config.Logger),
 		now:            wallClock,
-	}
-	if config.AccessToken == "" {
-		c.pace = pace.ForAddress(base, attemptTimeout)
-	} else {
-		c.prefix = "/v1/license-keys/"
-		c.token = mask(config.AccessToken, "****")
-		c.pace = pace.ForToken(base, config.AccessToken, config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
 	}
 	c.http, c.own = httpClient(config.HTTPClient)
 	return c, nil

@@ -344,7 +344,7 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	client, err := newClient(ClientConfig{
+	client, err := newTokenClient(ClientConfig{
 		OrganizationID:    config.OrganizationID,
 		AccessToken:       config.AccessToken,
 		App:               config.App,

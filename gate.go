@@ -101,7 +101,7 @@ func Open(config Config) (*Gate, error) {
 	if err := config.validate(); err != nil {
 		return nil, err
 	}
-	client, err := NewClient(ClientConfig{
+	client, err := newPublicClient(ClientConfig{
 		OrganizationID: config.OrganizationID,
 		App:            config.App,
 		Version:        config.Version,

@@ -44,7 +44,17 @@ type Machine struct {
 // This is the computer that the program runs on. The system is asked once in the life of the
 // process. If it has no id, nothing takes its place: host names and network addresses change
 // with docks, tunnels and containers.
-var This = sync.OnceValue(func() Machine { return ask(readIDs) })
+func This() Machine {
+	once.Do(func() { this = ask(readIDs) })
+	return this
+}
+
+// A variable that is a function, such as sync.OnceValue makes, would be linked into programs
+// that never call it.
+var (
+	once sync.Once
+	this Machine
+)
 
 // ID is the id in use, or "" if there is none.
 func (m Machine) ID() string {

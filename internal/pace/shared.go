@@ -264,9 +264,19 @@ func sweep(parent, prefix string, unused time.Duration) {
 			info, err = entry.Info()
 		}
 		if err == nil && time.Since(info.ModTime()) > unused {
-			_ = os.RemoveAll(path)
+			removeFolder(path)
 		}
 	}
+}
+
+// removeFolder removes a folder that has only files. os.RemoveAll would do too, and is not
+// linked for anything else.
+func removeFolder(path string) {
+	files, _ := os.ReadDir(path)
+	for _, file := range files {
+		_ = os.Remove(filepath.Join(path, file.Name()))
+	}
+	_ = os.Remove(path)
 }
 
 // lockPath is a lock file of a permit: 1.lock, or 1-2.lock if it is not the first.

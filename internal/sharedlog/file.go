@@ -51,10 +51,11 @@ const (
 	lockEvery = time.Millisecond
 )
 
-var (
-	order      = binary.BigEndian
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-)
+var order = binary.BigEndian
+
+// castagnoli is the table of the checksums. A variable would be linked into programs that have
+// no such file.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // file is what is known of the file.
 type file struct {
@@ -252,7 +253,7 @@ func appendFrame(b []byte, p put) ([]byte, error) {
 	b = append(b, p.key...)
 	b = append(b, p.item.Head...)
 	b = append(b, p.item.Data...)
-	order.PutUint32(b[from+4:], crc32.Checksum(b[from+8:], castagnoli))
+	order.PutUint32(b[from+4:], crc32.Checksum(b[from+8:], castagnoli()))
 	return b, nil
 }
 
@@ -278,7 +279,7 @@ func frameLength(b []byte) int {
 // parse reads the frame that b begins with.
 func parse(b []byte) (f frame, ok bool) {
 	size := frameLength(b)
-	if size == 0 || len(b) < size || crc32.Checksum(b[8:size], castagnoli) != order.Uint32(b[4:]) {
+	if size == 0 || len(b) < size || crc32.Checksum(b[8:size], castagnoli()) != order.Uint32(b[4:]) {
 		return frame{}, false
 	}
 	body := b[frameSize:size]

@@ -83,8 +83,8 @@ func (own *Transport) Renew() { own.current.Store(own.Template.Clone()) }
 func (own *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	t := own.current.Load()
 	var used, before atomic.Bool
-	trace := &httptrace.ClientTrace{GotConn: func(c httptrace.GotConnInfo) { used.Store(true); before.Store(c.Reused) }}
-	resp, err := t.RoundTrip(r.WithContext(httptrace.WithClientTrace(r.Context(), trace)))
+	ctx := traced(r.Context(), func() {}, func(c httptrace.GotConnInfo) { used.Store(true); before.Store(c.Reused) })
+	resp, err := t.RoundTrip(r.WithContext(ctx))
 	failed := func(err error) error {
 		if !used.Load() || !TimedOut(err) {
 			return err

@@ -99,7 +99,7 @@ var replicas = []mutant{
 		name:  "damaged bytes are read as a customer",
 		rule:  "wrong bytes in the store are ignored",
 		file:  "internal/sharedlog/file.go",
-		old:   ` || crc32.Checksum(b[8:size], castagnoli) != order.Uint32(b[4:]) {`,
+		old:   ` || crc32.Checksum(b[8:size], castagnoli()) != order.Uint32(b[4:]) {`,
 		new:   ` {`,
 		tests: "TestDamageAnywhereCostsOnlyWhatItHit",
 	},
