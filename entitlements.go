@@ -870,6 +870,14 @@ func (r Requirement) Validate() error {
 	return nil
 }
 
+// MeterID is the meter's id of a requirement that Meter made, and empty for any other.
+func (r Requirement) MeterID() string {
+	if r.kind != needsMeter {
+		return ""
+	}
+	return r.id
+}
+
 // String describes the requirement: "feature export", "benefit <id>", "product <id>",
 // "meter <id> of at least 5", "feature a and feature b", "one of feature a, …".
 func (r Requirement) String() string {

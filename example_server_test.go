@@ -313,8 +313,11 @@ func ExampleCustomers_Decide() {
 	_, refusal := customers.Decide(context.Background(), polargate.ExternalID("usr_1337"),
 		polargate.Feature("export"), polargate.Any(polargate.Feature("sync"), polargate.Meter(meterCalls, 500)))
 	fmt.Println(refusal.Status, refusal.Required)
+	_, refusal = customers.Decide(context.Background(), polargate.ExternalID("usr_1337"), polargate.Meter(meterCalls, 500))
+	fmt.Println(refusal.Detail(), refusal.Required.MeterID() == meterCalls)
 	// Output:
 	// 402 one of feature sync, meter aaf2bfea-ac4f-40eb-99ad-de858ccdfd97 of at least 500
+	// This needs meter aaf2bfea-ac4f-40eb-99ad-de858ccdfd97 of at least 500. true
 }
 
 // What is known of a customer is asked without I/O, as often as one likes.

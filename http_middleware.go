@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/polargate/polargate/internal/incontext"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/refusalpage"
 )
@@ -120,7 +121,7 @@ type Refusal struct {
 // of a context that Watch has ended. Don't assign the *Refusal of Decide to an error: one
 // that is nil would be an error that isn't.
 func (r *Refusal) Error() string {
-	return "polargate: refused with " + strconv.Itoa(r.Status) + ": " + strings.TrimSuffix(r.detail(), ".")
+	return "polargate: refused with " + strconv.Itoa(r.Status) + ": " + strings.TrimSuffix(r.Detail(), ".")
 }
 
 // Unwrap returns Err.
@@ -416,7 +417,7 @@ func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route Route, 
 // context.WithValue, because adaptors to other servers copy the values of such contexts
 // and skip any other kind.
 func serve(w http.ResponseWriter, r *http.Request, next http.Handler, value *Entitlements) {
-	ctx := context.WithValue(r.Context(), entitlementsKey{}, value)
+	ctx := context.WithValue(r.Context(), incontext.Entitlements{}, value)
 	inner := r.WithContext(ctx)
 	defer bringBack(r, inner, ctx)
 	next.ServeHTTP(w, inner)
@@ -469,7 +470,7 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 			}
 		}
 	}()
-	inner := r.WithContext(context.WithValue(r.Context(), reservationKey{}, reserved))
+	inner := r.WithContext(context.WithValue(r.Context(), incontext.Reservation{}, reserved))
 	defer bringBack(r, inner, inner.Context())
 	serve(watched, inner, next, reserved.rest())
 	served = true
@@ -558,12 +559,16 @@ func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-type entitlementsKey struct{}
-
-// FromContext returns the Entitlements of the customer whose request a Route let through.
-// ok is false outside a Route, and if the route failed open.
-func FromContext(ctx context.Context) (*Entitlements, bool) {
-	e, _ := ctx.Value(entitlementsKey{}).(*Entitlements)
+// FromContext returns the Entitlements of the customer whose request a Route let through, or
+// whose call an interceptor of package rpcgate did. ok is false outside of these, and if the
+// route failed open.
+func FromContext(ctx context.Context) (e *Entitlements, ok bool) {
+	switch value := ctx.Value(incontext.Entitlements{}).(type) {
+	case *Entitlements:
+		e = value
+	case func() *Entitlements:
+		e = value()
+	}
 	return e, e != nil
 }
 
@@ -835,7 +840,7 @@ func (r Refusal) words() (heading, text string) {
 	case r.Status == http.StatusServiceUnavailable:
 		return "Please try again", "We can't check what your plan includes right now. Try again " + soon(r.RetryAfter) + "."
 	case r.Status != http.StatusPaymentRequired:
-		return http.StatusText(r.Status), r.detail()
+		return http.StatusText(r.Status), r.Detail()
 	case english[Phrase(r.Reason)] != "":
 		return "Your license doesn't cover this", upperFirst(english[Phrase(r.Reason)]) + "."
 	case r.Required.kind == needsMeter:
@@ -864,7 +869,7 @@ func (r Refusal) report() string {
 		Reason     string `json:"reason,omitempty"`
 		Required   string `json:"required,omitempty"`
 		UpgradeURL string `json:"upgrade_url,omitempty"`
-	}{"about:blank", http.StatusText(r.Status), r.Status, r.detail(), string(r.Reason), "", ""}
+	}{"about:blank", http.StatusText(r.Status), r.Status, r.Detail(), string(r.Reason), "", ""}
 	if r.Required.kind != 0 {
 		problem.Required = r.Required.String()
 	}
@@ -878,8 +883,8 @@ func (r Refusal) report() string {
 	return string(body) + "\n"
 }
 
-// detail is a sentence for whoever sent the request.
-func (r Refusal) detail() string {
+// Detail is a sentence for whoever sent the request. It is the detail of a problem report.
+func (r Refusal) Detail() string {
 	switch {
 	case r.Status == http.StatusBadRequest:
 		return "The customer id isn't valid."

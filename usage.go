@@ -17,6 +17,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/incontext"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/outbox"
 	"github.com/polargate/polargate/internal/wire"
@@ -633,15 +634,19 @@ func (u *usageEvents) stats() UsageStats {
 	return UsageStats{Waiting: s.Waiting, Refused: s.Aside, Failing: s.Failing}
 }
 
-type reservationKey struct{}
-
 // ReservationFromContext returns the Reservation of a request that a Route charged by
 // Route.Spend. A handler can give the units back with Release, for example before it
 // returns an error that is written only after the Route has ended, or Commit what was
 // really used. If the Route sends no event, both also work in a handler that runs after the
-// Route has ended, as with adaptors to some other servers. ok is false if the request isn't
+// Route has ended, as with adaptors to some other servers. In a stream of package rpcgate, it
+// is the Reservation of the message that was received last. ok is false if the request isn't
 // charged.
 func ReservationFromContext(ctx context.Context) (r *Reservation, ok bool) {
-	r, _ = ctx.Value(reservationKey{}).(*Reservation)
+	switch value := ctx.Value(incontext.Reservation{}).(type) {
+	case *Reservation:
+		r = value
+	case func() *Reservation:
+		r = value()
+	}
 	return r, r != nil
 }

@@ -21,7 +21,7 @@ var ownMethods = map[string]bool{
 
 func TestEverythingExportedIsDocumentedAndEachFunctionIsShownInAnExample(t *testing.T) {
 	t.Parallel()
-	for _, folder := range []string{".", "polartest", "lease", "lease/issuer", "janitor", "storetest"} {
+	for _, folder := range []string{".", "polartest", "lease", "lease/issuer", "janitor", "storetest", "rpcgate", "polargategrpc"} {
 		fset := token.NewFileSet()
 		paths, err := filepath.Glob(filepath.Join(root, folder, "*.go"))
 		require.NoError(t, err)

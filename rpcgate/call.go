@@ -1,0 +1,287 @@
+package rpcgate
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/polargate/polargate"
+)
+
+const (
+	// lastWords is how long the handler of a stream has when the right to it has ended.
+	lastWords = 500 * time.Millisecond
+	// openAgain is how long a stream that failed open goes on before it is looked at again.
+	openAgain = 10 * time.Second
+)
+
+// Call is a call that was let through, and may cost something or end when the right to it
+// does. Its methods can be called on nil, for calls about which there is nothing to do.
+type Call struct {
+	gate   *Gate
+	rule   *Rule
+	who    Caller
+	ctx    context.Context         // the handler's
+	cancel context.CancelCauseFunc // nil unless the right is watched
+
+	mu    sync.Mutex
+	value *polargate.Entitlements // nil if the call failed open
+	held  *polargate.Reservation  // for the call, or for the last message
+	units float64
+	over  bool
+	ended error // the refusal that ended the right
+
+	unfollow   func()
+	timer      *time.Timer
+	soon, late func()
+}
+
+// entitlements are what the caller has, less what is held.
+func (c *Call) entitlements() *polargate.Entitlements {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.value
+}
+
+func (c *Call) reservation() *polargate.Reservation {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.held
+}
+
+// hold holds units. The error is a refusal.
+func (c *Call) hold(ctx context.Context, units float64) error {
+	if c.entitlements() == nil {
+		return nil // nobody could say
+	}
+	held, refusal := c.gate.customers.Reserve(ctx, c.who.Customer, c.rule.Spend.MeterID, units, c.rule.Require...)
+	switch {
+	case refusal != nil && c.gate.opens(ctx, c.rule, refusal):
+		return nil
+	case refusal != nil:
+		return c.gate.config.Error(refusal)
+	}
+	rest, err := c.gate.customers.Entitlements(ctx, c.who.Customer)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.held, c.units = held, units
+	if err == nil {
+		c.value = rest
+	}
+	return nil
+}
+
+// settle commits what is held, or gives it back.
+func (c *Call) settle(done bool) {
+	c.mu.Lock()
+	held, units := c.held, c.units
+	c.held = nil
+	c.mu.Unlock()
+	if held == nil {
+		return
+	}
+	if !done {
+		held.Release()
+		return
+	}
+	err := held.Commit(context.WithoutCancel(c.ctx), units, c.rule.Spend.Usage)
+	if _, settled := errors.AsType[*polargate.InputError](err); err != nil && !settled { // by the handler
+		c.gate.seldom(context.Background(), "polargate: the usage of a call couldn't be stored (logged once a minute)", "error", err)
+	}
+}
+
+// Receive receives a message from the client by calling receive, and charges for it. It gives
+// up, with the error of the refusal, when the right to the call has ended. Then the message
+// must not be read: unless Interrupt was told how to interrupt receive, it may still be
+// written to.
+func (c *Call) Receive(message any, receive func(message any) error) error {
+	if c == nil {
+		return receive(message)
+	}
+	if err := c.refused(); err != nil {
+		return err
+	}
+	err := c.wait(message, receive)
+	if err == nil {
+		err = c.Received(message)
+	}
+	if refused := c.refused(); refused != nil && err != nil {
+		return refused
+	}
+	return err
+}
+
+// wait waits for a message. A wait that nothing else can interrupt has a goroutine of its own.
+func (c *Call) wait(message any, receive func(any) error) error {
+	c.mu.Lock()
+	alone := c.cancel == nil || c.soon != nil || c.late != nil
+	c.mu.Unlock()
+	if alone {
+		return receive(message)
+	}
+	type outcome struct {
+		err      error
+		panicked any
+	}
+	received := make(chan outcome, 1)
+	go func() {
+		var o outcome
+		defer func() {
+			o.panicked = recover()
+			received <- o
+		}()
+		o.err = receive(message)
+	}()
+	var o outcome
+	select {
+	case o = <-received:
+	case <-c.ctx.Done():
+		if err := c.refused(); err != nil {
+			return err
+		}
+		o = <-received // the client has left, and receive says so
+	}
+	if o.panicked != nil {
+		panic(o.panicked)
+	}
+	return o.err
+}
+
+// Received charges for a message of the client. Receive does so by itself. The error is a
+// refusal.
+func (c *Call) Received(message any) error {
+	if c == nil || c.rule.Spend.UnitsOf == nil {
+		return nil
+	}
+	c.settle(true) // the handler is done with the one before
+	units, refusal := c.gate.price(c.ctx, &c.rule.Spend, message)
+	if refusal != nil {
+		return c.gate.config.Error(refusal)
+	}
+	if units == 0 {
+		return nil
+	}
+	return c.hold(c.ctx, units)
+}
+
+// Interrupt says how the handler of a stream is interrupted that waits for its client when the
+// right has ended: soon is called at once, late if the handler hasn't returned half a second
+// later. Neither is called after Close. Call it before the handler begins. Nil does nothing.
+func (c *Call) Interrupt(soon, late func()) {
+	if c == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.soon, c.late = soon, late
+}
+
+// End ends a call whose handler has returned err, and returns what the client is told: the
+// refusal if the right ended while the handler worked, unless err is one of its own. Units
+// are committed if err is nil.
+func (c *Call) End(err error) error {
+	if c == nil {
+		return err
+	}
+	c.settle(err == nil)
+	refused := c.refused()
+	c.Close()
+	switch {
+	case refused == nil, err != nil && !c.gate.endedWith(err):
+		return err
+	}
+	return refused
+}
+
+// endedWith reports whether a handler returned err only because its context ended.
+func (g *Gate) endedWith(err error) bool {
+	_, refusal := errors.AsType[*polargate.Refusal](err)
+	return refusal || errors.Is(err, context.Canceled) || g.config.Canceled != nil && g.config.Canceled(err)
+}
+
+// Close gives back what is held, if End wasn't called, as after a panic.
+func (c *Call) Close() {
+	if c == nil {
+		return
+	}
+	c.settle(false)
+	c.mu.Lock()
+	unfollow, timer := c.unfollow, c.timer
+	c.over, c.unfollow, c.timer = true, nil, nil
+	c.mu.Unlock()
+	if timer != nil {
+		timer.Stop()
+	}
+	if unfollow != nil {
+		unfollow()
+	}
+	if c.cancel != nil {
+		c.cancel(context.Canceled)
+	}
+}
+
+// refused is the error of the refusal that ended the right; nil if it hasn't ended.
+func (c *Call) refused() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.ended
+}
+
+// follow watches the right.
+func (c *Call) follow() {
+	watched, stop := c.watch()
+	detach := context.AfterFunc(watched, func() {
+		if refusal, ok := errors.AsType[*polargate.Refusal](context.Cause(watched)); ok {
+			c.rightEnded(refusal)
+		}
+	})
+	c.mu.Lock()
+	over := c.over
+	if !over {
+		c.unfollow = func() {
+			detach()
+			stop()
+		}
+	}
+	c.mu.Unlock()
+	if over { // while this asked
+		detach()
+		stop()
+	}
+}
+
+func (c *Call) watch() (context.Context, context.CancelFunc) {
+	if c.gate.config.ByLicenseKey {
+		return c.gate.customers.WatchLicense(c.ctx, c.who.LicenseKey, c.rule.Require...)
+	}
+	return c.gate.customers.Watch(c.ctx, c.who.Customer, c.rule.Require...)
+}
+
+// rightEnded ends the handler's context, and interrupts it when it has had time for its last
+// words.
+func (c *Call) rightEnded(refusal *polargate.Refusal) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over || c.ended != nil {
+		return
+	}
+	if c.gate.opens(c.ctx, c.rule, refusal) && refusal.Reason != polargate.ErrClosed {
+		c.timer = time.AfterFunc(openAgain, c.follow)
+		return
+	}
+	c.ended = c.gate.config.Error(refusal)
+	c.cancel(c.ended)
+	if c.soon != nil {
+		c.soon()
+	}
+	if c.late != nil {
+		c.timer = time.AfterFunc(lastWords, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if !c.over {
+				c.late()
+			}
+		})
+	}
+}

@@ -1,0 +1,325 @@
+// Package rpcgate decides which calls of an RPC server are let through: what Route of package
+// polargate is for routes of HTTP, for procedures, unary and streaming.
+//
+// The modules polargategrpc, polargateconnect and polargateconnectv2 make interceptors of it:
+// use one of them for gRPC and Connect. This package depends on neither, and is for servers
+// that speak something else:
+//
+//	gate := rpcgate.New(customers, rpcgate.Config{Who: who, Rules: rules})
+//	ctx, call, err := gate.Begin(ctx, procedure, streams)
+//	if err != nil {
+//		return err
+//	}
+//	defer call.Close()
+//	err = call.Receive(message, receive) // for each message
+//	…
+//	return call.End(handle(ctx))
+//
+// # What applies to a call
+//
+// A [Rule] belongs to a procedure, such as "/reports.v1.Reports/Render", or to all of a
+// service, "/reports.v1.Reports/"; the rule of the procedure goes before that of its service.
+// Config.Open lists what anybody may call, such as [Health] and [Reflection]. Everything else
+// follows Config.Default, and without one nobody may call it: a procedure that was added
+// later isn't open by mistake.
+//
+// # Streams
+//
+// The context of a stream ends when the right to it does: see polargate.Customers.Watch for how soon.
+// Its cause is the error of the refusal, and the stream ends with that error, unless its
+// handler returns another one of its own. The handler has half a second for its last words. No goroutine
+// waits for that.
+package rpcgate
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/internal/incontext"
+)
+
+// Services that tell about a server, for Config.Open.
+const (
+	Health            = "/grpc.health.v1.Health/"
+	Reflection        = "/grpc.reflection.v1.ServerReflection/"
+	ReflectionV1Alpha = "/grpc.reflection.v1alpha.ServerReflection/"
+)
+
+// Rule says who may call a procedure, and what it costs.
+type Rule struct {
+	// Require is what the customer or key must have: all of it. Empty means that any known
+	// customer, or any granted key, will do.
+	Require []polargate.Requirement
+	// Spend is taken off a meter. The zero value spends nothing. Spend needs customers: a
+	// license key has no meter. As in a Route, customers who meet Require without the
+	// meter aren't charged, if Require names the meter.
+	Spend Cost
+	// FailOpen lets calls pass, without Entitlements, if Polar can't be reached and nothing
+	// is cached, and lets streams go on. False refuses them as unavailable. Calls with a
+	// license key and calls that were canceled are refused anyway, because their sender
+	// could bring it about.
+	FailOpen bool
+	// DecideOnce is for streams that are to go on when the right to them ends. Otherwise
+	// their context ends with it.
+	DecideOnce bool
+}
+
+// Cost is an amount of a meter. It is held while the handler works, committed when the work is
+// done, and given back if the handler returns an error or panics. A handler that learns only
+// later what its work costs commits that itself, with polargate.ReservationFromContext.
+type Cost struct {
+	// MeterID is the meter's id.
+	MeterID string
+	// Units is what a call costs, however many messages it has. It must be more than 0,
+	// unless UnitsOf is set.
+	Units float64
+	// UnitsOf returns what a message costs that the client sends; 0 is nothing. In a stream,
+	// its units are committed when the handler receives the next message, and an error
+	// gives back those of the last one. An *InputError is answered as an invalid argument,
+	// and any other error as unavailable, because what can't be priced can't be sold.
+	UnitsOf func(ctx context.Context, message any) (float64, error)
+	// Usage is the event that tells Polar; see polargate.Customers.RunUsage. Without a Name none
+	// is sent: then your program tells Polar itself.
+	Usage polargate.Usage
+}
+
+func (c *Cost) isZero() bool { return c.MeterID == "" && c.Units == 0 && c.UnitsOf == nil }
+
+// Caller is who calls: a customer, or, with Config.ByLicenseKey, who has a license key.
+type Caller struct {
+	// Customer is the zero CustomerRef if nobody is signed in.
+	Customer polargate.CustomerRef
+	// LicenseKey is empty if none was sent.
+	LicenseKey string
+}
+
+// Config says what applies to which procedure.
+type Config struct {
+	// Who returns who calls. It must not be nil. Whoever can choose the id of a customer is
+	// that customer: take it from what your program has verified. An error means that your
+	// program couldn't find out; the call is refused as unavailable, and the error is
+	// logged by its types only.
+	Who func(ctx context.Context) (Caller, error)
+	// ByLicenseKey says that callers are told apart by license keys.
+	ByLicenseKey bool
+	// Rules has the rules by procedure, "/package.Service/Method", or by service,
+	// "/package.Service/".
+	Rules map[string]Rule
+	// Default is the rule of all other procedures. With nil, nobody may call them.
+	Default *Rule
+	// Open lists the procedures and services that anybody may call. Who isn't asked, and
+	// there are no Entitlements in their context.
+	Open []string
+	// Error makes an error of the RPC library of a refusal. Nil leaves the *Refusal.
+	Error func(*polargate.Refusal) error
+	// Canceled reports whether an error of a handler says only that its context ended, in
+	// the RPC library's own words. Nil knows context.Canceled and refusals.
+	Canceled func(error) bool
+	// Logger gets what your program should mend. Nil is slog.Default().
+	Logger *slog.Logger
+}
+
+// Gate lets calls through. Its methods are safe for use by many goroutines.
+type Gate struct {
+	customers *polargate.Customers
+	config    Config
+	rules     map[string]*Rule
+	otherwise *Rule        // nil denies
+	logged    atomic.Int64 // when something was logged last, of what a caller can bring about
+}
+
+// open stands for the rule of what anybody may call.
+var open = &Rule{}
+
+// New makes a Gate. It panics if a name, an id, a feature or a cost can't be right: these are
+// mistakes in the program, and its first start shows them.
+func New(customers *polargate.Customers, config Config) *Gate {
+	if customers == nil || config.Who == nil {
+		panic("rpcgate: New needs customers and Config.Who")
+	}
+	if config.Error == nil {
+		config.Error = func(refusal *polargate.Refusal) error { return refusal }
+	}
+	if config.Logger == nil {
+		config.Logger = slog.Default()
+	}
+	g := &Gate{customers: customers, config: config, rules: map[string]*Rule{}}
+	for _, name := range config.Open {
+		g.add(name, open)
+	}
+	for name, rule := range config.Rules {
+		g.add(name, g.own(name, rule))
+	}
+	if config.Default != nil {
+		g.otherwise = g.own("Default", *config.Default)
+	}
+	return g
+}
+
+// add adds the rule of a procedure or service.
+func (g *Gate) add(name string, rule *Rule) {
+	if service, _, ok := strings.Cut(strings.TrimPrefix(name, "/"), "/"); !strings.HasPrefix(name, "/") || !ok || service == "" || strings.Count(name, "/") != 2 {
+		panic(fmt.Sprintf("rpcgate: %q is neither a procedure (/package.Service/Method) nor a service (/package.Service/)", name))
+	}
+	if g.rules[name] != nil {
+		panic(fmt.Sprintf("rpcgate: %q is open, and has a rule or is open twice", name))
+	}
+	g.rules[name] = rule
+}
+
+// own is a copy of a rule that can be right.
+func (g *Gate) own(name string, rule Rule) *Rule {
+	defer func() {
+		if mistake := recover(); mistake != nil {
+			panic(fmt.Sprintf("rpcgate: the rule of %q: %v", name, mistake))
+		}
+	}()
+	rule.Require = slices.Clone(rule.Require)
+	route := polargate.Route{Require: rule.Require} // which checks it, and logs features that nobody can have
+	if g.config.ByLicenseKey {
+		if !rule.Spend.isZero() {
+			panic("Spend needs customers, and these are license keys")
+		}
+		route.LicenseKey = func(*http.Request) string { return "" }
+	} else {
+		route.Customer = func(*http.Request) polargate.CustomerRef { return polargate.CustomerRef{} }
+		route.Spend = polargate.Cost{MeterID: rule.Spend.MeterID, Units: rule.Spend.Units, Usage: rule.Spend.Usage}
+		if rule.Spend.UnitsOf != nil {
+			route.Spend.UnitsOf = func(*http.Request) (float64, error) { return 0, nil }
+		}
+	}
+	g.customers.Route(route)
+	return &rule
+}
+
+// rule is what applies to a procedure; nil denies.
+func (g *Gate) rule(procedure string) *Rule {
+	if rule := g.rules[procedure]; rule != nil {
+		return rule
+	}
+	if rule := g.rules[procedure[:strings.LastIndexByte(procedure, '/')+1]]; rule != nil {
+		return rule
+	}
+	return g.otherwise
+}
+
+// Begin decides whether a call is let through. The context that it returns is for the
+// handler: it has the Entitlements for polargate.FromContext and, if the call costs something,
+// the Reservation for polargate.ReservationFromContext. An error is a refusal, made by
+// Config.Error.
+//
+// streams is false for a call with one message each way. The Call is nil if nothing has to be
+// done after Begin; its methods can be called all the same.
+func (g *Gate) Begin(ctx context.Context, procedure string, streams bool) (context.Context, *Call, error) {
+	rule := g.rule(procedure)
+	switch rule {
+	case nil:
+		g.seldom(ctx, "polargate: a call was refused, because no rule says who may call it; name it in Rules or Open (logged once a minute)", "procedure", procedure)
+		return ctx, nil, g.config.Error(&polargate.Refusal{Status: http.StatusForbidden})
+	case open:
+		return ctx, nil, nil
+	}
+	who, err := g.config.Who(ctx)
+	if err != nil {
+		return ctx, nil, g.config.Error(g.unresolved(ctx, err))
+	}
+	value, refusal := g.decide(ctx, &who, rule)
+	if refusal != nil && !g.opens(ctx, rule, refusal) {
+		return ctx, nil, g.config.Error(refusal)
+	}
+	watches := streams && !rule.DecideOnce
+	if rule.Spend.isZero() && !watches {
+		return context.WithValue(ctx, incontext.Entitlements{}, value), nil, nil
+	}
+	c := &Call{gate: g, rule: rule, who: who, value: value}
+	if rule.Spend.isZero() {
+		ctx = context.WithValue(ctx, incontext.Entitlements{}, value)
+	} else {
+		if rule.Spend.UnitsOf == nil {
+			if err := c.hold(ctx, rule.Spend.Units); err != nil {
+				return ctx, nil, err
+			}
+		}
+		ctx = context.WithValue(ctx, incontext.Entitlements{}, c.entitlements)
+		ctx = context.WithValue(ctx, incontext.Reservation{}, c.reservation)
+	}
+	if watches {
+		ctx, c.cancel = context.WithCancelCause(ctx)
+		c.ctx = ctx
+		c.follow()
+	}
+	c.ctx = ctx
+	return ctx, c, nil
+}
+
+// decide decides about a caller.
+func (g *Gate) decide(ctx context.Context, who *Caller, rule *Rule) (*polargate.Entitlements, *polargate.Refusal) {
+	if g.config.ByLicenseKey {
+		return g.customers.DecideLicense(ctx, who.LicenseKey, rule.Require...)
+	}
+	return g.customers.Decide(ctx, who.Customer, rule.Require...)
+}
+
+// opens reports whether a refusal is let pass because a rule fails open.
+func (g *Gate) opens(ctx context.Context, rule *Rule, refusal *polargate.Refusal) bool {
+	return rule.FailOpen && refusal.Status == http.StatusServiceUnavailable && !g.config.ByLicenseKey && ctx.Err() == nil
+}
+
+// unresolved is the refusal of a call for which the program couldn't find out who calls, or
+// what it costs.
+func (g *Gate) unresolved(ctx context.Context, err error) *polargate.Refusal {
+	err = &resolverError{err}
+	g.seldom(ctx, "polargate: a call was refused as unavailable (logged once a minute)", "error", err)
+	return &polargate.Refusal{Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Err: err}
+}
+
+// seldom logs once a minute, unless it comes of a caller who has left.
+func (g *Gate) seldom(ctx context.Context, message string, args ...any) {
+	now, last := time.Now().UnixNano(), g.logged.Load()
+	if ctx.Err() == nil && (last == 0 || now-last >= int64(time.Minute)) && g.logged.CompareAndSwap(last, now) {
+		g.config.Logger.Error(message, args...)
+	}
+}
+
+// price is what a message costs.
+func (g *Gate) price(ctx context.Context, cost *Cost, message any) (float64, *polargate.Refusal) {
+	units, err := cost.UnitsOf(ctx, message)
+	if input, ok := errors.AsType[*polargate.InputError](err); ok {
+		return 0, &polargate.Refusal{Status: http.StatusBadRequest, Err: input}
+	}
+	if err == nil && (math.IsNaN(units) || units < 0) {
+		err = fmt.Errorf("rpcgate: Cost.UnitsOf returned %v, which is no amount", units)
+	}
+	if err != nil {
+		return 0, g.unresolved(ctx, err)
+	}
+	return units, nil
+}
+
+// resolverError is an error of a program's own function. It prints without its text, which may
+// contain what came with the call.
+type resolverError struct{ err error }
+
+func (e *resolverError) Error() string {
+	var types []string
+	for err := e.err; err != nil && len(types) < 10; err = errors.Unwrap(err) {
+		types = append(types, fmt.Sprintf("%T", err))
+	}
+	return "rpcgate: the program couldn't find out who called, or what it costs: its function returned an error of the type " +
+		strings.Join(types, " with ") + ". Check what it asks, such as the session store; Refusal.Err has the error for your own log"
+}
+
+func (e *resolverError) Unwrap() error { return e.err }
+
+// Format prints the same whatever the verb.
+func (e *resolverError) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, e.Error()) }

@@ -1,0 +1,2 @@
+// Package rpc holds tests of the RPC modules over real connections.
+package rpc
