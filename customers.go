@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -108,6 +109,21 @@ type CustomersConfig struct {
 	// WebhookSecrets are the signing secrets of the webhook endpoint, for Apply, and for
 	// a WebhookHandler that is given none.
 	WebhookSecrets []string
+
+	// Overlay returns features that your program gives a customer beside what Polar says:
+	// to staff, in a beta, as a favor. It counts in Decide, Route, Reserve, Watch, Await and
+	// Entitlements; see Entitlements.Overlays. It also counts for customers whom Polar doesn't
+	// know, and while Polar can't be reached, but not for a license key that Polar refuses.
+	//
+	// customer is whom the caller named, or for a license key, the customer whose key it is.
+	// have is what Polar says, or nil if Polar can't be reached and nothing is cached. ctx is
+	// the caller's: for a Route, that of the request.
+	//
+	// It is called at each decision, so it must be quick, safe for use by many goroutines,
+	// and do no I/O: read a table in memory. A panic in it is caught and logged, and counts as
+	// no overlay. It must not keep customer, and the slice must not change afterwards. nil
+	// gives nothing.
+	Overlay func(ctx context.Context, customer CustomerRef, have *Entitlements) []Overlay
 
 	// UpgradeURL is where customers find your plans. A problem report names it, and a
 	// browser is redirected there, unless it is the page that was requested. It is a web
@@ -227,6 +243,24 @@ func (r CustomerRef) member() (buyer cacheKey, member string) {
 	}
 	id, member, _ := strings.Cut(r.key.id[1:], "\x00")
 	return cacheKey{keyKind(r.key.id[0] - '0'), id}, member
+}
+
+// ExternalID is the id of your program by which the customer is named; "" for one that is
+// named otherwise, also for a Member.
+func (r CustomerRef) ExternalID() string {
+	if r.key.kind != byExternalID {
+		return ""
+	}
+	return r.key.id
+}
+
+// CustomerID is Polar's id by which the customer is named; "" for one that is named
+// otherwise, also for a Member.
+func (r CustomerRef) CustomerID() string {
+	if r.key.kind != byPolarID {
+		return ""
+	}
+	return r.key.id
 }
 
 // IsZero reports whether the reference names nobody.
@@ -472,7 +506,8 @@ func (c *Customers) Close() error {
 // waits. If Polar can't be reached, an answer younger than GracePeriod is served, and,
 // while the outage lasts, at once. Without such an answer, the error is an *Error:
 // ErrUnreachable, ErrRateLimited, ErrMisconfigured if Polar rejects the token, or
-// ErrClosed. An id that Polar can't be asked about is an *InputError.
+// ErrClosed. An id that Polar can't be asked about is an *InputError. With an error, the
+// Entitlements have what CustomersConfig.Overlay gives, or are nil.
 //
 // If a list in Polar's answer is null, it counts as empty. If it is missing or isn't a
 // list, it is taken from the previous answer, provided that is younger than GracePeriod.
@@ -484,7 +519,8 @@ func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*En
 	if err == nil && value.known && len(value.plan().benefits) == 0 {
 		value = c.recheck(ctx, customer.key, value)
 	}
-	return withBenefits(value, err)
+	value, err = withBenefits(value, err)
+	return c.overlaidAnyway(ctx, customer, value, err), err
 }
 
 // withBenefits turns entitlements with unreadable benefits into an error: a caller who
@@ -523,10 +559,65 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 // refusal isn't believed for as long as a grant, because Polar's state may be from before
 // a purchase. The benefit of a license key never changes.
 func (c *Customers) decideAgain(ctx context.Context, key cacheKey, value *Entitlements, requirements []Requirement) (*Entitlements, *Refusal) {
-	if _, unmet := value.Unmet(requirements...); unmet && value.known && value.particulars().license == nil {
-		value = c.recheck(ctx, key, value)
+	have := c.overlaid(ctx, CustomerRef{key}, value)
+	if _, unmet := have.Unmet(requirements...); unmet && value.known && value.particulars().license == nil {
+		if newer := c.recheck(ctx, key, value); newer != value {
+			have = c.overlaid(ctx, CustomerRef{key}, newer)
+		}
 	}
-	return c.decide(value, nil, requirements)
+	return c.decide(have, nil, requirements)
+}
+
+// overlaid is what Polar says of a customer, nil if nothing, with what the program gives
+// beside it. If that is nothing, it is value itself.
+func (c *Customers) overlaid(ctx context.Context, customer CustomerRef, value *Entitlements) *Entitlements {
+	if c.config.Overlay == nil {
+		return value
+	}
+	if given := c.overlay(ctx, customer, value); len(given) > 0 {
+		return value.over(given, nil)
+	}
+	return value
+}
+
+// overlaidAnyway is overlaid for an answer that may be an error: then it is what the program
+// gives alone, if it is for lack of an answer; otherwise value.
+func (c *Customers) overlaidAnyway(ctx context.Context, customer CustomerRef, value *Entitlements, err error) *Entitlements {
+	if err == nil || c.config.Overlay == nil {
+		return c.overlaid(ctx, customer, value)
+	}
+	if e, ok := errors.AsType[*Error](err); !ok || e.Reason == ErrClosed {
+		return value
+	}
+	if given := c.overlay(ctx, customer, nil); len(given) > 0 {
+		return (*Entitlements)(nil).over(given, err)
+	}
+	return value
+}
+
+// overlay asks the program what it gives a customer now.
+func (c *Customers) overlay(ctx context.Context, customer CustomerRef, have *Entitlements) (given []Overlay) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.cache.counts.panics.Add(1)
+			c.seldom.Warn(c.config.Logger, "overlay", "polargate: CustomersConfig.Overlay panicked, so that it gave nothing", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			given = nil
+		}
+	}()
+	if ctx == nil || customer.IsZero() {
+		return nil
+	}
+	given = c.config.Overlay(ctx, customer, have)
+	var now time.Time
+	for i := range given {
+		if now.IsZero() && !given[i].Until.IsZero() {
+			now = time.Now()
+		}
+		if !given[i].counts(now) {
+			return counting(given, now)
+		}
+	}
+	return given
 }
 
 // Refresh asks Polar now, however fresh the last answer is. Otherwise it is like
@@ -547,7 +638,8 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 			value = newer
 		}
 	}
-	return value, c.callError(err)
+	err = c.callError(err)
+	return c.overlaidAnyway(ctx, customer, value, err), err
 }
 
 // secret is the id, if an error must not repeat it. An id of few letters, such as a row's
@@ -746,7 +838,7 @@ type CustomersStats struct {
 	Held int
 	// Unidentified, Unpaid and Undecided are requests that a Route refused: with 400 or
 	// 401, with 402, and with 503. FailedOpen are those that passed because of
-	// Route.FailOpen.
+	// Route.FailOpen or Route.Fallback.
 	Unidentified, Unpaid, Undecided, FailedOpen int64
 	// Panics is how many panics were caught.
 	Panics int64
@@ -884,10 +976,11 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 
 	value, sure := c.cache.latest(key)
 	pause := shortestWait
+	over := func(value *Entitlements) *Entitlements { return c.overlaid(ctx, customer, value) }
 	var failed error // why the last question had no answer
 	for due := true; ; {
-		if sure && value.permits(requirements) {
-			return value, nil
+		if have := over(value); have.permits(requirements) && (sure || over(nil).permits(requirements)) {
+			return have, nil
 		}
 		wait := pause
 		if due || !c.cache.askedSince(key, c.cache.now().After(-pause/4)) { // otherwise another caller just did
@@ -901,12 +994,12 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 				return value, c.callError(failed)
 			default:
 				wait = max(wait, e.RetryAfter)
-				if old, err := c.cache.staleOnError(key, failed); err == nil && old.permits(requirements) {
-					return old, nil
+				if old, err := c.cache.staleOnError(key, failed); err == nil && over(old).permits(requirements) {
+					return over(old), nil
 				}
 			}
-			if failed == nil && value.permits(requirements) {
-				return value, nil
+			if have := over(value); failed == nil && have.permits(requirements) {
+				return have, nil
 			}
 		}
 		pause = min(2*pause, longestWait)
@@ -921,7 +1014,8 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 			return value, c.callError(flight.ErrClosed)
 		case <-ctx.Done():
 			timer.Stop()
-			return value, value.lacking(requirements, ctx.Err(), failed)
+			have := over(value)
+			return have, have.lacking(requirements, ctx.Err(), failed)
 		}
 		timer.Stop()
 		if newer, known := c.cache.latest(key); newer != nil {
@@ -931,11 +1025,11 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 	}
 }
 
-// permits reports whether these are the entitlements of a known customer who meets all
-// requirements.
+// permits reports whether these are the entitlements of a customer who meets all
+// requirements, and is known, or meets them by an overlay.
 func (e *Entitlements) permits(requirements []Requirement) bool {
 	_, unmet := e.Unmet(requirements...)
-	return e.Known() && !unmet
+	return !unmet && (e.Known() || e.byOverlay(requirements))
 }
 
 // lacking is the error of a wait that has ended.

@@ -61,7 +61,7 @@ func (e *Entitlements) allowsTheSame(other *Entitlements) bool {
 
 // saysTheSame reports whether two answers say the same to a program.
 func (e *Entitlements) saysTheSame(other *Entitlements) bool {
-	return e.allowsTheSame(other) && slices.Equal(e.Meters(), other.Meters()) &&
+	return e.allowsTheSame(other) && e.sameOverlays(other) && slices.Equal(e.Meters(), other.Meters()) &&
 		slices.Equal(e.Subscriptions(), other.Subscriptions())
 }
 
@@ -218,18 +218,29 @@ func (e *Entitlements) CheckedAt() time.Time {
 	return e.at.Time()
 }
 
-// Has reports whether a feature is unlocked, as CustomersConfig.Features says.
+// Has reports whether a feature is unlocked, as CustomersConfig.Features and
+// CustomersConfig.Overlay say.
 func (e *Entitlements) Has(feature string) bool {
 	features := e.plan().features
 	if len(features) <= 16 {
-		return slices.Contains(features, feature) // is quicker in so few
+		return slices.Contains(features, feature) || e.overlays(feature) // is quicker in so few
 	}
 	_, ok := slices.BinarySearch(features, feature)
-	return ok
+	return ok || e.overlays(feature)
 }
 
 // Features are the unlocked features, sorted. The slice is the caller's own.
-func (e *Entitlements) Features() []string { return slices.Clone(e.plan().features) }
+func (e *Entitlements) Features() []string {
+	features := slices.Clone(e.plan().features)
+	if over := e.particulars().over; over != nil {
+		for _, o := range over.given {
+			features = append(features, o.Feature)
+		}
+		slices.Sort(features)
+		features = slices.Compact(features)
+	}
+	return features
+}
 
 // Benefit returns a benefit that is granted now. A benefit that comes with a license key
 // is included only while the key counts. The case of the id doesn't matter, here and
@@ -508,7 +519,7 @@ func (e Entitlements) Format(f fmt.State, _ rune) {
 func (e *Entitlements) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
 
 // MarshalJSON writes what a person who looks after customers wants to see: ids of Polar's,
-// features, benefits, subscriptions, meters, and the license key by its id and masked form.
+// features and overlays, benefits, subscriptions, meters, and the license key by its id and masked form.
 // The external id and the properties of benefits are left out, because they may be e-mail
 // addresses, and JSON ends up in logs.
 func (e Entitlements) MarshalJSON() ([]byte, error) {
@@ -517,6 +528,11 @@ func (e Entitlements) MarshalJSON() ([]byte, error) {
 		Type       string          `json:"type"`
 		Metadata   json.RawMessage `json:"metadata,omitempty"`
 		LicenseKey string          `json:"license_key_id,omitempty"`
+	}
+	type overlay struct {
+		Feature string    `json:"feature"`
+		Until   time.Time `json:"until,omitzero"`
+		Why     string    `json:"why,omitempty"`
 	}
 	type meter struct {
 		ID       string  `json:"id"`
@@ -538,6 +554,7 @@ func (e Entitlements) MarshalJSON() ([]byte, error) {
 		Customer      string         `json:"customer_id,omitempty"`
 		CheckedAt     time.Time      `json:"checked_at,omitzero"`
 		Features      []string       `json:"features"`
+		Overlays      []overlay      `json:"overlays,omitempty"`
 		Benefits      []benefit      `json:"benefits"`
 		Subscriptions []Subscription `json:"subscriptions"`
 		Meters        []meter        `json:"meters"`
@@ -545,8 +562,11 @@ func (e Entitlements) MarshalJSON() ([]byte, error) {
 		Refused       Reason         `json:"refused,omitempty"`
 	}{
 		Known: e.known, Customer: e.CustomerID(), CheckedAt: e.CheckedAt(),
-		Features: append([]string{}, e.plan().features...), Benefits: []benefit{},
+		Features: append([]string{}, e.Features()...), Benefits: []benefit{},
 		Subscriptions: append([]Subscription{}, e.Subscriptions()...), Meters: []meter{}, Refused: e.Refused(),
+	}
+	for _, o := range e.Overlays() {
+		view.Overlays = append(view.Overlays, overlay(o))
 	}
 	for _, b := range e.Benefits() {
 		metadata := json.RawMessage(b.of().metadata)
@@ -621,6 +641,8 @@ type particulars struct {
 	// was refused; "" if granted.
 	license *LicenseKey
 	refused Reason
+	// over is what the program gives beside; nil in what is cached.
+	over *overlaid
 }
 
 var noParticulars particulars

@@ -55,6 +55,56 @@ func ask(h http.Handler, path string, headers ...string) {
 	fmt.Print(w.Code, " ", w.Body)
 }
 
+// Staff have features that they haven't bought, also while Polar can't be reached.
+func ExampleCustomersConfig_overlay() {
+	polar := polartest.New(polartest.Config{})
+	staff := map[string]bool{"usr_ada": true} // read from your database now and then
+	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+		AccessToken: polar.AddToken(polartest.Token{}),
+		Features:    map[string][]string{benefitPro: {"export"}},
+		Overlay: func(_ context.Context, customer polargate.CustomerRef, have *polargate.Entitlements) []polargate.Overlay {
+			id := customer.ExternalID()
+			if customer.CustomerID() != "" { // named by Polar's id
+				id = have.ExternalID()
+			}
+			if staff[id] {
+				return []polargate.Overlay{{Feature: "export", Why: "staff"}}
+			}
+			return nil
+		},
+		BaseURL:    polar.URL(),
+		HTTPClient: polar.Client(),
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer customers.Close()
+	for _, id := range []string{"usr_ada", "usr_bob"} {
+		have, refusal := customers.Decide(context.Background(), polargate.ExternalID(id), polargate.Feature("export"))
+		fmt.Println(id, refusal == nil, have.Overlays())
+	}
+	// Output:
+	// usr_ada true [{export 0001-01-01 00:00:00 +0000 UTC staff}]
+	// usr_bob false []
+}
+
+// While Polar can't be reached, and nothing is known of a customer, reading stays open.
+func ExampleRoute_fallback() {
+	polar, customers := demoCustomers()
+	defer customers.Close()
+	polar.SetOffline(true)
+	read := customers.Route(polargate.Route{
+		Customer: signedIn,
+		Require:  []polargate.Requirement{polargate.Feature("read")},
+		Fallback: []string{"read"},
+	})
+	ask(read(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		have, _ := polargate.FromContext(r.Context())
+		fmt.Fprintln(w, "read:", have.Has("read"), "export:", have.Has("export"))
+	})), "/documents", "X-Demo-User", "usr_1337")
+	// Output: 200 read: true export: false
+}
+
 // A route is for customers who have a feature; the handler finds what else they
 // have in the request's context.
 func ExampleCustomers_Middleware() {

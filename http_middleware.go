@@ -66,6 +66,11 @@ type Route struct {
 	// front of Polar answered, such as a firewall. Customers over the request budget
 	// pass.
 	FailOpen bool
+	// Fallback are features that everybody has on this route if Polar can't be reached and
+	// nothing is cached: where FailOpen would open. Requests that meet Require with them,
+	// and with CustomersConfig.Overlay, pass, are charged nothing, and have Entitlements in
+	// their context with these features alone. Others get 503, or pass with FailOpen.
+	Fallback []string
 	// Watch is for routes whose handler runs for long, such as streams and WebSockets: the
 	// request's context ends, with a *Refusal as its cause, when the customer or key no
 	// longer meets Require, as with Customers.Watch. The handler has half a second for
@@ -198,10 +203,13 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 		}
 		err = cmp.Or(err, Meter(route.Spend.MeterID, route.Spend.Units).Validate(), route.Spend.Usage.check())
 	}
+	if slices.Contains(route.Fallback, "") {
+		err = cmp.Or[error](err, &InputError{"Fallback", "has a feature without a name"})
+	}
 	if err = cmp.Or(err, checkUpgradeURL(route.UpgradeURL)); err != nil {
 		panic("polargate: a mistake in a Route: " + strings.TrimPrefix(err.Error(), "polargate: "))
 	}
-	route.Require = ownRequirements(route.Require)
+	route.Require, route.Fallback = ownRequirements(route.Require), slices.Clone(route.Fallback)
 	route.Spend.MeterID, route.UpgradeURL = strings.Clone(route.Spend.MeterID), strings.Clone(route.UpgradeURL)
 	route.Spend.Usage.Metadata = maps.Clone(route.Spend.Usage.Metadata)
 	all = All(route.Require...)
@@ -235,7 +243,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			}
 			if route.CustomerOrError != nil {
 				switch known, hit := c.cache.hit(customer.key); {
-				case hit && known.known && known.meets(&all, 0): // the common case, in few steps
+				case hit && c.config.Overlay == nil && known.known && known.meets(&all, 0): // the common case, in few steps
 					value = known
 				case hit:
 					value, refusal = c.decideAgain(r.Context(), customer.key, known, route.Require)
@@ -245,16 +253,19 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			} else {
 				value, refusal = c.DecideLicense(r.Context(), key, route.Require...)
 			}
-			opens := refusal != nil && route.opensFor(r, refusal)
+			opens := false
+			if refusal != nil && route.opensFor(r, refusal) {
+				value = c.fallenBack(r.Context(), &route, customer) // if nil, nor is it that of a Route around it
+				opens = value != nil || route.FailOpen
+			}
 			switch {
 			case refusal != nil && !opens:
 				c.refuse(w, r, route, *refusal)
 				return
 			case opens:
 				c.cache.counts.failedOpen.Add(1)
-				value = nil // nor is it that of a Route around it
 			}
-			charged := value != nil && spends && !value.Meets(free)
+			charged := value != nil && spends && !opens && !value.Meets(free)
 			switch {
 			case route.Watch:
 				c.serveWatched(w, r, next, &route, cmp.Or(customer.key, cacheKey{byLicenseKey, key}), value, charged)
@@ -387,16 +398,35 @@ func (c *Customers) unlocks(feature string) bool {
 	return false
 }
 
-// opensFor reports whether a route fails open for a request. It doesn't for a request
+// opensFor reports whether a route that fails open does so for a request. It doesn't for a request
 // that was canceled before the answer came, nor for a license key that wasn't looked up
 // for lack of budget or was refused by something in front of Polar: whoever sends the
 // request can bring all of these about.
 func (route *Route) opensFor(r *http.Request, refusal *Refusal) bool {
-	if !route.FailOpen || refusal.Status != http.StatusServiceUnavailable || r.Context().Err() != nil {
+	if refusal.Status != http.StatusServiceUnavailable || r.Context().Err() != nil {
 		return false
 	}
 	e, ok := errors.AsType[*Error](refusal.Err)
 	return route.LicenseKeyOrError == nil || !ok || e.Reason == ErrClosed || ofEverybody(e)
+}
+
+// fallenBack is what a customer has on a route while Polar can't be asked, if that meets the
+// requirements; nil if not. The zero CustomerRef stands for the holder of a license key.
+func (c *Customers) fallenBack(ctx context.Context, route *Route, customer CustomerRef) *Entitlements {
+	if len(route.Fallback) == 0 {
+		return nil
+	}
+	var given []Overlay
+	if c.config.Overlay != nil && customer.key.kind != byLicenseKey {
+		given = append(given, c.overlay(ctx, customer, nil)...)
+	}
+	for _, feature := range route.Fallback {
+		given = append(given, Overlay{Feature: feature, Why: fallback})
+	}
+	if value := (*Entitlements)(nil).over(given, nil); value.permits(route.Require) {
+		return value
+	}
+	return nil
 }
 
 func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route Route, refusal Refusal) {
@@ -446,7 +476,7 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 		return
 	}
 	reserved, refusal := c.reserve(r.Context(), customer.key, value, route.Spend.MeterID, cost, route.Require)
-	if e, ok := errors.AsType[*Error](refusal.err()); ok && e.Op == opUsage && route.opensFor(r, refusal) {
+	if e, ok := errors.AsType[*Error](refusal.err()); ok && e.Op == opUsage && route.FailOpen && route.opensFor(r, refusal) {
 		c.cache.counts.failedOpen.Add(1)
 		serve(w, r, next, nil)
 		return
@@ -656,10 +686,18 @@ func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requiremen
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized})
 	}
 	value, err := c.look(ctx, customer.key)
-	if err != nil {
-		return c.decide(nil, err, requirements)
+	return c.decideCustomer(ctx, customer.key, value, err, requirements)
+}
+
+// decideCustomer decides by what a look-up said of a customer.
+func (c *Customers) decideCustomer(ctx context.Context, key cacheKey, value *Entitlements, err error, requirements []Requirement) (*Entitlements, *Refusal) {
+	if err == nil {
+		return c.decideAgain(ctx, key, value, requirements)
 	}
-	return c.decideAgain(ctx, customer.key, value, requirements)
+	if have := c.overlaidAnyway(ctx, CustomerRef{key}, nil, err); have.permits(requirements) {
+		return have, nil
+	}
+	return c.decide(nil, err, requirements)
 }
 
 // DecideLicense is Decide for a license key. The key is cleaned as by ParseKey.
@@ -669,8 +707,17 @@ func (c *Customers) DecideLicense(ctx context.Context, licenseKey string, requir
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
 	}
 	value, err := c.look(ctx, cacheKey{byLicenseKey, key.Reveal()})
-	if err == nil && value.Refused() == ErrUnknownKey {
+	return c.decideLicense(ctx, value, err, requirements)
+}
+
+// decideLicense decides by what a look-up said of a license key.
+func (c *Customers) decideLicense(ctx context.Context, value *Entitlements, err error, requirements []Requirement) (*Entitlements, *Refusal) {
+	switch {
+	case err != nil:
+	case value.Refused() == ErrUnknownKey:
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
+	case value.Refused() == "":
+		value = c.overlaid(ctx, CustomerID(value.CustomerID()), value)
 	}
 	return c.decide(value, err, requirements)
 }
@@ -725,12 +772,19 @@ func (c *Customers) reservable(ctx context.Context, key cacheKey, requirements [
 // reserve holds units of a customer's meter. value is what the caller has decided by, and
 // requirements are those that it meets.
 func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlements, meterID string, units ledger.Units, requirements []Requirement) (*Reservation, *Refusal) {
+	if !value.known { // let in by an overlay, which gives no units
+		if over := value.particulars().over; over != nil && over.failure != nil {
+			_, refusal := c.decide(nil, over.failure, nil)
+			return nil, refusal
+		}
+		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: Meter(strings.Clone(meterID), units.Float()), Entitlements: value})
+	}
 	meter := usualUUID(meterID)
 	r, err := c.holdUnits(ctx, key, value, meter, units, requirements)
 	if err == nil && r == nil {
 		// A purchase may be newer than what is known, as with any refusal.
 		if newer := c.cache.recheck(ctx, key, value); newer != value && newer.known {
-			value = newer
+			value = c.overlaid(ctx, CustomerRef{key}, newer)
 			r, err = c.holdUnits(ctx, key, value, meter, units, requirements)
 		}
 	}
@@ -757,7 +811,7 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 	}
 	if err == nil {
 		required, unmet := value.Unmet(requirements...)
-		if !unmet && value.known {
+		if !unmet && (value.known || value.byOverlay(requirements)) {
 			return value, nil
 		}
 		if value.Refused() != "" {

@@ -388,11 +388,12 @@ func (c *Customers) awaitMember(ctx context.Context, customer CustomerRef, requi
 	value, err := c.lookMember(ctx, customer.key)
 	for pause := shortestWait; ; pause = min(2*pause, longestWait) {
 		e, _ := errors.AsType[*Error](err)
+		have := c.overlaid(ctx, customer, value)
 		switch {
-		case err == nil && value.permits(requirements):
-			return value, nil
+		case err == nil && have.permits(requirements), c.overlaid(ctx, customer, nil).permits(requirements):
+			return have, nil
 		case ctx.Err() != nil:
-			return value, value.lacking(requirements, ctx.Err(), err)
+			return have, have.lacking(requirements, ctx.Err(), err)
 		case err != nil && (e == nil || tokenRefused(err) || c.cache.life.Err() != nil):
 			return value, c.callError(err)
 		}

@@ -22,7 +22,7 @@ import (
 // It decides as Decide does, which may ask Polar. If the customer isn't let in, the
 // context has ended when Watch returns. Later, it ends
 //   - when a webhook, to this replica or another, says that the right has ended,
-//   - when a license key or a right expires whose end is known,
+//   - when a license key, a right or an Overlay expires whose end is known,
 //   - without webhooks, when Polar is asked again, at latest after FreshFor and StaleFor,
 //   - with a 503 Refusal, if Polar couldn't be asked for as long as GracePeriod.
 //
@@ -67,17 +67,27 @@ func (c *Customers) watch(ctx context.Context, key cacheKey, value *Entitlements
 		return watched, func() {}
 	}
 	key, requirements = key.own(), ownRequirements(requirements)
-	leave := c.watchNews(key, &stream{tell: func(value *Entitlements, err error) {
+	var overlays alarm
+	tell := func(value *Entitlements, err error) {
 		if err != nil && failOpen && c.cache.life.Err() == nil {
 			return
 		}
-		if refusal := c.decideWatched(key, value, c.callError(err), requirements); refusal != nil {
+		have, refusal := c.decideWatched(ctx, key, value, c.callError(err), requirements)
+		if refusal != nil {
 			end(refusal)
 		}
-	}}, value)
-	detach := context.AfterFunc(ctx, leave)
+		overlays.set(have)
+	}
+	overlays.ring = func() { tell(c.look(c.cache.life, key)) }
+	overlays.set(value)
+	leave := c.watchNews(key, &stream{tell: tell}, value.bare())
+	detach := context.AfterFunc(ctx, func() {
+		overlays.stop()
+		leave()
+	})
 	return watched, func() {
 		detach()
+		overlays.stop()
 		leave()
 		end(context.Canceled)
 	}
@@ -125,32 +135,62 @@ func (c *Customers) Changes(ctx context.Context, customer CustomerRef) iter.Seq2
 					return
 				}
 			}
+			ends, stop := value.overlayEnds()
 			select {
 			case <-news:
+			case <-ends:
 			case <-ctx.Done():
 			case <-c.cache.life.Done():
 			}
+			stop()
 		}
+	}
+}
+
+// alarm rings when an overlay ends of somebody who is watched.
+type alarm struct {
+	ring func()
+
+	mu      sync.Mutex
+	timer   *time.Timer
+	stopped bool
+}
+
+// set has it ring when the first overlay in value ends. value may be nil.
+func (a *alarm) set(value *Entitlements) {
+	at := value.nextOverlayEnd()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case a.stopped || at.IsZero() && a.timer == nil:
+	case at.IsZero():
+		a.timer.Stop()
+	case a.timer == nil:
+		a.timer = time.AfterFunc(untilEnd(at), a.ring)
+	default:
+		a.timer.Reset(untilEnd(at))
+	}
+}
+
+func (a *alarm) stop() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stopped = true
+	if a.timer != nil {
+		a.timer.Stop()
 	}
 }
 
 // connectionEnds is how long a handler whose right has ended has for its last words.
 const connectionEnds = 500 * time.Millisecond
 
-// decideWatched is the refusal of a stream, if it is to end. An answer of late may be
+// decideWatched decides about a stream, which ends with the refusal. An answer of late may be
 // doubted, as any refusal is.
-func (c *Customers) decideWatched(key cacheKey, value *Entitlements, err error, required []Requirement) (refusal *Refusal) {
-	switch {
-	case err != nil:
-		_, refusal = c.decide(nil, err, required)
-	case key.kind != byLicenseKey:
-		_, refusal = c.decideAgain(c.cache.life, key, value, required)
-	case value.Refused() == ErrUnknownKey:
-		refusal = c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
-	default:
-		_, refusal = c.decide(value, nil, required)
+func (c *Customers) decideWatched(ctx context.Context, key cacheKey, value *Entitlements, err error, required []Requirement) (*Entitlements, *Refusal) {
+	if key.kind == byLicenseKey {
+		return c.decideLicense(ctx, value, err, required)
 	}
-	return refusal
+	return c.decideCustomer(ctx, key, value, err, required)
 }
 
 // watchedWriter is the answer to a request whose connection ends when the right to it
@@ -213,7 +253,8 @@ func (c *Customers) serveWatched(w http.ResponseWriter, r *http.Request, next ht
 	if key.kind == byLicenseKey {
 		key = licenseCacheKey(key.id)
 	}
-	ctx, stop := c.watch(r.Context(), key, value, nil, route.Require, route.FailOpen)
+	failOpen := route.FailOpen || c.fallenBack(r.Context(), route, CustomerRef{key}) != nil
+	ctx, stop := c.watch(r.Context(), key, value, nil, route.Require, failOpen)
 	defer stop()
 	watched := &watchedWriter{statusWriter: statusWriter{ResponseWriter: w}}
 	defer watched.handled()

@@ -236,7 +236,7 @@ var routes = []mutant{
 		name:  "a route changes with the slice of its requirements",
 		rule:  "only customers who meet the requirements are let in",
 		file:  "http_middleware.go",
-		old:   `	route.Require = ownRequirements(route.Require)`,
+		old:   `	route.Require, route.Fallback = ownRequirements(route.Require), slices.Clone(route.Fallback)`,
 		new:   `	route.Require = slices.Clip(route.Require)`,
 		tests: "TestARouteKeepsItsOwnRequirements",
 	},
@@ -245,8 +245,7 @@ var routes = []mutant{
 		rule: "a request that passes in an outage has no Entitlements",
 		file: "http_middleware.go",
 		old: `			case opens:
-				c.cache.counts.failedOpen.Add(1)
-				value = nil // nor is it that of a Route around it`,
+				c.cache.counts.failedOpen.Add(1)`,
 		new: `			case opens:
 				c.cache.counts.failedOpen.Add(1)
 				next.ServeHTTP(w, r)
@@ -273,8 +272,8 @@ var routes = []mutant{
 		name:  "every cached customer is let in",
 		rule:  "only customers who meet the requirements are let in",
 		file:  "http_middleware.go",
-		old:   `				case hit && known.known && known.meets(&all, 0): // the common case`,
-		new:   `				case hit && known.known && all.kind != 0: // the common case`,
+		old:   `				case hit && c.config.Overlay == nil && known.known && known.meets(&all, 0): // the common case`,
+		new:   `				case hit && c.config.Overlay == nil && known.known && all.kind != 0: // the common case`,
 		tests: "TestTheFirstRequirementThatIsNotMetIsNamed|TestARefusalIsAProblemReportOfExactlyTheseFields|TestACancellationTakesEffectAtOnceForBothIds",
 	},
 	{
@@ -317,8 +316,8 @@ var routes = []mutant{
 		name:  "every route fails open",
 		rule:  "fail open if the program says so",
 		file:  "http_middleware.go",
-		old:   `	if !route.FailOpen || refusal.Status`,
-		new:   `	if refusal.Status`,
+		old:   `opens = value != nil || route.FailOpen`,
+		new:   `opens = true`,
 		tests: "TestOnlyARouteThatChoseToFailsOpenAndOnlyDuringAnOutage",
 	},
 	{
@@ -395,5 +394,38 @@ var routes = []mutant{
 		old:   `	defer watched.handled()`,
 		new:   ``,
 		tests: "TestAHandlerThatEndedInTimeLeavesItsConnectionUsable",
+	},
+	// Overlays.
+	{
+		name:  "whoever has an overlay passes everywhere",
+		rule:  "an unknown customer is let in by what an overlay gives",
+		file:  "http_middleware.go",
+		old:   `(value.known || value.byOverlay(requirements))`,
+		new:   `(value.known || value.particulars().over != nil)`,
+		tests: "TestAnUnknownCustomerIsLetInByWhatAnOverlayGivesAndNothingElse",
+	},
+	{
+		name:  "an overlay never ends",
+		rule:  "an overlay ends at its time",
+		file:  "overlay.go",
+		old:   `o.Feature != "" && (o.Until.IsZero() || o.Until.After(now))`,
+		new:   `o.Feature != ""`,
+		tests: "TestAnOverlayThatHasEndedGivesNothing",
+	},
+	{
+		name:  "a stream goes on after its overlay",
+		rule:  "a stream ends when its overlay does",
+		file:  "watch.go",
+		old:   `	overlays.set(value)`,
+		new:   ``,
+		tests: "TestAStreamEndsToTheSecondWhenItsOverlayDoes",
+	},
+	{
+		name:  "a fallback is for everybody and always",
+		rule:  "a fallback counts while nobody can say",
+		file:  "http_middleware.go",
+		old:   `			if refusal != nil && route.opensFor(r, refusal) {`,
+		new:   `			if refusal != nil {`,
+		tests: "TestFallbackKeepsAFeatureOpenWhilePolarCannotBeReached",
 	},
 }
