@@ -63,7 +63,20 @@ type Config struct {
 	// computer's name. It is no identity, with one exception: if a stored license of
 	// another computer has the same label, Activate takes it for this computer's own,
 	// from before the system was reinstalled, and moves it.
+	//
+	// The computer's name helps customers to tell their computers apart. It is sent to
+	// Polar, so say so where you say what your program sends.
 	Label string
+	// NeutralLabel sends a neutral word and a short id, such as "Computer 3F9A0C", if Label
+	// is empty, instead of the computer's name.
+	NeutralLabel bool
+	// Meta is stored with an activation at Polar for the vendor to read, beside what the
+	// Gate itself stores there: "installation", a random id of this installation;
+	// "fingerprint", the hash that identifies the computer; "attempt", a random id of the
+	// call of Activate; "app", "version", and "os", such as "linux/amd64". Those names can't
+	// be used, and there is room for 44 more. Values are as in Conditions. A license server
+	// doesn't pass Meta on.
+	Meta map[string]any
 
 	// LeaseKeys are the public keys that leases are checked with: usually two, the one in use
 	// and its successor; see package lease. With them, ActivateFile activates a computer
@@ -235,7 +248,7 @@ func (c Config) withDefaults() Config {
 		c.machine = machine.This
 	}
 	c.Logger = logs.Recovering(c.Logger)
-	if c.Label == "" {
+	if c.Label == "" && !c.NeutralLabel {
 		c.Label, _ = os.Hostname()
 		if c.Label == "" {
 			c.Label = c.App + " on " + runtime.GOOS
@@ -248,7 +261,7 @@ func (c Config) withDefaults() Config {
 		c.Store = defaultStore(c.App)
 	}
 	c.Features = normalFeatures(c.Features)
-	c.Conditions = maps.Clone(c.Conditions)
+	c.Conditions, c.Meta = maps.Clone(c.Conditions), maps.Clone(c.Meta)
 	c.LeaseKeys = slices.Clone(c.LeaseKeys)
 	return c
 }
@@ -324,7 +337,35 @@ func (c Config) validate() error {
 			return err
 		}
 	}
+	if err := c.checkMeta(); err != nil {
+		return err
+	}
 	return checkMap("Conditions", c.Conditions)
+}
+
+// What a Gate says of itself in an activation's meta.
+const (
+	metaInstallation = "installation"
+	metaFingerprint  = "fingerprint"
+	metaAttempt      = "attempt"
+	metaApp          = "app"
+	metaOS           = "os"
+	metaVersion      = "version"
+
+	maxMeta = 44 // Polar takes 50
+)
+
+// checkMeta rejects what Polar would refuse, or a Gate says itself.
+func (c Config) checkMeta() error {
+	for _, own := range []string{metaInstallation, metaFingerprint, metaAttempt, metaApp, metaOS, metaVersion} {
+		if _, taken := c.Meta[own]; taken {
+			return &InputError{"Meta", "has a value for " + own + ", which the Gate sets itself: choose another name"}
+		}
+	}
+	if len(c.Meta) > maxMeta {
+		return &InputError{"Meta", fmt.Sprintf("has %d entries: there is room for %d", len(c.Meta), maxMeta)}
+	}
+	return checkMap("Meta", c.Meta)
 }
 
 // takesSeats reports whether a key is activated here if it can be.

@@ -19,7 +19,7 @@ import (
 )
 
 // Diagnosis is a report that a user can paste into an email to support. It contains no
-// license key, no e-mail address and no user name.
+// e-mail address, no user name, and of the license key only what a Key prints.
 type Diagnosis struct {
 	At time.Time `json:"at"` // by this computer's clock
 	// Program is App and Version, Library this package's version, and Platform the
@@ -71,6 +71,13 @@ type Diagnosis struct {
 	InDoubt        bool          `json:"in_doubt"`
 	SeatsToRelease int           `json:"seats_to_release"`
 
+	// Key is the license key, masked, ActivationID Polar's id of this computer's activation,
+	// and InstallationID what the activation's meta calls this installation. With any of
+	// them, support finds the customer. Each is empty if it isn't known.
+	Key            string `json:"key"`
+	ActivationID   string `json:"activation_id"`
+	InstallationID string `json:"installation_id"`
+
 	// Problems say in whole sentences what is wrong and what to do; empty if nothing is.
 	Problems []string `json:"problems"`
 }
@@ -96,11 +103,20 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 		ExpiresAt:   status.ExpiresAt,
 		Unsaved:     status.Unsaved,
 		InDoubt:     status.InDoubt,
+
+		ActivationID: status.ActivationID,
+	}
+	if !status.Key.IsZero() {
+		d.Key = status.Key.String()
 	}
 	if !status.CheckedAt.IsZero() {
 		d.SinceChecked = now.Sub(status.CheckedAt)
 	}
-	d.SeatsToRelease = len(g.holding().state.Outbox)
+	rec := g.holding()
+	d.SeatsToRelease = len(rec.state.Outbox)
+	if rec.worthKeeping() {
+		d.InstallationID = rec.state.InstallationID
+	}
 	switch {
 	case g.config.Fingerprint != "":
 		d.Fingerprint = "set by the program"
@@ -203,7 +219,7 @@ func aheadOrBehind(d time.Duration) string {
 func (d Diagnosis) String() string {
 	var b strings.Builder
 	line := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-13s%s\n", name, fmt.Sprintf(format, args...))
+		fmt.Fprintf(&b, "%-12s %s\n", name, fmt.Sprintf(format, args...))
 	}
 	line("program", "%s (%s, %s)", d.Program, d.Library, d.Platform)
 	line("time", "%s", d.At.Format(time.RFC3339))
@@ -246,6 +262,13 @@ func (d Diagnosis) String() string {
 	}
 	if !d.ExpiresAt.IsZero() {
 		line("expires", "%s", d.ExpiresAt.Format(time.RFC3339))
+	}
+	for _, id := range []struct{ name, value string }{
+		{"key", d.Key}, {"activation", d.ActivationID}, {"installation", d.InstallationID},
+	} {
+		if id.value != "" {
+			line(id.name, "%s", id.value)
+		}
 	}
 	if d.SeatsToRelease > 0 {
 		line("to release", "%s", count(d.SeatsToRelease, "activation", "activations"))

@@ -297,6 +297,18 @@ func ExampleGate_Import() {
 	// active <nil> 1
 }
 
+// A later version of the program does without this package, and takes the activation along.
+func ExampleGate_Export() {
+	_, key, gate := inkwell()
+	defer gate.Close()
+	_, _ = gate.Activate(context.Background(), key.Key)
+
+	kept, err := gate.Export()
+	fmt.Println(kept.Key == key.Key, kept.ActivationID == gate.Status().ActivationID, err)
+	// Output:
+	// true true <nil>
+}
+
 // A report for a support mail has neither keys nor names in it.
 func ExampleGate_Diagnose() {
 	polar, key, gate := inkwell()

@@ -203,7 +203,7 @@ func (a *attempt) askLease(ctx, hard context.Context) (*seat, *LicenseKey, error
 	hard, cancel := context.WithTimeout(hard, questionTime)
 	defer cancel()
 	machine := a.g.fingerprint(&a.rec.state)
-	given := &seat{Key: a.key.Reveal(), Machine: machine, Label: a.g.config.Label}
+	given := &seat{Key: a.key.Reveal(), Machine: machine, Label: a.g.label(&a.rec.state)}
 	license, err := a.g.leaseFor(hard, given, a.key, 0)
 	if e, ok := err.(*Error); ok {
 		e.Op = opActivate
@@ -374,7 +374,7 @@ func (g *Gate) OfflineRequest() (string, error) {
 	q := lease.Request{
 		ID: request.ID, Made: request.At, OrganizationID: g.client.organizationID,
 		Newest: rec.state.Newest, Fingerprint: g.fingerprint(&rec.state), ReceiptHash: lease.ReceiptHash(lease.NewSecret(request.Secret)),
-		App: g.config.App, Version: shorten(cleanText(g.config.Version), 100), Label: shorten(cleanText(g.config.Label), 100),
+		App: g.config.App, Version: shorten(cleanText(g.config.Version), 100), Label: shorten(cleanText(g.label(&rec.state)), 100),
 	}
 	if s := rec.state.Seat; s != nil && s.Lease != nil && slices.Contains(g.fingerprints(&rec.state), s.Lease.Fingerprint) {
 		q.Fingerprint = s.Lease.Fingerprint
@@ -428,7 +428,7 @@ func (g *Gate) loadFile(ctx context.Context, rec record, data []byte) error {
 	if !proof.Trial && !g.accepts(proof.BenefitID) {
 		return &Error{Op: opActivate, Reason: ErrWrongBenefit}
 	}
-	s := seat{Machine: g.fingerprint(&rec.state), Label: g.config.Label}
+	s := seat{Machine: g.fingerprint(&rec.state), Label: g.label(&rec.state)}
 	secret := ""
 	if held := rec.state.Seat; held != nil {
 		if rec.verdict.proven() && rec.verdict.proof.Text == proof.Text {

@@ -241,6 +241,9 @@ type verdict struct {
 	NextTry     time.Time `json:"retry_at,omitzero"`
 	// Cause is why Polar couldn't be reached, if LastFailure is ErrUnreachable.
 	Cause Phrase `json:"cause,omitempty"`
+	// Provisional: Polar hasn't said anything yet. CheckedAt is when the program that made
+	// the activation last verified it; see provisionalVerdict.
+	Provisional bool `json:"provisional,omitempty"`
 	// Lease is the text of the lease that shows the verdict, and proof what it says, once it
 	// was found to be genuine; "" and nil if Polar itself gave the verdict.
 	Lease string `json:"lease,omitempty"`
@@ -341,6 +344,9 @@ const (
 	// renewPause is the same while the last answer is still fresh: a network that hangs
 	// must not hold up every short run of a program.
 	renewPause = 10 * time.Minute
+	// maxProvisional bounds how long an import counts without an answer, however long the
+	// grace period is: what it says of itself may be made up.
+	maxProvisional = 30 * 24 * time.Hour
 	// outboxPause is how long an activation that couldn't be released waits for the next
 	// try. Nothing else depends on it.
 	outboxPause = time.Minute
@@ -370,6 +376,9 @@ func evaluate(v *verdict, now time.Time, fresh, grace time.Duration) validity {
 			s.freshUntil = v.CheckedAt.Add(min(fresh, refusalFresh))
 		}
 		return s
+	}
+	if v.Provisional {
+		fresh, grace = 0, min(grace, maxProvisional) // another program's word, which Polar has to confirm
 	}
 	clock := now
 	if now.Before(mark) {
@@ -439,7 +448,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 	}
 	v.Failures, v.LastFailure, v.Cause = v.Failures+1, ErrUnreachable, ""
 	pause := vainFresh
-	if now.Before(v.CheckedAt.Add(fresh)) {
+	if now.Before(v.CheckedAt.Add(fresh)) && !v.Provisional {
 		pause = renewPause
 	}
 	if isError {
@@ -450,6 +459,17 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 	}
 	v.NextTry = now.Add(min(pause, fresh))
 	return &v
+}
+
+// provisionalVerdict is what an import counts until Polar answers: as if Polar had granted it
+// when the program that made the activation last verified it, but never as a fresh answer. A
+// time in the future counts as now if a clock may explain it. nil means that nothing counts.
+func provisionalVerdict(verified time.Time, benefitID string, failure error, now time.Time) *verdict {
+	if verified.IsZero() || verified.Sub(now) > clockSlack {
+		return nil
+	}
+	v := &verdict{CheckedAt: earlier(calendar(verified), now), BenefitID: benefitID, HighWater: now, Provisional: true}
+	return nextVerdict(v, nil, failure, now, vainFresh)
 }
 
 func earlier(a, b time.Time) time.Time {

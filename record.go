@@ -259,6 +259,23 @@ func (e settled) apply(rec *record, now time.Time, r rules) bool {
 	return true
 }
 
+// imported: another program's activation is this computer's from now on, although Polar
+// couldn't be asked about it. provisional is what counts until Polar answers; nil for
+// nothing.
+type imported struct {
+	seat        *seat
+	provisional *verdict
+}
+
+func (e imported) apply(rec *record, _ time.Time, _ rules) bool {
+	if !rec.takesImports() {
+		return false
+	}
+	rec.state.Seat, rec.state.Left = e.seat, false
+	rec.verdict, rec.trouble = e.provisional, ""
+	return true
+}
+
 // The events of an activation's end.
 
 // removed: the license was deactivated on purpose. Its activation waits in the outbox, until
@@ -363,6 +380,18 @@ func (rec *record) worthKeeping() bool {
 	return rec.state.Seat != nil || len(rec.state.Outbox) > 0 || rec.state.Intent != nil
 }
 
+// takesImports reports whether an activation that Polar couldn't be asked about can become
+// the license: it must not replace one that Polar counts, or that is being moved here.
+func (rec *record) takesImports() bool {
+	s := rec.state.Seat
+	return s == nil || !s.held() && s.State != reactivating
+}
+
+// untouched reports whether there has been no license here yet.
+func (rec *record) untouched() bool {
+	return !rec.worthKeeping() && !rec.state.Left && rec.trouble == "" && rec.unread == nil
+}
+
 // elsewhere reports whether the only license is that of another computer.
 func (rec *record) elsewhere() bool {
 	return rec.state.Seat == nil && !rec.state.Left && rec.trouble == "" && len(rec.others) > 0
@@ -399,7 +428,7 @@ func (rec *record) validity(now time.Time, c *Config, underWay string) validity 
 		return refusedHere(rec.verdict, now, c.FreshFor, ErrSeatReleased)
 	case rec.verdict.Refused == "" && rec.state.Seat.State == seatless && !c.allowsSeatless():
 		return validity{state: Locked, reason: ErrActivationsUnsupported}
-	case rec.verdict.Refused == "" && !c.accepts(rec.verdict.BenefitID) && !rec.verdict.trial():
+	case rec.verdict.Refused == "" && !c.accepts(rec.verdict.BenefitID) && !rec.verdict.trial() && !rec.verdict.Provisional:
 		return refusedHere(rec.verdict, now, c.FreshFor, ErrWrongBenefit)
 	case rec.verdict.proven():
 		return leaseValidity(rec.verdict, now, rec.state.Newest, c)

@@ -646,7 +646,7 @@ func TestStatesThatEarlierVersionsWroteOpen(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/state/v*/*.sealed")
 	require.NoError(t, err)
-	require.Len(t, files, 10)
+	require.Len(t, files, 12)
 	s := newSealer(vectorOrganization, vectorApp, vectorSecret)
 	for _, file := range files {
 		t.Run(file, func(t *testing.T) {
@@ -686,20 +686,22 @@ func TestAGateReadsTheStateOfEveryEarlierVersion(t *testing.T) {
 		state  State
 		reason Reason
 	}{
-		"granted":     {Active, ""},
-		"vain":        {Grace, ErrRateLimited}, // the mark of that state is a day ahead
-		"refused":     {Locked, ErrInactive},
-		"in-doubt":    {Unlicensed, ErrInDoubt},
-		"replacing":   {Active, ""},
-		"only-outbox": {Unlicensed, ErrNoLicense},
-		"seatless":    {Locked, ErrActivationsUnsupported},
-		"released":    {Locked, ErrSeatReleased},
-		"moving":      {Locked, ErrOtherMachine},
-		"no-license":  {Unlicensed, ErrNoLicense},
+		"v1/granted":     {Active, ""},
+		"v1/vain":        {Grace, ErrRateLimited}, // the mark of that state is a day ahead
+		"v1/refused":     {Locked, ErrInactive},
+		"v1/in-doubt":    {Unlicensed, ErrInDoubt},
+		"v1/replacing":   {Active, ""},
+		"v1/only-outbox": {Unlicensed, ErrNoLicense},
+		"v1/seatless":    {Locked, ErrActivationsUnsupported},
+		"v1/released":    {Locked, ErrSeatReleased},
+		"v1/moving":      {Locked, ErrOtherMachine},
+		"v1/no-license":  {Unlicensed, ErrNoLicense},
+		"v1.1/granted":   {Active, ""},
+		"v1.1/imported":  {Grace, ErrUnreachable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			sealed, err := os.ReadFile("testdata/state/v1/" + name + ".sealed")
+			sealed, err := os.ReadFile("testdata/state/" + name + ".sealed")
 			require.NoError(t, err)
 			config := Config{
 				OrganizationID: vectorOrganization, App: vectorApp, Secret: vectorSecret, Fingerprint: vectorMachine,
@@ -711,7 +713,7 @@ func TestAGateReadsTheStateOfEveryEarlierVersion(t *testing.T) {
 			defer gate.Close()
 			assert.Equal(t, want.state, gate.Status().State)
 			assert.Equal(t, want.reason, gate.Status().Reason)
-			assert.Equal(t, name == "in-doubt" || name == "replacing", gate.Status().InDoubt)
+			assert.Equal(t, name == "v1/in-doubt" || name == "v1/replacing", gate.Status().InDoubt)
 		})
 	}
 }

@@ -3,14 +3,16 @@ package polargate
 import (
 	"context"
 	crand "crypto/rand"
-	"encoding/json"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"log/slog"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"runtime"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/polargate/polargate/internal/flight"
@@ -305,7 +307,7 @@ func (a *attempt) reuse(ctx context.Context) (done bool, err error) {
 		switch found.finding {
 		case foundGood:
 			next := *c.seat.is(activated)
-			next.Key, next.Label = a.key.Reveal(), g.config.Label
+			next.Key, next.Label = a.key.Reveal(), g.label(&a.rec.state)
 			return true, g.settleSeat(ctx, a.rec, &next, license, false)
 		case foundElsewhere, foundReleased:
 			return false, nil
@@ -519,23 +521,22 @@ func (a *attempt) ask(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 		ctx, cancel := context.WithTimeout(ctx, questionTime)
 		defer cancel()
 		license, err := g.client.Validate(ctx, ValidateRequest{Key: key})
-		return &seat{Key: key.Reveal(), Machine: machine, Label: g.config.Label, State: seatless}, license, err
+		return &seat{Key: key.Reveal(), Machine: machine, Label: g.label(&rec.state), State: seatless}, license, err
 	}
 	if !g.config.takesSeats() {
 		return without()
 	}
-	taken := &seat{Key: key.Reveal(), Machine: machine, Label: g.config.Label, Conditions: g.config.conditions(machine)}
-	meta := map[string]any{
-		"installation": rec.state.InstallationID,
-		"fingerprint":  machine,
-		"attempt":      rec.state.Intent.AttemptID,
-		"app":          g.config.App,
-		"os":           runtime.GOOS + "/" + runtime.GOARCH,
+	taken := &seat{Key: key.Reveal(), Machine: machine, Label: g.label(&rec.state), Conditions: g.config.conditions(machine)}
+	meta := maps.Clone(g.config.Meta)
+	if meta == nil {
+		meta = map[string]any{}
 	}
+	meta[metaInstallation], meta[metaFingerprint], meta[metaAttempt] = rec.state.InstallationID, machine, rec.state.Intent.AttemptID
+	meta[metaApp], meta[metaOS] = g.config.App, runtime.GOOS+"/"+runtime.GOARCH
 	if version := shorten(cleanText(g.config.Version), 100); version != "" {
-		meta["version"] = version
+		meta[metaVersion] = version
 	}
-	activation, err := g.client.activate(ctx, hard, ActivateRequest{Key: key, Label: g.config.Label, Conditions: taken.conditions(), Meta: meta})
+	activation, err := g.client.activate(ctx, hard, ActivateRequest{Key: key, Label: taken.Label, Conditions: taken.conditions(), Meta: meta})
 	if errors.Is(err, ErrActivationsUnsupported) && g.config.AllowKeysWithoutSeats {
 		return without()
 	}
@@ -759,7 +760,20 @@ func (g *Gate) move(ctx context.Context, rec record) error {
 // before its system was reinstalled: the name of the computer is the same. Computers that
 // share a profile have different names. A guess is enough when the user has just entered
 // the key, because a wrong one costs a click; nothing is ever moved unasked.
-func (g *Gate) usedToBeHere(s seat) bool { return s.Label == "" || s.Label == g.config.Label }
+func (g *Gate) usedToBeHere(s seat) bool {
+	rec := g.holding()
+	return s.Label == "" || s.Label == g.label(&rec.state)
+}
+
+// label is what customers see of this computer: Config.Label, or a neutral word and what
+// tells it from the customer's other computers.
+func (g *Gate) label(st *state) string {
+	if g.config.Label != "" {
+		return g.config.Label
+	}
+	short := sha256.Sum256([]byte("polargate label " + g.fingerprint(st)))
+	return "Computer " + strings.ToUpper(hex.EncodeToString(short[:3]))
+}
 
 // elsewhere finds, among the activations of other computers, one that Polar still counts
 // for this key, which may be newer than the activation's. It returns nil if there is none.
@@ -779,77 +793,6 @@ func (g *Gate) elsewhere(ctx context.Context, others []seat, key Key) (*seat, er
 		}
 	}
 	return nil, nil
-}
-
-// ImportedActivation is an activation that another program made, for example an earlier
-// version of this one that called Polar itself.
-type ImportedActivation struct {
-	// Key is the license key, as it was activated.
-	Key string
-	// ActivationID is the id that Polar gave the activation: a UUID of version 4.
-	ActivationID string
-	// Conditions are those that the activation was made with; nil for none. Polar
-	// compares them as a whole, and never returns them.
-	Conditions map[string]any
-}
-
-// Format prints that it is an activation, without its key, whatever the verb.
-func (a ImportedActivation) Format(f fmt.State, _ rune) {
-	fmt.Fprintf(f, "polargate.ImportedActivation{ActivationID:%s}", a.ActivationID)
-}
-
-// LogValue logs what Format prints.
-func (a ImportedActivation) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(a)) }
-
-// MarshalJSON writes what Format prints.
-func (a ImportedActivation) MarshalJSON() ([]byte, error) { return json.Marshal(fmt.Sprint(a)) }
-
-// Import adopts an activation that another program made, instead of using one more. It
-// asks Polar whether the activation is valid. Only then does it replace the license in
-// use, whose activation is given up; any failure leaves that license unchanged. From then
-// on the activation belongs to this computer: it is validated with the conditions that it
-// was made with, and Deactivate ends it. The other program should forget it.
-//
-// Errors are those of Activate, except that nothing can be in doubt. After
-// ErrSeatReleased and ErrConditionsMismatch, call Activate with the key.
-func (g *Gate) Import(ctx context.Context, a ImportedActivation) (Status, error) {
-	if err := g.enter(ctx); err != nil {
-		return g.Status(), err
-	}
-	key, err := ParseKey(a.Key)
-	if err != nil {
-		return g.Status(), err
-	}
-	id, ok := canonicalUUID4(a.ActivationID)
-	if !ok {
-		return g.Status(), &InputError{"ActivationID", "is not a UUID of version 4: give the id that Polar answered when the key was activated"}
-	}
-	if err := checkMap("Conditions", a.Conditions); err != nil {
-		return g.Status(), err
-	}
-	s := &seat{Key: key.Reveal(), ActivationID: id, Label: g.config.Label}
-	if a.Conditions != nil {
-		if s.Conditions, err = json.Marshal(a.Conditions); err != nil {
-			return g.Status(), &InputError{"Conditions", "can't be written as JSON"}
-		}
-	}
-	_, err = flight.Do(ctx, &g.flights, "import "+id+" "+key.Reveal()+" "+string(s.Conditions), func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, g.withSeat(ctx, func(ctx context.Context, rec record) error {
-			s.Machine = g.fingerprint(&rec.state)
-			license, err := g.ask(ctx, s, key, 0)
-			if e, ok := err.(*Error); ok {
-				e.Op = opImport
-			}
-			if err == nil && !g.accepts(license.BenefitID) {
-				err = &Error{Op: opImport, Reason: ErrWrongBenefit}
-			}
-			if err != nil {
-				return err
-			}
-			return g.settleSeat(ctx, rec, s, license, false)
-		})
-	})
-	return g.Status(), g.callError(opImport, err)
 }
 
 // Consume counts n uses, from 1 to 2147483647, of the license key and returns how many

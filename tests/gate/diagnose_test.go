@@ -33,6 +33,12 @@ func everything(t *testing.T, d polargate.Diagnosis) string {
 	return d.String() + "\n" + string(data) + "\n" + strings.Join(d.Problems, "\n") + fmt.Sprintf("\n%v\n%+v\n%#v", d, d, d)
 }
 
+func gateKeyTail(w *kit.World) string {
+	key, err := polargate.ParseKey(w.Key.Key)
+	require.NoError(w.T, err)
+	return key.String()
+}
+
 func TestADiagnosisSaysWhereTheLicenseStands(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -60,7 +66,7 @@ func TestADiagnosisSaysWhereTheLicenseStands(t *testing.T) {
 			},
 			state: polargate.Active,
 			shows: []string{"license      active\n", "checked      3 hours ago", "none found", "clock        right", "inkwell 1.4.2"},
-			check: func(t *testing.T, _ *kit.World, d polargate.Diagnosis) {
+			check: func(t *testing.T, w *kit.World, d polargate.Diagnosis) {
 				assert.True(t, d.Reached)
 				assert.Empty(t, d.Problems)
 				assert.Equal(t, 3*time.Hour, d.SinceChecked)
@@ -68,6 +74,13 @@ func TestADiagnosisSaysWhereTheLicenseStands(t *testing.T) {
 				assert.False(t, d.GraceUntil.IsZero())
 				assert.Zero(t, d.Pause)
 				assert.Zero(t, d.ClockAhead)
+				activation := w.Now().Activations[0]
+				assert.Equal(t, gateKeyTail(w), d.Key)
+				assert.Equal(t, activation.ID, d.ActivationID)
+				assert.Equal(t, activation.Meta["installation"], d.InstallationID)
+				for _, id := range []string{d.Key, d.ActivationID, d.InstallationID} {
+					assert.Contains(t, d.String(), id)
+				}
 			},
 		},
 		"one in grace": {
@@ -503,7 +516,7 @@ func TestADiagnosisContainsNoPersonalData(t *testing.T) {
 				for what, secret := range map[string]string{
 					"the license key": w.Key.Key, "an address": theEmail, "the user": user, "the home folder": home, "where it is": filepath.Dir(home),
 					"the computer": computer, "the password": password, "part of the password": password[:4], "and the rest of it": password[5:], "the host": host,
-					"the seat": w.Now().Activations[0].ID, "the customer": w.Key.CustomerID, "the machine": kit.ThisMachine,
+					"the customer": w.Key.CustomerID, "the machine": kit.ThisMachine,
 				} {
 					assert.NotContains(t, text, strings.ToLower(secret), what)
 				}

@@ -142,7 +142,7 @@ func TestAnImportedActivationKeepsItsConditions(t *testing.T) {
 	})
 }
 
-func TestAnImportThatFailsChangesNothing(t *testing.T) {
+func TestAnImportThatFailsChangesNoLicenseAndIsKeptOnlyWhereThereIsNone(t *testing.T) {
 	t.Parallel()
 	type activation = polargate.ImportedActivation
 	for name, test := range map[string]struct {
@@ -193,6 +193,7 @@ func TestAnImportThatFailsChangesNothing(t *testing.T) {
 						require.NoError(t, err)
 					}
 					before, stored, seat := gate.Status(), store.Contents(), live(w, own.ID)
+					kept := !hold && (!test.want.Denial() || test.want == polargate.ErrConditionsMismatch)
 					test.happens(w, &old)
 					there := live(w, w.Key.ID)
 					w.Polar.ForgetRequests()
@@ -203,12 +204,18 @@ func TestAnImportThatFailsChangesNothing(t *testing.T) {
 					assert.Contains(t, err.Error(), "import")
 					assert.NotContains(t, err.Error(), old.Key)
 					assert.NotEmpty(t, polargate.Message(err))
-					assert.Equal(t, before.State, status.State)
-					assert.Equal(t, before.Reason, status.Reason)
-					assert.Equal(t, before.Key, status.Key)
-					assert.Equal(t, before.CheckedAt, status.CheckedAt)
+					if kept {
+						assert.Equal(t, polargate.Locked, status.State)
+						assert.Equal(t, old.Key, status.Key.Reveal())
+						assert.NotEqual(t, stored, store.Contents())
+					} else {
+						assert.Equal(t, before.State, status.State)
+						assert.Equal(t, before.Reason, status.Reason)
+						assert.Equal(t, before.Key, status.Key)
+						assert.Equal(t, before.CheckedAt, status.CheckedAt)
+						assert.Equal(t, stored, store.Contents())
+					}
 					assert.Equal(t, hold, gate.Has("export"))
-					assert.Equal(t, stored, store.Contents())
 					assert.Equal(t, there, live(w, w.Key.ID), "nobody's seat is given back")
 					assert.Equal(t, seat, live(w, own.ID))
 					assert.Zero(t, w.Polar.Count(kit.PathActivate))

@@ -216,6 +216,21 @@ var kinds = []struct {
 		w.sayf("%s: a second program", c.machine)
 	}},
 	{5, (*rulesWorld).tamper},
+	{4, func(w *rulesWorld, c *computer, s step) {
+		if p := c.running(s.b); p != nil {
+			p.callWith("Import", w.key, pick(s.a, -time.Minute, -3*24*time.Hour, -13*24*time.Hour, -15*24*time.Hour, 30*time.Minute, 2*time.Hour, 1000*24*time.Hour))
+		}
+	}},
+}
+
+// elsewhere is an activation of the key that an earlier program made on a computer.
+func (w *rulesWorld) elsewhere(machine string) string {
+	id := fmt.Sprintf("5ca1ab1e-0000-4000-8000-%012d", len(w.trace))
+	w.polar.Update(w.id, func(k *polartest.LicenseKey) {
+		k.Activations = append(k.Activations, polartest.Activation{ID: id, Conditions: map[string]any{"fingerprint": machine}})
+		*k.LimitActivations++
+	})
+	return id
 }
 
 // vendor is what happens at Polar.

@@ -373,7 +373,10 @@ func (p *program) judge() {
 }
 
 // call does something with a program that asks Polar, and judges it.
-func (p *program) call(name, key string) {
+func (p *program) call(name, key string) { p.callWith(name, key, 0) }
+
+// callWith is call for an import that was verified so long from now.
+func (p *program) callWith(name, key string, verified time.Duration) {
 	w := p.w
 	b, held := p.held()
 	before, begun := w.seats(), p.begun()
@@ -407,6 +410,18 @@ func (p *program) call(name, key string) {
 	case "Activate":
 		live = live && key == w.key && (held || free)
 		status, err = p.gate.Activate(context.Background(), key)
+	case "Import":
+		a := polargate.ImportedActivation{Key: key, ActivationID: w.elsewhere(p.machine), Conditions: map[string]any{"fingerprint": p.machine}, BenefitID: benefitSmall, CheckedAt: p.now().Add(verified)}
+		live = live && key == w.key
+		w.mu.Lock()
+		st, unread := p.stateIn(p.file)
+		p.importing = &importing{a: a, sure: p.natural && len(p.beliefs) == 1 && p.sure && p.file == nil && p.beside[p.names.Earlier] == nil && p.beliefs[0].order == 0}
+		p.importing.counts = verified <= rulesSlack && (p.file == nil || unread != nil || st.Owner != p.machine || st.Seat == nil && !st.Left && st.Intent == nil && len(st.Outbox) == 0)
+		w.mu.Unlock()
+		status, err = p.gate.Import(context.Background(), a)
+		w.mu.Lock()
+		p.importing = nil
+		w.mu.Unlock()
 	case "Deactivate":
 		live = false
 		w.mu.Lock()

@@ -77,6 +77,16 @@ type program struct {
 	vain    time.Time // when a question got no verdict, by the computer's clock
 	holds   []byte    // the state that it loaded or saved last
 	looked  int       // as jumps was when it certainly looked at the clock
+	// importing is the activation of another program that is being taken over; nil for none.
+	importing *importing
+}
+
+// importing is what a program may believe of another program's activation before Polar says
+// anything of it.
+type importing struct {
+	a      polargate.ImportedActivation
+	counts bool // until then
+	sure   bool // it has to
 }
 
 func (p *program) clock() time.Time {
@@ -136,6 +146,19 @@ func (p *program) Save(_ context.Context, name string, data []byte) error {
 	if name != p.names.Of(p.machine) {
 		p.beside[name] = bytes.Clone(data)
 		return nil
+	}
+	if st, err := p.stateIn(data); err == nil && p.importing != nil && st.Seat != nil && st.Seat.ActivationID == p.importing.a.ActivationID && p.beliefs[0].seat != st.Seat.ActivationID {
+		p.w.order++
+		now := p.now()
+		p.beliefs = []belief{{
+			order: p.w.order, granted: p.importing.counts, benefit: p.importing.a.BenefitID, key: p.importing.a.Key, seat: st.Seat.ActivationID,
+			machine: p.machine, since: sooner(p.importing.a.CheckedAt, now), times: []timing{{low: now, high: now}},
+		}}
+		if p.sure = p.importing.sure; !p.sure {
+			not := p.beliefs[0]
+			not.granted = false
+			p.beliefs = append(p.beliefs, not)
+		}
 	}
 	p.file, p.natural = bytes.Clone(data), p.sure
 	p.holds = p.file

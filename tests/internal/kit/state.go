@@ -12,6 +12,8 @@ import (
 // State is what the tests look for in a stored state. The names are stored, so they stay.
 type State struct {
 	Seat   *StoredSeat  `json:"seat"`
+	Left   bool         `json:"left"`
+	Owner  string       `json:"owner"`
 	Intent *Intent      `json:"intent"`
 	Outbox []StoredSeat `json:"outbox"`
 }
