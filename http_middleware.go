@@ -19,6 +19,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/incontext"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/refusalpage"
@@ -591,15 +592,27 @@ func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // FromContext returns the Entitlements of the customer whose request a Route let through, or
 // whose call an interceptor of package rpcgate did. ok is false outside of these, and if the
-// route failed open.
+// route failed open. In the test of a handler, polartest.Entitlements makes the context.
 func FromContext(ctx context.Context) (e *Entitlements, ok bool) {
 	switch value := ctx.Value(incontext.Entitlements{}).(type) {
 	case *Entitlements:
 		e = value
 	case func() *Entitlements:
 		e = value()
+	case *incontext.State:
+		e = value.Read(readTestState).(*Entitlements)
 	}
 	return e, e != nil
+}
+
+// readTestState makes entitlements of what package polartest has put into a context.
+func readTestState(s *incontext.State) any {
+	e, err := readEvent(s.JSON, "", s.Features)
+	if err != nil {
+		panic("polargate: package polartest made a state that can't be read: " + err.Error())
+	}
+	e.at = clock.PolarTime(s.At)
+	return e
 }
 
 // AdminHandler tells people who look after customers what is known of one, and how the

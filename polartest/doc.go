@@ -21,6 +21,8 @@
 // listens on a loopback port, for programs that bring their own transport. A [Polar] is also an
 // [net/http.Handler]. All three may be used at once, from any number of goroutines.
 //
+// A handler that reads polargate.FromContext needs no Polar at all: [Entitlements] makes the context.
+//
 // # What a test can do
 //
 // The dashboard's side: [Polar.AddKey], [Polar.Update], [Polar.Revoke], [Polar.Grant],
