@@ -282,7 +282,7 @@ func (e *Error) words(l *Language) (what, do string) {
 		do = strings.ReplaceAll(do, "{scope}", e.scope)
 	}
 	if e.RetryAfter > 0 {
-		do = l.text(phraseTryAgainIn, "{wait}", l.duration(e.RetryAfter))
+		do = l.text(phraseTryAgainIn, "{wait}", l.FormatDuration(e.RetryAfter))
 	}
 	return what, do
 }

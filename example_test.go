@@ -129,6 +129,27 @@ func ExampleLanguage() {
 	// Diese Lizenz ist abgelaufen. Verlängern Sie sie, und prüfen Sie dann erneut.
 }
 
+// What a program says about its license in addition, in the same language as the Gate.
+func ExampleGate_Language() {
+	polar := polartest.New(polartest.Config{})
+	gate, _ := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(),
+		Language:       &polargate.Language{Tag: "de", Time: func(t time.Time) string { return t.Format("2.1.2006") }},
+		Links:          polargate.Links{Buy: "https://example.com/kaufen"},
+		BaseURL:        polar.URL(),
+		HTTPClient:     polar.Client(),
+		Store:          &polargate.MemoryStore{},
+	})
+	defer gate.Close()
+
+	fmt.Println("Kaufen bis", gate.Language().FormatTime(time.Date(2030, 12, 24, 0, 0, 0, 0, time.UTC)), "auf", gate.Links().Buy)
+	var english *polargate.Language
+	fmt.Println("The sale ends in", english.FormatDuration(71*time.Hour))
+	// Output:
+	// Kaufen bis 24.12.2030 auf https://example.com/kaufen
+	// The sale ends in 3 days
+}
+
 // The button beside a message: what it does, and the page that it opens.
 func ExampleLinks_ActionFor() {
 	polar := polartest.New(polartest.Config{})

@@ -160,6 +160,13 @@ func (g *Gate) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(g)) }
 // closeWait is how long Close waits for requests whose answers must not be lost.
 const closeWait = 5 * time.Second
 
+// Language is a copy of Config.Language, for what a program says in addition; nil means
+// English.
+func (g *Gate) Language() *Language { return g.config.Language.copied() }
+
+// Links are Config.Links.
+func (g *Gate) Links() Links { return g.config.Links }
+
 // Close ends all work of the Gate and waits for it, for at most 5 seconds. Calls in
 // progress return; later calls fail with ErrClosed, and Has reports nothing. The license
 // stays stored. An Ephemeral Gate deactivates within the same 5 seconds; if that fails,

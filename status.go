@@ -119,12 +119,12 @@ func (s Status) message(l *Language, failed Reason, inMemory bool) string {
 
 func (s Status) validity(l *Language, failed Reason) string {
 	situation := s.situationSince(failed)
-	until := l.time(s.GraceUntil)
+	until := l.FormatTime(s.GraceUntil)
 	switch {
 	case s.State == Active && s.ExpiresAt.IsZero():
 		return l.text(phraseActive)
 	case s.State == Active:
-		return l.text(phraseActiveUntil, "{until}", l.time(s.ExpiresAt))
+		return l.text(phraseActiveUntil, "{until}", l.FormatTime(s.ExpiresAt))
 	case s.State == Grace && s.situation == byFile:
 		return l.text(phraseGraceFile, "{until}", until)
 	case s.State == Grace && failed == "":

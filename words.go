@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // Phrase names a text that a person can read. The word of each [Reason] is one: it
@@ -18,7 +20,11 @@ type Phrase string
 // Language is how a program talks to a person about the license, in Status.Message
 // and Language.Message. nil and the zero value are English.
 type Language struct {
-	// Phrases replace the English of [Phrases]; what is missing here stays English.
+	// Tag names the language as web pages do, such as "de" or "pt-BR" (BCP 47). Empty means
+	// "en".
+	Tag string
+	// Phrases replace the English of [Phrases]; what is missing here stays English. Names
+	// that begin with "page." are those of package licensepage.
 	// A phrase may use what its English has in braces, and need not: {until} is a
 	// time, {wait} a duration, {what} and {do} are the phrases of a reason, {file} is
 	// a file or folder, {field} and {problem} say, in English, what is wrong with a
@@ -129,14 +135,17 @@ func (l *Language) text(p Phrase, fill ...string) string {
 	return text
 }
 
-func (l *Language) time(t time.Time) string {
+// FormatTime writes a time in this language, as messages do.
+func (l *Language) FormatTime(t time.Time) string {
 	if l != nil && l.Time != nil {
 		return l.Time(t)
 	}
 	return t.Local().Format("2 January 2006 15:04")
 }
 
-func (l *Language) duration(d time.Duration) string {
+// FormatDuration writes a duration in this language, as messages do: rounded up, and as a
+// person would say it.
+func (l *Language) FormatDuration(d time.Duration) string {
 	if l != nil && l.Duration != nil {
 		return l.Duration(d)
 	}
@@ -177,19 +186,23 @@ func (l *Language) copied() *Language {
 	if l == nil {
 		return nil
 	}
-	return &Language{maps.Clone(l.Phrases), l.Time, l.Duration}
+	return &Language{l.Tag, maps.Clone(l.Phrases), l.Time, l.Duration}
 }
 
-// hasUnknownPhrase reports whether a phrase is translated that doesn't exist.
+// hasUnknownPhrase reports whether a phrase is translated that doesn't exist. Those of the
+// license page are known to its package, which a program need not have.
 func (l *Language) hasUnknownPhrase() bool {
-	return l != nil && slices.ContainsFunc(slices.Collect(maps.Keys(l.Phrases)), func(p Phrase) bool { return !p.exists() })
+	return l != nil && slices.ContainsFunc(slices.Collect(maps.Keys(l.Phrases)), func(p Phrase) bool {
+		return !p.exists() && !strings.HasPrefix(string(p), "page.")
+	})
 }
 
 func upperFirst(s string) string {
-	if s == "" || s[0] < 'a' || s[0] > 'z' {
+	r, size := utf8.DecodeRuneInString(s)
+	if !unicode.IsLower(r) {
 		return s
 	}
-	return string(s[0]-'a'+'A') + s[1:]
+	return string(unicode.ToUpper(r)) + s[size:]
 }
 
 // inTheWay reports whether connecting to the internet is not enough.

@@ -14,15 +14,17 @@ import (
 
 // call is one call of the program: what it was given, and where it speaks.
 type call struct {
-	stdin    io.Reader
-	stdout   io.Writer
-	stderr   *notices
-	color    bool // on stdout
-	json     bool
-	files    bool     // licenses come in files, too
-	args     []string // after the command's name
-	flags    map[string]*bool
-	operands []string
+	stdin  io.Reader
+	stdout io.Writer
+	stderr *notices
+	color  bool // on stdout
+	json   bool
+	files  bool // licenses come in files, too
+	// vendorPage is the vendor's page for computers without a network; "" if there is none.
+	vendorPage string
+	args       []string // after the command's name
+	flags      map[string]*bool
+	operands   []string
 }
 
 // answer is what a command found out.

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/licensepage"
 )
 
 // command is something that the program does.
@@ -127,7 +128,7 @@ examples:
 `,
 		flags: []string{"no-browser"},
 		do: func(ctx context.Context, c *call, gate *polargate.Gate) (answer, error) {
-			return answer{}, serve(ctx, gate, c.files, c.args, c.stdout)
+			return answer{}, serve(ctx, gate, nil, licensepage.Options{Offline: c.files, OfflinePage: c.vendorPage}, c.args, c.stdout)
 		},
 		unconfigured: func(ctx context.Context, c *call) (answer, error) {
 			return answer{}, serveDemo(ctx, c.args, c.stdout, c.stderr)
@@ -233,6 +234,9 @@ func parse(flags *flag.FlagSet, args []string) error {
 	}
 	return nil
 }
+
+// purchaseWait is how long ActivateWait waits for a key.
+const purchaseWait = 150 * time.Second
 
 const asking = "Contacting the license server"
 

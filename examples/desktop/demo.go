@@ -11,10 +11,11 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/licensepage"
 	"github.com/polargate/polargate/polartest"
 )
 
-// demo is the license page on an embedded Polar, with a key for each kind of outcome,
+// demo is the program on an embedded Polar, with a key for each kind of outcome,
 // and buttons for what happens outside the program.
 type demo struct {
 	polar   *polartest.Polar
@@ -26,9 +27,8 @@ type demo struct {
 const demoFresh = 15 * time.Second
 
 func serveDemo(ctx context.Context, args []string, out, logs io.Writer) error {
-	openBrowser, err := serveFlags(args)
-	if err != nil {
-		return err
+	if _, err := serveFlags(args); err != nil {
+		return err // before keys are printed
 	}
 	d := &demo{polar: polartest.New(polartest.Config{})}
 	folder, err := os.MkdirTemp("", "inkwell-")
@@ -71,9 +71,7 @@ func serveDemo(ctx context.Context, args []string, out, logs io.Writer) error {
 		return err
 	}
 	defer gate.Close()
-	s := newSite(gate)
-	s.demo = d
-	return s.serve(ctx, openBrowser, out)
+	return serve(ctx, gate, d, licensepage.Options{}, args, out)
 }
 
 // Offline is for the page.

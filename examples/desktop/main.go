@@ -125,7 +125,7 @@ func (c *call) perform(ctx context.Context, args []string, getenv func(string) s
 		}
 		return cmd.unconfigured(ctx, c)
 	}
-	c.files = getenv("POLARGATE_LEASE_KEYS") != ""
+	c.files, c.vendorPage = getenv("POLARGATE_LEASE_KEYS") != "", getenv("POLARGATE_LICENSE_PAGE")
 	gate, err := openGate(getenv, c.stderr)
 	if err != nil {
 		return answer{}, err
@@ -145,6 +145,7 @@ func openGate(getenv func(string) string, logs io.Writer) (*polargate.Gate, erro
 		App:            "polargate-desktop-example",
 		Version:        "1.0.0",
 		Features:       features,
+		Links:          polargate.Links{Portal: getenv("POLARGATE_PORTAL_URL")},
 		BaseURL:        getenv("POLAR_API_URL"),
 		Logger:         slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: slog.LevelWarn})),
 	}

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
@@ -96,10 +95,11 @@ func TestTheLicensePageIsServedUntilCtrlC(t *testing.T) {
 	at, err := url.Parse(s.link)
 	require.NoError(t, err)
 	page := s.page("/?"+at.RawQuery, nil)
-	assert.Contains(t, page, "No license yet")
-	page = s.page("/activate", url.Values{"key": {i.key.Key}})
+	assert.Contains(t, page, "Your license: No license yet")
+	assert.Contains(t, page, `<button id="export" formaction="/export" disabled`)
+	page = s.page("/license/activate", url.Values{"key": {i.key.Key}})
 	for end := time.Now().Add(time.Minute); !strings.Contains(page, "This computer is activated.") && time.Now().Before(end); {
-		page = s.page("/", nil)
+		page = s.page("/license/", nil)
 	}
 	assert.Contains(t, page, "Licensed")
 	assert.NotContains(t, page, i.key.Key)
@@ -107,7 +107,7 @@ func TestTheLicensePageIsServedUntilCtrlC(t *testing.T) {
 	assert.Equal(t, "active", i.status(exitOK)["state"], "the command line sees the same license")
 
 	i.expect(exitOK, "deactivate")
-	require.Eventually(t, func() bool { return strings.Contains(s.page("/check", url.Values{}), "No license yet") }, time.Minute, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return strings.Contains(s.page("/license/check", url.Values{}), "No license yet") }, time.Minute, 20*time.Millisecond)
 
 	require.NoError(t, s.cmd.Process.Signal(syscall.SIGINT))
 	require.NoError(t, s.cmd.Wait(), "it ends with 0: %s", s.output())
@@ -146,32 +146,18 @@ func TestThePageCanBeSeenWithNothingSet(t *testing.T) {
 	require.Contains(t, s.page("/?"+at.RawQuery, nil), "The embedded Polar")
 	key := regexp.MustCompile(`(POLAR-\S+)  for a year`).FindStringSubmatch(s.output())
 	require.Len(t, key, 2)
-	page := s.page("/activate", url.Values{"key": {key[1]}})
+	page := s.page("/license/activate", url.Values{"key": {key[1]}})
 	assert.Contains(t, page, "Licensed")
 	assert.Regexp(t, `in 36[56] days`, page)
-	assert.Contains(t, s.page("/sync", url.Values{}), "Synced. 9 syncs left.")
-	assert.Contains(t, s.page("/demo", url.Values{"do": {"revoke"}}), "Licensed", "nobody has asked yet")
-	assert.Contains(t, s.page("/check", url.Values{}), "Your license is inactive")
+	assert.Contains(t, s.page("/count", url.Values{"text": {"one two"}}), "The text has 2 words.")
+	assert.Contains(t, s.page("/export", url.Values{"text": {"one"}}), "Exported 3 bytes.")
+	page = s.page("/sync", url.Values{})
+	assert.Contains(t, page, "Synced. 9 syncs left.")
+	assert.NotContains(t, page, "disabled")
+	assert.Contains(t, s.page("/demo", url.Values{"do": {"revoke"}}), "Your license: Licensed", "nobody has asked yet")
+	assert.Contains(t, s.page("/license/check", url.Values{}), "Your license is inactive")
 	s.page("/demo", url.Values{"do": {"grant"}})
 	assert.Contains(t, s.page("/demo", url.Values{"do": {"offline"}}), "You're offline")
 	assert.Contains(t, s.page("/demo", url.Values{"do": {"online"}}), "You're online")
-	require.Eventually(t, func() bool { return strings.Contains(s.page("/check", url.Values{}), "Licensed") }, time.Minute, 100*time.Millisecond)
-}
-
-func TestServeEndsWithAnActivationUnderWay(t *testing.T) {
-	t.Parallel()
-	p := &pretended{waiting: make(chan struct{})}
-	s := newSite(p)
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	out := &strings.Builder{}
-	go func() { ended <- s.serve(ctx, false, out) }()
-	s.start("INKWELL-0000-1111-0A1B2C", false)
-	cancel()
-	select {
-	case err := <-ended:
-		require.NoError(t, err)
-	case <-time.After(time.Minute):
-		t.Fatal("it does not end")
-	}
+	require.Eventually(t, func() bool { return strings.Contains(s.page("/license/check", url.Values{}), "Licensed") }, time.Minute, 100*time.Millisecond)
 }

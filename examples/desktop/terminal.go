@@ -15,6 +15,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/licensepage"
 	"golang.org/x/term"
 )
 
@@ -240,12 +241,11 @@ func (c *call) describe(s polargate.Status, err error) string {
 	line := func(name, value string) { fmt.Fprintf(&b, "%-14s %s\n", name, value) }
 	now := time.Now()
 
-	tone, headline, _ := describeState(s)
-	state := string(s.State)
+	state, headline := string(s.State), licensepage.Headline(s, nil)
 	if s.State != polargate.Active {
 		state += ": " + strings.ToLower(headline[:1]) + headline[1:]
 	}
-	line("State", c.paint(tone, state))
+	line("State", c.paint(toneOf(s), state))
 	if !s.Key.IsZero() {
 		line("Key", fmt.Sprint(s.Key))
 	}
@@ -299,6 +299,29 @@ func day(t, now time.Time) string {
 	default:
 		return fmt.Sprintf("%s (in %d days)", moment(t), days)
 	}
+}
+
+// toneOf is the color of a license.
+func toneOf(s polargate.Status) string {
+	switch {
+	case s.State == polargate.Active:
+		return "good"
+	case s.State == polargate.Grace, s.Reason == polargate.ErrInDoubt:
+		return "warn"
+	case s.State == polargate.Locked, s.Reason == polargate.ErrNoPermission:
+		return "bad"
+	}
+	return "plain"
+}
+
+func moment(t time.Time) string { return t.Local().Format("2 January 2006, 15:04") }
+
+// count is a number with its noun.
+func count(n int, one, many string) string {
+	if n == 1 {
+		many = one
+	}
+	return fmt.Sprint(n, " ", many)
 }
 
 // hostname is what people call this computer.

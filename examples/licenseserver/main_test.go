@@ -20,8 +20,11 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/polargate/polargate/internal/chromium"
 	"github.com/polargate/polargate/lease"
 )
+
+func TestMain(m *testing.M) { os.Exit(chromium.Run(m)) }
 
 // output is what the server prints.
 type output struct {
@@ -49,9 +52,9 @@ func (o *output) find(t *testing.T, pattern string) string {
 
 // demoServer is the example as somebody starts it who has nothing.
 type demoServer struct {
-	url, organization, key, floating string
-	keys                             lease.Keys
-	printed                          *output
+	url, organization, key, floating, public string
+	keys                                     lease.Keys
+	printed                                  *output
 }
 
 func startDemo(t *testing.T) *demoServer {
@@ -70,7 +73,7 @@ func startDemo(t *testing.T) *demoServer {
 	require.NoError(t, err)
 	return &demoServer{
 		url: printed.find(t, `Listening on (\S+)`), organization: printed.find(t, `POLAR_ORGANIZATION_ID=(\S+)`),
-		key: printed.find(t, `(\S+)  for two computers`), floating: printed.find(t, `(\S+)  floating`), keys: keys, printed: printed,
+		key: printed.find(t, `(\S+)  for two computers`), floating: printed.find(t, `(\S+)  floating`), public: public, keys: keys, printed: printed,
 	}
 }
 

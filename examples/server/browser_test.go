@@ -4,7 +4,7 @@ import (
 	"net/http"
 	"testing"
 
-	"github.com/polargate/polargate/examples/internal/chromium"
+	"github.com/polargate/polargate/internal/chromium"
 	"github.com/stretchr/testify/assert"
 )
 

@@ -21,7 +21,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/polargate/polargate/examples/internal/chromium"
+	"github.com/polargate/polargate/internal/chromium"
 	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"

@@ -171,6 +171,17 @@ func TestFilesOfTheRootAreFew(t *testing.T) {
 	}
 }
 
+func TestAProgramWithAGateDoesNotLinkTheLicensePageOrTranslations(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("go", "list", "-deps", ".")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	for _, path := range strings.Fields(string(out)) {
+		assert.NotRegexp(t, `^html/template$|^image|/polargate/(licensepage|lang|internal/qr)$`, path)
+	}
+}
+
 func TestNoProgramLinksWhatIsForTests(t *testing.T) {
 	t.Parallel()
 	cmd := exec.Command("go", "list", "-deps", ".", "./polartest")

@@ -352,12 +352,18 @@ func (b *Browser) Picture(name string) {
 	if f := flag.Lookup("test.artifacts"); f == nil || f.Value.String() != "true" {
 		return
 	}
+	if err := os.WriteFile(filepath.Join(b.t.ArtifactDir(), name+".png"), b.Screenshot(), 0o600); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// Screenshot is a picture of the page, as PNG.
+func (b *Browser) Screenshot() []byte {
+	b.t.Helper()
 	data, _ := b.Do("Page.captureScreenshot", map[string]any{"captureBeyondViewport": true})["data"].(string)
 	image, err := base64.StdEncoding.DecodeString(data)
-	if err == nil {
-		err = os.WriteFile(filepath.Join(b.t.ArtifactDir(), name+".png"), image, 0o600)
-	}
 	if err != nil {
 		b.t.Fatal(err)
 	}
+	return image
 }

@@ -1,51 +1,26 @@
 package main
 
 import (
-	"bufio"
+	"crypto/ed25519"
 	"encoding/base64"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/polargate/polargate"
-	"github.com/polargate/polargate/examples/internal/chromium"
+	"github.com/polargate/polargate/internal/chromium"
 	"github.com/polargate/polargate/lease"
+	"github.com/polargate/polargate/licensepage"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
-
-// licenseServer is examples/licenseserver as a process, on its embedded Polar.
-type licenseServer struct{ url, organization, keys, key string }
-
-func startLicenseServer(t *testing.T) licenseServer {
-	t.Helper()
-	cmd := exec.Command(licenseServerBinary)
-	cmd.Env = append(os.Environ(), "ADDR=127.0.0.1:0", "POLAR_ACCESS_TOKEN=")
-	out, err := cmd.StdoutPipe()
-	require.NoError(t, err)
-	require.NoError(t, cmd.Start())
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	var printed strings.Builder
-	for lines := bufio.NewScanner(out); !strings.Contains(printed.String(), "The page for computers") && lines.Scan(); {
-		printed.WriteString(lines.Text() + "\n")
-	}
-	go func() { _, _ = io.Copy(io.Discard, out) }()
-	find := func(pattern string) string {
-		found := regexp.MustCompile(pattern).FindStringSubmatch(printed.String())
-		require.NotNil(t, found, "%s in %s", pattern, &printed)
-		return found[1]
-	}
-	return licenseServer{
-		url: find(`Listening on (\S+)`), organization: find(`POLAR_ORGANIZATION_ID=(\S+)`),
-		keys: find(`POLARGATE_LEASE_KEYS=(\S+)`), key: find(`(\S+)  for two computers`),
-	}
-}
 
 type noNetwork struct{ t *testing.T }
 
@@ -54,20 +29,19 @@ func (n noNetwork) RoundTrip(r *http.Request) (*http.Response, error) {
 	return nil, io.ErrUnexpectedEOF
 }
 
-// offlineSite is the license page of a computer without a network.
-func offlineSite(t *testing.T, server licenseServer) *site {
+// offlinePage is the license page of a computer without a network, in a browser.
+func offlinePage(t *testing.T, server *demoServer) *chromium.Browser {
 	t.Helper()
-	keys, err := leaseKeys(server.keys)
-	require.NoError(t, err)
 	gate, err := polargate.Open(polargate.Config{
-		OrganizationID: server.organization, LeaseKeys: keys, HTTPClient: &http.Client{Transport: noNetwork{t}},
-		Store: polargate.FileStore(t.TempDir()), Fingerprint: "a computer without a network",
+		OrganizationID: server.organization, LeaseKeys: []ed25519.PublicKey{lease.MustParsePublicKey(server.public)},
+		HTTPClient: &http.Client{Transport: noNetwork{t}},
+		Store:      polargate.FileStore(t.TempDir()), Fingerprint: "a computer without a network",
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = gate.Close() })
-	s := newSite(gate)
-	s.files = gate
-	return s
+	site := httptest.NewServer(licensepage.Handler(gate, licensepage.Options{Product: "Inkwell", Offline: true}))
+	t.Cleanup(site.Close)
+	return chromium.Open(t, site.URL)
 }
 
 // saves clicks on a link, and gives the file that the browser saves.
@@ -93,9 +67,8 @@ func chooses(b *chromium.Browser, path string) {
 
 func TestAPersonActivatesAComputerWithoutANetworkWithFilesAndDeactivatesIt(t *testing.T) {
 	t.Parallel()
-	server := startLicenseServer(t)
-	s := offlineSite(t, server)
-	b := open(t, s)
+	server := startDemo(t)
+	b := offlinePage(t, server)
 	vendor := chromium.Open(t, server.url)
 	folder := t.TempDir()
 
@@ -103,7 +76,7 @@ func TestAPersonActivatesAComputerWithoutANetworkWithFilesAndDeactivatesIt(t *te
 	b.Click("#offline")
 	b.Text("headline", "Activate without a network")
 	b.Picture("request")
-	request := saves(t, b, folder, "#save", "inkwell.request")
+	request := saves(t, b, folder, "#save", "license.request")
 	readQR(t, b, request)
 
 	vendor.Text("headline", "Activate a computer without a network")
@@ -124,7 +97,6 @@ func TestAPersonActivatesAComputerWithoutANetworkWithFilesAndDeactivatesIt(t *te
 	b.Text("headline", "Licensed")
 	b.Text("notice", "This computer is activated.")
 	b.Sees(true, "document.getElementById('facts').innerText.includes('from a file')")
-	b.Sees(false, "document.getElementById('export').disabled")
 	b.Picture("licensed")
 
 	b.Click("#deactivate")
@@ -132,7 +104,7 @@ func TestAPersonActivatesAComputerWithoutANetworkWithFilesAndDeactivatesIt(t *te
 	b.Click("#receipt")
 	b.Text("headline", "Confirm the deactivation")
 	b.Picture("receipt")
-	receipt := saves(t, b, folder, "#save", "inkwell.receipt")
+	receipt := saves(t, b, folder, "#save", "license.receipt")
 	readQR(t, b, receipt)
 	vendor.Click("a[href='/']")
 	chooses(vendor, receipt)
@@ -176,9 +148,8 @@ func readQR(t *testing.T, b *chromium.Browser, file string) {
 
 func TestTheTextOfALicenseFileCanBePasted(t *testing.T) {
 	t.Parallel()
-	server := startLicenseServer(t)
-	s := offlineSite(t, server)
-	b := open(t, s)
+	server := startDemo(t)
+	b := offlinePage(t, server)
 	b.Click("#offline")
 	b.Sees(true, "document.getElementById('outgoing')?.value.includes('POLARGATE ACTIVATION REQUEST')")
 	request, _ := b.Value("document.getElementById('outgoing').value").(string)
@@ -201,14 +172,11 @@ func TestTheTextOfALicenseFileCanBePasted(t *testing.T) {
 	b.Text("headline", "Licensed")
 }
 
-func TestPublicKeysThatAreNoneAreExplained(t *testing.T) {
-	t.Parallel()
-	_, err := leaseKeys("nonsense")
-	assert.ErrorContains(t, err, "POLARGATE_LEASE_KEYS")
-	keys, err := leaseKeys("")
-	require.NoError(t, err)
-	assert.Empty(t, keys)
-	keys, err = leaseKeys(" ixBTL-8pw23Lo0GXWuH7XJnJ5vuz2CRwZZdMaxlAW30, ixBTL-8pw23Lo0GXWuH7XJnJ5vuz2CRwZZdMaxlAW30")
-	require.NoError(t, err)
-	assert.Len(t, keys, 2)
+// quoted is a phrase for a script.
+func quoted(name polargate.Phrase) string { return strconv.Quote(polargate.Phrases()[name]) }
+
+// enter types a license key, as a person does.
+func enter(b *chromium.Browser, text string) {
+	b.Sees(true, "(e => { e?.focus(); return document.activeElement === e && e !== null })(document.getElementById('key'))")
+	b.Do("Input.insertText", map[string]any{"text": text})
 }
