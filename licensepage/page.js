@@ -94,12 +94,19 @@ function show(text, own) {
     return;
   }
   const before = said();
+  const typed = [...document.querySelectorAll("input[id], textarea[id]")].filter((e) => e.value !== e.defaultValue && e.type !== "file");
   const focused = document.activeElement;
   const id = focused?.id ?? "";
   document.title = fresh.title;
   document.documentElement.dataset.version = fresh.documentElement.dataset.version;
   morph(page(), next);
   prepare();
+  for (const field of typed) {
+    const moved = document.getElementById(field.id);
+    if (!field.isConnected && moved !== null) { // its form stands elsewhere now
+      moved.value = field.value;
+    }
+  }
   const headline = document.getElementById("headline");
   if (focused !== document.body && !focused.isConnected) {
     away = id;
