@@ -417,7 +417,8 @@ func TestTheDoctorsReportCanBePastedIntoAMail(t *testing.T) {
 		}
 		assert.Contains(t, r.stdout, want)
 	}
-	for _, secret := range []string{i.key.Key, i.key.Key[len(i.key.Key)-6:], "jane", home} {
+	assert.Contains(t, r.stdout, "****-"+i.key.Key[len(i.key.Key)-6:], "by its end, support finds the key")
+	for _, secret := range []string{i.key.Key, i.key.Key[len(i.key.Key)-8:], "jane", home} {
 		assert.NotContains(t, r.stdout+r.stderr, secret)
 	}
 
