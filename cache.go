@@ -14,6 +14,7 @@ import (
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/lookup"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/watch"
 	"github.com/polargate/polargate/internal/wire"
 )
@@ -26,7 +27,7 @@ type entitlementCache struct {
 	unknownFor, timeout          time.Duration
 	// ask asks Polar. An *Error that is a denial of a key, or an unknown
 	// customer, comes as Entitlements; an error means that Polar could not say.
-	ask func(context.Context, cacheKey) (*Entitlements, error)
+	ask func(context.Context, cacheKey) (*rights.State, error)
 	// unseen bounds the questions about customers and keys that were never seen, so that
 	// requests are left for those that were.
 	unseen [keyKinds]pace.Unseen
@@ -176,7 +177,7 @@ func (c *entitlementCache) find(key cacheKey) (*entry, *answer) {
 }
 
 // hit is the answer for a key if there is one that is fresh: the hot path.
-func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
+func (c *entitlementCache) hit(key cacheKey) (*rights.State, bool) {
 	now := c.now()
 	a := c.known.use(key, now)
 	if a == nil || now >= a.freshUntil || c.distrusted.Load() || a.more().book.Changed() {
@@ -188,7 +189,7 @@ func (c *entitlementCache) hit(key cacheKey) (*Entitlements, bool) {
 
 // lookup is the answer for a key: from memory if it is young enough, otherwise from
 // Polar, and if Polar cannot be asked, from memory during grace.
-func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*Entitlements, error) {
+func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*rights.State, error) {
 	now := c.now()
 	if c.distrusted.Load() {
 		c.replicas.checkFirst(key)
@@ -206,7 +207,7 @@ func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*Entitleme
 		c.counts.served[cacheStale].Add(1)
 		return c.serving(e, now), nil
 	}
-	if now < a.memoryUntil && now < c.shortUntil() && !a.value.awaitsKeys(now) {
+	if now < a.memoryUntil && now < c.shortUntil() && !a.value.AwaitsKeys(now) {
 		c.counts.served[cacheGrace].Add(1)
 		return c.serving(e, now), nil
 	}
@@ -224,7 +225,7 @@ func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*Entitleme
 // recheck is the answer for a customer whom the last one, which is in memory, does not
 // let in: that one, or a new one if it is time to doubt it. What could be spent by
 // asking waits: requests that others lack, and units that Polar may not have counted yet.
-func (c *entitlementCache) recheck(ctx context.Context, key cacheKey, last *Entitlements) *Entitlements {
+func (c *entitlementCache) recheck(ctx context.Context, key cacheKey, last *rights.State) *rights.State {
 	now := c.now()
 	e, a := c.known.find(key)
 	if e == nil || now < a.doubtAt || c.hasSpent(e) {
@@ -249,7 +250,7 @@ func (c *entitlementCache) recheck(ctx context.Context, key cacheKey, last *Enti
 
 // renew is the answer for a key from Polar, or if Polar cannot be asked, from memory
 // during grace.
-func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency) (*Entitlements, error) {
+func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency) (*rights.State, error) {
 	value, err := c.fetch(ctx, key, when)
 	if err == nil {
 		c.counts.served[cacheMiss].Add(1)
@@ -263,7 +264,7 @@ func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency
 
 // staleOnError is the answer for a key after a question that failed with err: from memory
 // during grace.
-func (c *entitlementCache) staleOnError(key cacheKey, err error) (*Entitlements, error) {
+func (c *entitlementCache) staleOnError(key cacheKey, err error) (*rights.State, error) {
 	now := c.now()
 	e, a := c.find(key)
 	if e == nil {
@@ -286,7 +287,7 @@ func (c *entitlementCache) staleOnError(key cacheKey, err error) (*Entitlements,
 }
 
 // lookupUnknown is lookup for a customer or key that was never seen, or was not known.
-func (c *entitlementCache) lookupUnknown(ctx context.Context, key cacheKey, now clock.Local) (*Entitlements, error) {
+func (c *entitlementCache) lookupUnknown(ctx context.Context, key cacheKey, now clock.Local) (*rights.State, error) {
 	failure := c.outageOf(key.kind, now)
 	if e, ok := c.unknown.Get(key); ok {
 		a := e.answer.Load()
@@ -304,7 +305,7 @@ func (c *entitlementCache) lookupUnknown(ctx context.Context, key cacheKey, now 
 
 // recall is the answer for a customer or key that is not in memory while Polar cannot be
 // asked: what other replicas know of it.
-func (c *entitlementCache) recall(ctx context.Context, key cacheKey, failure error) (*Entitlements, error) {
+func (c *entitlementCache) recall(ctx context.Context, key cacheKey, failure error) (*rights.State, error) {
 	if c.replicas != nil {
 		c.replicas.recall(ctx, key)
 	}
@@ -322,7 +323,7 @@ func (c *entitlementCache) entryOf(key cacheKey) *entry {
 
 // latest is what is in memory about a customer, and whether it can be served without a
 // question: it is fresh, or stale at most. It is nil if there is nothing.
-func (c *entitlementCache) latest(key cacheKey) (value *Entitlements, certain bool) {
+func (c *entitlementCache) latest(key cacheKey) (value *rights.State, certain bool) {
 	e := c.entryOf(key)
 	if e == nil {
 		return nil, false

@@ -8,6 +8,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/lookup"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -55,7 +56,7 @@ type answer struct {
 	// freshUntil: served without asking. staleUntil: served, and asked about in the
 	// background. graceUntil: served while Polar cannot be asked.
 	freshUntil             clock.Local
-	value                  Entitlements
+	value                  rights.State
 	staleUntil, graceUntil clock.Local
 	// doubtAt: a refusal by this answer has Polar asked again from then on. memoryUntil:
 	// served without asking while others are turned away.
@@ -102,7 +103,7 @@ type failure struct {
 }
 
 // value is what an entry serves; nil if it is new.
-func (e *entry) value() *Entitlements {
+func (e *entry) value() *rights.State {
 	if a := e.answer.Load(); a != nil {
 		return &a.value
 	}
@@ -110,7 +111,7 @@ func (e *entry) value() *Entitlements {
 }
 
 // change swaps the answer of an entry for a copy with a change. mu is held.
-func (c *entitlementCache) change(e *entry, change func(*answer)) *Entitlements {
+func (c *entitlementCache) change(e *entry, change func(*answer)) *rights.State {
 	next := *e.answer.Load()
 	change(&next)
 	c.known.swap(e, &next)
@@ -144,27 +145,27 @@ func eventAt(event, answered clock.Polar) clock.Polar {
 
 // outdates reports whether what is cached is younger than an answer to a question that was
 // asked then: an event came since, or the answer to a later question.
-func (e *entry) outdates(value *Entitlements, asked clock.Local) bool {
-	return e.told > asked && e.event > value.at.Before(readTime) || e.asked > asked && e.answered >= value.at
+func (e *entry) outdates(value *rights.State, asked clock.Local) bool {
+	return e.told > asked && e.event > value.At().Before(readTime) || e.asked > asked && e.answered >= value.At()
 }
 
 // formerID is the external id that a customer has until a value is set; "" if it does not
 // change. mu is held.
-func (e *entry) formerID(value *Entitlements) string {
-	if last := e.value(); last != nil && last.external != value.external {
-		return last.external
+func (e *entry) formerID(value *rights.State) string {
+	if last := e.value(); last != nil && last.External() != value.External() {
+		return last.External()
 	}
 	return ""
 }
 
-// ids are those by which a customer may be asked about.
-func (e *Entitlements) ids() [2]cacheKey {
-	return [2]cacheKey{{byPolarID, e.customer.String()}, {byExternalID, e.external}}
+// idsOf are those by which a customer may be asked about.
+func idsOf(s *rights.State) [2]cacheKey {
+	return [2]cacheKey{{byPolarID, s.Customer().String()}, {byExternalID, s.External()}}
 }
 
 // askable are those ids by which customers can be asked about.
-func (e *Entitlements) askable() (keys []cacheKey) {
-	for _, key := range e.ids() {
+func askable(s *rights.State) (keys []cacheKey) {
+	for _, key := range idsOf(s) {
 		if (CustomerRef{key}).check() == nil {
 			keys = append(keys, key)
 		}
@@ -173,7 +174,7 @@ func (e *Entitlements) askable() (keys []cacheKey) {
 }
 
 // polarKey is the key of a customer by Polar's id.
-func (e *entry) polarKey() cacheKey { return cacheKey{byPolarID, e.value().customer.String()} }
+func (e *entry) polarKey() cacheKey { return cacheKey{byPolarID, e.value().Customer().String()} }
 
 // knownEntries finds the customers and license keys that Polar knows. A customer has one
 // entry, which is found by Polar's id and by the program's own. License keys are kept
@@ -201,10 +202,10 @@ func hashOf(text string) uint64 { return maphash.String(indexSeed, text) }
 func hashOfID(id wire.UUID) uint64 { return maphash.Bytes(indexSeed, id[:]) }
 
 func newKnownEntries(size int) (k knownEntries, err error) {
-	if k.customers, err = lookup.NewCache(size, func(e *entry) uint64 { return hashOfID(e.value().customer) }); err != nil {
+	if k.customers, err = lookup.NewCache(size, func(e *entry) uint64 { return hashOfID(e.value().Customer()) }); err != nil {
 		return k, err
 	}
-	k.aliases = lookup.NewTable(func(a *answer) uint64 { return hashOf(a.value.external) })
+	k.aliases = lookup.NewTable(func(a *answer) uint64 { return hashOf(a.value.External()) })
 	k.licenses, err = lookup.NewCache(size, func(e *licenseEntry) uint64 { return hashOf(e.key) })
 	return k, err
 }
@@ -237,14 +238,14 @@ func (k *knownEntries) use(key cacheKey, now clock.Local) *answer {
 	switch key.kind {
 	case byExternalID:
 		return k.aliases.Use(hashOf(key.id), period,
-			func(a *answer) bool { return a.value.external == key.id },
+			func(a *answer) bool { return a.value.External() == key.id },
 			func(a *answer) bool {
-				e := k.byID(a.value.customer)
+				e := k.byID(a.value.Customer())
 				return e != nil && k.customers.Touch(e)
 			})
 	case byPolarID:
 		if id, ok := wire.ParseUUID(key.id); ok {
-			if e := k.customers.Use(hashOfID(id), period, func(e *entry) bool { return e.value().customer == id }, k.customers.Touch); e != nil {
+			if e := k.customers.Use(hashOfID(id), period, func(e *entry) bool { return e.value().Customer() == id }, k.customers.Touch); e != nil {
 				return e.answer.Load()
 			}
 		}
@@ -260,21 +261,21 @@ func (k *knownEntries) use(key cacheKey, now clock.Local) *answer {
 // must have the same.
 func (k *knownEntries) swap(e *entry, next *answer) {
 	last := e.answer.Swap(next)
-	if last != nil && last.value.external != "" {
-		k.aliases.Replace(hashOf(last.value.external), last, next)
+	if last != nil && last.value.External() != "" {
+		k.aliases.Replace(hashOf(last.value.External()), last, next)
 	}
 }
 
 func (k *knownEntries) byID(id wire.UUID) *entry {
-	return k.customers.Find(hashOfID(id), func(e *entry) bool { return e.value().customer == id })
+	return k.customers.Find(hashOfID(id), func(e *entry) bool { return e.value().Customer() == id })
 }
 
 func (k *knownEntries) byExternalID(id string) *entry {
-	a := k.aliases.Find(hashOf(id), func(a *answer) bool { return a.value.external == id })
+	a := k.aliases.Find(hashOf(id), func(a *answer) bool { return a.value.External() == id })
 	if a == nil {
 		return nil
 	}
-	return k.byID(a.value.customer)
+	return k.byID(a.value.Customer())
 }
 
 func (k *knownEntries) license(key string) *licenseEntry {
@@ -293,15 +294,15 @@ func (k *knownEntries) addLicense(e *licenseEntry) {
 
 // dropAlias has an entry found by Polar's id alone.
 func (k *knownEntries) dropAlias(e *entry) {
-	if a := e.answer.Load(); a.value.external != "" {
-		k.aliases.Remove(hashOf(a.value.external), a)
+	if a := e.answer.Load(); a.value.External() != "" {
+		k.aliases.Remove(hashOf(a.value.External()), a)
 	}
 }
 
 // addAlias has an entry found by the external id in its answer, and no other by that.
 func (k *knownEntries) addAlias(e *entry) {
 	a := e.answer.Load()
-	switch other := k.byExternalID(a.value.external); other {
+	switch other := k.byExternalID(a.value.External()); other {
 	case e:
 		return
 	case nil:

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -15,27 +16,28 @@ func (c *entitlementCache) compose(a *answer, now clock.Local) {
 		return
 	}
 	for now >= a.more().limits.end {
-		at, next := a.value.nextEnd(), *a.more().limits
-		a.value = *a.value.endedBy(at)
-		if next.end = clock.Never; a.value.nextEnd() != 0 {
-			next.end = a.more().limits.end.After(a.value.nextEnd().Sub(at))
+		at, next := a.value.NextEnd(), *a.more().limits
+		a.value = *a.value.EndedBy(at)
+		if next.end = clock.Never; a.value.NextEnd() != 0 {
+			next.end = a.more().limits.end.After(a.value.NextEnd().Sub(at))
 		}
 		a.note(func(r *rarities) { r.limits = &next })
 	}
 	a.value = *c.composeKeys(&a.value, now)
 	a.freshUntil, a.staleUntil = a.more().limits.freshUntil, a.more().limits.staleUntil
-	if k := a.value.keys(); k != nil && c.keys != nil {
-		a.freshUntil, a.staleUntil = min(a.freshUntil, k.due, k.flips), min(a.staleUntil, k.flips)
-		if k.urgent {
-			a.staleUntil = min(a.staleUntil, k.due)
+	if due, flips, urgent, ok := a.value.KeysChange(); ok && c.keys != nil {
+		a.freshUntil, a.staleUntil = min(a.freshUntil, due, flips), min(a.staleUntil, flips)
+		if urgent {
+			a.staleUntil = min(a.staleUntil, due)
 		}
 	}
 }
 
 // serving is what an entry serves, less what has ended by itself.
-func (c *entitlementCache) serving(e *entry, now clock.Local) *Entitlements {
+func (c *entitlementCache) serving(e *entry, now clock.Local) *rights.State {
 	a := e.answer.Load()
-	if a.more().limits == nil || now < a.more().limits.end && (a.value.keys() == nil || now < a.value.keys().flips) {
+	_, flips, _, keyed := a.value.KeysChange()
+	if a.more().limits == nil || now < a.more().limits.end && (!keyed || now < flips) {
 		return &a.value
 	}
 	c.mu.Lock()
@@ -43,10 +45,17 @@ func (c *entitlementCache) serving(e *entry, now clock.Local) *Entitlements {
 	return c.change(e, func(a *answer) { c.compose(a, now) })
 }
 
+// composeKeys is a value with those benefits alone whose license keys count.
+func (c *entitlementCache) composeKeys(value *rights.State, now clock.Local) *rights.State {
+	return value.ByKeys(c.keys, now, func() error {
+		return &Error{Op: opKey, Reason: ErrUnreachable, Detail: "a license key of the customer has not been looked up yet"}
+	})
+}
+
 // stateOf is a customer's state if it is fresh, and only license keys are to be asked about.
-func (c *entitlementCache) stateOf(key cacheKey) (*Entitlements, bool) {
+func (c *entitlementCache) stateOf(key cacheKey) (*rights.State, bool) {
 	_, a := c.known.find(key)
-	if a == nil || c.keys == nil || a.value.keys() == nil || c.now() >= a.more().limits.freshUntil {
+	if a == nil || c.keys == nil || !a.value.HasKeys() || c.now() >= a.more().limits.freshUntil {
 		return nil, false
 	}
 	return &a.value, true
@@ -54,8 +63,8 @@ func (c *entitlementCache) stateOf(key cacheKey) (*Entitlements, bool) {
 
 // withKeysLookedUp is a value after the license keys that are due in it, or were asked
 // about before then, have been asked about.
-func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *Entitlements, before clock.Local) *Entitlements {
-	if c.keys == nil || value.keys() == nil {
+func (c *entitlementCache) withKeysLookedUp(key cacheKey, value *rights.State, before clock.Local) *rights.State {
+	if c.keys == nil || !value.HasKeys() {
 		return value
 	}
 	ctx, cancel := context.WithTimeout(c.life, c.timeout)
@@ -88,12 +97,12 @@ func (c *entitlementCache) answeredBefore(id wire.UUID, then clock.Polar) bool {
 }
 
 // noteLicense keeps under which key a license key was asked about. mu is held.
-func (c *entitlementCache) noteLicense(key cacheKey, value *Entitlements) {
-	license := value.particulars().license
+func (c *entitlementCache) noteLicense(key cacheKey, value *rights.State) {
+	license := value.License()
 	if key.kind != byLicenseKey || license == nil {
 		return
 	}
-	id, _ := wire.ParseUUID(license.ID)
+	id, _ := wire.ParseUUID(license.Facts().ID)
 	had, _ := c.licenses.Peek(id)
 	if !slices.Contains(had, key.id) {
 		const few = 4
@@ -106,18 +115,18 @@ func (c *entitlementCache) noteLicense(key cacheKey, value *Entitlements) {
 // cached: by themselves, and as what a customer's benefits come with. With every, all that
 // the customer's benefits came with are among them. revoked is when their grant was, by
 // Polar's clock; 0 if it was not. What was known before then does not outlast an outage.
-func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []wire.UUID, every bool, revoked clock.Polar) {
+func (c *entitlementCache) dropLicenses(customer *rights.State, ids []wire.UUID, every bool, revoked clock.Polar) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	holder := c.known.byID(customer.customer)
+	holder := c.known.byID(customer.Customer())
 	if holder != nil && every {
-		ids = append(ids, holder.value().licenseKeyIDs()...)
+		ids = append(ids, holder.value().LicenseKeyIDs()...)
 	}
 	if len(ids) == 0 {
 		return
 	}
 	if c.keys != nil {
-		c.keys.Drop(ringIDs(ids), revoked)
+		c.keys.Drop(ids, revoked)
 	}
 	if holder != nil {
 		c.change(holder, func(a *answer) { c.compose(a, c.now()) })
@@ -135,7 +144,7 @@ func (c *entitlementCache) dropLicenses(customer *Entitlements, ids []wire.UUID,
 			e.told = c.now()
 			c.expire(e)
 			c.watches.Changed(key)
-			if revoked > a.value.at {
+			if revoked > a.value.At() {
 				c.change(e, func(a *answer) { a.graceUntil = 0 })
 			}
 		}

@@ -2,9 +2,9 @@ package polargate
 
 import (
 	"maps"
-	"strings"
 
 	"github.com/polargate/polargate/internal/ledger"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -17,38 +17,30 @@ func (c *entitlementCache) hasSpent(e *entry) bool {
 
 // observe has a customer's book take in what Polar counted, and gives the value with what is
 // left by that. mu is held.
-func (c *entitlementCache) observe(value *Entitlements) *Entitlements {
-	book := c.books[value.account()]
+func (c *entitlementCache) observe(value *rights.State) *rights.State {
+	book := c.books[value.Account()]
 	if book == nil {
 		return value
 	}
 	now, newest := c.polarNow(), true
-	if value.unread&listOfMeters == 0 {
+	if value.Unread()&rights.ListOfMeters == 0 {
 		for _, meter := range book.Meters() {
-			i := value.meter(meter)
-			if i >= 0 && !book.Observe(meter, value.count(i), now) {
+			count, ok := value.Count(meter)
+			if ok && !book.Observe(meter, count, now) {
 				newest = false // it came out of a cache of Polar's
 			}
-			if i >= 0 && c.counted != nil {
-				c.counted(value.account(), meter)
+			if ok && c.counted != nil {
+				c.counted(value.Account(), meter)
 			}
 		}
 		book.Answered()
 	}
 	if newest && book.Retire(now) {
-		delete(c.books, value.account())
+		delete(c.books, value.Account())
 		return value
 	}
 	book.Shown()
-	return value.withBalances(book)
-}
-
-// account is the customer whose meters are in these entitlements; zero for a license key's.
-func (e *Entitlements) account() wire.UUID {
-	if e.particulars().license != nil {
-		return wire.UUID{}
-	}
-	return e.customer
+	return value.WithBalances(book)
 }
 
 // balanced is what an entry serves, with what is left on meters by now.
@@ -61,7 +53,7 @@ func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
 	c.change(e, func(a *answer) {
 		if a.more().book != nil {
 			a.more().book.Shown()
-			a.value = *a.value.withBalances(a.more().book)
+			a.value = *a.value.WithBalances(a.more().book)
 		}
 	})
 	return e.answer.Load()
@@ -70,7 +62,7 @@ func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
 // hold reserves units of a customer's meter, if at least floor is left then. The book is the
 // one that it is in. last is what the caller has just seen, which counts for a customer who
 // was evicted since.
-func (c *entitlementCache) hold(key cacheKey, last *Entitlements, meter string, units, floor ledger.Units) (book *ledger.Book, held bool) {
+func (c *entitlementCache) hold(key cacheKey, last *rights.State, meter string, units, floor ledger.Units) (book *ledger.Book, held bool) {
 	now := c.polarNow()
 	if _, a := c.known.find(key); a != nil {
 		book = a.more().book
@@ -91,31 +83,26 @@ func (c *entitlementCache) hold(key cacheKey, last *Entitlements, meter string, 
 const fewBooks = 1000
 
 // openBook is the book of a customer, with an account of a meter.
-func (c *entitlementCache) openBook(key cacheKey, last *Entitlements, meter string) *ledger.Book {
+func (c *entitlementCache) openBook(key cacheKey, last *rights.State, meter string) *ledger.Book {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, a := c.known.find(key)
 	if a != nil {
 		last = &a.value
 	}
-	return c.bookFor(last.customer, e, last, meter)
+	return c.bookFor(last.Customer(), e, last, meter)
 }
 
 // bookFor is the book of a customer who has that entry, if any, with an account of a meter as
 // last says. mu is held.
-func (c *entitlementCache) bookFor(id wire.UUID, e *entry, last *Entitlements, meter string) *ledger.Book {
-	var count ledger.Count
-	i := last.meter(meter)
-	if i >= 0 {
-		count, meter = last.count(i), last.plan().meters[i].Value() // the same text, in memory that stays
-	} else {
-		meter = strings.Clone(meter)
-	}
+func (c *entitlementCache) bookFor(id wire.UUID, e *entry, last *rights.State, meter string) *ledger.Book {
+	count, has := last.Count(meter)
+	meter = last.OwnMeterID(meter)
 	book := c.books[id]
-	if book == nil || !book.Open(meter, count, i >= 0) {
+	if book == nil || !book.Open(meter, count, has) {
 		c.sweepBooks()
 		book = &ledger.Book{}
-		book.Open(meter, count, i >= 0)
+		book.Open(meter, count, has)
 		c.books[id] = book
 	}
 	if e != nil && e.answer.Load().more().book != book {
@@ -134,7 +121,7 @@ func (c *entitlementCache) restore(customer, meter string, change func(*ledger.A
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e := c.known.byID(id)
-	var last *Entitlements
+	var last *rights.State
 	if e != nil {
 		last = e.value()
 	}

@@ -5,16 +5,17 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
 // store keeps an answer to a question that was asked then, and gives what is to be
 // served: that answer, or what is younger, by an event that came since or the answer to a
 // later question about the customer's other id. n is what to tell other replicas.
-func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.Local) (served *Entitlements, n news) {
+func (c *entitlementCache) store(key cacheKey, value *rights.State, asked clock.Local) (served *rights.State, n news) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n = news{value: value, key: key, at: value.at}
+	n = news{value: value, key: key, at: value.At()}
 	e, _ := c.known.find(key)
 	if e != nil && e.outdates(value, asked) {
 		return e.value(), n
@@ -22,8 +23,8 @@ func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.
 	claims := false // the external id in the answer
 	switch {
 	case key.kind == byLicenseKey:
-	case value.known:
-		if of := c.known.byID(value.customer); of != e {
+	case value.Known():
+		if of := c.known.byID(value.Customer()); of != e {
 			if of != nil && of.outdates(value, asked) {
 				return of.value(), n
 			}
@@ -44,7 +45,7 @@ func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.
 	n.former = e.formerID(value)
 	e.answered, e.asked = n.at, asked
 	defer c.noteChanged(value, key, cacheKey{byExternalID, n.former})
-	c.set(e, value.completed(e.value(), c.graceFor), 0)
+	c.set(e, value.Completed(e.value(), c.graceFor), 0)
 	add()
 	if claims {
 		c.claim(e)
@@ -58,9 +59,9 @@ func (c *entitlementCache) store(key cacheKey, value *Entitlements, asked clock.
 
 // newEntry is an entry for a customer or key that is not known yet, and what has it found
 // once it has an answer. mu is held.
-func (c *entitlementCache) newEntry(key cacheKey, value *Entitlements) (e *entry, add func()) {
+func (c *entitlementCache) newEntry(key cacheKey, value *rights.State) (e *entry, add func()) {
 	switch {
-	case !value.known:
+	case !value.Known():
 		if e, ok := c.unknown.Peek(key); ok {
 			return e, func() {}
 		}
@@ -80,13 +81,13 @@ func (c *entitlementCache) newEntry(key cacheKey, value *Entitlements) (e *entry
 // addCustomer has a new entry found by Polar's id. mu is held.
 func (c *entitlementCache) addCustomer(e *entry) {
 	c.known.addCustomer(e)
-	c.unknown.Remove(cacheKey{byPolarID, e.value().customer.String()})
+	c.unknown.Remove(cacheKey{byPolarID, e.value().Customer().String()})
 }
 
 // claim has an entry found by the external id in its answer too, if customers can be asked
 // about by that. mu is held.
 func (c *entitlementCache) claim(e *entry) {
-	if id := ExternalID(e.value().external); id.check() == nil {
+	if id := ExternalID(e.value().External()); id.check() == nil {
 		c.known.addAlias(e)
 		c.unknown.Remove(id.key)
 	}
@@ -94,12 +95,12 @@ func (c *entitlementCache) claim(e *entry) {
 
 // mayClaim reports whether the external id in an answer about a customer, whose entry is e,
 // is theirs: not if Polar said otherwise after the answer was asked for. mu is held.
-func (c *entitlementCache) mayClaim(value *Entitlements, e *entry, asked clock.Local) bool {
-	if u, ok := c.unknown.Peek(ExternalID(value.external).key); ok && u.asked > asked {
+func (c *entitlementCache) mayClaim(value *rights.State, e *entry, asked clock.Local) bool {
+	if u, ok := c.unknown.Peek(ExternalID(value.External()).key); ok && u.asked > asked {
 		return false
 	}
-	other := c.known.byExternalID(value.external)
-	return other == nil || other == e || other.asked <= asked && other.event <= value.at
+	other := c.known.byExternalID(value.External())
+	return other == nil || other == e || other.asked <= asked && other.event <= value.At()
 }
 
 // expire has the next request ask. mu is held.
@@ -113,16 +114,14 @@ func (c *entitlementCache) expire(e *entry) {
 }
 
 // set makes a value of that age the one that an entry serves, from now on. mu is held.
-func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration) {
+func (c *entitlementCache) set(e *entry, value *rights.State, age time.Duration) {
 	now := c.now()
 	last := e.value()
-	if last != nil && !value.known && value.customer == (wire.UUID{}) && value.own == nil {
-		gone := *value // Polar has no such customer any more, and does not repeat the id
-		gone.customer = last.customer
-		value = &gone
+	if last != nil && !value.Known() && value.Customer() == (wire.UUID{}) && value.IsPlain() {
+		value = value.WithCustomer(last.Customer()) // Polar has no such customer any more, and does not repeat the id
 	}
 	value = c.observe(value)
-	nothingNew := last != nil && last.allowsTheSame(value)
+	nothingNew := last != nil && last.AllowsTheSame(value)
 	pause := c.settlePause(e, nothingNew)
 	fresh, stale, grace := c.freshFor, c.staleFor, c.graceFor
 	switch {
@@ -130,16 +129,16 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 		// Who has just bought is in a hurry. Where Polar cannot be asked, who was
 		// refused goes on being refused for as long as that may be believed.
 		fresh, stale, grace = min(fresh, pause), 0, min(fresh, c.unknownFor)
-	case value.unread != 0, nothingNew && now.Seconds() < e.hopeUntil:
+	case value.Unread() != 0, nothingNew && now.Seconds() < e.hopeUntil:
 		fresh = min(fresh, pause)
 	}
 	expires, end := clock.Never, clock.Never
-	if next := value.nextEnd(); next != 0 { // Polar is asked then
-		left := next.Sub(value.at)
+	if next := value.NextEnd(); next != 0 { // Polar is asked then
+		left := next.Sub(value.At())
 		fresh, stale, end = min(fresh, left), min(stale, left), now.After(left-age)
 	}
-	if l := value.particulars().license; l != nil && !l.EndsAt().IsZero() {
-		left := l.EndsAt().Sub(l.answeredAt)
+	if l := value.License(); l != nil && !l.Facts().Ends.IsZero() {
+		left := l.Facts().Ends.Sub(l.Facts().Answered)
 		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
 		expires = now.After(left - age)
 	}
@@ -151,14 +150,14 @@ func (c *entitlementCache) set(e *entry, value *Entitlements, age time.Duration)
 		memoryUntil: now.After(min(max(fresh, stale, yieldsFor), max(fresh, stale, grace)) - age),
 		doubtAt:     now.After(pause),
 	}
-	if book := c.books[value.account()]; book != nil {
+	if book := c.books[value.Account()]; book != nil {
 		a.note(func(r *rarities) { r.book = book })
 	}
-	if expires != clock.Never || end != clock.Never || value.keys() != nil {
+	if expires != clock.Never || end != clock.Never || value.HasKeys() {
 		a.note(func(r *rarities) { r.limits = &limits{a.freshUntil, a.staleUntil, expires, end} })
 		c.compose(&a, now)
 	}
-	if last != nil && last.external != value.external {
+	if last != nil && last.External() != value.External() {
 		c.known.dropAlias(e)
 	}
 	c.known.swap(e, &a)
@@ -183,7 +182,7 @@ func (c *entitlementCache) pauseOf(e *entry) time.Duration {
 // Polar does not have, key is the id that was asked about. event is that a webhook told it,
 // and doubtful that Polar is to be asked all the same.
 type news struct {
-	value           *Entitlements
+	value           *rights.State
 	key             cacheKey
 	at              clock.Polar // in the order that all replicas agree on
 	event, doubtful bool
@@ -196,10 +195,10 @@ type news struct {
 // replicas, and reports whether it did: not when what is known of them is younger. Where the
 // event cannot be trusted to be the last word, the next request asks: it may be late, or the
 // younger answer come out of a cache of Polar's that did not know of it yet.
-func (c *entitlementCache) applyEvent(value *Entitlements, age time.Duration) bool {
+func (c *entitlementCache) applyEvent(value *rights.State, age time.Duration) bool {
 	n := news{value: value, event: true, doubtful: age > readTime}
 	applied := c.apply(&n, age)
-	if applied && c.replicas != nil && value.unread == 0 {
+	if applied && c.replicas != nil && value.Unread() == 0 {
 		c.replicas.publish(n)
 	}
 	return applied
@@ -207,7 +206,7 @@ func (c *entitlementCache) applyEvent(value *Entitlements, age time.Duration) bo
 
 // adopt takes in what another replica told, of that age, if it is younger than what is known.
 func (c *entitlementCache) adopt(n news, age time.Duration) {
-	if n.key.kind != byLicenseKey && (n.value.known || n.event) {
+	if n.key.kind != byLicenseKey && (n.value.Known() || n.event) {
 		gone := c.licensesGone(n.value)
 		if c.apply(&n, age) {
 			c.dropLicenses(n.value, gone, false, 0)
@@ -241,15 +240,15 @@ func (c *entitlementCache) doubt(e *entry) { c.change(e, func(a *answer) { a.dou
 
 // licensesGone are the license keys that came with what a customer had, and don't come with
 // what they have.
-func (c *entitlementCache) licensesGone(customer *Entitlements) []wire.UUID {
+func (c *entitlementCache) licensesGone(customer *rights.State) []wire.UUID {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.known.byID(customer.customer)
+	e := c.known.byID(customer.Customer())
 	if e == nil {
 		return nil
 	}
-	have := customer.licenseKeyIDs()
-	return slices.DeleteFunc(e.value().licenseKeyIDs(), func(id wire.UUID) bool { return slices.Contains(have, id) })
+	have := customer.LicenseKeyIDs()
+	return slices.DeleteFunc(e.value().LicenseKeyIDs(), func(id wire.UUID) bool { return slices.Contains(have, id) })
 }
 
 // doubtSooner counts how long a refusal is believed from when Polar said it. mu is held.
@@ -263,10 +262,10 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 	older := func(e *entry) bool {
 		switch {
 		case !n.shared:
-			return e.before(value.at)
+			return e.before(value.At())
 		case n.event:
-			return value.at <= e.event || e.before(value.at)
-		case n.at == value.at && e.told > asked && e.event > value.at.Before(readTime):
+			return value.At() <= e.event || e.before(value.At())
+		case n.at == value.At() && e.told > asked && e.event > value.At().Before(readTime):
 			return true // whoever got the answer had not heard of the event
 		}
 		return n.at <= e.factAt()
@@ -274,7 +273,7 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now := c.now()
-	e := c.known.byID(value.customer)
+	e := c.known.byID(value.Customer())
 	if e != nil && n.shared && older(e) {
 		return false // as most are: one's own hints come too
 	}
@@ -283,7 +282,7 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 		c.watches.Changed(cacheKey{byExternalID, n.former})
 	}()
 	if n.event && c.heard != nil {
-		c.heard(value.customer)
+		c.heard(value.Customer())
 	}
 	outdated := e != nil && older(e)
 	overtaken := func(key cacheKey) bool { // by the answer that there is no such customer
@@ -296,22 +295,22 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 		}
 		return true
 	}
-	ids := value.ids()
+	ids := idsOf(value)
 	if e == nil && overtaken(ids[0]) {
 		outdated = true
 	}
 	claims := true // the external id
-	switch holder := c.known.byExternalID(value.external); {
+	switch holder := c.known.byExternalID(value.External()); {
 	case holder == e && e != nil:
 	case holder == nil:
 		if overtaken(ids[1]) {
 			outdated, claims = outdated || !n.shared, false
 		}
-	case !value.known: // it was theirs
+	case !value.Known(): // it was theirs
 		claims = false
 	case older(holder):
 		if !n.shared {
-			c.noteOlderEvent(holder, value.at, now)
+			c.noteOlderEvent(holder, value.At(), now)
 		}
 		claims = false
 	}
@@ -319,7 +318,7 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 	case e == nil && outdated:
 		return false
 	case e != nil && older(e):
-		c.noteOlderEvent(e, value.at, now)
+		c.noteOlderEvent(e, value.At(), now)
 		return false
 	}
 	n.doubtful = n.doubtful || outdated
@@ -328,15 +327,15 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 		e = &entry{}
 	}
 	if !n.shared {
-		n.at = eventAt(value.at, e.answered)
+		n.at = eventAt(value.At(), e.answered)
 	}
 	n.former = e.formerID(value)
 	if n.event {
-		e.event, e.told = value.at, max(now, e.asked+1)
+		e.event, e.told = value.At(), max(now, e.asked+1)
 	} else {
 		e.answered, e.asked = n.at, max(asked, e.told)
 	}
-	c.set(e, value.completed(e.value(), c.graceFor), age)
+	c.set(e, value.Completed(e.value(), c.graceFor), age)
 	if n.shared {
 		c.doubtSooner(e, age)
 	}
@@ -349,7 +348,7 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 	if claims {
 		c.claim(e)
 	}
-	if n.doubtful || value.unread != 0 {
+	if n.doubtful || value.Unread() != 0 {
 		c.expire(e)
 	}
 	return !outdated
@@ -358,8 +357,8 @@ func (c *entitlementCache) apply(n *news, age time.Duration) (applied bool) {
 // concerns reports whether news is about a customer who is in memory, or waited for.
 func (c *entitlementCache) concerns(n news) bool {
 	keys := []cacheKey{n.key}
-	if n.value.known || n.event {
-		ids := n.value.ids()
+	if n.value.Known() || n.event {
+		ids := idsOf(n.value)
 		keys = ids[:]
 	}
 	c.mu.Lock()
@@ -419,11 +418,11 @@ func (c *entitlementCache) noteChecked(gap uint32, keys ...cacheKey) {
 
 // invalidate has the next request of a customer ask, by either id. If there are other
 // replicas Polar is asked at once, so that they hear what comes of it.
-func (c *entitlementCache) invalidate(customer *Entitlements) {
+func (c *entitlementCache) invalidate(customer *rights.State) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	defer c.announce(customer)
-	ids := customer.ids()
+	ids := idsOf(customer)
 	for _, key := range ids {
 		if e, _ := c.known.find(key); e != nil {
 			e.told = c.now()

@@ -10,6 +10,7 @@ import (
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/transport"
 )
 
@@ -101,9 +102,9 @@ func ofEverybody(err error) bool {
 // fetch asks Polar, once for all who want to know at the same time. Each caller
 // waits on a context of its own. The work, which may go on after them, has the key in
 // memory of its own.
-func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency) (*Entitlements, error) {
+func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency) (*rights.State, error) {
 	key = key.own()
-	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(context.Context) (*Entitlements, error) {
+	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(context.Context) (*rights.State, error) {
 		if value, ok := c.current(key, when); ok {
 			return value, nil // it came between this caller's look and its turn
 		}
@@ -112,7 +113,7 @@ func (c *entitlementCache) fetch(ctx context.Context, key cacheKey, when urgency
 }
 
 // current is the answer for a key that needs no question, also that it is not known.
-func (c *entitlementCache) current(key cacheKey, when urgency) (*Entitlements, bool) {
+func (c *entitlementCache) current(key cacheKey, when urgency) (*rights.State, bool) {
 	e := c.entryOf(key)
 	if e == nil || when == inAnyCase {
 		return nil, false
@@ -146,7 +147,7 @@ func (l leave) giveUp() {
 }
 
 // refresh asks the other replicas, and then Polar, and keeps the answer.
-func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, error) {
+func (c *entitlementCache) refresh(key cacheKey, when urgency) (*rights.State, error) {
 	began := c.now()
 	if when != inAnyCase {
 		began = 0
@@ -179,7 +180,7 @@ func (c *entitlementCache) refresh(key cacheKey, when urgency) (*Entitlements, e
 }
 
 // question asks Polar and keeps the answer.
-func (c *entitlementCache) question(key cacheKey, when urgency, began clock.Local, l leave) (*Entitlements, error) {
+func (c *entitlementCache) question(key cacheKey, when urgency, began clock.Local, l leave) (*rights.State, error) {
 	if e, _ := c.known.find(key); e == nil && l.unit == nil { // else all replicas together allow it
 		end, ok := c.unseen[key.kind].Begin()
 		if !ok {
@@ -202,12 +203,12 @@ func (c *entitlementCache) question(key cacheKey, when urgency, began clock.Loca
 		return nil, err
 	}
 	c.outages[key.kind].Store(nil)
-	c.noteTime(value.at)
+	c.noteTime(value.At())
 	served, n := c.store(key, value, asked)
 	served = c.withKeysLookedUp(key, served, began)
 	switch {
 	case c.replicas == nil:
-	case value.unread != 0: // it is of no use to others
+	case value.Unread() != 0: // it is of no use to others
 		l.giveUp()
 	default:
 		c.replicas.publish(n)
@@ -219,7 +220,7 @@ func (c *entitlementCache) question(key cacheKey, when urgency, began clock.Loca
 }
 
 // youngerThan is what is cached under a key if that is younger; nil if it is not.
-func (c *entitlementCache) youngerThan(key cacheKey, at clock.Polar) *Entitlements {
+func (c *entitlementCache) youngerThan(key cacheKey, at clock.Polar) *rights.State {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e, a := c.known.find(key); e != nil && e.factAt() > at {
@@ -244,10 +245,10 @@ func (c *entitlementCache) licenseOf(key cacheKey) string {
 		return ""
 	}
 	_, a := c.known.find(key)
-	if a == nil || a.value.particulars().license == nil {
+	if a == nil || a.value.License() == nil {
 		return ""
 	}
-	return a.value.particulars().license.ID
+	return a.value.License().Facts().ID
 }
 
 // count counts a question by how it ended. One that was not sent is none, and no

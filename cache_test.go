@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -16,9 +17,9 @@ import (
 func idOf(n int) CustomerRef { return CustomerID(fmt.Sprintf("8b4a91e8-8712-4bc8-9e43-%012d", n)) }
 
 // said is what Polar says at a time of the customer of that number.
-func said(n int, external string, at clock.Polar) *Entitlements {
+func said(n int, external string, at clock.Polar) *rights.State {
 	id, _ := wire.ParseUUID(idOf(n).key.id)
-	return &Entitlements{known: true, customer: id, external: external, at: at}
+	return rights.Of(id, external, true, at)
 }
 
 func smallCache(t *testing.T) *entitlementCache {
@@ -34,10 +35,10 @@ func TestAnAnswerToAnEarlierQuestionDoesNotReplaceThatToALaterOne(t *testing.T) 
 	c := smallCache(t)
 	c.store(ExternalID("usr_1").key, said(1, "usr_1", 200), 20)
 	served, _ := c.store(idOf(1).key, said(1, "usr_old", 100), 10)
-	assert.Equal(t, "usr_1", served.external)
+	assert.Equal(t, "usr_1", served.External())
 	assert.Nil(t, c.entryOf(ExternalID("usr_old").key))
 	served, _ = c.store(idOf(1).key, said(1, "usr_new", 300), 15)
-	assert.Equal(t, "usr_new", served.external, "Polar was slow to answer it, and said something later")
+	assert.Equal(t, "usr_new", served.External(), "Polar was slow to answer it, and said something later")
 	assert.Nil(t, c.entryOf(ExternalID("usr_1").key))
 	assert.NotNil(t, c.entryOf(ExternalID("usr_new").key))
 }
@@ -46,7 +47,9 @@ func TestAnOlderAnswerDoesNotMoveAnExternalIdToAnotherCustomer(t *testing.T) {
 	t.Parallel()
 	for name, younger := range map[string]func(c *entitlementCache){
 		"another customer has it": func(c *entitlementCache) { c.store(ExternalID("usr_1").key, said(2, "usr_1", 200), 20) },
-		"nobody has it":           func(c *entitlementCache) { c.store(ExternalID("usr_1").key, &Entitlements{at: 200}, 20) },
+		"nobody has it": func(c *entitlementCache) {
+			c.store(ExternalID("usr_1").key, rights.Of(wire.UUID{}, "", false, 200), 20)
+		},
 		"an event gave it to another": func(c *entitlementCache) {
 			require.True(t, c.applyEvent(said(2, "usr_1", 200), 0))
 		},
@@ -79,14 +82,13 @@ func TestAnAliasAlwaysFindsAnAnswerThatNamesIt(t *testing.T) {
 			case 1:
 				c.store(idOf(n).key, value, clock.Local(rnd.IntN(step+1)))
 			case 2:
-				c.store(ExternalID(external).key, &Entitlements{at: at}, clock.Local(rnd.IntN(step+1)))
+				c.store(ExternalID(external).key, rights.Of(wire.UUID{}, "", false, at), clock.Local(rnd.IntN(step+1)))
 			case 3:
-				c.store(idOf(n).key, &Entitlements{at: at}, clock.Local(rnd.IntN(step+1)))
+				c.store(idOf(n).key, rights.Of(wire.UUID{}, "", false, at), clock.Local(rnd.IntN(step+1)))
 			case 4:
 				c.applyEvent(value, time.Duration(rnd.IntN(10))*time.Second)
 			case 5:
-				value.known = false
-				c.applyEvent(value, 0)
+				c.applyEvent(rights.Of(value.Customer(), external, false, at), 0)
 			}
 			require.LessOrEqual(t, c.known.customers.Len(), 17)
 			aliases := 0
@@ -97,8 +99,8 @@ func TestAnAliasAlwaysFindsAnAnswerThatNamesIt(t *testing.T) {
 					continue
 				}
 				aliases++
-				require.Equal(t, key.id, a.value.external)
-				require.Same(t, e, c.known.byID(e.value().customer), "seed %d, step %d: it is found by Polar's id too", seed, step)
+				require.Equal(t, key.id, a.value.External())
+				require.Same(t, e, c.known.byID(e.value().Customer()), "seed %d, step %d: it is found by Polar's id too", seed, step)
 				require.False(t, c.unknown.Contains(key), "seed %d, step %d: no customer is known and unknown", seed, step)
 			}
 			require.Equal(t, aliases, c.known.aliases.Len(), "seed %d, step %d: no alias is left behind", seed, step)

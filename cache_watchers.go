@@ -6,6 +6,7 @@ import (
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/rights"
 )
 
 // listen has a channel told of each event about a customer, until stop is called.
@@ -30,9 +31,9 @@ func (c *entitlementCache) listen(key cacheKey, news chan struct{}) (stop func()
 }
 
 // announce tells those who wait for news of a customer. mu is held.
-func (c *entitlementCache) announce(customer *Entitlements) {
+func (c *entitlementCache) announce(customer *rights.State) {
 	c.noteChanged(customer)
-	for _, key := range customer.ids() {
+	for _, key := range idsOf(customer) {
 		for news := range c.waiting[key] {
 			select {
 			case news <- struct{}{}:
@@ -43,9 +44,9 @@ func (c *entitlementCache) announce(customer *Entitlements) {
 }
 
 // noteChanged has those who watch a customer look again.
-func (c *entitlementCache) noteChanged(customer *Entitlements, other ...cacheKey) {
+func (c *entitlementCache) noteChanged(customer *rights.State, other ...cacheKey) {
 	if c.watches.Any() {
-		ids := customer.ids()
+		ids := idsOf(customer)
 		c.watches.Changed(append(other, ids[:]...)...)
 	}
 }
@@ -53,13 +54,13 @@ func (c *entitlementCache) noteChanged(customer *Entitlements, other ...cacheKey
 // stream is somebody who watches a customer or license key.
 type stream struct {
 	// tell gets what is known now, or why nobody can say.
-	tell  func(*Entitlements, error)
+	tell  func(*rights.State, error)
 	until clock.Local // how long the last answer may be served while nobody can say
 }
 
 // watch adds a stream that began with value; leave takes it away again, and may be called
 // more than once.
-func (c *entitlementCache) watch(key cacheKey, s *stream, value *Entitlements) (leave func()) {
+func (c *entitlementCache) watch(key cacheKey, s *stream, value *rights.State) (leave func()) {
 	_, a := c.known.find(key)
 	if a != nil {
 		s.until = a.graceUntil

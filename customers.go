@@ -20,6 +20,7 @@ import (
 	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 	"golang.org/x/time/rate"
 )
@@ -516,8 +517,8 @@ func (c *Customers) Close() error {
 // those.
 func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*Entitlements, error) {
 	value, err := c.look(ctx, customer.key)
-	if err == nil && value.known && len(value.plan().benefits) == 0 {
-		value = c.recheck(ctx, customer.key, value)
+	if err == nil && value.Known() && !value.state().HasBenefits() {
+		value = (*Entitlements)(c.recheck(ctx, customer.key, value.state()))
 	}
 	value, err = withBenefits(value, err)
 	return c.overlaidAnyway(ctx, customer, value, err), err
@@ -526,11 +527,11 @@ func (c *Customers) Entitlements(ctx context.Context, customer CustomerRef) (*En
 // withBenefits turns entitlements with unreadable benefits into an error: a caller who
 // looks for a feature there would take it for refused.
 func withBenefits(value *Entitlements, err error) (*Entitlements, error) {
-	if err == nil && value.missing()&listOfBenefits != 0 {
-		return nil, listOfBenefits.unreadable()
+	if err == nil && value.state().Missing()&rights.ListOfBenefits != 0 {
+		return nil, unreadable(rights.ListOfBenefits)
 	}
-	if err == nil && value.undecidedKeys() != nil {
-		return nil, value.undecidedKeys()
+	if err == nil && value.state().UndecidedKeys() != nil {
+		return nil, value.state().UndecidedKeys()
 	}
 	return value, err
 }
@@ -541,10 +542,11 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 	}
 	// The common case first: a cached customer's id has passed the checks.
 	if value, ok := c.cache.hit(key); ok {
-		return value, nil
+		return (*Entitlements)(value), nil
 	}
 	if key.kind == byMember {
-		return c.lookMember(ctx, key)
+		value, err := c.lookMember(ctx, key)
+		return (*Entitlements)(value), err
 	}
 	if key.kind != byLicenseKey {
 		if err := (CustomerRef{key}).check(); err != nil {
@@ -552,7 +554,7 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 		}
 	}
 	value, err := c.cache.lookup(ctx, key)
-	return value, c.callError(err)
+	return (*Entitlements)(value), c.callError(err)
 }
 
 // decideAgain reports whether a customer meets requirements, given a cached answer. A
@@ -560,8 +562,8 @@ func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, erro
 // a purchase. The benefit of a license key never changes.
 func (c *Customers) decideAgain(ctx context.Context, key cacheKey, value *Entitlements, requirements []Requirement) (*Entitlements, *Refusal) {
 	have := c.overlaid(ctx, CustomerRef{key}, value)
-	if _, unmet := have.Unmet(requirements...); unmet && value.known && value.particulars().license == nil {
-		if newer := c.recheck(ctx, key, value); newer != value {
+	if _, unmet := have.Unmet(requirements...); unmet && value.Known() && value.license() == nil {
+		if newer := (*Entitlements)(c.recheck(ctx, key, value.state())); newer != value {
 			have = c.overlaid(ctx, CustomerRef{key}, newer)
 		}
 	}
@@ -639,7 +641,7 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 		}
 	}
 	err = c.callError(err)
-	return c.overlaidAnyway(ctx, customer, value, err), err
+	return c.overlaidAnyway(ctx, customer, (*Entitlements)(value), err), err
 }
 
 // secret is the id, if an error must not repeat it. An id of few letters, such as a row's
@@ -653,8 +655,8 @@ func (r CustomerRef) secret() string {
 
 // customerState asks Polar for a customer's state. An unknown customer is not an error.
 // If the organization is not known, learn gets the one that the answer names.
-func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string, learn func(organization string)) (*Entitlements, error) {
-	var value *Entitlements
+func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string, learn func(organization string)) (*rights.State, error) {
+	var value *rights.State
 	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.secret(), repeatable: true}, func(body []byte, at time.Time) (err error) {
 		value, err = readState(body, at, r, organizationID, features)
 		if err == nil && organizationID == "" {
@@ -670,7 +672,7 @@ func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationI
 		if e, ok := errors.AsType[*Error](err); ok && !e.date.IsZero() {
 			at = e.date
 		}
-		return &Entitlements{at: clock.PolarTime(at)}, nil
+		return rights.Of(wire.UUID{}, "", false, clock.PolarTime(at)), nil
 	}
 	return value, err
 }
@@ -720,8 +722,8 @@ func (c *Customers) logPanic(p *flight.PanicError) {
 }
 
 // ask is the cache's way to Polar.
-func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error) {
-	var value *Entitlements
+func (c *Customers) ask(ctx context.Context, key cacheKey) (*rights.State, error) {
+	var value *rights.State
 	var err error
 	if key.kind == byLicenseKey {
 		value, err = c.askLicense(ctx, key.id)
@@ -729,9 +731,9 @@ func (c *Customers) ask(ctx context.Context, key cacheKey) (*Entitlements, error
 		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features, c.learn)
 		c.adviseOnSeats(value)
 	}
-	if err == nil && value.unread != 0 {
+	if err == nil && value.Unread() != 0 {
 		c.halfRead.Do(func() {
-			c.config.Logger.Warn("polargate: a customer's state could be read only in part (logged once a minute)", "error", value.unread.unreadable())
+			c.config.Logger.Warn("polargate: a customer's state could be read only in part (logged once a minute)", "error", unreadable(value.Unread()))
 		})
 	}
 	e, ok := errors.AsType[*Error](err)
@@ -771,7 +773,7 @@ func (c *Customers) noteMisconfigured(kind keyKind, err error) {
 	*noted = err
 }
 
-func (c *Customers) askLicense(ctx context.Context, key string) (*Entitlements, error) {
+func (c *Customers) askLicense(ctx context.Context, key string) (*rights.State, error) {
 	organization, err := c.learnOrganization(ctx)
 	if err != nil {
 		return nil, err
@@ -787,9 +789,7 @@ func (c *Customers) askLicense(ctx context.Context, key string) (*Entitlements, 
 	case err == nil:
 		return ofLicense(license, c.config.Features), nil
 	case isDenial(err) && errors.As(err, &e):
-		refused := refusedKey(e.Reason)
-		refused.at = polarTime(e.date)
-		return refused, nil
+		return rights.Refused(string(e.Reason), rights.PolarTime(e.date)), nil
 	}
 	return nil, err
 }
@@ -974,7 +974,8 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 	news := make(chan struct{}, 1)
 	defer c.cache.listen(key, news)()
 
-	value, sure := c.cache.latest(key)
+	latest, sure := c.cache.latest(key)
+	value := (*Entitlements)(latest)
 	pause := shortestWait
 	over := func(value *Entitlements) *Entitlements { return c.overlaid(ctx, customer, value) }
 	var failed error // why the last question had no answer
@@ -984,18 +985,20 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 		}
 		wait := pause
 		if due || !c.cache.askedSince(key, c.cache.now().After(-pause/4)) { // otherwise another caller just did
-			var answer *Entitlements
+			var answer *rights.State
 			answer, failed = c.cache.fetch(ctx, key, inAnyCase)
 			switch e, _ := errors.AsType[*Error](failed); {
 			case failed == nil:
-				value = answer
+				value = (*Entitlements)(answer)
 			case ctx.Err() != nil:
 			case e == nil || tokenRefused(failed) || c.cache.life.Err() != nil:
 				return value, c.callError(failed)
 			default:
 				wait = max(wait, e.RetryAfter)
-				if old, err := c.cache.staleOnError(key, failed); err == nil && over(old).permits(requirements) {
-					return over(old), nil
+				if old, err := c.cache.staleOnError(key, failed); err == nil {
+					if have := over((*Entitlements)(old)); have.permits(requirements) {
+						return have, nil
+					}
 				}
 			}
 			if have := over(value); failed == nil && have.permits(requirements) {
@@ -1019,7 +1022,7 @@ func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirement
 		}
 		timer.Stop()
 		if newer, known := c.cache.latest(key); newer != nil {
-			value, sure = newer, known
+			value, sure = (*Entitlements)(newer), known
 		}
 		due = told && !sure // something changed, but it isn't known what
 	}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 	"unique"
+
+	"github.com/polargate/polargate/internal/rights"
 )
 
 const benchCustomer = "8b4a91e8-8712-4bc8-9e43-9b5406427b62"
@@ -98,10 +100,11 @@ func BenchmarkMiddleware(b *testing.B) {
 
 // BenchmarkEntitlements is a look-up in what is known of a customer.
 func BenchmarkEntitlements(b *testing.B) {
-	e, err := readEvent(stateOf(benchCustomer, "usr_1337", 10), "", benchFeatures())
+	state, err := rights.ReadState(stateOf(benchCustomer, "usr_1337", 10), "", benchFeatures())
 	if err != nil {
 		b.Fatal(err)
 	}
+	e := (*Entitlements)(state)
 	all := All(Feature("feature-7"), Benefit("850cc3a4-3ed7-4be6-b198-127ec8d30003"), Meter("aaf2bfea-ac4f-40eb-99ad-de858ccdfd97", 1))
 	b.Run("Has", func(b *testing.B) {
 		b.ReportAllocs()
@@ -136,11 +139,11 @@ func BenchmarkCustomerMemory(b *testing.B) {
 		runtime.ReadMemStats(&before)
 		for i := range customers {
 			id := fmt.Sprintf("8b4a91e8-8712-4bc8-9e43-%012d", i)
-			e, err := readEvent(stateOf(id, fmt.Sprintf("usr_%d", i), 10), "", features)
+			e, err := rights.ReadState(stateOf(id, fmt.Sprintf("usr_%d", i), 10), "", features)
 			if err != nil {
 				b.Fatal(err)
 			}
-			cache.store(cacheKey{byExternalID, e.external}, e, 0)
+			cache.store(cacheKey{byExternalID, e.External()}, e, 0)
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)
@@ -165,7 +168,7 @@ func BenchmarkLookup(b *testing.B) {
 		refs[i] = ExternalID(fmt.Sprintf("usr_%d", i))
 	}
 	for _, i := range rand.Perm(known) {
-		e, err := readEvent(stateOf(fmt.Sprintf("8b4a91e8-8712-4bc8-9e43-%012d", i), refs[i].key.id, 10), "", benchFeatures())
+		e, err := rights.ReadState(stateOf(fmt.Sprintf("8b4a91e8-8712-4bc8-9e43-%012d", i), refs[i].key.id, 10), "", benchFeatures())
 		if err != nil {
 			b.Fatal(err)
 		}

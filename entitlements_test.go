@@ -17,11 +17,11 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unique"
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -45,7 +45,7 @@ func readWith(t testing.TB, members string) *Entitlements {
 	t.Helper()
 	e, err := readState(stateWith(members), time.Unix(1, 0), ExternalID(ownID), testOrganization, map[string][]string{proID: {"pro"}, teaID: {"tea", "pro"}})
 	require.NoError(t, err)
-	return e
+	return (*Entitlements)(e)
 }
 
 // everything is a state of somebody who has one of each.
@@ -59,7 +59,8 @@ func everything(t testing.TB) *Entitlements {
 func TestEveryRecordedStateIsReadOrRefusedAsPolarMeantIt(t *testing.T) {
 	t.Parallel()
 	for _, state := range goldenStates(t) {
-		e, err := readEvent(state.Response.Body, "", nil)
+		read, err := rights.ReadState(state.Response.Body, "", nil)
+		e := (*Entitlements)(read)
 		if state.Response.Status != 200 {
 			require.Error(t, err, "%s: a refusal is no state", state.Name)
 			continue
@@ -250,7 +251,7 @@ func TestBalancesAreReadFromNumbersOfEveryForm(t *testing.T) {
 		assert.Equal(t, want.Balance >= 0, e.Meets(Meter(callsID, 0)), meter)
 	}
 	for _, number := range []string{"NaN", "Infinity", "-Infinity", "0x10", "01", "1_000", ".5", "+1"} {
-		_, err := readEvent(stateWith(`,"active_meters":[{"meter_id":"`+callsID+`","balance":`+number+`}]`), "", nil)
+		_, err := rights.ReadState(stateWith(`,"active_meters":[{"meter_id":"`+callsID+`","balance":`+number+`}]`), "", nil)
 		require.Error(t, err, "%s is no JSON, so the whole is none", number)
 	}
 }
@@ -412,7 +413,7 @@ func TestReturnedSlicesAndMapsBelongToTheCaller(t *testing.T) {
 		Customer:   Customer{BillingAddress: &Address{City: "Paris"}, TaxID: []string{"a", "b"}, Metadata: map[string]any{"a": []any{map[string]any{"b": 1.}}}},
 		Activation: &Activation{ID: "x", Meta: map[string]any{"m": 1.}, LicenseKey: &LicenseKey{ID: "inner", LimitUsage: &use}},
 	}
-	of := ofLicense(license, map[string][]string{proID: {"pro"}})
+	of := (*Entitlements)(ofLicense(license, map[string][]string{proID: {"pro"}}))
 	first, ok := of.License()
 	require.True(t, ok)
 	second, _ := of.License()
@@ -441,7 +442,7 @@ func TestReturnedSlicesAndMapsBelongToTheCaller(t *testing.T) {
 	assert.Equal(t, same, e)
 	var book ledger.Book
 	book.Open(callsID, ledger.Count{Balance: ledger.Of(1)}, true)
-	next := e.withBalances(&book)
+	next := (*Entitlements)(e.state().WithBalances(&book))
 	assert.Equal(t, same, e, "spending makes another one")
 	assert.True(t, next.Meets(Meter(callsID, 1)))
 	assert.False(t, next.Meets(Meter(callsID, 2)))
@@ -471,7 +472,7 @@ func TestAskingEntitlementsAllocatesNothing(t *testing.T) {
 func TestEntitlementsPrintNeitherAnIdOfTheProgramsNorAKeyNorAnAddress(t *testing.T) {
 	t.Parallel()
 	license := &LicenseKey{ID: "l", Key: newKey("INKWELL-7F3A9C21-SECRET"), BenefitID: proID, CustomerID: benchCustomer, Customer: Customer{ExternalID: ownID, Email: Email{mask("private@example.com", "****")}}}
-	for name, e := range map[string]*Entitlements{"a customer's": everything(t), "a key's": ofLicense(license, nil)} {
+	for name, e := range map[string]*Entitlements{"a customer's": everything(t), "a key's": (*Entitlements)(ofLicense(license, nil))} {
 		var log bytes.Buffer
 		slog.New(slog.NewTextHandler(&log, nil)).Info("x", "e", e, "copy", *e, "refusal", Refusal{Status: 402, Entitlements: e, Required: Feature("gold")})
 		slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "e", e, "copy", *e, "refusal", Refusal{Status: 402, Entitlements: e, Required: Feature("gold")})
@@ -535,11 +536,12 @@ func (e event) as(t *testing.T, external string) event {
 func TestAFeatureIsFoundAmongFewAndMany(t *testing.T) {
 	t.Parallel()
 	for n := range 40 {
-		var p plan
+		var features []string
 		for i := range n {
-			p.features = append(p.features, fmt.Sprintf("feature-%02d", i))
+			features = append(features, fmt.Sprintf("feature-%02d", i))
 		}
-		e := &Entitlements{known: true, common: &p}
+		e := rights.Of(wire.UUID{}, "", true, 0)
+		e.Grant(rights.Parts{Benefits: []rights.Benefit{rights.NewBenefit(proID, "custom", "{}", "{}")}}, map[string][]string{proID: features})
 		for i := range n + 1 {
 			assert.Equal(t, i < n, e.Has(fmt.Sprintf("feature-%02d", i)), "%d of %d", i, n)
 		}
@@ -560,9 +562,9 @@ func TestALookUpJustBeforeAnAnswerArrivedDoesNotAskAgain(t *testing.T) {
 	asked := 0
 	for _, known := range []bool{true, false} {
 		id := fmt.Sprint("usr_", known)
-		cache.ask = func(context.Context, cacheKey) (*Entitlements, error) {
+		cache.ask = func(context.Context, cacheKey) (*rights.State, error) {
 			asked++
-			return &Entitlements{known: known, external: id}, nil
+			return rights.Of(wire.UUID{}, id, known, 0), nil
 		}
 		key := ExternalID(id).key
 		asked = 0
@@ -582,14 +584,14 @@ func TestACostIsTakenOffForACustomerWhoWasEvicted(t *testing.T) {
 	t.Parallel()
 	cache, err := newEntitlementCache(4)
 	require.NoError(t, err)
-	seen := &Entitlements{known: true}
-	seen.setRights(rights{meters: []MeterBalance{{id: unique.Make("m"), Balance: 5}}})
+	seen := rights.Of(wire.UUID{}, "", true, 0)
+	seen.Grant(rights.Parts{Meters: []rights.Meter{rights.NewMeter("m", 0, 0, 5, 0)}}, nil)
 	key := ExternalID("usr_gone").key
 	three := ledger.Of(3)
 	book, held := cache.hold(key, seen, "m", three, ledger.Units{})
 	require.True(t, held)
-	assert.InDelta(t, 2, seen.withBalances(book).amounts[0].balance, 0)
-	assert.InDelta(t, 5, seen.amounts[0].balance, 0, "what the caller had seen stays")
+	assert.InDelta(t, 2, seen.WithBalances(book).Meters()[0].Balance, 0)
+	assert.InDelta(t, 5, seen.Meters()[0].Balance, 0, "what the caller had seen stays")
 	_, held = cache.hold(key, seen, "m", three, ledger.Units{})
 	assert.False(t, held, "what is held stays held without an entry")
 	book.Settle("m", three, ledger.Units{}, 0, true)
@@ -604,8 +606,8 @@ func TestBooksThatAreNotNeededAreSweptOut(t *testing.T) {
 	cache, err := newEntitlementCache(4)
 	require.NoError(t, err)
 	for i := range 10 * fewBooks {
-		seen := &Entitlements{known: true, customer: wire.UUID{1, byte(i), byte(i >> 8)}}
-		seen.setRights(rights{meters: []MeterBalance{{id: unique.Make("m"), Balance: 5}}})
+		seen := rights.Of(wire.UUID{1, byte(i), byte(i >> 8)}, "", true, 0)
+		seen.Grant(rights.Parts{Meters: []rights.Meter{rights.NewMeter("m", 0, 0, 5, 0)}}, nil)
 		book, held := cache.hold(ExternalID("usr_gone").key, seen, "m", ledger.Of(3), ledger.Units{})
 		require.True(t, held)
 		used := ledger.Units{}
@@ -740,8 +742,9 @@ func FuzzCustomerState(f *testing.F) {
 	features := map[string][]string{proID: {"pro", "export"}}
 	f.Fuzz(func(t *testing.T, body []byte) {
 		at := time.Unix(1_800_000_000, 0)
-		e, err := readEvent(body, "", features)
-		_, errDeleted := readDeleted(body, "")
+		read, err := rights.ReadState(body, "", features)
+		e := (*Entitlements)(read)
+		_, errDeleted := rights.ReadDeleted(body, "")
 		if err != nil {
 			require.Nil(t, e)
 			return
@@ -750,13 +753,13 @@ func FuzzCustomerState(f *testing.F) {
 		require.True(t, isUUID4(e.CustomerID()))
 		again, err := readState(body, at, CustomerID(e.CustomerID()), "", features)
 		require.NoError(t, err)
-		e.at = clock.PolarTime(at)
-		require.Equal(t, e, again)
+		read.SetAt(clock.PolarTime(at))
+		require.Equal(t, read, again)
 		_, err = readState(body, at, CustomerID(teaID), "", features)
 		require.True(t, err != nil || e.CustomerID() == teaID, "an answer about somebody else")
 		if e.ExternalID() != "" {
 			_, err = readState(body, at, ExternalID(e.ExternalID()+"x"), "", features)
-			require.ErrorIs(t, err, errForeignState)
+			require.ErrorIs(t, err, rights.ErrForeign)
 		}
 		if !e.Known() {
 			require.Empty(t, e.Features())

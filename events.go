@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -50,8 +51,8 @@ func (e Event) State() (state *Entitlements, ok bool) {
 	if e.Type != "customer.state_changed" {
 		return nil, false
 	}
-	state, err := readEvent(e.data, "", e.features)
-	return state, err == nil
+	s, err := rights.ReadState(e.data, "", e.features)
+	return (*Entitlements)(s), err == nil
 }
 
 // SubscriptionEvent is a subscription as an event tells it.
@@ -110,12 +111,12 @@ func (e Event) Grant() (g GrantEvent, ok bool) {
 	if err != nil || !strings.HasPrefix(e.Type, grantEvents) {
 		return g, false
 	}
-	var have rights
-	readListedGrant(f, &have)
-	if len(have.benefits) == 0 {
+	var have rights.Parts
+	have.ReadGrant(f)
+	if len(have.Benefits) == 0 {
 		return g, false
 	}
-	g.Benefit = have.benefits[0]
+	g.Benefit = GrantedBenefit{have.Benefits[0]}
 	wire.Optional(f, "is_granted", &g.Granted)
 	f.Text("subscription_id", &g.SubscriptionID)
 	f.Text("order_id", &g.OrderID)

@@ -23,6 +23,7 @@ import (
 	"github.com/polargate/polargate/internal/incontext"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/refusalpage"
+	"github.com/polargate/polargate/internal/rights"
 )
 
 // Route says which customers may use a route of an HTTP server, and how others are
@@ -243,10 +244,11 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				return
 			}
 			if route.CustomerOrError != nil {
-				switch known, hit := c.cache.hit(customer.key); {
-				case hit && c.config.Overlay == nil && known.known && known.meets(&all, 0): // the common case, in few steps
+				hit, ok := c.cache.hit(customer.key)
+				switch known := (*Entitlements)(hit); {
+				case ok && c.config.Overlay == nil && known.Known() && known.meets(&all, 0): // the common case, in few steps
 					value = known
-				case hit:
+				case ok:
 					value, refusal = c.decideAgain(r.Context(), customer.key, known, route.Require)
 				default:
 					value, refusal = c.Decide(r.Context(), customer, route.Require...)
@@ -607,12 +609,12 @@ func FromContext(ctx context.Context) (e *Entitlements, ok bool) {
 
 // readTestState makes entitlements of what package polartest has put into a context.
 func readTestState(s *incontext.State) any {
-	e, err := readEvent(s.JSON, "", s.Features)
+	e, err := rights.ReadState(s.JSON, "", s.Features)
 	if err != nil {
 		panic("polargate: package polartest made a state that can't be read: " + err.Error())
 	}
-	e.at = clock.PolarTime(s.At)
-	return e
+	e.SetAt(clock.PolarTime(s.At))
+	return (*Entitlements)(e)
 }
 
 // AdminHandler tells people who look after customers what is known of one, and how the
@@ -775,18 +777,18 @@ func (c *Customers) reservable(ctx context.Context, key cacheKey, requirements [
 		return nil
 	}
 	_, a := c.cache.known.find(key)
-	if a == nil || c.cache.now() >= a.freshUntil || !a.value.known {
+	if a == nil || c.cache.now() >= a.freshUntil || !a.value.Known() {
 		return nil
 	}
 	c.cache.counts.hits.Add()
-	return &a.value
+	return (*Entitlements)(&a.value)
 }
 
 // reserve holds units of a customer's meter. value is what the caller has decided by, and
 // requirements are those that it meets.
 func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlements, meterID string, units ledger.Units, requirements []Requirement) (*Reservation, *Refusal) {
-	if !value.known { // let in by an overlay, which gives no units
-		if over := value.particulars().over; over != nil && over.failure != nil {
+	if !value.Known() { // let in by an overlay, which gives no units
+		if over := value.overlaid(); over != nil && over.failure != nil {
 			_, refusal := c.decide(nil, over.failure, nil)
 			return nil, refusal
 		}
@@ -796,7 +798,7 @@ func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlemen
 	r, err := c.holdUnits(ctx, key, value, meter, units, requirements)
 	if err == nil && r == nil {
 		// A purchase may be newer than what is known, as with any refusal.
-		if newer := c.cache.recheck(ctx, key, value); newer != value && newer.known {
+		if newer := (*Entitlements)(c.cache.recheck(ctx, key, value.state())); newer != value && newer.Known() {
 			value = c.overlaid(ctx, CustomerRef{key}, newer)
 			r, err = c.holdUnits(ctx, key, value, meter, units, requirements)
 		}
@@ -824,7 +826,7 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 	}
 	if err == nil {
 		required, unmet := value.Unmet(requirements...)
-		if !unmet && (value.known || value.byOverlay(requirements)) {
+		if !unmet && (value.Known() || value.byOverlay(requirements)) {
 			return value, nil
 		}
 		if value.Refused() != "" {

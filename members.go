@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -15,6 +14,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -56,7 +56,7 @@ type members struct {
 }
 
 // memberView is what was put together from these two.
-type memberView struct{ buyer, own, all *Entitlements }
+type memberView struct{ buyer, own, all *rights.State }
 
 // memberKey is how the cache finds a member. It is text that an external id can be.
 func memberKey(buyer wire.UUID, member string) cacheKey {
@@ -117,53 +117,49 @@ func (m *members) hearOfSeat(event wire.Fields) {
 // takeMembersGrant takes in an event about a grant. One that was revoked ends at once, also
 // while Polar can't be asked.
 func (c *Customers) takeMembersGrant(n notice) {
-	of, err := readCustomer(n.customer, c.organizationID())
+	of, err := rights.ReadCustomer(n.customer, c.organizationID())
 	if err != nil {
 		return // which is said elsewhere
 	}
 	m := &c.members
-	m.hear(of.customer)
+	m.hear(of.Customer())
 	defer c.cache.noteChanged(of)
 	var member wire.Fields
 	var external string
 	wire.Optional(n.data, "member", &member)
 	member.Text("external_id", &external)
-	var have rights
-	readListedGrant(n.data, &have)
-	if n.kind != grantEvents+"revoked" || external == "" || len(have.benefits) == 0 {
+	var have rights.Parts
+	have.ReadGrant(n.data)
+	if n.kind != grantEvents+"revoked" || external == "" || len(have.Benefits) == 0 {
 		return
 	}
-	gone := have.benefits[0]
+	gone := have.Benefits[0]
 	m.cache.mu.Lock()
 	defer m.cache.mu.Unlock()
-	e, a := m.cache.known.find(memberKey(of.customer, external))
-	if e == nil || a.value.at > clock.PolarTime(n.at) {
+	e, a := m.cache.known.find(memberKey(of.Customer(), external))
+	if e == nil || a.value.At() > clock.PolarTime(n.at) {
 		return
 	}
-	left := slices.DeleteFunc(a.value.grants(), func(b GrantedBenefit) bool {
-		return b.id == gone.id && b.LicenseKeyID() == gone.LicenseKeyID()
-	})
-	next := Entitlements{customer: a.value.customer, external: a.value.external, known: true, at: a.value.at}
-	next.grant(rights{benefits: left}, c.config.Features)
 	m.cache.change(e, func(a *answer) {
-		a.value = next
+		a.value = *a.value.WithoutGrant(gone, c.config.Features)
 		m.cache.compose(a, m.cache.now())
 	})
 }
 
 // lookMember is look for a member.
-func (c *Customers) lookMember(ctx context.Context, key cacheKey) (*Entitlements, error) {
+func (c *Customers) lookMember(ctx context.Context, key cacheKey) (*rights.State, error) {
 	if err := (CustomerRef{key}).check(); err != nil {
 		return nil, err
 	}
 	c.members.used.Store(true)
 	buyer, member := CustomerRef{key}.member()
-	of, err := c.look(ctx, buyer)
-	if err != nil || !of.known {
-		return of, err
+	have, err := c.look(ctx, buyer)
+	if err != nil || !have.Known() {
+		return have.state(), err
 	}
-	mine := memberKey(of.customer, member)
-	c.members.outdate(mine, of.customer)
+	of := have.state()
+	mine := memberKey(of.Customer(), member)
+	c.members.outdate(mine, of.Customer())
 	own, err := c.members.cache.lookup(ctx, mine)
 	if err != nil {
 		return nil, c.callError(err)
@@ -186,30 +182,17 @@ func (m *members) outdate(key cacheKey, buyer wire.UUID) {
 }
 
 // view puts together what a member has: the buyer's state, with the member's own benefits.
-func (m *members) view(key cacheKey, buyer, own *Entitlements, features map[string][]string) *Entitlements {
+func (m *members) view(key cacheKey, buyer, own *rights.State, features map[string][]string) *rights.State {
 	if v, ok := m.views.Get(key.id); ok && v.buyer == buyer && v.own == own {
 		return v.all
 	}
-	all := asMember(buyer, own, features)
+	all := buyer.ForMember(own, features)
 	m.views.Add(key.id, memberView{buyer, own, all})
 	return all
 }
 
-// asMember is a buyer's state with a member's benefits instead of the buyer's.
-func asMember(buyer, own *Entitlements, features map[string][]string) *Entitlements {
-	all := *buyer
-	all.known = own.known
-	counting := slices.DeleteFunc(own.Benefits(), func(b GrantedBenefit) bool {
-		return buyer.unread&listOfBenefits == 0 && !slices.ContainsFunc(buyer.grants(), func(g GrantedBenefit) bool { return g.id == b.id })
-	})
-	all.unread, all.borrowed = buyer.unread&^listOfBenefits, buyer.borrowed&^listOfBenefits
-	all.setRights(buyer.rights().unlocking(counting, features))
-	all.note(func(of *particulars) { of.keys = own.keys() })
-	return &all
-}
-
 // recheck is entitlementCache.recheck for customers and members.
-func (c *Customers) recheck(ctx context.Context, key cacheKey, last *Entitlements) *Entitlements {
+func (c *Customers) recheck(ctx context.Context, key cacheKey, last *rights.State) *rights.State {
 	if key.kind != byMember {
 		return c.cache.recheck(ctx, key, last)
 	}
@@ -219,26 +202,26 @@ func (c *Customers) recheck(ctx context.Context, key cacheKey, last *Entitlement
 		return last
 	}
 	of = c.cache.recheck(ctx, buyer, of)
-	mine := memberKey(of.customer, member)
+	mine := memberKey(of.Customer(), member)
 	own, _ := c.members.cache.latest(mine)
-	if own == nil || !of.known {
+	if own == nil || !of.Known() {
 		return last
 	}
 	return c.members.view(mine, of, c.members.cache.recheck(ctx, mine, own), c.config.Features)
 }
 
 // renew is entitlementCache.renew, in any case, for customers and members.
-func (c *Customers) renew(ctx context.Context, key cacheKey) (*Entitlements, error) {
+func (c *Customers) renew(ctx context.Context, key cacheKey) (*rights.State, error) {
 	if key.kind != byMember {
 		return c.cache.renew(ctx, key, inAnyCase)
 	}
 	buyer, member := CustomerRef{key}.member()
 	of, err := c.cache.renew(ctx, buyer, inAnyCase)
-	if err != nil || !of.known {
+	if err != nil || !of.Known() {
 		return of, err
 	}
-	mine := memberKey(of.customer, member)
-	c.members.recent.Remove(of.customer)
+	mine := memberKey(of.Customer(), member)
+	c.members.recent.Remove(of.Customer())
 	own, err := c.members.cache.renew(ctx, mine, inAnyCase)
 	if err != nil {
 		return nil, err
@@ -254,13 +237,13 @@ func (r CustomerRef) payer() cacheKey {
 
 // watchNews is entitlementCache.watch for customers and members. News of a member comes as
 // news of the buyer.
-func (c *Customers) watchNews(key cacheKey, s *stream, value *Entitlements) (leave func()) {
+func (c *Customers) watchNews(key cacheKey, s *stream, value *rights.State) (leave func()) {
 	if key.kind != byMember {
 		return c.cache.watch(key, s, value)
 	}
 	tell := s.tell
-	s.tell = func(_ *Entitlements, err error) {
-		var value *Entitlements
+	s.tell = func(_ *rights.State, err error) {
+		var value *rights.State
 		if err == nil {
 			value, err = c.lookMember(c.cache.life, key)
 		}
@@ -270,7 +253,7 @@ func (c *Customers) watchNews(key cacheKey, s *stream, value *Entitlements) (lea
 }
 
 // askMember asks Polar about a member, and keeps what it says of the buyer's other members.
-func (c *Customers) askMember(ctx context.Context, key cacheKey) (*Entitlements, error) {
+func (c *Customers) askMember(ctx context.Context, key cacheKey) (*rights.State, error) {
 	id, _, _ := strings.Cut(key.id, ":")
 	buyer, _ := wire.ParseUUID(id)
 	told, _ := c.members.news.Peek(buyer)
@@ -301,7 +284,7 @@ func (c *Customers) askMember(ctx context.Context, key cacheKey) (*Entitlements,
 	if own := all.members[key.id]; own != nil {
 		return own, nil
 	}
-	return &Entitlements{at: clock.PolarTime(c.client.now())}, nil
+	return rights.Of(wire.UUID{}, "", false, clock.PolarTime(c.client.now())), nil
 }
 
 // noteMembers keeps, for Stats, that the token may not read grants, or with nil that it may,
@@ -321,14 +304,14 @@ func (c *Customers) noteMembers(err error) {
 
 // team are the members of a buyer who have benefits, by memberKey, and when Polar was asked.
 type team struct {
-	members map[string]*Entitlements
+	members map[string]*rights.State
 	asked   clock.Local
 }
 
 // readTeam reads the benefits of all members of a buyer.
 func (c *Customers) readTeam(ctx context.Context, buyer wire.UUID) (team, error) {
-	all := team{map[string]*Entitlements{}, c.members.cache.now()}
-	have := map[string][]GrantedBenefit{}
+	all := team{map[string]*rights.State{}, c.members.cache.now()}
+	have := map[string][]rights.Benefit{}
 	var unnamed, others int
 	for page, last := 1, 1; page <= last; page++ {
 		path := fmt.Sprintf("/v1/benefit-grants/?customer_id=%s&is_granted=true&limit=100&page=%d&sorting=granted_at&sorting=created_at", buyer, page)
@@ -353,7 +336,7 @@ func (c *Customers) readTeam(ctx context.Context, buyer wire.UUID) (team, error)
 				}
 				key := memberKey(buyer, g.member).id
 				if all.members[key] == nil {
-					all.members[key] = &Entitlements{customer: standIn(key), external: key, known: true, at: clock.PolarTime(at)}
+					all.members[key] = rights.Of(standIn(key), key, true, clock.PolarTime(at))
 				}
 				have[key] = append(have[key], g.benefit)
 			}
@@ -365,7 +348,7 @@ func (c *Customers) readTeam(ctx context.Context, buyer wire.UUID) (team, error)
 		}
 	}
 	for key, value := range all.members {
-		value.grant(rights{benefits: have[key]}, c.config.Features)
+		value.Grant(rights.Parts{Benefits: have[key]}, c.config.Features)
 	}
 	c.members.recent.Add(buyer, all)
 	c.adviseOnMembers(len(all.members), unnamed, others)
@@ -374,8 +357,8 @@ func (c *Customers) readTeam(ctx context.Context, buyer wire.UUID) (team, error)
 
 // adviseOnSeats says in the log, once, what to do if a program lets in a whole team by what
 // its seat holders have. Two subscriptions that grant the same benefit look like two seats.
-func (c *Customers) adviseOnSeats(of *Entitlements) {
-	if of != nil && of.perSeat && !c.members.used.Load() && c.members.advised.CompareAndSwap(false, true) {
+func (c *Customers) adviseOnSeats(of *rights.State) {
+	if of != nil && of.PerSeat() && !c.members.used.Load() && c.members.advised.CompareAndSwap(false, true) {
 		c.config.Logger.Warn("polargate: a customer has a benefit more than once, and whoever is named as that customer may use it: if each is for a seat of a team, name the holders of seats with Member", "customer", of.CustomerID())
 	}
 }
@@ -385,7 +368,8 @@ func (c *Customers) awaitMember(ctx context.Context, customer CustomerRef, requi
 	buyer, _ := customer.member()
 	news := make(chan struct{}, 1)
 	defer c.cache.listen(buyer, news)()
-	value, err := c.lookMember(ctx, customer.key)
+	have, err := c.lookMember(ctx, customer.key)
+	value := (*Entitlements)(have)
 	for pause := shortestWait; ; pause = min(2*pause, longestWait) {
 		e, _ := errors.AsType[*Error](err)
 		have := c.overlaid(ctx, customer, value)
@@ -409,9 +393,9 @@ func (c *Customers) awaitMember(ctx context.Context, customer CustomerRef, requi
 		case <-ctx.Done():
 		}
 		timer.Stop()
-		var newer *Entitlements
+		var newer *rights.State
 		if newer, err = c.renew(ctx, customer.key); err == nil {
-			value = newer
+			value = (*Entitlements)(newer)
 		}
 	}
 }
@@ -440,7 +424,7 @@ func standIn(key string) (id wire.UUID) {
 
 // membersGrant is an entry in the list of grants.
 type membersGrant struct {
-	benefit GrantedBenefit
+	benefit rights.Benefit
 	named   bool   // it has a member
 	member  string // external id
 }
@@ -452,21 +436,21 @@ func readMembersGrant(item json.RawMessage, buyer wire.UUID, organizationID stri
 	}
 	var customer, member wire.Fields
 	wire.Optional(f, "customer", &customer)
-	of, err := readCustomer(customer, organizationID)
+	of, err := rights.ReadCustomer(customer, organizationID)
 	if err != nil {
 		return g, err
 	}
-	if of.customer != buyer {
-		return g, errForeignState
+	if of.Customer() != buyer {
+		return g, rights.ErrForeign
 	}
 	wire.Optional(f, "member", &member)
 	g.named = member != nil
 	member.Text("external_id", &g.member)
-	var have rights
-	readListedGrant(f, &have)
-	if len(have.benefits) == 0 {
+	var have rights.Parts
+	have.ReadGrant(f)
+	if len(have.Benefits) == 0 {
 		return g, errors.New("a grant without its benefit")
 	}
-	g.benefit = have.benefits[0]
+	g.benefit = have.Benefits[0]
 	return g, nil
 }

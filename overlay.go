@@ -3,6 +3,8 @@ package polargate
 import (
 	"slices"
 	"time"
+
+	"github.com/polargate/polargate/internal/rights"
 )
 
 // Overlay is a feature that a program gives a customer beside what Polar says; see
@@ -29,11 +31,17 @@ type overlaid struct {
 // fallback is the Why of an Overlay that stands for Route.Fallback.
 const fallback = "fallback"
 
+// overlaid is what is given beside e; nil if nothing is.
+func (e *Entitlements) overlaid() *overlaid {
+	over, _ := e.state().Beside().(*overlaid)
+	return over
+}
+
 // Overlays are the features that CustomersConfig.Overlay gave when these Entitlements were
 // asked for, until when, and why. During an outage, those of Route.Fallback are among them,
 // with the Why "fallback". The slice is the caller's own.
 func (e *Entitlements) Overlays() []Overlay {
-	if over := e.particulars().over; over != nil {
+	if over := e.overlaid(); over != nil {
 		return append([]Overlay(nil), over.given...)
 	}
 	return nil
@@ -41,7 +49,7 @@ func (e *Entitlements) Overlays() []Overlay {
 
 // overlays reports whether a feature is given beside what Polar says.
 func (e *Entitlements) overlays(feature string) bool {
-	over := e.particulars().over
+	over := e.overlaid()
 	if over == nil {
 		return false
 	}
@@ -62,7 +70,7 @@ func (e *Entitlements) sameOverlays(other *Entitlements) bool {
 
 // bare is what Polar says; nil if nothing.
 func (e *Entitlements) bare() *Entitlements {
-	if over := e.particulars().over; over != nil {
+	if over := e.overlaid(); over != nil {
 		return over.under
 	}
 	return e
@@ -70,7 +78,7 @@ func (e *Entitlements) bare() *Entitlements {
 
 // byOverlay reports whether requirements are met that would not be without the overlay.
 func (e *Entitlements) byOverlay(requirements []Requirement) bool {
-	if e.particulars().over == nil {
+	if e.overlaid() == nil {
 		return false
 	}
 	_, unmet := e.Unmet(requirements...)
@@ -80,16 +88,7 @@ func (e *Entitlements) byOverlay(requirements []Requirement) bool {
 
 // over is e with what is given beside it. e may be nil.
 func (e *Entitlements) over(given []Overlay, failure error) *Entitlements {
-	both := &struct {
-		value Entitlements
-		own   particulars
-		over  overlaid
-	}{own: *e.particulars(), over: overlaid{given, e, failure}}
-	if e != nil {
-		both.value = *e
-	}
-	both.value.own, both.own.over = &both.own, &both.over
-	return &both.value
+	return (*Entitlements)(rights.WithBeside(e.state(), overlaid{given, e, failure}))
 }
 
 // counts reports whether an overlay gives anything now.
@@ -109,7 +108,7 @@ func counting(given []Overlay, now time.Time) (left []Overlay) {
 
 // nextOverlayEnd is when the first overlay ends; the zero time if none does.
 func (e *Entitlements) nextOverlayEnd() (next time.Time) {
-	if over := e.particulars().over; over != nil {
+	if over := e.overlaid(); over != nil {
 		for _, o := range over.given {
 			if !o.Until.IsZero() && (next.IsZero() || o.Until.Before(next)) {
 				next = o.Until

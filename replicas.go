@@ -15,6 +15,7 @@ import (
 	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -156,91 +157,91 @@ func (r *replicas) walkName() sharedName { return r.link.openName("hint", "lists
 // factOf writes what Polar said; nil if it is of no use to other replicas.
 func (r *replicas) factOf(n news) []byte {
 	v := n.value
-	f := fact.Fact{At: v.at, Organization: r.organization()}
+	f := fact.Fact{At: v.At(), Organization: r.organization()}
 	if n.key.kind == byLicenseKey && !n.event {
 		return licenseFact(f, v)
 	}
-	c := &fact.Customer{Known: v.known, Event: n.event, Doubtful: n.doubtful, Listed: n.listed, External: v.external}
+	c := &fact.Customer{Known: v.Known(), Event: n.event, Doubtful: n.doubtful, Listed: n.listed, External: v.External()}
 	f.Customer = c
-	if v.customer != (wire.UUID{}) {
-		c.ID = v.customer.String()
+	if v.Customer() != (wire.UUID{}) {
+		c.ID = v.Customer().String()
 	}
 	switch {
-	case v.known || n.event:
+	case v.Known() || n.event:
 	case n.key.kind == byPolarID:
 		c.ID = n.key.id
 	default:
 		c.External = n.key.id
 	}
-	if v.keys() != nil {
-		for _, k := range r.cache.keys.Facts(ringIDs(v.licenseKeyIDs()), r.polarNow()) {
-			c.Keys = append(c.Keys, fact.Key{ID: wire.UUID(k.ID).String(), Granted: k.Granted, Expires: k.Expires, At: k.At})
+	if v.HasKeys() {
+		for _, k := range r.cache.keys.Facts(v.LicenseKeyIDs(), r.polarNow()) {
+			c.Keys = append(c.Keys, fact.Key{ID: k.ID.String(), Granted: k.Granted, Expires: k.Expires, At: k.At})
 		}
 	}
-	c.Benefits, c.Products, c.Meters = benefitFacts(v.grants()), v.Products(), meterFacts(v.Meters())
+	c.Benefits, c.Products, c.Meters = benefitFacts(v.Grants()), v.Products(), meterFacts(v.Meters())
 	c.Subscriptions = subscriptionFacts(v.Subscriptions())
 	return f.Bytes()
 }
 
-func benefitFacts(grants []GrantedBenefit) (facts []fact.Benefit) {
+func benefitFacts(grants []rights.Benefit) (facts []fact.Benefit) {
 	for _, g := range grants {
-		facts = append(facts, fact.Benefit{ID: g.ID(), Type: g.Type(), Metadata: g.of().metadata, Properties: g.properties})
+		facts = append(facts, fact.Benefit{ID: g.ID(), Type: g.Type(), Metadata: g.Metadata(), Properties: g.Properties()})
 	}
 	return facts
 }
 
-func meterFacts(meters []MeterBalance) (facts []fact.Meter) {
+func meterFacts(meters []rights.Meter) (facts []fact.Meter) {
 	for _, m := range meters {
-		facts = append(facts, fact.Meter{ID: m.ID(), Consumed: m.Consumed, Credited: m.Credited, Balance: m.Balance, Counted: m.counted})
+		facts = append(facts, fact.Meter{ID: m.ID(), Consumed: m.Consumed, Credited: m.Credited, Balance: m.Balance, Counted: m.Counted})
 	}
 	return facts
 }
 
-func subscriptionFacts(all []Subscription) (facts []fact.Subscription) {
+func subscriptionFacts(all []rights.Subscription) (facts []fact.Subscription) {
 	for _, s := range all {
 		facts = append(facts, fact.Subscription{
-			ID: s.ID, Product: s.ProductID, Status: s.Status, Trial: polarTime(s.TrialEnd), Paid: polarTime(s.CurrentPeriodEnd),
-			Canceled: s.CancelAtPeriodEnd, End: polarTime(s.EndsAt),
+			ID: s.ID, Product: s.ProductID, Status: s.Status, Trial: rights.PolarTime(s.TrialEnd), Paid: rights.PolarTime(s.CurrentPeriodEnd),
+			Canceled: s.CancelAtPeriodEnd, End: rights.PolarTime(s.EndsAt),
 		})
 	}
 	return facts
 }
 
-// rightsOf are the rights that facts tell of.
-func rightsOf(benefits []fact.Benefit, products []string, subscriptions []fact.Subscription, meters []fact.Meter) (have rights) {
+// partsOf are the parts of a state that facts tell of.
+func partsOf(benefits []fact.Benefit, products []string, subscriptions []fact.Subscription, meters []fact.Meter) (have rights.Parts) {
 	for _, b := range benefits {
-		have.benefits = append(have.benefits, newBenefit(b.ID, b.Type, b.Metadata, b.Properties))
+		have.Benefits = append(have.Benefits, rights.NewBenefit(b.ID, b.Type, b.Metadata, b.Properties))
 	}
-	for _, id := range products {
-		have.products = append(have.products, textFrom(id))
-	}
+	have.AddProducts(products)
 	for _, s := range subscriptions {
-		have.subscriptions = append(have.subscriptions, Subscription{s.ID, s.Product, s.Status, timeOf(s.Trial), timeOf(s.Paid), s.Canceled, timeOf(s.End)})
+		have.Subscriptions = append(have.Subscriptions, rights.Subscription{
+			ID: s.ID, ProductID: s.Product, Status: s.Status, TrialEnd: rights.TimeOf(s.Trial),
+			CurrentPeriodEnd: rights.TimeOf(s.Paid), CancelAtPeriodEnd: s.Canceled, EndsAt: rights.TimeOf(s.End),
+		})
 	}
 	for _, m := range meters {
-		have.meters = append(have.meters, MeterBalance{textFrom(m.ID), m.Consumed, m.Credited, m.Balance, m.Counted})
+		have.Meters = append(have.Meters, rights.NewMeter(m.ID, m.Consumed, m.Credited, m.Balance, m.Counted))
 	}
 	return have
 }
 
 // licenseFact writes what Polar said of a license key. Whether a benefit is one that this
 // program accepts is its own matter.
-func licenseFact(f fact.Fact, v *Entitlements) []byte {
-	own := v.particulars()
-	switch l := own.license; {
-	case v.at == 0 || own.refused == ErrWrongBenefit:
+func licenseFact(f fact.Fact, v *rights.State) []byte {
+	switch l := (*Entitlements)(v).license(); {
+	case v.At() == 0 || v.Refusal() == string(ErrWrongBenefit):
 		return nil
 	case l == nil:
-		f.Refused = string(own.refused)
+		f.Refused = v.Refusal()
 	default:
 		f.License = &fact.License{
 			ID: l.ID, Organization: l.OrganizationID, Benefit: l.BenefitID, Customer: l.CustomerID, External: l.Customer.ExternalID,
 			Display: l.DisplayKey, Status: string(l.Status), LimitActivations: l.LimitActivations, Usage: l.Usage, LimitUsage: l.LimitUsage,
-			Validations: l.Validations, LastValidated: polarTime(l.LastValidatedAt), Expires: polarTime(l.ExpiresAt),
-			Created: polarTime(l.CreatedAt), Modified: polarTime(l.ModifiedAt),
+			Validations: l.Validations, LastValidated: rights.PolarTime(l.LastValidatedAt), Expires: rights.PolarTime(l.ExpiresAt),
+			Created: rights.PolarTime(l.CreatedAt), Modified: rights.PolarTime(l.ModifiedAt),
 		}
 		if ends := l.EndsAt(); l.Subscription != nil && ends != l.ExpiresAt {
-			f.License.Ends = polarTime(ends)
+			f.License.Ends = rights.PolarTime(ends)
 		}
 	}
 	return f.Bytes()
@@ -271,31 +272,23 @@ func (r *replicas) parse(shared sharedFact) (f fact.Fact, at clock.Polar, err er
 // newsOf is what a fact says of a customer, and of license keys.
 func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n news, err error) {
 	c := f.Customer
-	v := &Entitlements{known: c.Known, external: c.External, at: f.At}
-	n = news{value: v, at: at, event: c.Event, doubtful: c.Doubtful, listed: c.Listed, shared: true}
-	if c.ID != "" {
-		var ok bool
-		if v.customer, ok = wire.ParseUUID(c.ID); !ok {
-			return n, fact.ErrUnreadable
-		}
-	}
-	if !c.Known && !c.Event {
+	n = news{at: at, event: c.Event, doubtful: c.Doubtful, listed: c.Listed, shared: true}
+	id, ok := wire.ParseUUID(c.ID)
+	switch {
+	case c.ID != "" && !ok:
+		return n, fact.ErrUnreadable
+	case !c.Known && !c.Event:
 		n.key = cacheKey{byExternalID, c.External}
 		if c.ID != "" {
 			n.key = cacheKey{byPolarID, c.ID}
 		}
-		v.customer, v.external = wire.UUID{}, ""
+		n.value = rights.Of(wire.UUID{}, "", false, f.At)
 		return n, nil
-	}
-	if v.customer == (wire.UUID{}) {
+	case !ok:
 		return n, fact.ErrUnreadable
 	}
-	have := rightsOf(c.Benefits, c.Products, c.Subscriptions, c.Meters)
-	if keys := keyedGrantsOf(have.benefits, r.features); keys != nil {
-		v.own = &particulars{keys: keys}
-	}
-	have = have.unlocking(have.benefits, r.features)
-	v.setRights(have)
+	n.value = rights.Of(id, c.External, c.Known, f.At)
+	n.value.Grant(partsOf(c.Benefits, c.Products, c.Subscriptions, c.Meters), r.features)
 	return n, nil
 }
 
@@ -307,11 +300,11 @@ func (r *replicas) newsOfLicense(f fact.Fact, at clock.Polar, key cacheKey) news
 			ID: l.ID, OrganizationID: l.Organization, BenefitID: l.Benefit, CustomerID: l.Customer,
 			Key: newKey(key.id), DisplayKey: l.Display, Status: KeyStatus(l.Status),
 			LimitActivations: l.LimitActivations, Usage: l.Usage, LimitUsage: l.LimitUsage,
-			Validations: l.Validations, LastValidatedAt: timeOf(l.LastValidated), ExpiresAt: timeOf(l.Expires),
-			CreatedAt: timeOf(l.Created), ModifiedAt: timeOf(l.Modified), answeredAt: f.At.Time(),
+			Validations: l.Validations, LastValidatedAt: rights.TimeOf(l.LastValidated), ExpiresAt: rights.TimeOf(l.Expires),
+			CreatedAt: rights.TimeOf(l.Created), ModifiedAt: rights.TimeOf(l.Modified), answeredAt: f.At.Time(),
 		}
 		if l.Ends != 0 { // which is all that replicas need of it
-			license.Subscription = &KeySubscription{EndsAt: timeOf(l.Ends)}
+			license.Subscription = &KeySubscription{EndsAt: rights.TimeOf(l.Ends)}
 		}
 		license.Customer.ID, license.Customer.OrganizationID, license.Customer.ExternalID = l.Customer, l.Organization, l.External
 		n.value = ofLicense(license, r.features)
@@ -319,7 +312,7 @@ func (r *replicas) newsOfLicense(f fact.Fact, at clock.Polar, key cacheKey) news
 			n.value = refusedKey(ErrWrongBenefit)
 		}
 	}
-	n.value.at = f.At
+	n.value.SetAt(f.At)
 	return n
 }
 
@@ -378,7 +371,7 @@ func (r *replicas) learnKeys(keys []fact.Key) {
 	}
 }
 
-func (r *replicas) age(n news) time.Duration { return max(0, r.polarNow().Sub(n.value.at)) }
+func (r *replicas) age(n news) time.Duration { return max(0, r.polarNow().Sub(n.value.At())) }
 
 // drop has a license key asked about again of which an event told, unless the answer is
 // from well after the event.
@@ -395,7 +388,7 @@ func (r *replicas) drop(d *fact.Dropped, at clock.Polar) error {
 	if d.Revoked {
 		revoked = at
 	}
-	r.cache.dropLicenses(&Entitlements{customer: customer}, []wire.UUID{id}, false, revoked)
+	r.cache.dropLicenses(rights.Of(customer, "", false, 0), []wire.UUID{id}, false, revoked)
 	return nil
 }
 
@@ -426,9 +419,9 @@ func (r *replicas) publish(n news) {
 	younger, _ := r.link.put(r.link.life, facts...)
 	for _, shared := range younger {
 		f, _, err := r.parse(shared)
-		if err == nil && n.event && f.Customer != nil && !f.Customer.Event && n.value.at >= f.At.Before(readTime) {
+		if err == nil && n.event && f.Customer != nil && !f.Customer.Event && n.value.At() >= f.At.Before(readTime) {
 			// An answer of just before the event came, which replaces it; see eventAt.
-			if at := eventAt(n.value.at, f.At); at > n.at {
+			if at := eventAt(n.value.At(), f.At); at > n.at {
 				n.at = at
 				r.publish(n)
 			}
@@ -446,17 +439,17 @@ func (r *replicas) factsOf(n news) (facts []sharedFact) {
 	}
 	at, brief := n.at.Time(), max(r.cache.unknownFor, time.Millisecond)
 	switch {
-	case n.key.kind == byLicenseKey && n.value.known:
+	case n.key.kind == byLicenseKey && n.value.Known():
 		return []sharedFact{{r.name(n.key), at, data, r.lasts()}}
-	case n.value.known || n.event:
-		for _, key := range n.value.askable() {
+	case n.value.Known() || n.event:
+		for _, key := range askable(n.value) {
 			facts = append(facts, sharedFact{r.name(key), at, data, r.lasts()})
 		}
 	default:
 		facts = append(facts, sharedFact{r.name(n.key), at, data, brief})
 	}
 	if n.former != "" {
-		gone := news{value: &Entitlements{at: n.value.at}, key: cacheKey{byExternalID, n.former}}
+		gone := news{value: rights.Of(wire.UUID{}, "", false, n.value.At()), key: cacheKey{byExternalID, n.former}}
 		facts = append(facts, sharedFact{r.name(gone.key), at, r.factOf(gone), brief})
 	}
 	return facts

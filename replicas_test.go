@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/fact"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -23,7 +24,7 @@ func TestWhatReplicasTellOfALicenseKeyHoldsNeitherTheKeyNorWhatIsPersonal(t *tes
 			BillingAddress: &Address{Line1: "12 St James's Square"}, Metadata: map[string]any{"note": "VIP"}, AvatarURL: "https://example.com/ada.png",
 		},
 	}
-	data := licenseFact(fact.Fact{At: polarTime(at)}, ofLicense(license, nil))
+	data := licenseFact(fact.Fact{At: rights.PolarTime(at)}, ofLicense(license, nil))
 	for _, secret := range []string{"1C285B2D", "ada", "Ada", "James", "VIP"} {
 		assert.NotContains(t, string(data), secret)
 	}
@@ -31,15 +32,15 @@ func TestWhatReplicasTellOfALicenseKeyHoldsNeitherTheKeyNorWhatIsPersonal(t *tes
 	f, err := fact.Parse(data)
 	require.NoError(t, err)
 	r := &replicas{features: map[string][]string{license.BenefitID: {"pro"}}}
-	got := r.newsOfLicense(f, polarTime(at), cacheKey{byLicenseKey, license.Key.Reveal()}).value
+	got := r.newsOfLicense(f, rights.PolarTime(at), cacheKey{byLicenseKey, license.Key.Reveal()}).value
 	assert.True(t, got.Has("pro"))
-	read, ok := got.License()
+	read, ok := (*Entitlements)(got).License()
 	require.True(t, ok)
 	want := license.clone()
 	want.Customer = Customer{ID: benchCustomer, OrganizationID: testOrganization, ExternalID: "usr_1337"}
 	assert.Equal(t, want, read)
 
 	r.features = map[string][]string{"32234c6d-03fe-42a8-8a2f-d3d416d0b60a": {"other"}}
-	got = r.newsOfLicense(f, polarTime(at), cacheKey{byLicenseKey, license.Key.Reveal()}).value
+	got = r.newsOfLicense(f, rights.PolarTime(at), cacheKey{byLicenseKey, license.Key.Reveal()}).value
 	assert.False(t, got.Known(), "each build decides which benefits it accepts")
 }

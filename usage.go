@@ -20,6 +20,7 @@ import (
 	"github.com/polargate/polargate/internal/incontext"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/outbox"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -74,21 +75,17 @@ const mostUnits = 1e15
 // holdUnits holds units of a customer's meter, as far as requirements let the balance fall. It
 // returns nil if there are not so many.
 func (c *Customers) holdUnits(ctx context.Context, key cacheKey, value *Entitlements, meter string, units ledger.Units, requirements []Requirement) (*Reservation, error) {
-	if value.missing()&listOfMeters != 0 {
-		return nil, listOfMeters.unreadable()
+	if value.state().Missing()&rights.ListOfMeters != 0 {
+		return nil, unreadable(rights.ListOfMeters)
 	}
-	if i := value.meter(meter); i >= 0 {
-		meter = value.plan().meters[i].Value() // the same text, in memory that stays
-	} else {
-		meter = strings.Clone(meter)
-	}
+	meter = value.state().OwnMeterID(meter)
 	r := &Reservation{customers: c, of: value, meter: meter, units: units}
 	floor, held := ledger.Of(value.overdraft(meter, requirements)), false
 	if c.cache.replicas == nil {
-		r.book, held = c.cache.hold(key, value, meter, units, floor)
+		r.book, held = c.cache.hold(key, value.state(), meter, units, floor)
 	} else {
 		var err error
-		r.book, r.joint = c.cache.openBook(key, value, meter), c.usage.joint(value.customer, meter)
+		r.book, r.joint = c.cache.openBook(key, value.state(), meter), c.usage.joint(value.state().Customer(), meter)
 		if held, err = r.joint.Hold(ctx, units, floor); err != nil {
 			return nil, &Error{Op: opUsage, Reason: ErrUnreachable, RetryAfter: time.Second, Detail: "the shared store, in which replicas reserve units together, gave no answer", Err: err}
 		}
@@ -100,7 +97,7 @@ func (c *Customers) holdUnits(ctx context.Context, key cacheKey, value *Entitlem
 }
 
 // rest is what the customer has, less what is held.
-func (r *Reservation) rest() *Entitlements { return r.of.withBalances(r.book) }
+func (r *Reservation) rest() *Entitlements { return (*Entitlements)(r.of.state().WithBalances(r.book)) }
 
 // Release gives the units back. It has no effect after Commit.
 func (r *Reservation) Release() {
@@ -208,7 +205,7 @@ func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID str
 		return nothing, false, &InputError{"units", "must be more than 0"}
 	}
 	value, err := c.Entitlements(ctx, customer)
-	if err != nil || !value.known {
+	if err != nil || !value.Known() {
 		return nothing, false, err
 	}
 	r, err := c.holdUnits(ctx, customer.key, value, usualUUID(meterID), ledger.Cost(units), nil)
@@ -330,7 +327,7 @@ func (u *usageEvents) add(of *Entitlements, meter string, used ledger.Units, at 
 		return &InputError{"Usage.Metadata", "can't be written as JSON"}
 	}
 	stored, err := json.Marshal(storedUsage{
-		ID: usageIDPrefix + rand.Text(), At: at, Customer: of.CustomerID(), External: of.external, Meter: meter, Units: used,
+		ID: usageIDPrefix + rand.Text(), At: at, Customer: of.CustomerID(), External: of.ExternalID(), Meter: meter, Units: used,
 		Name: usage.Name, Metadata: text,
 	})
 	if err == nil {

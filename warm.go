@@ -16,6 +16,7 @@ import (
 	"github.com/polargate/polargate/internal/listing"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -43,35 +44,24 @@ type customerList struct {
 	// field that has that time. What comes after the time in sorting keeps those of the same
 	// time in one order, page after page. Source: Polar's server, which takes all of these.
 	path, cameAt string
-	read         func(entry wire.Fields, have *rights)
+	read         func(entry wire.Fields, have *rights.Parts)
 }
 
 var customerLists = [...]customerList{
-	{"benefit grants", "/v1/benefit-grants/?is_granted=true&sorting=granted_at&sorting=created_at", "granted_at", readListedGrant},
+	{"benefit grants", "/v1/benefit-grants/?is_granted=true&sorting=granted_at&sorting=created_at", "granted_at", func(g wire.Fields, have *rights.Parts) { have.ReadGrant(g) }},
 	// Subscriptions that can become active again are read too, so that none comes
 	// back into the list at its old place.
 	{"subscriptions", "/v1/subscriptions/?status=active&status=trialing&status=past_due&status=unpaid&status=paused&sorting=started_at&sorting=customer&sorting=product", "started_at",
-		func(s wire.Fields, have *rights) { have.subscription(s) }},
+		func(s wire.Fields, have *rights.Parts) { have.ReadSubscription(s) }},
 	{"meters of customers", "/v1/customer-meters/?sorting=created_at&sorting=customer_id&sorting=meter_id", "created_at",
-		func(m wire.Fields, have *rights) { have.meter(m) }},
-}
-
-func readListedGrant(g wire.Fields, have *rights) {
-	var benefit wire.Fields
-	var id, kind string
-	wire.Optional(g, "benefit", &benefit)
-	g.Text("benefit_id", &id)
-	benefit.Text("type", &kind)
-	if id != "" {
-		have.benefits = append(have.benefits, newBenefit(id, kind, wire.Compact(benefit["metadata"]), wire.Compact(g["properties"])))
-	}
+		func(m wire.Fields, have *rights.Parts) { have.ReadMeter(m) }},
 }
 
 // listed is an entry of a list.
 type listed struct {
 	external string
 	deleted  bool // the customer
-	have     rights
+	have     rights.Parts
 }
 
 // listsWalk is how far Polar's lists have been read.
@@ -437,7 +427,7 @@ func (c *Customers) noteProgress(walk *listsWalk, l *listWalk) {
 // listedCustomer is a customer as the lists have them: their state, when the first page
 // with it was asked for, or that they changed meanwhile.
 type listedCustomer struct {
-	state   *Entitlements
+	state   *rights.State
 	asked   clock.Local
 	changed bool
 }
@@ -446,7 +436,7 @@ type listedCustomer struct {
 func (walk *listsWalk) customers(features map[string][]string) map[wire.UUID]listedCustomer {
 	type gathered struct {
 		listedCustomer
-		have rights
+		have rights.Parts
 	}
 	all := map[wire.UUID]*gathered{}
 	for i := range walk.lists {
@@ -456,25 +446,23 @@ func (walk *listsWalk) customers(features map[string][]string) map[wire.UUID]lis
 			g := all[owner]
 			if g == nil {
 				g = &gathered{listedCustomer: listedCustomer{
-					state: &Entitlements{customer: owner, external: o.Rows[0].Value.external, known: true, at: page.at}, asked: page.asked}}
+					state: rights.Of(owner, o.Rows[0].Value.external, true, page.at), asked: page.asked}}
 				all[owner] = g
 			}
 			g.changed = g.changed || o.Changed
-			g.asked, g.state.at = min(g.asked, page.asked), min(g.state.at, page.at)
+			g.asked = min(g.asked, page.asked)
+			g.state.SetAt(min(g.state.At(), page.at))
 			for _, row := range o.Rows {
 				entry := row.Value
-				g.changed = g.changed || entry.deleted || entry.external != g.state.external
-				g.have.benefits = append(g.have.benefits, entry.have.benefits...)
-				g.have.products = append(g.have.products, entry.have.products...)
-				g.have.subscriptions = append(g.have.subscriptions, entry.have.subscriptions...)
-				g.have.meters = append(g.have.meters, entry.have.meters...)
+				g.changed = g.changed || entry.deleted || entry.external != g.state.External()
+				g.have.Add(entry.have)
 			}
 		}
 	}
 	found := make(map[wire.UUID]listedCustomer, len(all))
 	for id, g := range all {
 		if !g.changed {
-			g.state.grant(g.have, features)
+			g.state.Grant(g.have, features)
 		}
 		found[id] = g.listedCustomer
 	}
@@ -487,7 +475,7 @@ func (c *Customers) takeListed(walk *listsWalk, found map[wire.UUID]listedCustom
 	leftOut, noRoom := 0, 0
 	for _, one := range found {
 		switch {
-		case one.changed || c.isLeftOut(walk, one.state.customer):
+		case one.changed || c.isLeftOut(walk, one.state.Customer()):
 			leftOut++
 		case c.cache.storeListed(one.state, one.asked, c.config.CacheSize):
 			n++
@@ -533,27 +521,27 @@ func (c *Customers) isLeftOut(walk *listsWalk, id wire.UUID) bool {
 // storeListed keeps a state out of lists of which the first page was asked for then, and
 // reports whether the customer is in the cache now, with that or with something younger.
 // There may be no room: nobody else is evicted for it.
-func (c *entitlementCache) storeListed(value *Entitlements, asked clock.Local, size int) bool {
+func (c *entitlementCache) storeListed(value *rights.State, asked clock.Local, size int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.known.byID(value.customer)
+	e := c.known.byID(value.Customer())
 	switch {
 	case e == nil:
-		if u, ok := c.unknown.Peek(value.ids()[0]); ok && u.asked > asked {
+		if u, ok := c.unknown.Peek(idsOf(value)[0]); ok && u.asked > asked {
 			return true // deleted meanwhile
 		}
 		if c.known.customers.Len() >= size {
 			return false
 		}
-	case e.told > asked, e.asked > asked, e.event > value.at:
+	case e.told > asked, e.asked > asked, e.event > value.At():
 		return true
 	}
 	claims := c.mayClaim(value, e, asked)
 	add := func() {}
 	if e == nil {
-		e, add = c.newEntry(value.ids()[0], value)
+		e, add = c.newEntry(idsOf(value)[0], value)
 	}
-	e.answered, e.asked = value.at, asked
+	e.answered, e.asked = value.At(), asked
 	c.set(e, value, c.now().Sub(asked))
 	// What is not in a list that changes may be in it again: a refusal is doubted at once.
 	c.doubt(e)
@@ -571,8 +559,7 @@ func (c *entitlementCache) expireUnlisted(then clock.Local, isListed func(wire.U
 	defer c.mu.Unlock()
 	c.known.customers.Each(func(e *entry) {
 		value := e.value()
-		has := value.known && (len(value.grants()) > 0 || len(value.plan().products) > 0 || len(value.plan().meters) > 0)
-		if has && e.asked < then && e.told < then && !isListed(value.customer) {
+		if value.HasAny() && e.asked < then && e.told < then && !isListed(value.Customer()) {
 			c.expire(e)
 		}
 	})
@@ -583,14 +570,14 @@ func (r *listReader) readKeys(ctx context.Context, found map[wire.UUID]listedCus
 	ring := r.cache.keys
 	count := map[string]int{}
 	for _, one := range found {
-		if one.changed || one.state.keys() == nil {
+		if one.changed {
 			continue
 		}
-		for i, id := range one.state.keys().ids {
-			if id != (wire.UUID{}) {
-				count[one.state.keys().all[i].ID()]++
+		one.state.KeyedGrants(func(b rights.Benefit, key wire.UUID) {
+			if key != (wire.UUID{}) {
+				count[b.ID()]++
 			}
-		}
+		})
 	}
 	for benefit, n := range count {
 		if n <= keyring.Few || !isUUID(benefit) {
@@ -665,7 +652,7 @@ func (list *customerList) row(entry json.RawMessage, organizationID string) (row
 	f.Text("id", &id)
 	f.Time(list.cameAt, &came)
 	wire.Optional(f, "customer", &customer)
-	of, err := readCustomer(customer, organizationID)
+	of, err := rights.ReadCustomer(customer, organizationID)
 	if err != nil {
 		return row, "", err
 	}
@@ -675,8 +662,8 @@ func (list *customerList) row(entry json.RawMessage, organizationID string) (row
 	}
 	customer.Text("organization_id", &organization)
 	customer.Time("deleted_at", &deleted)
-	row = listing.Row[listed]{ID: entryID, Owner: of.customer, Came: came.UnixNano()}
-	row.Value.external, row.Value.deleted = of.external, !deleted.IsZero()
+	row = listing.Row[listed]{ID: entryID, Owner: of.Customer(), Came: came.UnixNano()}
+	row.Value.external, row.Value.deleted = of.External(), !deleted.IsZero()
 	list.read(f, &row.Value.have)
 	return row, organization, nil
 }
@@ -801,7 +788,7 @@ func (l *listWalk) read(c *entitlementCache, number int, told *fact.Page) (page 
 	for _, row := range told.Rows {
 		page.Rows = append(page.Rows, listing.Row[listed]{
 			ID: row.ID, Owner: row.Owner, Came: row.Came,
-			Value: listed{external: row.External, deleted: row.Deleted, have: rightsOf(row.Benefits, row.Products, row.Subscriptions, row.Meters)},
+			Value: listed{external: row.External, deleted: row.Deleted, have: partsOf(row.Benefits, row.Products, row.Subscriptions, row.Meters)},
 		})
 	}
 	return page, nil
@@ -813,18 +800,11 @@ func pageFact(page listing.Page[listed], number int, at clock.Polar) fact.Page {
 	for _, row := range page.Rows {
 		f.Rows = append(f.Rows, fact.Row{
 			ID: row.ID, Owner: row.Owner, Came: row.Came, External: row.Value.external, Deleted: row.Value.deleted,
-			Benefits: benefitFacts(row.Value.have.benefits), Products: textsOf(row.Value.have.products), Meters: meterFacts(row.Value.have.meters),
-			Subscriptions: subscriptionFacts(row.Value.have.subscriptions),
+			Benefits: benefitFacts(row.Value.have.Benefits), Products: row.Value.have.Products(), Meters: meterFacts(row.Value.have.Meters),
+			Subscriptions: subscriptionFacts(row.Value.have.Subscriptions),
 		})
 	}
 	return f
-}
-
-func textsOf(texts []text) (all []string) {
-	for _, t := range texts {
-		all = append(all, t.Value())
-	}
-	return all
 }
 
 // publishListed tells other replicas what lists say of customers, and reports whether all of
@@ -847,7 +827,7 @@ func (r *replicas) publishListed(found map[wire.UUID]listedCustomer, leftOut fun
 		if one.changed || leftOut(id) {
 			continue
 		}
-		facts = append(facts, r.factsOf(news{value: one.state, key: one.state.ids()[0], at: one.state.at, listed: true})...)
+		facts = append(facts, r.factsOf(news{value: one.state, key: idsOf(one.state)[0], at: one.state.At(), listed: true})...)
 		if len(facts) >= putBatch && !put() {
 			return false
 		}

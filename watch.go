@@ -8,6 +8,8 @@ import (
 	"net/http"
 	"sync"
 	"time"
+
+	"github.com/polargate/polargate/internal/rights"
 )
 
 // Watch returns a context that ends when a customer no longer meets requirements, for
@@ -80,7 +82,7 @@ func (c *Customers) watch(ctx context.Context, key cacheKey, value *Entitlements
 	}
 	overlays.ring = func() { tell(c.look(c.cache.life, key)) }
 	overlays.set(value)
-	leave := c.watchNews(key, &stream{tell: tell}, value.bare())
+	leave := c.watchNews(key, &stream{tell: func(have *rights.State, err error) { tell((*Entitlements)(have), err) }}, value.bare().state())
 	detach := context.AfterFunc(ctx, func() {
 		overlays.stop()
 		leave()
@@ -114,7 +116,7 @@ func (c *Customers) Changes(ctx context.Context, customer CustomerRef) iter.Seq2
 		}
 		key := customer.key.own()
 		news := make(chan struct{}, 1)
-		defer c.watchNews(key, &stream{tell: func(*Entitlements, error) {
+		defer c.watchNews(key, &stream{tell: func(*rights.State, error) {
 			select {
 			case news <- struct{}{}:
 			default: // the loop has not taken the last news yet

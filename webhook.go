@@ -16,6 +16,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/seal"
 	"github.com/polargate/polargate/internal/wire"
 )
@@ -366,14 +367,14 @@ func (c *Customers) hold(n notice) bool {
 	ask := !o.asking
 	o.asking = true
 	o.Unlock()
-	who, err := readCustomer(n.customer, "")
+	who, err := rights.ReadCustomer(n.customer, "")
 	if err == nil {
 		c.cache.invalidate(who) // as they may be cached as not known
 	}
 	if ask {
 		c.cache.goBehind(func() {
 			if err == nil {
-				_, err = c.cache.fetch(c.cache.life, who.ids()[0], unlessFresh)
+				_, err = c.cache.fetch(c.cache.life, idsOf(who)[0], unlessFresh)
 				_ = c.callError(err) // which logs what is a fault here
 			}
 			o.Lock()
@@ -415,12 +416,12 @@ func (c *Customers) take(n notice) {
 		c.takeGrant(n)
 		return
 	}
-	var value *Entitlements
+	var value *rights.State
 	var err error
 	if n.kind == "customer.deleted" {
-		value, err = readDeleted(n.raw, ours)
+		value, err = rights.ReadDeleted(n.raw, ours)
 	} else {
-		value, err = readEvent(n.raw, ours, c.config.Features)
+		value, err = rights.ReadState(n.raw, ours, c.config.Features)
 	}
 	switch {
 	case err != nil:
@@ -428,7 +429,7 @@ func (c *Customers) take(n notice) {
 		err = errors.New("its organization is missing")
 	case n.at.IsZero():
 		err = errors.New("its time is missing")
-	case value.unread&listOfBenefits != 0:
+	case value.Unread()&rights.ListOfBenefits != 0:
 		err = errors.New("its list of granted benefits is missing or no list")
 	}
 	if err != nil {
@@ -441,8 +442,8 @@ func (c *Customers) take(n notice) {
 	if latest := n.sent.Add(time.Second); at.After(latest) {
 		at = latest
 	}
-	value.at = clock.PolarTime(at)
-	c.cache.dropLicenses(value, value.licenseKeyIDs(), true, 0)
+	value.SetAt(clock.PolarTime(at))
+	c.cache.dropLicenses(value, value.LicenseKeyIDs(), true, 0)
 	if !c.cache.applyEvent(value, max(0, n.sent.Sub(at))+c.cache.now().Sub(n.came)) {
 		c.cache.counts.eventsOld.Add(1)
 		return
@@ -471,7 +472,7 @@ func (c *Customers) takeGrant(n notice) {
 		c.cache.counts.eventsUnknown.Add(1)
 		return
 	}
-	who, err := readCustomer(n.customer, c.organizationID())
+	who, err := rights.ReadCustomer(n.customer, c.organizationID())
 	if err == nil && n.organization == "" {
 		err = errors.New("its organization is missing")
 	}
@@ -485,7 +486,7 @@ func (c *Customers) takeGrant(n notice) {
 	}
 	c.cache.dropLicenses(who, ids, false, revoked)
 	if r := c.cache.replicas; r != nil && !n.at.IsZero() {
-		r.publishDrop(who.customer, ids, clock.PolarTime(n.at), revoked != 0)
+		r.publishDrop(who.Customer(), ids, clock.PolarTime(n.at), revoked != 0)
 	}
 	c.cache.counts.events.Add(1)
 }
@@ -495,8 +496,8 @@ func (c *Customers) takeGrant(n notice) {
 func (c *Customers) unreadable(n notice, err error) {
 	c.cache.counts.eventsRefused.Add(1)
 	c.seldom.Warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", n.kind, "error", err)
-	if of, err := readCustomer(n.customer, c.organizationID()); err == nil {
-		c.leaveOut(of.customer)
+	if of, err := rights.ReadCustomer(n.customer, c.organizationID()); err == nil {
+		c.leaveOut(of.Customer())
 		c.cache.invalidate(of)
 	}
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/seal"
 	"github.com/polargate/polargate/internal/wire"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
@@ -888,14 +889,14 @@ func FuzzWebhookBody(f *testing.F) {
 			Data json.RawMessage `json:"data"`
 		}
 		require.NoError(t, json.Unmarshal(body, &said))
-		who, err := readDeleted(said.Data, "")
+		who, err := rights.ReadDeleted(said.Data, "")
 		require.NoError(t, err)
 		found := customers.cache.entryOf(CustomerID(who.CustomerID()).key)
 		require.NotNil(t, found)
 		have := found.value()
 		require.Equal(t, who.CustomerID(), have.CustomerID())
-		found = customers.cache.entryOf(ExternalID(have.ExternalID()).key)
-		require.Equal(t, ExternalID(have.ExternalID()).check() == nil, found != nil)
+		found = customers.cache.entryOf(ExternalID(have.External()).key)
+		require.Equal(t, ExternalID(have.External()).check() == nil, found != nil)
 	})
 }
 

@@ -14,10 +14,11 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/wire"
 )
 
 // ID is a license key's.
-type ID = [16]byte
+type ID = wire.UUID
 
 const (
 	// workers is how many questions are under way at once.

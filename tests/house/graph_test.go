@@ -52,7 +52,6 @@ var knots = []string{
 	"config.go uses customers.go",
 	"customer_keys.go uses customers.go",
 	"customers.go uses http_middleware.go",
-	"entitlements.go uses customer_keys.go",
 	"entitlements.go uses customers.go",
 }
 

@@ -6,14 +6,14 @@ var customers = []mutant{
 		name:  "an answer about another customer is believed",
 		rule:  "only an answer about the right customer counts",
 		file:  "entitlements.go",
-		old:   `	case !asked.is(e.CustomerID(), e.external):`,
-		new:   `	case e.CustomerID() == "":`,
+		old:   `	case !asked.is(s.CustomerID(), s.External()):`,
+		new:   `	case s.CustomerID() == "":`,
 		tests: "TestAnAnswerAboutAnotherCustomerIsNotBelieved",
 	},
 	{
 		name:  "a customer of another organization is believed",
 		rule:  "only an answer about a customer of the organization counts",
-		file:  "entitlements.go",
+		file:  "internal/rights/read.go",
 		old:   `	if organizationID != "" && organization != "" && !wire.SameUUID(organization, organizationID) {`,
 		new:   `	if organization == "\x00" {`,
 		tests: "TestAnAnswerAboutAnotherCustomerIsNotBelieved|TestSignedEventsThatMeanNothingHereAreAcknowledged",
@@ -21,23 +21,23 @@ var customers = []mutant{
 	{
 		name: "a benefit of an unknown type makes the state unreadable",
 		rule: "unknown benefit types never break decoding",
-		file: "entitlements.go",
+		file: "internal/rights/read.go",
 		old: `		g.Text("benefit_type", &kind)
 		if benefit == "" {
 			continue
 		}`,
 		new: `		g.Text("benefit_type", &kind)
 		if benefit == "" || kind == "" {
-			return nil, errForeignState
+			return nil, ErrForeign
 		}`,
 		tests: "TestStrangeFieldsInAStateDoNotSpoilTheOthers|TestEveryRecordedStateIsReadOrRefusedAsPolarMeantIt",
 	},
 	{
 		name:  "a subscription that is past due counts",
 		rule:  "a product needs an active or trialing subscription",
-		file:  "entitlements.go",
+		file:  "internal/rights/read.go",
 		old:   `is.ProductID == "" || slices.Contains(noRight, is.Status) {`,
-		new:   `is.ProductID == "" {`,
+		new:   `is.ProductID == "" || len(slices.Clone(noRight)) == 0 {`,
 		tests: "TestSubscriptionsCountByTheirStatus",
 	},
 	{
@@ -171,7 +171,7 @@ var customers = []mutant{
 		old:  `		return e, func() { c.unknown.Add(key, e) }`,
 		new: `		return e, func() {
 			c.change(e, func(a *answer) {
-				a.value.customer = wire.UUID(append(make([]byte, 0, 24), key.id+"----------------"...)[:16])
+				a.value = *a.value.WithCustomer(wire.UUID(append(make([]byte, 0, 24), key.id+"----------------"...)[:16]))
 			})
 			c.known.addCustomer(e)
 			c.known.customers.Touch(e)

@@ -95,10 +95,10 @@ var routes = []mutant{
 		name: "an external id still finds its former customer",
 		rule: "an external id is one customer's at a time",
 		file: "cache_news.go",
-		old: `	if last != nil && last.external != value.external {
+		old: `	if last != nil && last.External() != value.External() {
 		c.known.dropAlias(e)
 	}`,
-		new: `	if last != nil && last.external != value.external {
+		new: `	if last != nil && last.External() != value.External() {
 		_ = e
 	}`,
 		tests: "TestAnAliasAlwaysFindsAnAnswerThatNamesIt",
@@ -272,8 +272,8 @@ var routes = []mutant{
 		name:  "every cached customer is let in",
 		rule:  "only customers who meet the requirements are let in",
 		file:  "http_middleware.go",
-		old:   `				case hit && c.config.Overlay == nil && known.known && known.meets(&all, 0): // the common case`,
-		new:   `				case hit && c.config.Overlay == nil && known.known && all.kind != 0: // the common case`,
+		old:   `				case ok && c.config.Overlay == nil && known.Known() && known.meets(&all, 0): // the common case`,
+		new:   `				case ok && c.config.Overlay == nil && known.Known() && all.kind != 0: // the common case`,
 		tests: "TestTheFirstRequirementThatIsNotMetIsNamed|TestARefusalIsAProblemReportOfExactlyTheseFields|TestACancellationTakesEffectAtOnceForBothIds",
 	},
 	{
@@ -400,8 +400,8 @@ var routes = []mutant{
 		name:  "whoever has an overlay passes everywhere",
 		rule:  "an unknown customer is let in by what an overlay gives",
 		file:  "http_middleware.go",
-		old:   `(value.known || value.byOverlay(requirements))`,
-		new:   `(value.known || value.particulars().over != nil)`,
+		old:   `(value.Known() || value.byOverlay(requirements))`,
+		new:   `(value.Known() || value.overlaid() != nil)`,
 		tests: "TestAnUnknownCustomerIsLetInByWhatAnOverlayGivesAndNothingElse",
 	},
 	{

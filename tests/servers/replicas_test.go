@@ -785,7 +785,7 @@ func TestWhatIsWrongInTheStoreIsLoggedOnceCountedAndDecidesNothing(t *testing.T)
 			r.At = polargate.NewFactTime(r.At.Time().Add(time.Hour))
 			return r
 		},
-		"another name": func(r polargate.SharedRecord) polargate.SharedRecord { r.Key = "x" + r.Key[1:]; return r },
+		"another name": func(r polargate.SharedRecord) polargate.SharedRecord { r.Key = "another" + r.Key[7:]; return r },
 	} {
 		t.Run(name, func(t *testing.T) {
 			kit.Bubbled(t, func(t *testing.T) {
