@@ -55,7 +55,8 @@
 // with [FromContext]. [Customers.LicenseMiddleware] does the same for a license key in a
 // header. [Customers.Route] has all options of a route, such as the units of a meter that
 // a request costs, or a resolver that can fail. [Customers.Decide] and
-// [Customers.Entitlements] are for servers that don't speak HTTP. [Customers.Await] is
+// [Customers.Entitlements] are for servers that don't speak HTTP. The modules polargategrpc,
+// polargateconnect and polargateconnectv2 have interceptors for gRPC and Connect. [Customers.Await] is
 // for the page that customers come back to from the checkout: it waits until Polar has
 // granted what they bought. [Customers.Warm] fills the cache after a start, with a
 // hundredth of the requests.

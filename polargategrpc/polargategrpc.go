@@ -120,6 +120,10 @@ func (g *Gate) Unary(ctx context.Context, request any, info *grpc.UnaryServerInf
 }
 
 // Stream is a grpc.StreamServerInterceptor.
+//
+// If the server is behind net/http (grpc.Server.ServeHTTP), a handler that writes to a client
+// that doesn't read isn't interrupted when the right ends, before the client or the
+// http.Server ends the connection.
 func (g *Gate) Stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	ctx, call, err := g.rules.Begin(stream.Context(), info.FullMethod, true)
 	if err != nil {
@@ -127,7 +131,7 @@ func (g *Gate) Stream(server any, stream grpc.ServerStream, info *grpc.StreamSer
 	}
 	defer call.Close()
 	if status, ok := grpc.ServerTransportStreamFromContext(ctx).(statusWriter); ok {
-		call.Interrupt(nil, func() { interrupt(ctx, status) })
+		call.Interrupt(nil, func() { go interrupt(ctx, status) }) // net/http may let it wait
 	}
 	return call.End(told(handler(server, &gatedStream{stream, ctx, call, stream.RecvMsg})))
 }

@@ -13,15 +13,16 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// ownMethods are what the standard library calls, and no program by itself.
+// ownMethods are what the standard library and connect call, and no program by itself.
 var ownMethods = map[string]bool{
 	"Format": true, "LogValue": true, "MarshalText": true, "UnmarshalText": true, "MarshalJSON": true, "UnmarshalJSON": true,
 	"String": true, "Error": true, "Unwrap": true, "Is": true, "ServeHTTP": true,
+	"WrapUnary": true, "WrapStreamingClient": true, "WrapStreamingHandler": true,
 }
 
 func TestEverythingExportedIsDocumentedAndEachFunctionIsShownInAnExample(t *testing.T) {
 	t.Parallel()
-	for _, folder := range []string{".", "polartest", "lease", "lease/issuer", "janitor", "storetest", "rpcgate", "licensepage", "polargategrpc"} {
+	for _, folder := range []string{".", "polartest", "lease", "lease/issuer", "janitor", "storetest", "rpcgate", "licensepage", "polargategrpc", "polargateconnect", "polargateconnectv2"} {
 		fset := token.NewFileSet()
 		paths, err := filepath.Glob(filepath.Join(root, folder, "*.go"))
 		require.NoError(t, err)

@@ -7,11 +7,17 @@ go 1.26.0
 
 replace (
 	github.com/polargate/polargate => ../..
+	github.com/polargate/polargate/polargateconnect => ../../polargateconnect
+	github.com/polargate/polargate/polargateconnectv2 => ../../polargateconnectv2
 	github.com/polargate/polargate/polargategrpc => ../../polargategrpc
 )
 
 require (
+	connectrpc.com/connect v1.21.1
+	connectrpc.com/connect/v2 v2.0.2
 	github.com/polargate/polargate v0.0.0
+	github.com/polargate/polargate/polargateconnect v0.0.0
+	github.com/polargate/polargate/polargateconnectv2 v0.0.0
 	github.com/polargate/polargate/polargategrpc v0.0.0
 	github.com/stretchr/testify v1.12.1
 	google.golang.org/grpc v1.85.0

@@ -50,7 +50,7 @@ func (s grpcService) Chat(stream grpc.BidiStreamingServer[reports.Order, reports
 }
 
 func newGRPCHandlers() *handlers {
-	return newHandlers(func(text string) error { return status.Error(codes.Internal, text) })
+	return newHandlers(func(text string) error { return status.Error(codes.Internal, text) }, polargategrpc.FromError)
 }
 
 // recovered makes an error of a panic, so that the server goes on.
@@ -77,12 +77,23 @@ func (s *server) grpcGate(customers *polargate.Customers) *polargategrpc.Gate {
 	return polargategrpc.New(customers, config)
 }
 
-func serveGRPC(t *testing.T, customers *polargate.Customers, s server, h *handlers) (address string) {
-	t.Helper()
+func newGRPCServer(customers *polargate.Customers, s server, h *handlers) *grpc.Server {
 	options := append([]grpc.ServerOption{grpc.ChainUnaryInterceptor(recovered)}, s.grpcGate(customers).ServerOptions()...)
 	g := grpc.NewServer(options...)
 	reports.RegisterReportsServer(g, grpcService{handlers: h})
 	grpc_health_v1.RegisterHealthServer(g, health.NewServer())
+	return g
+}
+
+// serveGRPCByHTTP serves gRPC by the HTTP/2 of net/http.
+func serveGRPCByHTTP(t *testing.T, customers *polargate.Customers, s server, h *handlers) (address string) {
+	t.Helper()
+	return serveHTTP(t, newGRPCServer(customers, s, h))
+}
+
+func serveGRPC(t *testing.T, customers *polargate.Customers, s server, h *handlers) (address string) {
+	t.Helper()
+	g := newGRPCServer(customers, s, h)
 	listener := listen(t)
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(listener) }()
@@ -99,9 +110,9 @@ type grpcCaller struct {
 	user, key string
 }
 
-func dial(t *testing.T, address string, options ...grpc.DialOption) caller {
+func callGRPC(t *testing.T, address string) caller {
 	t.Helper()
-	conn, err := grpc.NewClient(address, append(options, grpc.WithTransportCredentials(insecure.NewCredentials()))...)
+	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = conn.Close() })
 	return grpcCaller{conn: conn}

@@ -72,6 +72,7 @@ type server struct {
 	open      []string
 	byKey     bool // by the license key in x-license-key, not by the customer in x-user
 	fails     error
+	unwrapped bool // Connect's, without Gate.Handler
 }
 
 // who names the customer of the header x-user, as a server behind a gateway that signs people
@@ -127,12 +128,13 @@ func (s stream) rest() (texts []string, err error) {
 // handlers are the service, without a protocol.
 type handlers struct {
 	failed  func(text string) error // an error of the handler's own
-	entered chan struct{}           // told when a stream's handler has begun
-	left    chan error              // told why a stream's handler has ended
+	refused func(error) (rpcgate.Refused, bool)
+	entered chan struct{} // told when a stream's handler has begun
+	left    chan error    // told why a stream's handler has ended
 }
 
-func newHandlers(failed func(string) error) *handlers {
-	return &handlers{failed, make(chan struct{}, 100), make(chan error, 100)}
+func newHandlers(failed func(string) error, refused func(error) (rpcgate.Refused, bool)) *handlers {
+	return &handlers{failed, refused, make(chan struct{}, 100), make(chan error, 100)}
 }
 
 // render does what the order says then.
@@ -224,7 +226,7 @@ func (h *handlers) chat(ctx context.Context, recv func() (*reports.Order, error)
 }
 
 // listen is an address on loopback.
-func listen(t *testing.T) net.Listener {
+func listen(t testing.TB) net.Listener {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
