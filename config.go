@@ -95,6 +95,10 @@ type Config struct {
 	// many months of updates ask for it.
 	Released time.Time
 
+	// Trial lets the program run for a while without a license key. The zero value means
+	// no trial.
+	Trial Trial
+
 	// FreshFor is how long a granted answer counts without asking again. 0 means 24
 	// hours; it must not be negative.
 	FreshFor time.Duration
@@ -154,6 +158,21 @@ type Config struct {
 	machine func() machine.Machine // for tests of other computers; nil means machine.This
 }
 
+// Trial is a trial without a license key. It needs no network. It begins at the first Check
+// (or Refresh, or under Run) that finds no license, and is stored then; if it can't be stored,
+// it doesn't begin. It lasts for Days, in which Status.State is InTrial, and ends earlier once
+// a license is activated. Each computer has one: after it, or after a license, there is no
+// other. A clock that is set back doesn't prolong it. Somebody who deletes the state, for
+// example by reinstalling their system, gets another one.
+type Trial struct {
+	// Days is how long the trial lasts, in days of 24 hours: at most 3653. 0 means no trial.
+	// A version of the program with another number changes the trials that have begun.
+	Days int
+	// Features are what the trial unlocks. Empty means none: the program may run, and that
+	// is all.
+	Features []string
+}
+
 // Links are pages of the vendor, as absolute addresses that begin with https:, http: or
 // mailto:.
 type Links struct {
@@ -211,6 +230,9 @@ func (c Config) Format(f fmt.State, _ rune) {
 func (c Config) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
 const (
+	// maxTrial is the longest trial, in days.
+	maxTrial = 3653
+
 	defaultApp          = "polargate-app"
 	defaultFreshFor     = 24 * time.Hour
 	defaultGracePeriod  = 14 * 24 * time.Hour
@@ -263,6 +285,9 @@ func (c Config) withDefaults() Config {
 	c.Features = normalFeatures(c.Features)
 	c.Conditions, c.Meta = maps.Clone(c.Conditions), maps.Clone(c.Meta)
 	c.LeaseKeys = slices.Clone(c.LeaseKeys)
+	c.Trial.Features = slices.Clone(c.Trial.Features)
+	slices.Sort(c.Trial.Features)
+	c.Trial.Features = slices.Compact(c.Trial.Features)
 	return c
 }
 
@@ -332,6 +357,9 @@ func (c Config) validate() error {
 	if err := c.Links.check(); err != nil {
 		return err
 	}
+	if err := c.checkTrial(); err != nil {
+		return err
+	}
 	if c.Fingerprint != "" {
 		if err := checkMap("Fingerprint", map[string]any{"Fingerprint": c.Fingerprint}); err != nil {
 			return err
@@ -366,6 +394,19 @@ func (c Config) checkMeta() error {
 		return &InputError{"Meta", fmt.Sprintf("has %d entries: there is room for %d", len(c.Meta), maxMeta)}
 	}
 	return checkMap("Meta", c.Meta)
+}
+
+// checkTrial rejects a trial that can't work.
+func (c Config) checkTrial() error {
+	switch {
+	case c.Trial.Days < 0 || c.Trial.Days > maxTrial:
+		return &InputError{"Trial", fmt.Sprintf("must last between 1 and %d days, or 0 for no trial", maxTrial)}
+	case slices.Contains(c.Trial.Features, ""):
+		return &InputError{"Trial", "has a feature without a name"}
+	case c.Trial.Days > 0 && (c.Ephemeral == ReleaseOnClose || c.Ephemeral == ValidateOnly):
+		return &InputError{"Trial", "would begin again at each start of an Ephemeral Gate: leave one of the two empty"}
+	}
+	return nil
 }
 
 // takesSeats reports whether a key is activated here if it can be.

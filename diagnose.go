@@ -67,6 +67,7 @@ type Diagnosis struct {
 	SinceChecked   time.Duration `json:"since_checked_ns"`
 	GraceUntil     time.Time     `json:"grace_until,omitzero"`
 	ExpiresAt      time.Time     `json:"expires_at,omitzero"`
+	TrialUntil     time.Time     `json:"trial_until,omitzero"` // when the trial ends, or ended
 	Unsaved        bool          `json:"unsaved"`
 	InDoubt        bool          `json:"in_doubt"`
 	SeatsToRelease int           `json:"seats_to_release"`
@@ -101,6 +102,7 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 		Reason:      status.Reason,
 		GraceUntil:  status.GraceUntil,
 		ExpiresAt:   status.ExpiresAt,
+		TrialUntil:  status.TrialUntil,
 		Unsaved:     status.Unsaved,
 		InDoubt:     status.InDoubt,
 
@@ -262,6 +264,9 @@ func (d Diagnosis) String() string {
 	}
 	if !d.ExpiresAt.IsZero() {
 		line("expires", "%s", d.ExpiresAt.Format(time.RFC3339))
+	}
+	if !d.TrialUntil.IsZero() {
+		line("trial until", "%s", d.TrialUntil.Format(time.RFC3339))
 	}
 	for _, id := range []struct{ name, value string }{
 		{"key", d.Key}, {"activation", d.ActivationID}, {"installation", d.InstallationID},

@@ -25,6 +25,8 @@
 // image copied, err is [ErrOtherMachine]. [Gate.Move] moves the license here; nothing
 // moves by itself.
 //
+// Config.Trial lets people try the program for some days without a license.
+//
 // [Gate.Import] adopts an activation that an earlier version of your program made in
 // another way. Config.Ephemeral is for build jobs and containers; add Config.WaitForTurn
 // if many of them share one address. [Gate.Diagnose] writes a report that a user can

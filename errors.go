@@ -103,6 +103,9 @@ const (
 	ErrBusy Reason = "busy"
 	// ErrNoLicense: no license key has been activated here yet.
 	ErrNoLicense Reason = "no_license"
+	// ErrTrialEnded: the trial without a license is over; see Config.Trial. An error with
+	// this Reason is ErrNoLicense too.
+	ErrTrialEnded Reason = "trial_ended"
 	// ErrUnknownCustomer: Polar has no such customer, or the customer no such member. Only
 	// calls about one customer fail with it: to Entitlements and Route, an unknown customer
 	// is one without entitlements.

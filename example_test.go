@@ -620,3 +620,23 @@ func ExampleStoreError() {
 	}
 	// Output: This program isn't allowed to use its license file. Give your user account access to the file and its folder, then try again.
 }
+
+// A trial needs no key and no network. It begins with the first Check.
+func ExampleTrial() {
+	gate, err := polargate.Open(polargate.Config{
+		OrganizationID: "34f57e13-8bcb-4481-85b2-a4b55c4ba0b9",
+		App:            "inkwell",
+		Store:          &polargate.MemoryStore{},
+		Trial:          polargate.Trial{Days: 14, Features: []string{"export"}},
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer gate.Close()
+	status, err := gate.Check(context.Background())
+	fmt.Println(status.State, err, gate.Has("export"), gate.Has("sync"))
+	fmt.Println(time.Until(status.TrialUntil).Round(24 * time.Hour))
+	// Output:
+	// trial <nil> true false
+	// 336h0m0s
+}

@@ -77,6 +77,7 @@ type circumstances struct {
 	unsaved  error  // why the record isn't in the Store; nil if it is
 	inMemory bool   // the record is kept in memory because the Store can't be written
 	underWay string // the attempt that this Gate is making to activate; "" for none
+	untried  error  // why a trial couldn't begin; nil if nothing is in its way
 }
 
 // snapshot is a Status, and what Has reads. It never changes.
@@ -229,8 +230,9 @@ func (g *Gate) Status() Status {
 // computer; Move moves it here. A state that is deleted under a running Gate is written
 // again: only Deactivate removes a license.
 //
-// The error is nil exactly when the program may run, which is in the states Active and
-// Grace. The Status is valid either way; show its Message. If ctx ends early, the result
+// The first Check without a license begins the trial, if Config.Trial offers one.
+//
+// The error is nil exactly when the program may run; see Status.OK. The Status is valid either way; show its Message. If ctx ends early, the result
 // is what is known by then.
 func (g *Gate) Check(ctx context.Context) (Status, error) {
 	if err := g.enter(ctx); err != nil {
@@ -546,6 +548,9 @@ func (g *Gate) consider(ctx context.Context, when occasion, waited *record) (rec
 		g.restore(ctx)
 		rec = g.holding()
 	}
+	if g.beginTrial(ctx, &rec) {
+		rec = g.holding()
+	}
 	now := g.now()
 	g.mu.Lock()
 	s := g.evaluate(now)
@@ -560,6 +565,23 @@ func (g *Gate) consider(ctx context.Context, when occasion, waited *record) (rec
 		todo = doNothing
 	}
 	return rec, todo
+}
+
+// beginTrial begins the trial if the record has neither a license nor a trial, and reports
+// whether it tried to. A trial that can't be stored doesn't begin: it would begin at each start.
+func (g *Gate) beginTrial(ctx context.Context, rec *record) bool {
+	if g.config.Trial.Days == 0 || !rec.mayTry() || g.fallback.inUse() {
+		return false
+	}
+	_, _, err := g.change(ctx, trialStarted{})
+	g.update(func() bool {
+		if g.around.untried == nil && err == nil {
+			return false
+		}
+		g.around.untried = err
+		return true
+	})
+	return true
 }
 
 // askAndSettle asks Polar about the activation of a record, and stores the answer.
@@ -588,6 +610,9 @@ func (g *Gate) storeTime(ctx context.Context, rec record, now time.Time) {
 // noteTime has the verdict follow the clock and raises the latest time seen, in memory. If
 // that has to be stored, it returns the write; start it without the lock. g.mu is held.
 func (g *Gate) noteTime(now time.Time) write {
+	if g.record.trying() && g.config.Trial.Days > 0 {
+		return g.noteTrial(now)
+	}
 	v := g.record.verdict
 	if v == nil || v.Refused != "" {
 		return nil
@@ -598,10 +623,26 @@ func (g *Gate) noteTime(now time.Time) write {
 		return nil
 	}
 	g.record.noteTime(now)
+	return g.changeLater(clockFollowed{now})
+}
+
+// noteTrial is noteTime during a trial. g.mu is held.
+func (g *Gate) noteTrial(now time.Time) write {
+	before := g.record.state.Trial
+	after := before.seen(now)
+	if !before.noted(after, g.config.Trial.Days) {
+		return nil
+	}
+	g.record.state.Trial = after
+	return g.changeLater(trialSeen{now})
+}
+
+// changeLater is a change of the stored record, to be started without the lock. g.mu is held.
+func (g *Gate) changeLater(e recordEvent) write {
 	g.background.Add(1) // with the lock held, since Close doesn't wait for what is added after it began
 	return func() {
 		defer g.background.Done()
-		_, _, _ = g.change(g.drainCtx, clockFollowed{now})
+		_, _, _ = g.change(g.drainCtx, e)
 	}
 }
 
@@ -699,6 +740,7 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		Reason:     s.reason,
 		FreshUntil: s.freshUntil,
 		GraceUntil: s.graceUntil,
+		TrialUntil: s.trialUntil,
 		Source:     around.source,
 		Unsaved:    around.unsaved != nil,
 		InDoubt:    rec.inDoubt(now, around.underWay),
@@ -715,6 +757,8 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		next.status.Key = newKey(rec.others[0].Key)
 	}
 	switch {
+	case s.reason == ErrNoLicense && around.untried != nil:
+		next.status.situation, next.status.store = trialUnstored, around.untried
 	case s.reason == ErrOtherMachine && rec.state.Seat != nil:
 		next.status.situation = movingHere
 	case rec.elsewhere() && rec.others[0].byFile():
@@ -732,13 +776,17 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		next.status.BenefitID = rec.verdict.BenefitID
 		next.status.LicenseKeyID, next.status.CustomerID = rec.verdict.LicenseKeyID, rec.verdict.CustomerID
 		next.status.subscribed = rec.verdict.Subscribed
+		next.status.Seats.Limit = rec.verdict.SeatLimit
 		next.status.Usage, next.status.LimitUsage = rec.verdict.Usage, Unlimited
 		if limit := rec.verdict.LimitUsage; limit != nil {
 			next.status.LimitUsage = *limit
 		}
 	}
 	if next.status.OK() {
-		next.status.Features = featuresOf(rec.verdict, c)
+		next.status.Features = c.Trial.Features
+		if rec.verdict != nil {
+			next.status.Features = featuresOf(rec.verdict, c)
+		}
 		next.features = make(map[string]struct{}, len(next.status.Features))
 		for _, feature := range next.status.Features {
 			next.features[feature] = struct{}{}

@@ -52,6 +52,8 @@ func leaseValidity(v *verdict, now, newest time.Time, c *Config) validity {
 		s.freshUntil = forever
 	}
 	switch {
+	case v.proof.Trial && (standing != "" || errors.Is(err, lease.ErrExpired)):
+		return leasedTrial(s, standing)
 	case standing == lease.Active:
 		s.state, s.changes = Active, s.freshUntil
 	case standing == lease.Grace:
@@ -70,6 +72,16 @@ func leaseValidity(v *verdict, now, newest time.Time, c *Config) validity {
 		s.freshUntil = earlier(s.freshUntil, now)
 	}
 	return s
+}
+
+// leasedTrial is the validity of a lease without a license key, which is a trial: until it ends,
+// or over. s has its times.
+func leasedTrial(s validity, standing lease.Standing) validity {
+	end := s.graceUntil
+	if standing == "" {
+		return validity{state: Unlicensed, reason: ErrTrialEnded, trialUntil: end}
+	}
+	return validity{state: InTrial, trialUntil: end, freshUntil: s.freshUntil, changes: end}
 }
 
 // forever is when a lease expires that never does.

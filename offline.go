@@ -36,6 +36,8 @@ type state struct {
 	Outbox []seat `json:"outbox,omitempty"`
 	// OutboxRetry is when a check tries that again.
 	OutboxRetry time.Time `json:"outbox_retry,omitzero"`
+	// Trial is the trial without a license; nil if none has begun.
+	Trial *trial `json:"trial,omitempty"`
 	// Request is for a license file that has not come yet.
 	Request *offlineRequest `json:"request,omitempty"`
 	// Newest is when the newest lease was issued that counted here, and a second more if
@@ -231,6 +233,8 @@ type verdict struct {
 	LimitUsage *int64 `json:"limit_usage,omitempty"`
 	// Seats: the key has activations, so it must be used with one.
 	Seats bool `json:"seats,omitempty"`
+	// SeatLimit is how many computers the key can be used on; 0 if that isn't known.
+	SeatLimit int64 `json:"seat_limit,omitempty"`
 	// HighWater is the latest time seen here since. A clock behind it was ahead then, or
 	// has been set back; see follow.
 	HighWater time.Time `json:"mark"`
@@ -358,6 +362,7 @@ type validity struct {
 	reason     Reason
 	freshUntil time.Time // no need to ask before
 	graceUntil time.Time // no access after, unless Polar answers
+	trialUntil time.Time // when a trial ends, or ended
 	// changes is when time alone changes this; zero if it doesn't.
 	changes time.Time
 }
@@ -424,6 +429,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 	case license != nil:
 		v := &verdict{Serial: serial, CheckedAt: now, BenefitID: license.BenefitID, ExpiresAt: license.EndsAt(), Usage: license.Usage, LimitUsage: license.LimitUsage, Seats: license.seats() > 0, HighWater: now}
 		v.LicenseKeyID, v.CustomerID, v.Subscribed = license.ID, license.CustomerID, license.Subscription != nil
+		v.SeatLimit = license.seats()
 		if skew := license.answeredAt.Sub(now); skew.Abs() > maxSkew {
 			v.Skew = skew
 		}
@@ -435,7 +441,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 		v := &verdict{Serial: serial, Refused: e.Reason, CheckedAt: now, HighWater: now}
 		if last != nil {
 			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
-			v.Usage, v.LimitUsage = last.Usage, last.LimitUsage
+			v.Usage, v.LimitUsage, v.SeatLimit = last.Usage, last.LimitUsage, last.SeatLimit
 			v.LicenseKeyID, v.CustomerID, v.Subscribed = last.LicenseKeyID, last.CustomerID, last.Subscribed
 		}
 		return v

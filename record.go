@@ -23,6 +23,9 @@ type record struct {
 	trouble Reason   // why something that should be there is missing
 	// others are the activations of other computers, if this one has none.
 	others []seat
+	// tried is the trial of another computer whose state is beside this one's, if this one
+	// has no license: a copy brings no new trial. nil if there is none.
+	tried *trial
 	// stored: the record was read or saved under this computer's name.
 	stored bool
 	// missing: the record was stored, and has disappeared. Deactivate stores that it
@@ -112,6 +115,32 @@ type clockFollowed struct{ at time.Time }
 func (e clockFollowed) apply(rec *record, _ time.Time, _ rules) bool {
 	rec.noteTime(e.at) // the stored verdict may be another one by now
 	return rec.verdict != nil
+}
+
+// trialStarted: the first check found no license.
+type trialStarted struct{}
+
+func (trialStarted) apply(rec *record, now time.Time, _ rules) bool {
+	if !rec.mayTry() {
+		return false
+	}
+	begin := &trial{Began: now, HighWater: now}
+	if rec.tried != nil {
+		begin = rec.tried.seen(now)
+	}
+	rec.state.Trial = begin
+	return true
+}
+
+// trialSeen: the clock was read during a trial.
+type trialSeen struct{ at time.Time }
+
+func (e trialSeen) apply(rec *record, _ time.Time, _ rules) bool {
+	if !rec.trying() {
+		return false
+	}
+	rec.state.Trial = rec.state.Trial.seen(e.at)
+	return true
 }
 
 // unsaved: the Store failed earlier. A license that is only in memory is stored.
@@ -255,6 +284,7 @@ func (e settled) apply(rec *record, now time.Time, r rules) bool {
 		st.Intent = nil
 	}
 	st.Seat, st.Left, st.Request, rec.trouble = e.seat, false, nil, ""
+	st.Trial = st.Trial.over()
 	rec.answer(e.license, nil, now, r)
 	return true
 }
@@ -271,7 +301,7 @@ func (e imported) apply(rec *record, _ time.Time, _ rules) bool {
 	if !rec.takesImports() {
 		return false
 	}
-	rec.state.Seat, rec.state.Left = e.seat, false
+	rec.state.Seat, rec.state.Left, rec.state.Trial = e.seat, false, rec.state.Trial.over()
 	rec.verdict, rec.trouble = e.provisional, ""
 	return true
 }
@@ -377,7 +407,17 @@ func (rec *record) noteTime(now time.Time) bool {
 
 // worthKeeping reports whether there is anything to lose.
 func (rec *record) worthKeeping() bool {
-	return rec.state.Seat != nil || len(rec.state.Outbox) > 0 || rec.state.Intent != nil
+	return rec.state.Seat != nil || len(rec.state.Outbox) > 0 || rec.state.Intent != nil || rec.state.Trial != nil
+}
+
+// mayTry reports whether a trial may begin: there was never a license here, nor a trial.
+func (rec *record) mayTry() bool {
+	return rec.state.Seat == nil && !rec.state.Left && rec.state.Trial == nil && rec.trouble == "" && rec.unread == nil && len(rec.others) == 0
+}
+
+// trying reports whether a trial began, and no license came since.
+func (rec *record) trying() bool {
+	return rec.state.Seat == nil && rec.state.Trial != nil && !rec.state.Trial.Over
 }
 
 // takesImports reports whether an activation that Polar couldn't be asked about can become
@@ -387,8 +427,13 @@ func (rec *record) takesImports() bool {
 	return s == nil || !s.held() && s.State != reactivating
 }
 
-// untouched reports whether there has been no license here yet.
+// untouched reports whether there has been no license here yet. A trial is none.
 func (rec *record) untouched() bool {
+	if rec.trying() {
+		before := *rec
+		before.state.Trial = nil
+		rec = &before
+	}
 	return !rec.worthKeeping() && !rec.state.Left && rec.trouble == "" && rec.unread == nil
 }
 
@@ -409,13 +454,21 @@ func (rec *record) inDoubt(now time.Time, underWay string) bool {
 
 // validity is what a record is worth at a moment, to a program of that configuration.
 func (rec *record) validity(now time.Time, c *Config, underWay string) validity {
+	tried, ok := validity{}, false
+	if rec.state.Seat == nil {
+		tried, ok = rec.state.Trial.validity(now, c)
+	}
 	switch {
+	case tried.state == InTrial:
+		return tried
 	case rec.state.Seat == nil && rec.trouble != "":
 		return validity{state: Unlicensed, reason: rec.trouble}
 	case rec.state.Seat == nil && rec.inDoubt(now, underWay):
 		return validity{state: Unlicensed, reason: ErrInDoubt}
 	case rec.elsewhere():
 		return validity{state: Locked, reason: ErrOtherMachine}
+	case ok:
+		return tried
 	case rec.state.Seat == nil:
 		return validity{state: Unlicensed, reason: ErrNoLicense}
 	case rec.verdict == nil && rec.trouble != "":

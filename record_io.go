@@ -33,7 +33,7 @@ func (g *Gate) load(ctx context.Context) record {
 	known.unread, known.missing = nil, false
 	lost := func() record {
 		switch {
-		case known.state.Seat != nil:
+		case known.state.Seat != nil, known.trying():
 			return known
 		case errors.Is(known.unread, ErrNoPermission):
 			return g.blank(ErrNoPermission)
@@ -103,6 +103,7 @@ func (g *Gate) load(ctx context.Context) record {
 			return known
 		}
 		rec := record{state: *st, verdict: said, stored: i == 0}
+		rec.state.Trial = known.state.Trial.further(st.Trial)
 		if st.Seat != nil && st.Seat.State == reactivating && (said == nil || said.Refused == "") {
 			rec.verdict, rec.trouble = nil, ErrOtherMachine
 		}
@@ -110,12 +111,12 @@ func (g *Gate) load(ctx context.Context) record {
 			rec.verdict = known.verdict // it couldn't be saved when it came
 		}
 		if st.Seat == nil && !st.Left {
-			rec.others = g.others(ctx, nil)
+			rec.others, rec.tried = g.others(ctx, nil)
 		}
 		return rec
 	}
 	rec := g.blank("")
-	rec.others = g.others(ctx, strange)
+	rec.others, rec.tried = g.others(ctx, strange)
 	return rec
 }
 
@@ -167,6 +168,7 @@ func (g *Gate) save(ctx context.Context, rec record, source Source) error {
 	if known.state.Seat.same(rec.state.Seat) && known.verdict.newer(rec.verdict) {
 		rec.verdict, rec.trouble = known.verdict, known.trouble
 	}
+	rec.state.Trial = known.state.Trial.further(rec.state.Trial)
 	rec.state.Owner = g.fingerprint(&rec.state)
 	switch {
 	case rec.state.Seat == nil:
@@ -191,8 +193,8 @@ func (g *Gate) save(ctx context.Context, rec record, source Source) error {
 	}
 	rec.stored, rec.missing = true, false
 	g.adopt(rec, source)
-	if rec.state.Seat != nil {
-		g.enlist(ctx)
+	if rec.state.Seat != nil || rec.state.Trial != nil {
+		g.enlist(ctx, rec.state.Seat != nil && known.state.Seat == nil)
 	}
 	return nil
 }
@@ -438,11 +440,11 @@ func (g *Gate) machines(ctx context.Context) ([]string, error) {
 	return tags, nil
 }
 
-// enlist puts this computer on the list, once in the life of a Gate. If that fails, the
-// next save tries again.
-func (g *Gate) enlist(ctx context.Context) {
+// enlist puts this computer on the list, once in the life of a Gate, and first if it was just
+// activated. If that fails, the next save tries again.
+func (g *Gate) enlist(ctx context.Context, first bool) {
 	g.mu.Lock()
-	done := g.enlisted
+	done := g.enlisted && !first
 	g.mu.Unlock()
 	if done {
 		return
@@ -460,7 +462,9 @@ func (g *Gate) enlist(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	if own := g.tags()[0]; !slices.Contains(tags, own) {
+	own := g.tags()[0]
+	if at := slices.Index(tags, own); at < 0 || first && at > 0 {
+		tags = slices.DeleteFunc(tags, func(tag string) bool { return tag == own })
 		tags = append([]string{own}, tags...)
 		data, err := g.seal.sealIndex(tags[:min(len(tags), maxMachines)])
 		if err != nil || g.store.Save(ctx, g.names.Index, data) != nil {
@@ -472,15 +476,21 @@ func (g *Gate) enlist(ctx context.Context) {
 	g.mu.Unlock()
 }
 
-// others are the activations of other computers whose states are in this Store. own is
-// the state that another computer stored under this computer's name; nil if there is none.
-func (g *Gate) others(ctx context.Context, own *state) []seat {
+// others are the activations of other computers whose states are in this Store, and the
+// trial of theirs of which the most has passed: that of one that has or had a license is
+// over. own is the state that another computer stored under this computer's name; nil if
+// there is none.
+func (g *Gate) others(ctx context.Context, own *state) (found []seat, tried *trial) {
 	if g.fallback.inUse() {
-		return g.holding().others // they are in the Store, which isn't used now
+		rec := g.holding()
+		return rec.others, rec.tried // they are in the Store, which isn't used now
 	}
-	var found []seat
 	add := func(st *state) {
 		s := st.Seat
+		tried = tried.further(st.Trial)
+		if s != nil || st.Left {
+			tried = tried.further(&trial{Over: true})
+		}
 		if s == nil || s.State == reactivating || s.State == released || len(found) >= maxOthers ||
 			slices.ContainsFunc(found, func(o seat) bool { return o.Key == s.Key && o.ActivationID == s.ActivationID }) {
 			return
@@ -514,7 +524,7 @@ func (g *Gate) others(ctx context.Context, own *state) []seat {
 			add(st)
 		}
 		if len(found) >= maxOthers {
-			return found
+			return found, tried
 		}
 	}
 	// The state of an earlier build counts until its computer has a state of its own.
@@ -523,7 +533,7 @@ func (g *Gate) others(ctx context.Context, own *state) []seat {
 			add(st)
 		}
 	}
-	return found
+	return found, tried
 }
 
 // restore writes the state again after it was deleted under the running program.

@@ -92,6 +92,9 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	if rec.missing {
 		r.g.restore(ctx)
 	}
+	if r.g.beginTrial(ctx, &rec) {
+		rec = r.g.holding()
+	}
 	r.g.saveAgain(ctx)
 	r.flush(ctx, rec)
 	due := r.due(rec)

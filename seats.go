@@ -738,7 +738,7 @@ func (g *Gate) move(ctx context.Context, rec record) error {
 		}
 	}
 	if len(rec.others) == 0 {
-		rec.others = g.others(ctx, nil) // load reads them only if there is no license here
+		rec.others, _ = g.others(ctx, nil) // load reads them only if there is no license here
 	}
 	if len(rec.others) == 0 {
 		if rec.state.Seat != nil {

@@ -18,6 +18,8 @@ const (
 	Grace State = "grace"
 	// Locked: Polar refused it, or the grace period is over.
 	Locked State = "locked"
+	// InTrial: there is no license yet, and the trial lasts; see Config.Trial.
+	InTrial State = "trial"
 	// Unlicensed: no license key has been activated on this computer.
 	Unlicensed State = "unlicensed"
 )
@@ -35,7 +37,7 @@ const (
 type Status struct {
 	// State says whether the program may run; see OK.
 	State State
-	// Reason is empty if the license is active.
+	// Reason is empty if the license is active, or a trial lasts.
 	Reason Reason
 	// Key prints masked. Key.Reveal returns the text, for example to activate it again.
 	// With ErrOtherMachine, it is the key of the other computer's license.
@@ -56,6 +58,10 @@ type Status struct {
 	// ExpiresAt is when the key ends, as far as that is known: see LicenseKey.EndsAt. It is
 	// zero if it has no known end.
 	ExpiresAt time.Time
+	// TrialUntil is when the trial ends, or ended if that is the Reason; zero otherwise.
+	TrialUntil time.Time
+	// Seats says on how many computers the key can be used.
+	Seats StatusSeats
 	// Usage is how many uses of the key have been counted, and LimitUsage how many there
 	// are in all, as Polar last said; Unlimited if there is no limit. Both are 0 if
 	// nothing is known.
@@ -85,9 +91,16 @@ type Status struct {
 	subscribed bool
 }
 
-// unread is why there is no license: the Store could not be read.
+// StatusSeats says on how many computers a license key can be used.
+type StatusSeats struct {
+	// Limit is how many computers can be activated at a time, as Polar last said; 0 if that
+	// isn't known, or the key can't be activated.
+	Limit int64 `json:"limit"`
+}
+
+// unread is why there is no license: the Store couldn't be read, or no trial stored in it.
 func (s Status) unread() error {
-	if s.Reason == ErrNoPermission || s.Reason == ErrUnreadableState {
+	if s.Reason == ErrNoPermission || s.Reason == ErrUnreadableState || s.situation == trialUnstored {
 		return s.store
 	}
 	return nil
@@ -125,6 +138,8 @@ func (s Status) validity(l *Language, failed Reason) string {
 		return l.text(phraseActive)
 	case s.State == Active:
 		return l.text(phraseActiveUntil, "{until}", l.FormatTime(s.ExpiresAt))
+	case s.State == InTrial:
+		return l.text(phraseTrial, "{until}", l.FormatTime(s.TrialUntil))
 	case s.State == Grace && s.situation == byFile:
 		return l.text(phraseGraceFile, "{until}", until)
 	case s.State == Grace && failed == "":
@@ -166,6 +181,8 @@ func (s Status) action(l Links, failed Reason) Action {
 	switch {
 	case s.State == Active:
 		return Action{}
+	case s.State == InTrial:
+		return Action{ActionEnterKey, l.Buy}
 	case s.State == Grace && s.situation == byFile:
 		return Action{Kind: ActionLoadFile}
 	case s.State == Grace && s.Reason == ErrMisconfigured:
@@ -242,7 +259,7 @@ func (l Links) actionFor(reason Reason, situation Phrase) Action {
 		return Action{ActionEnterKey, cmp.Or(l.Renew, l.Buy)}
 	}
 	switch reason {
-	case ErrNoLicense, ErrUnknownKey, ErrWrongBenefit, ErrWrongCustomer, ErrUnreadableState:
+	case ErrNoLicense, ErrTrialEnded, ErrUnknownKey, ErrWrongBenefit, ErrWrongCustomer, ErrUnreadableState:
 		return Action{ActionEnterKey, l.Buy}
 	case ErrInactive:
 		return Action{ActionEnterKey, cmp.Or(l.Renew, l.Buy)}
@@ -269,8 +286,8 @@ func (l Links) actionFor(reason Reason, situation Phrase) Action {
 	return Action{}
 }
 
-// OK reports whether the program may run: the state is Active or Grace.
-func (s Status) OK() bool { return s.State == Active || s.State == Grace }
+// OK reports whether the program may run: the state is Active, Grace or InTrial.
+func (s Status) OK() bool { return s.State == Active || s.State == Grace || s.State == InTrial }
 
 // Has reports whether a feature was unlocked when the snapshot was taken.
 func (s Status) Has(feature string) bool { return slices.Contains(s.Features, feature) }
@@ -282,7 +299,7 @@ type wireAction struct {
 }
 
 // MarshalJSON writes every field: the key masked, times in UTC or null, the action null if
-// there is none, usage only if there is a limit, and unsaved, in_doubt and release_pending
+// there is none, usage and seats only if there is a limit, trial_until only of a trial, and unsaved, in_doubt and release_pending
 // only if they are true. It is for other programs to read; there is no way back to a Status.
 func (s Status) MarshalJSON() ([]byte, error) {
 	when := func(t time.Time) *time.Time {
@@ -300,6 +317,10 @@ func (s Status) MarshalJSON() ([]byte, error) {
 	if s.Action.Kind != ActionNone {
 		action = &wireAction{s.Action.Kind, s.Action.URL}
 	}
+	var seats *StatusSeats
+	if s.Seats.Limit > 0 {
+		seats = &s.Seats
+	}
 	var usage, limit *int64
 	if s.LimitUsage > 0 && s.LimitUsage != Unlimited {
 		usage, limit = &s.Usage, &s.LimitUsage
@@ -315,21 +336,23 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		LicenseKeyID string `json:"license_key_id"`
 		CustomerID   string `json:"customer_id"`
 
-		CheckedAt  *time.Time `json:"checked_at"`
-		FreshUntil *time.Time `json:"fresh_until"`
-		GraceUntil *time.Time `json:"grace_until"`
-		ExpiresAt  *time.Time `json:"expires_at"`
-		Usage      *int64     `json:"usage,omitempty"`
-		LimitUsage *int64     `json:"limit_usage,omitempty"`
-		Source     Source     `json:"source"`
-		Unsaved    bool       `json:"unsaved,omitempty"`
-		InDoubt    bool       `json:"in_doubt,omitempty"`
-		Pending    bool       `json:"release_pending,omitempty"`
-		Message    string     `json:"message"`
+		CheckedAt  *time.Time   `json:"checked_at"`
+		FreshUntil *time.Time   `json:"fresh_until"`
+		GraceUntil *time.Time   `json:"grace_until"`
+		ExpiresAt  *time.Time   `json:"expires_at"`
+		TrialUntil *time.Time   `json:"trial_until,omitempty"`
+		Seats      *StatusSeats `json:"seats,omitempty"`
+		Usage      *int64       `json:"usage,omitempty"`
+		LimitUsage *int64       `json:"limit_usage,omitempty"`
+		Source     Source       `json:"source"`
+		Unsaved    bool         `json:"unsaved,omitempty"`
+		InDoubt    bool         `json:"in_doubt,omitempty"`
+		Pending    bool         `json:"release_pending,omitempty"`
+		Message    string       `json:"message"`
 
 		Action *wireAction `json:"action"`
 	}{
 		s.State, string(s.Reason), s.Key, features, s.BenefitID, s.ActivationID, s.LicenseKeyID, s.CustomerID,
-		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), usage, limit, s.Source, s.Unsaved, s.InDoubt, s.ReleasePending, s.Message, action,
+		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), when(s.TrialUntil), seats, usage, limit, s.Source, s.Unsaved, s.InDoubt, s.ReleasePending, s.Message, action,
 	})
 }

@@ -221,6 +221,7 @@ const (
 	phraseGrace          Phrase = "grace"
 	phraseGraceCause     Phrase = "grace.cause"
 	phraseGraceFile      Phrase = "grace.file"
+	phraseTrial          Phrase = "trial"
 	phraseRefused        Phrase = "refused"
 	phraseNoteInDoubt    Phrase = "note_in_doubt"
 	phraseNoteUnsaved    Phrase = "note_unsaved"
@@ -267,6 +268,9 @@ const (
 	unreadableSeat      Phrase = "unreadable_state.seat"
 	movingHere          Phrase = "other_machine.moving"
 	seatNeeded          Phrase = "seat_released.needed"
+
+	// trialUnstored: a trial couldn't begin, because it couldn't be stored.
+	trialUnstored Phrase = "no_license.trial"
 
 	// A license that came in a file.
 	byFile        Phrase = "grace_ended.file"
@@ -319,6 +323,7 @@ var english = map[Phrase]string{
 	"grace":                "Working offline. Connect before {until} to keep using this program.",
 	"grace.cause":          "We couldn't verify your license: {what}. {do} You can keep using this program until {until}.",
 	"grace.file":           "Your license file has to be renewed. Load a new one before {until} to keep using this program.",
+	"trial":                "Trial until {until}. To keep using this program after that, activate a license key.",
 	"grace_due":            "We'll recheck your license when you're online. Connect before {until} to keep using this program.",
 	"note_in_doubt":        "An earlier activation didn't finish. The license key may count it as a computer in use.",
 	"note_release_pending": "We'll deactivate your previous license once you're online.",
@@ -442,6 +447,10 @@ var english = map[Phrase]string{
 	// The license on this computer.
 	"no_license":                 "this program isn't activated yet",
 	"no_license.do":              "Enter your license key.",
+	"no_license.trial":           "your trial couldn't start, because nothing can be saved on this computer",
+	"no_license.trial.do":        "Make sure that this program can write to its settings folder and that the disk isn't full. Then try again, or enter your license key.",
+	"trial_ended":                "your trial has ended",
+	"trial_ended.do":             "Enter a license key to keep using this program.",
 	"other_machine":              "this license belongs to another computer",
 	"other_machine.do":           "Move it here, which deactivates the other computer, or activate another license key.",
 	"other_machine.moving":       "your license is still being moved to this computer",

@@ -27,7 +27,7 @@ var update = flag.Bool("update", false, "write testdata/messages.txt anew")
 var reasons = []Reason{
 	ErrUnknownKey, ErrInactive, ErrExpired, ErrSeatReleased, ErrConditionsMismatch, ErrWrongBenefit, ErrWrongCustomer, ErrActivationLimit,
 	ErrActivationsUnsupported, ErrUsageExceeded, ErrDenied, ErrUnreachable, ErrRateLimited, ErrMisconfigured, ErrInDoubt, ErrGraceEnded,
-	ErrClockSetBack, ErrOtherMachine, ErrUnreadableState, ErrNoPermission, ErrBusy, ErrNoLicense, ErrUnknownCustomer, ErrClosed,
+	ErrClockSetBack, ErrOtherMachine, ErrUnreadableState, ErrNoPermission, ErrBusy, ErrNoLicense, ErrTrialEnded, ErrUnknownCustomer, ErrClosed,
 }
 
 // situations are all there are, in order, with the reason of each.
@@ -65,6 +65,7 @@ func messages() string {
 	}
 	status("active", Status{State: Active}, "", false)
 	status("active, with an end", Status{State: Active, ExpiresAt: until}, "", false)
+	status("trial", Status{State: InTrial, TrialUntil: until}, "", false)
 	status("grace, not asked yet", Status{State: Grace, Reason: ErrUnreachable, GraceUntil: until}, "", false)
 	for _, reason := range []Reason{ErrUnreachable, ErrRateLimited, ErrMisconfigured} {
 		status("grace, "+string(reason), Status{State: Grace, Reason: reason, GraceUntil: until}, reason, false)

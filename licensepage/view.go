@@ -93,8 +93,12 @@ func lookOf(s polargate.Status) look {
 		return look{"good", "", "page.active"}
 	case polargate.Grace:
 		return look{"warn", "check", "page.grace"}
+	case polargate.InTrial:
+		return look{"plain", "enter", "page.trial"}
 	case polargate.Unlicensed:
 		switch s.Reason {
+		case polargate.ErrTrialEnded:
+			return look{"bad", "enter", "page.trial_ended"}
 		case polargate.ErrInDoubt:
 			return look{"warn", "enter", "page.in_doubt"}
 		case polargate.ErrNoPermission:
@@ -184,6 +188,9 @@ func (p *Page) addFacts(v *view, now time.Time) {
 			names = append(names, feature)
 		}
 		add("page.fact.features", strings.Join(names, ", "))
+	}
+	if !status.TrialUntil.IsZero() {
+		add("page.fact.trial", p.day(status.TrialUntil, now))
 	}
 	if status.OK() && !status.ExpiresAt.IsZero() {
 		add("page.fact.expires", p.day(status.ExpiresAt, now))

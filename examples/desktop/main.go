@@ -28,7 +28,7 @@
 // A product would have all of these built in, above all the organization. NO_COLOR, if not empty, and TERM=dumb turn
 // colors off.
 //
-// The exit code is 0 if the program is licensed or the command succeeded, 2 if the
+// The exit code is 0 if the program may run or the command succeeded, 2 if the
 // license is locked or a key was refused, 3 if there is no license, 4 if the command
 // couldn't be completed now, and 64 if it was called wrongly. A refused key doesn't take
 // away the license in use: the exit code of status is still 0. If a license is locked or

@@ -201,7 +201,7 @@ func TestALicenseIsActivatedUsedAndDeactivatedByTheCommandLine(t *testing.T) {
 	}
 	assert.InDelta(t, 0, status["usage"], 0)
 	assert.InDelta(t, 10, status["limit_usage"], 0)
-	assert.Len(t, status, 17)
+	assert.Len(t, status, 18)
 	assert.Len(t, i.polar.Requests(), asked, "a fresh answer on disk asks nobody")
 	assert.Equal(t, "network", i.status(exitOK, "--refresh")["source"])
 

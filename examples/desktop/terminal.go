@@ -264,6 +264,9 @@ func (c *call) describe(s polargate.Status, err error) string {
 	case s.State == polargate.Active && !s.GraceUntil.IsZero():
 		line("Works offline", "until "+day(s.GraceUntil, now))
 	}
+	if !s.TrialUntil.IsZero() {
+		line("Trial until", day(s.TrialUntil, now))
+	}
 	switch {
 	case s.ExpiresAt.IsZero():
 	case s.ExpiresAt.After(now):

@@ -142,6 +142,20 @@ func tour(ctx context.Context, out io.Writer) (err error) {
 	if seats := polar.Seats(key.ID); seats != 0 {
 		return fmt.Errorf("expected no activation to be left, found %d", seats)
 	}
+
+	say("11. On another computer, somebody tries the program first. A trial needs neither a key nor a network.")
+	config.Store, config.Trial = polargate.FileStore(folder+"/trial"), polargate.Trial{Days: 14, Features: []string{"export"}}
+	trial, err := polargate.Open(config)
+	if err != nil {
+		return err
+	}
+	defer trial.Close()
+	status, err = trial.Check(ctx)
+	say("   %s: %s", status.State, status.Message)
+	say("   can export: %v; can sync: %v", trial.Has("export"), trial.Has("sync"))
+	if status.State != polargate.InTrial {
+		return fmt.Errorf("expected a trial, found %s (%s): %w", status.State, status.Reason, err)
+	}
 	return nil
 }
 

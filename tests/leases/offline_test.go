@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -458,9 +459,15 @@ func TestATrialInAFileNeedsNoLicenseKey(t *testing.T) {
 		gate := v.Open(v.withoutNetwork)
 		status, err := gate.ActivateFile([]byte(text))
 		require.NoError(t, err)
+		assert.Equal(t, polargate.InTrial, status.State)
+		assert.True(t, time.Now().Add(14*kit.Day).Equal(status.TrialUntil), status.TrialUntil)
 		assert.Equal(t, []string{"export"}, status.Features)
 		time.Sleep(14*kit.Day + time.Minute)
+		synctest.Wait()
 		assert.False(t, gate.Has("export"))
+		status, err = gate.Check(t.Context())
+		require.ErrorIs(t, err, polargate.ErrTrialEnded)
+		assert.Equal(t, polargate.Unlicensed, status.State)
 	})
 }
 

@@ -52,6 +52,7 @@ type chapter struct {
 var chapters = []chapter{
 	{"What an answer means", verdicts},
 	{"Clocks, freshness and grace", clocks},
+	{"Trials", trials},
 	{"Seats", seats},
 	{"Limits", limits},
 	{"Fingerprint and state", fences},
