@@ -51,18 +51,19 @@ type entry struct {
 }
 
 // answer is what an entry serves, and for how long. It is immutable. What each look-up
-// reads stands first, so that it is in one place in memory.
+// reads stands in its first 64 bytes, and it takes 128, so that the processor fetches one line
+// of memory for it.
 type answer struct {
 	// freshUntil: served without asking. staleUntil: served, and asked about in the
 	// background. graceUntil: served while Polar cannot be asked.
-	freshUntil             clock.Local
+	freshUntil clock.Local
+	// rare is nil in most.
+	rare                   *rarities
 	value                  rights.State
 	staleUntil, graceUntil clock.Local
 	// doubtAt: a refusal by this answer has Polar asked again from then on. memoryUntil:
 	// served without asking while others are turned away.
 	doubtAt, memoryUntil clock.Local
-	// rare is nil in most.
-	rare *rarities
 }
 
 // rarities are what few answers have.

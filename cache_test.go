@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"testing"
 	"time"
+	"unsafe"
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/rights"
@@ -106,4 +107,10 @@ func TestAnAliasAlwaysFindsAnAnswerThatNamesIt(t *testing.T) {
 			require.Equal(t, aliases, c.known.aliases.Len(), "seed %d, step %d: no alias is left behind", seed, step)
 		}
 	}
+}
+
+func TestAnAnswerTakesTwoLinesOfMemory(t *testing.T) {
+	t.Parallel()
+	assert.LessOrEqual(t, unsafe.Sizeof(answer{}), uintptr(128))
+	assert.LessOrEqual(t, unsafe.Offsetof(answer{}.value), uintptr(16), "what a look-up reads stands in the first")
 }

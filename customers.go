@@ -81,7 +81,7 @@ type CustomersConfig struct {
 	Timeout time.Duration
 	// CacheSize is how many customers are cached, and how many license keys, and a
 	// quarter of that for unknown ones. A few percent more may be found for a while. 0
-	// means 10,000; the minimum is 4. A customer takes about 400 bytes plus the length of
+	// means 10,000; the minimum is 4. A customer takes about 360 bytes plus the length of
 	// the external id, however many benefits they have.
 	CacheSize int
 

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -164,7 +165,7 @@ func TestAValueThatWasToGoStaysIfItIsUsed(t *testing.T) {
 	}
 	gone := (&item{0}).in(c)
 	require.NotNil(t, gone, "the search for what is to go has not come to it")
-	require.False(t, c.recent.Contains(spread(gone)))
+	require.False(t, c.keeps(spread(gone)))
 	require.True(t, c.Touch(gone))
 	for i := range 5000 {
 		add(1_000_000 + i)
@@ -173,13 +174,53 @@ func TestAValueThatWasToGoStaysIfItIsUsed(t *testing.T) {
 	assert.Positive(t, *dropped)
 }
 
+func TestWhoIsKeptIsWhomA2QCacheOfHashicorpKeeps(t *testing.T) {
+	t.Parallel()
+	for _, size := range []int{2, 3, 4, 5, 8, 100, 1000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			t.Parallel()
+			rnd := rand.New(rand.NewPCG(uint64(size), 1))
+			kept, err := newTwoQueue(size)
+			require.NoError(t, err)
+			model, err := lru.New2Q[uint64, struct{}](size)
+			require.NoError(t, err)
+			often := rand.NewZipf(rnd, 1.1, 1, uint64(4*size))
+			for range 20_000 {
+				hash := often.Uint64() // crowded: low bits choose the place
+				if rnd.IntN(3) == 0 {
+					hash = rnd.Uint64N(uint64(4 * size))
+				}
+				hash <<= 2 * (hash % 2)
+				switch rnd.IntN(8) {
+				case 0:
+					kept.remove(hash)
+					model.Remove(hash)
+				case 1, 2, 3:
+					_, ok := model.Get(hash)
+					require.Equal(t, ok, kept.use(hash))
+				default:
+					kept.add(hash)
+					model.Add(hash, struct{}{})
+				}
+				look := rnd.Uint64N(uint64(4 * size))
+				require.Equal(t, model.Contains(look), kept.has(look))
+				require.Equal(t, model.Len(), kept.count[recent]+kept.count[frequent])
+			}
+			for _, hash := range model.Keys() {
+				require.True(t, kept.has(hash))
+			}
+			assert.LessOrEqual(t, len(kept.nodes), size+size/2+2+int(lastList), "the places of what is forgotten are used again")
+		})
+	}
+}
+
 func TestAUseIsNotNotedRatherThanWaitedFor(t *testing.T) {
 	t.Parallel()
 	c, add, _ := cached(t, 4)
 	add(1)
-	c.touched.Lock()
+	c.mu.Lock()
 	assert.False(t, c.Touch((&item{1}).in(c)))
-	c.touched.Unlock()
+	c.mu.Unlock()
 	assert.True(t, c.Touch((&item{1}).in(c)))
 }
 
@@ -199,8 +240,10 @@ func TestWhatWasRemovedCanBeAddedAgain(t *testing.T) {
 
 func TestACacheNeedsASize(t *testing.T) {
 	t.Parallel()
-	_, err := NewCache(0, spread)
-	assert.Error(t, err)
+	for _, size := range []int{-1, 0, 1} {
+		_, err := NewCache(size, spread)
+		assert.Error(t, err, size)
+	}
 }
 
 func TestLookingUpAllocatesNothing(t *testing.T) {

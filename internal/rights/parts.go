@@ -246,10 +246,11 @@ func (s *State) set(have Parts) {
 	have.Meters = slices.CompactFunc(have.Meters, func(a, b Meter) bool { return a.id == b.id })
 	s.amounts = nil
 	if len(have.Meters) > 0 {
-		p.meters, s.amounts = make([]text, len(have.Meters)), make([]amounts, len(have.Meters))
+		all := make([]amounts, len(have.Meters))
+		p.meters, s.amounts = make([]text, len(have.Meters)), &all
 	}
 	for i, m := range have.Meters {
-		p.meters[i], s.amounts[i] = m.id, amounts{m.Consumed, m.Credited, m.Balance, m.Counted}
+		p.meters[i], (*s.amounts)[i] = m.id, amounts{m.Consumed, m.Credited, m.Balance, m.Counted}
 	}
 	s.common = p.shared()
 	slices.SortStableFunc(have.Subscriptions, func(a, b Subscription) int { return strings.Compare(a.ID, b.ID) })

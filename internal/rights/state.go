@@ -30,7 +30,7 @@ type State struct {
 	// from an earlier state.
 	unread, borrowed Lists
 	customer         wire.UUID   // zero where not known
-	amounts          []amounts   // of the plan's meters, in their order
+	amounts          *[]amounts  // of the plan's meters, in their order; nil if there are none
 	at               clock.Polar // when Polar said so
 	// subscriptions are those that make the plan's products, by id; the first knows the next.
 	subscriptions *subscription
@@ -316,7 +316,7 @@ func (s *State) Meter(id string) (Meter, bool) {
 
 // meter is how one stands, by its place in the plan.
 func (s *State) meter(i int) Meter {
-	a := s.amounts[i]
+	a := (*s.amounts)[i]
 	return Meter{s.plan().meters[i], a.consumed, a.credited, a.balance, a.counted}
 }
 
@@ -354,7 +354,7 @@ func (s *State) Count(meter string) (ledger.Count, bool) {
 	if i < 0 {
 		return ledger.Count{}, false
 	}
-	a := s.amounts[i]
+	a := (*s.amounts)[i]
 	if a.counted == 0 {
 		a.counted = s.at.Before(countsAfter)
 	}
@@ -364,10 +364,14 @@ func (s *State) Count(meter string) (ledger.Count, bool) {
 // WithBalances is a copy with what is left on meters by a book.
 func (s *State) WithBalances(book *ledger.Book) *State {
 	next := *s
-	next.amounts = slices.Clone(s.amounts)
+	var all []amounts
+	if s.amounts != nil {
+		all = slices.Clone(*s.amounts)
+		next.amounts = &all
+	}
 	book.Balances(func(meter string, left ledger.Units) {
 		if i := s.place(meter); i >= 0 {
-			next.amounts[i].balance = left.Float()
+			all[i].balance = left.Float()
 		}
 	})
 	return &next
