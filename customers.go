@@ -126,6 +126,13 @@ type CustomersConfig struct {
 	// gives nothing.
 	Overlay func(ctx context.Context, customer CustomerRef, have *Entitlements) []Overlay
 
+	// OnDecision is told of each decision of Route, Decide, DecideLicense, Reserve and Watch,
+	// for an audit log, metrics (see package metrics) or traces, and of a stream that Watch ends. It
+	// is called after the decision and before the handler, with the context of the caller, so
+	// it must be quick, and safe for use by many goroutines. A panic in it is caught and
+	// logged. nil costs nothing.
+	OnDecision func(context.Context, Decision)
+
 	// UpgradeURL is where customers find your plans. A problem report names it, and a
 	// browser is redirected there, unless it is the page that was requested. It is a web
 	// address or a path; one that begins with "?" or "#" is relative to the page that was

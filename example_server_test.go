@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"time"
 
 	"github.com/polargate/polargate"
@@ -86,6 +88,34 @@ func ExampleCustomersConfig_overlay() {
 	// Output:
 	// usr_ada true [{export 0001-01-01 00:00:00 +0000 UTC staff}]
 	// usr_bob false []
+}
+
+// An audit log keeps who was let in where, and why not.
+func ExampleCustomersConfig_onDecision() {
+	polar := polartest.New(polartest.Config{})
+	audit := slog.New(slog.NewTextHandler(os.Stdout, &slog.HandlerOptions{ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Key == slog.TimeKey || a.Key == slog.LevelKey {
+			return slog.Attr{} // so that the example prints the same each time
+		}
+		return a
+	}}))
+	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+		AccessToken: polar.AddToken(polartest.Token{}),
+		OnDecision: func(_ context.Context, d polargate.Decision) {
+			audit.Info("decided", "gate", d)
+			fmt.Println("feature:", d.Feature(), "outcome:", d.Outcome)
+		},
+		BaseURL:    polar.URL(),
+		HTTPClient: polar.Client(),
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer customers.Close()
+	customers.Decide(context.Background(), polargate.ExternalID("ada@example.com"), polargate.Feature("export"))
+	// Output:
+	// msg=decided gate.outcome=unpaid gate.required="feature export" gate.unmet="feature export" gate.source=network
+	// feature: export outcome: unpaid
 }
 
 // While Polar can't be reached, and nothing is known of a customer, reading stays open.

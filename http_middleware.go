@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -79,6 +80,9 @@ type Route struct {
 	// its last words; then the connection is ended, also a hijacked one. With FailOpen, it
 	// goes on while Polar can't be reached. False decides once, before the handler runs.
 	Watch bool
+	// Name is what a Decision calls the route. Empty means the pattern of the request, if a
+	// mux around the route has set it.
+	Name string
 	// UpgradeURL and Refuse replace those of the configuration; empty and nil keep them.
 	UpgradeURL string
 	Refuse     func(http.ResponseWriter, *http.Request, Refusal)
@@ -213,6 +217,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	}
 	route.Require, route.Fallback = ownRequirements(route.Require), slices.Clone(route.Fallback)
 	route.Spend.MeterID, route.UpgradeURL = strings.Clone(route.Spend.MeterID), strings.Clone(route.UpgradeURL)
+	feature := featuresIn(route.Require)
 	route.Spend.Usage.Metadata = maps.Clone(route.Spend.Usage.Metadata)
 	all = All(route.Require...)
 	free := all.without(normalUUID(route.Spend.MeterID)) // what lets in without a charge
@@ -239,11 +244,16 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			} else {
 				key, err = route.LicenseKeyOrError(r)
 			}
+			var q question
+			if c.config.OnDecision != nil {
+				q.route, q.feature = cmp.Or(route.Name, r.Pattern), feature
+			}
 			if err != nil {
-				c.refuse(w, r, route, c.unresolved(r, err))
+				c.refuse(w, r, &route, &q, c.unresolved(r, err))
 				return
 			}
 			if route.CustomerOrError != nil {
+				q.key, q.seen = customer.key, inMemory
 				hit, ok := c.cache.hit(customer.key)
 				switch known := (*Entitlements)(hit); {
 				case ok && c.config.Overlay == nil && known.Known() && known.meets(&all, 0): // the common case, in few steps
@@ -251,10 +261,13 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				case ok:
 					value, refusal = c.decideAgain(r.Context(), customer.key, known, route.Require)
 				default:
-					value, refusal = c.Decide(r.Context(), customer, route.Require...)
+					q.seen = c.asked(customer.key).seen
+					value, refusal = c.decideFor(r.Context(), customer, route.Require)
 				}
 			} else {
-				value, refusal = c.DecideLicense(r.Context(), key, route.Require...)
+				q.key = licenseCacheKey(key)
+				q.seen = c.asked(q.key).seen
+				value, refusal = c.decideKey(r.Context(), q.key, route.Require)
 			}
 			opens := false
 			if refusal != nil && route.opensFor(r, refusal) {
@@ -263,17 +276,20 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			}
 			switch {
 			case refusal != nil && !opens:
-				c.refuse(w, r, route, *refusal)
+				c.refuse(w, r, &route, &q, *refusal)
 				return
 			case opens:
 				c.cache.counts.failedOpen.Add(1)
 			}
 			charged := value != nil && spends && !opens && !value.Meets(free)
+			if !charged {
+				c.tell(r.Context(), &q, route.Require, value, refusal, opens)
+			}
 			switch {
 			case route.Watch:
-				c.serveWatched(w, r, next, &route, cmp.Or(customer.key, cacheKey{byLicenseKey, key}), value, charged)
+				c.serveWatched(w, r, next, &route, &q, value, charged)
 			case charged:
-				c.serveSpending(w, r, next, &route, customer, value)
+				c.serveSpending(w, r, next, &route, &q, value)
 			default:
 				serve(w, r, next, value)
 			}
@@ -432,7 +448,7 @@ func (c *Customers) fallenBack(ctx context.Context, route *Route, customer Custo
 	return nil
 }
 
-func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route Route, refusal Refusal) {
+func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route *Route, q *question, refusal Refusal) {
 	switch n := &c.cache.counts; refusal.Status {
 	case http.StatusPaymentRequired:
 		n.unpaid.Add(1)
@@ -441,6 +457,7 @@ func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route Route, 
 	default:
 		n.unidentified.Add(1)
 	}
+	c.tell(r.Context(), q, route.Require, nil, &refusal, false)
 	refusal.UpgradeURL = route.UpgradeURL
 	w.Header().Set("Cache-Control", "no-store") // also where the program refuses in its own way
 	route.Refuse(w, r, refusal)
@@ -468,26 +485,29 @@ func bringBack(outer, inner *http.Request, added context.Context) {
 }
 
 // serveSpending takes the cost of a route off the meter while the handler runs.
-func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route *Route, customer CustomerRef, value *Entitlements) {
+func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next http.Handler, route *Route, q *question, value *Entitlements) {
 	cost, err := route.Spend.price(r)
 	if err != nil {
-		c.refuse(w, r, *route, c.unpriced(r, err))
+		c.refuse(w, r, route, q, c.unpriced(r, err))
 		return
 	}
 	if !cost.Positive() {
+		c.tell(r.Context(), q, route.Require, value, nil, false)
 		serve(w, r, next, value)
 		return
 	}
-	reserved, refusal := c.reserve(r.Context(), customer.key, value, route.Spend.MeterID, cost, route.Require)
+	reserved, refusal := c.reserve(r.Context(), q.key, value, route.Spend.MeterID, cost, route.Require)
 	if e, ok := errors.AsType[*Error](refusal.err()); ok && e.Op == opUsage && route.FailOpen && route.opensFor(r, refusal) {
 		c.cache.counts.failedOpen.Add(1)
+		c.tell(r.Context(), q, route.Require, nil, refusal, true)
 		serve(w, r, next, nil)
 		return
 	}
 	if refusal != nil {
-		c.refuse(w, r, *route, *refusal)
+		c.refuse(w, r, route, q, *refusal)
 		return
 	}
+	c.tell(r.Context(), q, route.Require, value, nil, false)
 	watched := &statusWriter{ResponseWriter: w}
 	served := false
 	defer func() {
@@ -697,6 +717,14 @@ func (c *Customers) adminStats() any {
 // Decide reports whether a customer meets requirements, for servers that don't speak
 // HTTP. If so, the Refusal is nil.
 func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, *Refusal) {
+	q := c.asked(customer.key)
+	value, refusal := c.decideFor(ctx, customer, requirements)
+	c.tell(ctx, &q, requirements, value, refusal, false)
+	return value, refusal
+}
+
+// decideFor is Decide, of which nobody is told.
+func (c *Customers) decideFor(ctx context.Context, customer CustomerRef, requirements []Requirement) (*Entitlements, *Refusal) {
 	if customer.IsZero() {
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized})
 	}
@@ -717,11 +745,20 @@ func (c *Customers) decideCustomer(ctx context.Context, key cacheKey, value *Ent
 
 // DecideLicense is Decide for a license key. The key is cleaned as by ParseKey.
 func (c *Customers) DecideLicense(ctx context.Context, licenseKey string, requirements ...Requirement) (*Entitlements, *Refusal) {
-	key, err := ParseKey(licenseKey)
-	if err != nil {
+	key := licenseCacheKey(licenseKey)
+	q := c.asked(key)
+	value, refusal := c.decideKey(ctx, key, requirements)
+	c.tell(ctx, &q, requirements, value, refusal, false)
+	return value, refusal
+}
+
+// decideKey is DecideLicense, of which nobody is told. Without an id, what a person typed is
+// no license key.
+func (c *Customers) decideKey(ctx context.Context, key cacheKey, requirements []Requirement) (*Entitlements, *Refusal) {
+	if key.id == "" {
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
 	}
-	value, err := c.look(ctx, cacheKey{byLicenseKey, key.Reveal()})
+	value, err := c.look(ctx, key)
 	return c.decideLicense(ctx, value, err, requirements)
 }
 
@@ -757,17 +794,24 @@ func (c *Customers) Reserve(ctx context.Context, customer CustomerRef, meterID s
 	if !(units > 0) || units > mostUnits {
 		return nil, c.refusal(Refusal{Status: http.StatusBadRequest, Err: &InputError{"units", "must be more than 0"}})
 	}
-	value := c.reservable(ctx, customer.key, requirements)
-	if value == nil {
-		var refusal *Refusal
-		if value, refusal = c.Decide(ctx, customer, requirements...); refusal != nil {
-			return nil, refusal
+	q := c.asked(customer.key)
+	r, value, refusal := c.reserveFor(ctx, customer, meterID, ledger.Cost(units), requirements)
+	c.tell(ctx, &q, requirements, value, refusal, false)
+	return r, refusal
+}
+
+// reserveFor is Reserve, of which nobody is told. value is what the customer has.
+func (c *Customers) reserveFor(ctx context.Context, customer CustomerRef, meterID string, units ledger.Units, requirements []Requirement) (r *Reservation, value *Entitlements, refusal *Refusal) {
+	if value = c.reservable(ctx, customer.key, requirements); value == nil {
+		if value, refusal = c.decideFor(ctx, customer, requirements); refusal != nil {
+			return nil, nil, refusal
 		}
 	}
 	if len(requirements) > 0 && value.Meets(All(requirements...).without(normalUUID(meterID))) {
-		return &Reservation{customers: c, of: value}, nil
+		return &Reservation{customers: c, of: value}, value, nil
 	}
-	return c.reserve(ctx, customer.key, value, meterID, ledger.Cost(units), requirements)
+	r, refusal = c.reserve(ctx, customer.key, value, meterID, units, requirements)
+	return r, value, refusal
 }
 
 // reservable is what a customer has if that is fresh in memory and there is nothing to
@@ -845,6 +889,72 @@ func (c *Customers) decide(value *Entitlements, err error, requirements []Requir
 		refusal.Reason, refusal.RetryAfter = e.Reason, max(e.RetryAfter, time.Second)
 	}
 	return nil, refusal
+}
+
+// asked begins a question, unless nobody wants to hear of it.
+func (c *Customers) asked(key cacheKey) (q question) {
+	if c.config.OnDecision == nil {
+		return q
+	}
+	q.key = key
+	if key.kind == byMember {
+		key = CustomerRef{key}.payer()
+	}
+	if e := c.cache.entryOf(key); e != nil {
+		a, now := e.answer.Load(), c.cache.now()
+		q.seen = glance{true, now < a.freshUntil, now < a.staleUntil, a.value.At()}
+	}
+	return q
+}
+
+// tell tells the program what was decided. value is what the customer has if they were let
+// in; it is nil if a route opened for them.
+func (c *Customers) tell(ctx context.Context, q *question, required []Requirement, value *Entitlements, refusal *Refusal, opened bool) {
+	if c.config.OnDecision == nil {
+		return
+	}
+	d := Decision{At: time.Now(), Route: q.route, Required: required, feature: q.feature, Outcome: Allowed}
+	if refusal != nil {
+		d.Status, d.Unmet, d.Reason = refusal.Status, refusal.Required, refusal.Reason
+		switch {
+		case opened:
+			d.Outcome = Opened
+		case refusal.Status == http.StatusPaymentRequired:
+			d.Outcome = Unpaid
+		case refusal.Status == http.StatusServiceUnavailable:
+			d.Outcome = Undecided
+		default:
+			d.Outcome = Unidentified
+		}
+		if !opened {
+			value = refusal.Entitlements
+		}
+	}
+	d.Source = q.seen.source(value, required)
+	switch {
+	case q.key.kind == byLicenseKey:
+		d.Customer = CustomerID(value.CustomerID())
+		if license := value.license(); license != nil {
+			d.LicenseKeyID = license.ID
+		}
+	case q.key.kind == byExternalID && value != nil && value.ExternalID() == q.key.id:
+		d.Customer = CustomerRef{cacheKey{byExternalID, value.ExternalID()}} // in memory that stays
+	default:
+		d.Customer = CustomerRef{q.key.own()}
+	}
+	defer c.caughtOnDecision()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	c.config.OnDecision(ctx, d)
+}
+
+// caughtOnDecision keeps a panic in OnDecision from taking the program down.
+func (c *Customers) caughtOnDecision() {
+	if p := recover(); p != nil {
+		c.cache.counts.panics.Add(1)
+		c.seldom.Warn(c.config.Logger, "on decision", "polargate: CustomersConfig.OnDecision panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
 }
 
 // WriteRefusal answers a request that isn't let in. By its Accept header, the answer is a

@@ -39,7 +39,7 @@ func (c *Customers) Watch(ctx context.Context, customer CustomerRef, requirement
 		panic("polargate: Watch needs a context")
 	}
 	value, refusal := c.Decide(ctx, customer, requirements...)
-	return c.watch(ctx, customer.key, value, refusal, requirements, false)
+	return c.watch(ctx, &question{key: customer.key}, value, refusal, requirements, false)
 }
 
 // WatchLicense is Watch for a license key. The key is cleaned as by ParseKey.
@@ -48,7 +48,7 @@ func (c *Customers) WatchLicense(ctx context.Context, licenseKey string, require
 		panic("polargate: WatchLicense needs a context")
 	}
 	value, refusal := c.DecideLicense(ctx, licenseKey, requirements...)
-	return c.watch(ctx, licenseCacheKey(licenseKey), value, refusal, requirements, false)
+	return c.watch(ctx, &question{key: licenseCacheKey(licenseKey)}, value, refusal, requirements, false)
 }
 
 // licenseCacheKey is the name in the cache of a license key as a person typed it.
@@ -62,21 +62,24 @@ func licenseCacheKey(licenseKey string) cacheKey {
 
 // watch watches a customer or license key about which was just decided, by value, unless
 // they were refused. failOpen goes on while nobody can say.
-func (c *Customers) watch(ctx context.Context, key cacheKey, value *Entitlements, refusal *Refusal, requirements []Requirement, failOpen bool) (watched context.Context, stop context.CancelFunc) {
+func (c *Customers) watch(ctx context.Context, q *question, value *Entitlements, refusal *Refusal, requirements []Requirement, failOpen bool) (watched context.Context, stop context.CancelFunc) {
 	watched, end := context.WithCancelCause(ctx)
 	if refusal != nil {
 		end(refusal)
 		return watched, func() {}
 	}
-	key, requirements = key.own(), ownRequirements(requirements)
+	key := q.key.own()
+	requirements = ownRequirements(requirements)
+	route, feature := q.route, q.feature
 	var overlays alarm
 	tell := func(value *Entitlements, err error) {
 		if err != nil && failOpen && c.cache.life.Err() == nil {
 			return
 		}
 		have, refusal := c.decideWatched(ctx, key, value, c.callError(err), requirements)
-		if refusal != nil {
+		if refusal != nil && watched.Err() == nil {
 			end(refusal)
+			c.tell(ctx, &question{key: key, route: route, feature: feature, seen: inMemory}, requirements, nil, refusal, false)
 		}
 		overlays.set(have)
 	}
@@ -251,12 +254,9 @@ func (w *watchedWriter) handled() {
 // serveWatched serves a request with a context that ends when the right to it does, and
 // ends the connection of a handler that doesn't. charged is whether it costs what the
 // route spends.
-func (c *Customers) serveWatched(w http.ResponseWriter, r *http.Request, next http.Handler, route *Route, key cacheKey, value *Entitlements, charged bool) {
-	if key.kind == byLicenseKey {
-		key = licenseCacheKey(key.id)
-	}
-	failOpen := route.FailOpen || c.fallenBack(r.Context(), route, CustomerRef{key}) != nil
-	ctx, stop := c.watch(r.Context(), key, value, nil, route.Require, failOpen)
+func (c *Customers) serveWatched(w http.ResponseWriter, r *http.Request, next http.Handler, route *Route, q *question, value *Entitlements, charged bool) {
+	failOpen := route.FailOpen || c.fallenBack(r.Context(), route, CustomerRef{q.key}) != nil
+	ctx, stop := c.watch(r.Context(), q, value, nil, route.Require, failOpen)
 	defer stop()
 	watched := &watchedWriter{statusWriter: statusWriter{ResponseWriter: w}}
 	defer watched.handled()
@@ -268,7 +268,7 @@ func (c *Customers) serveWatched(w http.ResponseWriter, r *http.Request, next ht
 	inner := r.WithContext(ctx)
 	defer bringBack(r, inner, ctx)
 	if charged {
-		c.serveSpending(watched, inner, next, route, CustomerRef{key}, value)
+		c.serveSpending(watched, inner, next, route, q, value)
 	} else {
 		serve(watched, inner, next, value)
 	}

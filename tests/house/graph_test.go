@@ -38,7 +38,7 @@ var floors = [][]string{
 	{"offline.go", "trial.go", "entitlements.go", "overlay.go", "shared_link.go"},
 	{"cache.go", "cache_entry.go", "cache_keys.go", "cache_meters.go", "cache_news.go", "cache_questions.go", "cache_watchers.go", "customer_keys.go", "replicas.go"},
 	{"gate.go", "record.go", "record_io.go", "leases.go", "seats.go", "import.go", "ephemeral.go", "run.go", "diagnose.go"},
-	{"customers.go", "members.go", "customer_admin.go", "warm.go", "webhook.go", "events.go", "usage.go"},
+	{"customers.go", "decision.go", "members.go", "customer_admin.go", "warm.go", "webhook.go", "events.go", "usage.go"},
 	{"http_middleware.go", "watch.go"},
 	{"doc.go"},
 }
