@@ -48,7 +48,8 @@ type Config struct {
 	// Store keeps the state. nil means a FileStore in the folder <App>/license of
 	// os.UserConfigDir. It has one file license-<hash>-<hash>.sealed for each computer
 	// that uses the folder, because such a folder can be shared, and
-	// license-<hash>.index, which lists them.
+	// license-<hash>.index, which lists them. A service without a home uses license in its
+	// STATE_DIRECTORY. SystemStore keeps one license for all users of a computer.
 	Store Store
 	// Fingerprint identifies this computer: 1 to 500 characters. Empty means a hash of
 	// the system's machine id, or of a random id kept in the Store if the system has

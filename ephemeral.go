@@ -160,6 +160,9 @@ func (g *Gate) saveAgain(ctx context.Context) {
 
 // saved notes whether the record in memory is in the Store.
 func (g *Gate) saved(err error) {
+	if onlyReads(err) {
+		return // somebody else saves it
+	}
 	g.update(func() bool {
 		if err == nil && g.fallback.inUse() || (g.around.unsaved == nil) == (err == nil) {
 			return false // it is only in memory, or nothing changed

@@ -318,6 +318,41 @@ func ExampleGate_Import() {
 	// active <nil> 1
 }
 
+// A service takes its key from the environment. At its next starts it asks Polar nothing that
+// Check doesn't ask.
+func ExampleGate_Ensure() {
+	polar, key, gate := inkwell()
+	defer gate.Close()
+	ctx := context.Background()
+	status, err := gate.Ensure(ctx, key.Key) // os.Getenv("INKWELL_LICENSE_KEY")
+	fmt.Println(status.State, err)
+
+	polar.SetOffline(true)
+	status, err = gate.Ensure(ctx, key.Key)
+	fmt.Println(status.State, err)
+	// Output:
+	// active <nil>
+	// active <nil>
+}
+
+// A license for all users of a computer. The installer, or a service, activates it; the
+// program of each user only checks.
+func ExampleSystemStore() {
+	gate, err := polargate.Open(polargate.Config{
+		OrganizationID: "34f57e13-8bcb-4481-85b2-a4b55c4ba0b9",
+		App:            "inkwell",
+		Store:          polargate.SystemStore("inkwell"),
+	})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	defer gate.Close()
+	if _, err = gate.Check(context.Background()); err != nil {
+		fmt.Println(polargate.Message(err))
+	}
+}
+
 // A later version of the program does without this package, and takes the activation along.
 func ExampleGate_Export() {
 	_, key, gate := inkwell()

@@ -694,7 +694,9 @@ func (g *Gate) settle(ctx context.Context, before record, license *LicenseKey, e
 	_, effects, saveErr := g.change(ctx, outcome)
 	if saveErr != nil {
 		// The answer counts although it is lost at the next start.
-		g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
+		if !onlyReads(saveErr) {
+			g.config.Logger.Warn("polargate: the license state was not saved", "error", saveErr)
+		}
 		g.saved(saveErr)
 		g.update(func() bool {
 			rec, effects := g.record.next(outcome, outcome.at, g.rules(g.record))

@@ -59,6 +59,9 @@ type seat struct {
 	// Conditions are the bytes that were sent with the activation: Polar compares them as
 	// a whole and never returns them.
 	Conditions json.RawMessage `json:"conditions,omitempty"`
+	// Former are the keys that the activation had before, the latest first: Polar replaced
+	// them.
+	Former []string `json:"former,omitempty"`
 	// Lease is for an activation that came with a lease; nil for Polar's own.
 	Lease *seatLease `json:"lease,omitempty"`
 	State seatState  `json:"-"` // stored as one of the members of storedSeat
@@ -122,6 +125,24 @@ func (s *seat) same(t *seat) bool {
 // held reports whether Polar counts the activation, as far as is known here.
 func (s *seat) held() bool {
 	return (s.ActivationID != "" || s.Lease != nil) && (s.State == activated || s.State == unreleasable)
+}
+
+// has reports whether a key is that of the activation, or was before Polar replaced it. It may
+// be called on nil.
+func (s *seat) has(key Key) bool {
+	return s != nil && (s.Key == key.Reveal() || slices.Contains(s.Former, key.Reveal()))
+}
+
+// maxFormer bounds how many replaced keys an activation remembers.
+const maxFormer = 4
+
+// rename gives the activation the key that replaced its own.
+func (s *seat) rename(key string) {
+	if s.Key == key || s.Key == "" {
+		return
+	}
+	former := slices.DeleteFunc(append([]string{s.Key}, s.Former...), func(k string) bool { return k == key })
+	s.Key, s.Former = key, former[:min(len(former), maxFormer)]
 }
 
 // is returns the seat in another state.

@@ -201,6 +201,49 @@ func (g *Gate) ActivateWait(ctx context.Context, licenseKey string) (Status, err
 	}
 }
 
+// Ensure has this computer use a license key that somebody configured: in an environment
+// variable, or by device management. Call it at the start, in place of Check.
+//
+// If the license here has this key, Ensure is Check: it asks Polar only if that is due, and
+// works offline. A key that Polar has replaced since counts as this key once the new one was
+// activated here. If there is no license, or one with another key, Ensure activates the key,
+// as Activate does. If that can't be decided now, because Polar can't be reached, a license
+// with another key stays in use, and the next Ensure tries again.
+//
+// Ensure doesn't activate a computer again that was deactivated in the customer portal or by
+// the vendor: the error is ErrSeatReleased, and Activate does it. An activation that is in
+// doubt is tried again after an hour, so that a program that is restarted again and again
+// uses one more in an hour at most; until then the error is ErrInDoubt.
+//
+// The error is nil if the program may run, except that a refusal of the key is always
+// returned. The Status is that of the license in use.
+func (g *Gate) Ensure(ctx context.Context, licenseKey string) (Status, error) {
+	if err := g.enter(ctx); err != nil {
+		return g.Status(), err
+	}
+	key, err := ParseKey(licenseKey)
+	if err != nil {
+		return g.Status(), err
+	}
+	rec := g.reload(ctx)
+	switch i := rec.state.Intent; {
+	case rec.state.Seat.has(key):
+		return g.Check(ctx)
+	case i != nil && i.Key == key.Reveal() && g.now().Sub(i.At).Abs() < doubtRests:
+		err = &Error{Op: opActivate, Reason: ErrInDoubt, situation: inDoubtHere}
+	default:
+		_, err = g.Activate(ctx, key.Reveal())
+	}
+	status := g.Status()
+	if e, ok := errors.AsType[*Error](err); ok && status.OK() && e.Reason.provesNothing() && e.Reason != ErrClosed {
+		return g.Check(ctx) // the license in use may be due
+	}
+	return status, err
+}
+
+// doubtRests is how long Ensure doesn't repeat an activation that is in doubt.
+const doubtRests = time.Hour
+
 // activate gets an activation for a key, and then releases those that it replaced.
 func (g *Gate) activate(ctx context.Context, key Key, by consent) error {
 	return g.withSeat(ctx, func(ctx context.Context, rec record) error { return g.attempt(ctx, rec, key, by) })
@@ -307,7 +350,8 @@ func (a *attempt) reuse(ctx context.Context) (done bool, err error) {
 		switch found.finding {
 		case foundGood:
 			next := *c.seat.is(activated)
-			next.Key, next.Label = a.key.Reveal(), g.label(&a.rec.state)
+			next.Label = g.label(&a.rec.state)
+			next.rename(a.key.Reveal())
 			return true, g.settleSeat(ctx, a.rec, &next, license, false)
 		case foundElsewhere, foundReleased:
 			return false, nil

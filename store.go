@@ -68,12 +68,93 @@ func (s FileStore) Lock(ctx context.Context, name string) (func(), error) {
 	return s.folder().Lock(ctx, name)
 }
 
-func (s FileStore) folder() folder { return folder{string(s), theSystem} }
+func (s FileStore) folder() folder { return folder{at: string(s), sys: theSystem} }
+
+// SystemStore keeps one license for all users of a computer, which uses one activation. Its
+// folder is <app>/license in
+//
+//	/var/lib                        on Linux and the BSDs
+//	/Library/Application Support    on macOS
+//	%ProgramData%                   on Windows
+//
+// or license in the folder that systemd's StateDirectory= names, which a service finds in
+// STATE_DIRECTORY. Give the setting the name of the app, and a service and its users find the
+// same license.
+//
+// All users can read it; whoever may write to the folder, usually an administrator, can change
+// it. For all others, Has, Status, Check and Run work, and keep Polar's answers in memory:
+// Status.Unsaved stays false. What would change the license fails with ErrNoPermission, and
+// the message says that an administrator can do it: Activate, Import, Move, Deactivate. So let
+// the installer or a service activate, and let it call Check now and then.
+//
+// The license key in it is sealed with what the program knows. So any user of the computer who
+// takes the program apart can read it.
+func SystemStore(app string) Store {
+	if !namesFolder(app) || namesDevice(app) {
+		return noStore{errors.New("the name of the app can't be that of a folder")}
+	}
+	if at := stateDirectory(); at != "" {
+		return folder{at: filepath.Join(at, "license"), sys: theSystem, shared: true}
+	}
+	root := "/var/lib"
+	switch runtime.GOOS {
+	case "windows":
+		root = os.Getenv("ProgramData")
+	case "darwin", "ios":
+		root = "/Library/Application Support"
+	}
+	if root == "" {
+		return noStore{noFolderError{errors.New("ProgramData isn't set")}}
+	}
+	return folder{at: filepath.Join(root, app, "license"), sys: theSystem, shared: true}
+}
+
+// stateDirectory is the first folder that systemd gave this service; "" for none.
+func stateDirectory() string {
+	first, _, _ := strings.Cut(os.Getenv("STATE_DIRECTORY"), ":")
+	if runtime.GOOS != "linux" || !filepath.IsAbs(first) {
+		return ""
+	}
+	return first
+}
 
 // folder is a FileStore, with the system calls that file systems refuse.
 type folder struct {
 	at  string
 	sys system
+	// shared: all users of the computer can read it.
+	shared bool
+}
+
+// mkdir makes the folder if there is none, and those around it.
+func (s folder) mkdir() error {
+	if !s.shared {
+		return owned.MkdirAll(s.at, 0o700)
+	}
+	_, absent := os.Lstat(s.at)
+	_, absentApp := os.Lstat(filepath.Dir(s.at))
+	err := owned.MkdirAll(s.at, 0o755)
+	// What this user's mask took away is for the other users.
+	if err == nil && absent != nil {
+		err = owned.Permit(s.at, 0o755)
+	}
+	if err == nil && absentApp != nil {
+		err = owned.Permit(filepath.Dir(s.at), 0o755)
+	}
+	return err
+}
+
+// share lets all users read a file, and those write it who could write the one at path, which
+// it replaces.
+func (s folder) share(f *os.File, path string) error {
+	if !s.shared || runtime.GOOS == "windows" {
+		return nil
+	}
+	mode := fs.FileMode(0o644)
+	if info, err := os.Lstat(path); err == nil {
+		mode |= info.Mode().Perm() & 0o060
+	}
+	return f.Chmod(mode)
 }
 
 func (s folder) folder() folder { return s }
@@ -101,8 +182,8 @@ func (s folder) Load(_ context.Context, name string) ([]byte, error) {
 }
 
 func (s folder) Save(_ context.Context, name string, data []byte) (err error) {
-	defer func() { err = s.explain(name, err) }()
-	if err := owned.MkdirAll(s.at, 0o700); err != nil {
+	defer func() { err = s.explainChange(name, err) }()
+	if err := s.mkdir(); err != nil {
 		return err
 	}
 	s.sweep(name)
@@ -118,6 +199,9 @@ func (s folder) Save(_ context.Context, name string, data []byte) (err error) {
 		}
 	}()
 	owned.Keep(temp, s.path(name))
+	if err := s.share(temp, s.path(name)); err != nil {
+		return err
+	}
 	if _, err := temp.Write(data); err != nil {
 		return err
 	}
@@ -172,12 +256,12 @@ func (s folder) Lock(ctx context.Context, name string) (func(), error) {
 		return nil, err
 	}
 	name += ".lock"
-	if err := owned.MkdirAll(s.at, 0o700); err != nil {
-		return nil, s.explain(name, err)
+	if err := s.mkdir(); err != nil {
+		return nil, s.explainChange(name, err)
 	}
 	disk.Unprotect(s.path(name))
 	if err := owned.Touch(s.path(name), 0o600); err != nil {
-		return nil, s.explain(name, err)
+		return nil, s.explainChange(name, err)
 	}
 	lock := flock.New(s.path(name), flock.SetPermissions(0o600), flock.SetFlag(owned.LockFlag()))
 	for {
@@ -185,7 +269,7 @@ func (s folder) Lock(ctx context.Context, name string) (func(), error) {
 		switch {
 		case err != nil:
 			_ = lock.Close()
-			return nil, s.explain(name, err)
+			return nil, s.explainChange(name, err)
 		case ok:
 			return func() { _ = lock.Close() }, nil
 		}
@@ -235,6 +319,8 @@ type placeError struct {
 	isFolder bool
 	// repair is what the user would have to own; "" if that is not theirs to change.
 	repair string
+	// shared: all users may read the license, and this one may not change it.
+	shared bool
 	err    error
 }
 
@@ -253,6 +339,9 @@ func (e *placeError) Unwrap() error { return e.err }
 func (e *placeError) ownWords(l *Language) (what, do string, ok bool) {
 	if e.isFolder {
 		return l.text(storeFolder, "{file}", e.file), l.text(storeFolder + ".do"), true
+	}
+	if e.shared {
+		return l.text(noPermissionShared), l.text(noPermissionShared + ".do"), true
 	}
 	of := noPermissionFile
 	switch e.whose {
@@ -316,6 +405,22 @@ func (s folder) explain(name string, err error) error {
 	return e
 }
 
+// explainChange is explain for an error that kept something from being changed.
+func (s folder) explainChange(name string, err error) error {
+	err = s.explain(name, err)
+	if e, ok := err.(*placeError); ok && s.shared && !e.isFolder {
+		e.shared, e.repair = true, ""
+	}
+	return err
+}
+
+// onlyReads reports whether an error means that this user may read the license, which all
+// users of the computer share, but not change it.
+func onlyReads(err error) bool {
+	e, ok := errors.AsType[*placeError](err)
+	return ok && e.shared
+}
+
 // repair is what should become the user's own again: all of the store's folder, or what
 // is around it, but nothing outside their home.
 func (s folder) repair(file string) string {
@@ -376,6 +481,9 @@ func (s folder) look(name string, others ...string) look {
 		l.lock = lockOfAny // there is no file to be locked yet
 	}
 	for _, err := range []error{loadErr, lockErr, writeErr} {
+		if s.shared && err != loadErr && errors.Is(err, ErrNoPermission) {
+			continue // as for most of its users
+		}
 		if l.problem == nil {
 			l.problem = err
 		}
@@ -557,12 +665,25 @@ func (s noStore) Save(context.Context, string, []byte) error { return s.err }
 
 func (s noStore) Lock(context.Context, string) (func(), error) { return nil, s.err }
 
+// noFolderError is why no folder could be found.
+type noFolderError struct{ error }
+
+func (e noFolderError) Unwrap() error { return e.error }
+
+func (e noFolderError) ownWords(l *Language) (what, do string, ok bool) {
+	return l.text(noFolder), l.text(noFolder + ".do"), true
+}
+
 // defaultStore is a folder of the program's own where the system wants such things:
-// ~/.config on Linux, AppData on Windows, Library on macOS.
+// ~/.config on Linux, AppData on Windows, Library on macOS. A service has no home, but
+// perhaps a folder from systemd.
 func defaultStore(app string) Store {
 	folder, err := os.UserConfigDir()
-	if err != nil {
-		return noStore{fmt.Errorf("no folder for settings is known: %w", err)}
+	if err == nil {
+		return FileStore(filepath.Join(folder, app, "license"))
 	}
-	return FileStore(filepath.Join(folder, app, "license"))
+	if at := stateDirectory(); at != "" {
+		return FileStore(filepath.Join(at, "license"))
+	}
+	return noStore{noFolderError{fmt.Errorf("no folder for settings is known: %w", err)}}
 }

@@ -52,7 +52,7 @@ func TestAFileSystemWithoutLocksDoesNotPreventAnActivation(t *testing.T) {
 			t.Parallel()
 			polar := polartest.New(polartest.Config{})
 			key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(2)})
-			store := folder{filepath.Join(t.TempDir(), "license"), lockRefused(errno)}
+			store := folder{at: filepath.Join(t.TempDir(), "license"), sys: lockRefused(errno)}
 			_, err := store.Lock(t.Context(), "a")
 			require.ErrorIs(t, err, errors.ErrUnsupported)
 			require.NotErrorIs(t, err, ErrNoPermission, "the file could be opened")
@@ -110,13 +110,13 @@ func TestAStoreOfTheProgramsOwnMayHandOnThatThereAreNoLocks(t *testing.T) {
 func TestALockThatFailsIsNotOneThatIsMissing(t *testing.T) {
 	t.Parallel()
 	for _, errno := range []syscall.Errno{syscall.EIO, syscall.EBADF, syscall.ESTALE} {
-		_, err := folder{t.TempDir(), lockRefused(errno)}.Lock(t.Context(), "a")
+		_, err := folder{at: t.TempDir(), sys: lockRefused(errno)}.Lock(t.Context(), "a")
 		require.ErrorIs(t, err, errno)
 		require.NotErrorIs(t, err, errors.ErrUnsupported)
 	}
 	// The file of the lock, and not the lock.
 	opening := &fs.PathError{Op: "open", Path: "a.lock", Err: syscall.EINVAL}
-	_, err := folder{t.TempDir(), lockRefused(opening)}.Lock(t.Context(), "a")
+	_, err := folder{at: t.TempDir(), sys: lockRefused(opening)}.Lock(t.Context(), "a")
 	require.NotErrorIs(t, err, errors.ErrUnsupported)
 }
 
@@ -143,7 +143,7 @@ func TestAFileSystemThatCannotSyncDoesNotPreventAnActivationAndADiskThatFailsDoe
 				t.Parallel()
 				polar := polartest.New(polartest.Config{})
 				key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(2)})
-				store := folder{filepath.Join(t.TempDir(), "license"), at.system(test.errno)}
+				store := folder{at: filepath.Join(t.TempDir(), "license"), sys: at.system(test.errno)}
 				gate := openGate(t, polar, func(c *Config) { c.Store = store })
 				_, err := gate.Activate(t.Context(), key.Key)
 				again := openGate(t, polar, func(c *Config) { c.Store = FileStore(store.at) })
@@ -166,7 +166,7 @@ func TestAnActivationThatTheDiskCannotStoreIsDeactivated(t *testing.T) {
 	t.Parallel()
 	polar := polartest.New(polartest.Config{})
 	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(2)})
-	store := folder{filepath.Join(t.TempDir(), "license"), theSystem}
+	store := folder{at: filepath.Join(t.TempDir(), "license"), sys: theSystem}
 	store.sys.sync = func(f *os.File) error {
 		if info, err := f.Stat(); err == nil && info.IsDir() && polar.Seats(key.ID) > 0 {
 			return syscall.EIO

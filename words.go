@@ -250,6 +250,8 @@ const (
 	noPermissionRoot   Phrase = "no_permission.root"
 	noPermissionOther  Phrase = "no_permission.other"
 	noPermissionRepair Phrase = "no_permission.repair"
+	noPermissionShared Phrase = "no_permission.shared"
+	noFolder           Phrase = "unreadable_state.home"
 	busyHere           Phrase = "busy.here"
 	storeFolder        Phrase = "unreadable_state.folder"
 	unreadableDisk     Phrase = "unreadable_state.disk"
@@ -482,6 +484,10 @@ var english = map[Phrase]string{
 	"no_permission.root":         "this program isn't allowed to use {file}, which belongs to the administrator (root)",
 	"no_permission.other":        "this program isn't allowed to use {file}, which belongs to another user",
 	"no_permission.repair.do":    "To make it yours again, run “sudo chown -R $USER {file}” in a terminal, then restart the program.",
+	"no_permission.shared":       "all users of this computer share its license, and only an administrator can change it",
+	"no_permission.shared.do":    "Run this program as an administrator to change it, or ask whoever looks after this computer.",
+	"unreadable_state.home":      "this program has no folder for its license, because the environment doesn't name a home folder",
+	"unreadable_state.home.do":   "Set HOME. For a service of systemd, set StateDirectory.",
 	"busy":                       "another copy of this program is using the license",
 	"busy.do":                    "Wait a moment, then try again. If that doesn't help, quit the other copies of this program.",
 	"busy.here":                  "an earlier request is still running",

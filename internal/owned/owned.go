@@ -40,6 +40,20 @@ func MkdirAll(path string, perm fs.FileMode) error {
 	return os.MkdirAll(path, perm)
 }
 
+// Permit gives a folder permissions, whatever this user's mask took away when it was made. It
+// doesn't follow a link.
+func Permit(folder string, perm fs.FileMode) error {
+	if runtime.GOOS == "windows" {
+		return nil // a folder has the rights of the one around it
+	}
+	f, err := os.OpenFile(folder, os.O_RDONLY|onlyFolder|noFollow, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	return f.Chmod(perm)
+}
+
 // OpenFile is os.OpenFile. A file that it makes gets the owner of its folder. For the
 // superuser, it doesn't follow a link at the end of path, which the folder's owner may have
 // put there.

@@ -216,6 +216,11 @@ var kinds = []struct {
 		w.sayf("%s: a second program", c.machine)
 	}},
 	{5, (*rulesWorld).tamper},
+	{3, func(w *rulesWorld, c *computer, s step) {
+		if p := c.running(s.b); p != nil {
+			p.call("Ensure", pick(s.a, w.key, w.key, w.key, pick(s.c, w.keys...)))
+		}
+	}},
 	{4, func(w *rulesWorld, c *computer, s step) {
 		if p := c.running(s.b); p != nil {
 			p.callWith("Import", w.key, pick(s.a, -time.Minute, -3*24*time.Hour, -13*24*time.Hour, -15*24*time.Hour, 30*time.Minute, 2*time.Hour, 1000*24*time.Hour))

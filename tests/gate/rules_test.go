@@ -410,12 +410,15 @@ func (p *program) callWith(name, key string, verified time.Duration) {
 	case "Activate":
 		live = live && key == w.key && (held || free)
 		status, err = p.gate.Activate(context.Background(), key)
+	case "Ensure":
+		live = live && key == w.key && !held && p.nothing() && free
+		status, err = p.gate.Ensure(context.Background(), key)
 	case "Import":
 		a := polargate.ImportedActivation{Key: key, ActivationID: w.elsewhere(p.machine), Conditions: map[string]any{"fingerprint": p.machine}, BenefitID: benefitSmall, CheckedAt: p.now().Add(verified)}
 		live = live && key == w.key
 		w.mu.Lock()
 		st, unread := p.stateIn(p.file)
-		p.importing = &importing{a: a, sure: p.natural && len(p.beliefs) == 1 && p.sure && p.file == nil && p.beside[p.names.Earlier] == nil && p.beliefs[0].order == 0}
+		p.importing = &importing{a: a, sure: p.natural && len(p.beliefs) == 1 && p.sure && p.file == nil && p.beside[p.names.Earlier] == nil && p.beliefs[0].order == 0 && !p.beliefs[0].inDoubt}
 		p.importing.counts = verified <= rulesSlack && (p.file == nil || unread != nil || st.Owner != p.machine || st.Seat == nil && !st.Left && st.Intent == nil && len(st.Outbox) == 0)
 		w.mu.Unlock()
 		status, err = p.gate.Import(context.Background(), a)
@@ -451,7 +454,7 @@ func (p *program) callWith(name, key string, verified time.Duration) {
 	w.secretive(fmt.Sprintf("%s %v %v %+v %v %s", said, jsonErr, err, err, status, polargate.Message(err)))
 	time.Sleep(6 * time.Second) // for what goes on behind the caller's back
 	p.judge()
-	if name != "Check" && name != "Refresh" {
+	if name != "Check" && name != "Refresh" && (name != "Ensure" || !held || key != b.key) {
 		return
 	}
 	if after := w.seats(); !begun && !slices.Equal(before, after) {
@@ -462,6 +465,13 @@ func (p *program) callWith(name, key string, verified time.Duration) {
 	if p.natural && p.sure && len(p.beliefs) == 1 && p.beliefs[0].seat != "" && p.file == nil && p.beside[p.names.Earlier] == nil {
 		w.failf("LOST: %s: after %s the state that was deleted is not there", p.machine, name)
 	}
+}
+
+// nothing reports whether a program certainly has no license, and none in doubt.
+func (p *program) nothing() bool {
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	return p.natural && p.sure && len(p.beliefs) == 1 && p.beliefs[0].seat == "" && !p.beliefs[0].inDoubt && p.beside[p.names.Earlier] == nil
 }
 
 // finale puts everything right but the clocks and the files, and lets everybody in.
