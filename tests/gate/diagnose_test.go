@@ -513,6 +513,9 @@ func TestADiagnosisContainsNoPersonalData(t *testing.T) {
 				d := gate.Diagnose(t.Context())
 				require.NoError(t, gate.Close())
 				text := strings.ToLower(everything(t, d))
+				for _, random := range []string{d.InstallationID, d.ActivationID} { // which may have a short name in them by chance
+					text = strings.ReplaceAll(text, strings.ToLower(random), "")
+				}
 				for what, secret := range map[string]string{
 					"the license key": w.Key.Key, "an address": theEmail, "the user": user, "the home folder": home, "where it is": filepath.Dir(home),
 					"the computer": computer, "the password": password, "part of the password": password[:4], "and the rest of it": password[5:], "the host": host,
