@@ -1,2 +1,2 @@
-// Package frameworks holds tests of the library behind servers that are not net/http.
+// Package frameworks holds tests of the library inside web frameworks.
 package frameworks
