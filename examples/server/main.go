@@ -48,6 +48,7 @@ import (
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/examples/internal/setting"
+	"github.com/polargate/polargate/metrics"
 )
 
 // usage is printed if the arguments can't be right.
@@ -212,6 +213,8 @@ type settings struct {
 }
 
 func newServer(s settings) (http.Handler, *polargate.Customers, error) {
+	figures := metrics.New()
+	s.customers.OnDecision = figures.Decided
 	customers, err := polargate.NewCustomers(s.customers)
 	if err != nil {
 		return nil, nil, err
@@ -237,7 +240,8 @@ func newServer(s settings) (http.Handler, *polargate.Customers, error) {
 	mux.Handle("GET /api/data", keys(http.HandlerFunc(data)))
 	mux.Handle("POST /webhooks/polar", customers.WebhookHandler(s.secrets...))
 	mux.HandleFunc("GET /healthz", healthz(customers))
-	mux.HandleFunc("GET /metrics", metrics(customers)) // a product has it on an address of its own
+	figures.Customers("", customers)
+	mux.Handle("GET /metrics", figures) // a product has it on an address of its own
 	if s.demo != nil {
 		// Forms of other sites cannot cancel anything here.
 		safe := http.NewCrossOriginProtection()
