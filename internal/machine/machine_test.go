@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -293,9 +294,9 @@ func TestNoToolOfAnySystemIsLookedUpInPATH(t *testing.T) {
 				asked++
 				tool, ok := n.Args[1].(*ast.BasicLit)
 				require.True(t, ok, "%s: a tool that is not named outright", name)
-				path, err := strconv.Unquote(tool.Value)
+				named, err := strconv.Unquote(tool.Value)
 				require.NoError(t, err)
-				assert.True(t, filepath.IsAbs(path), "%s: %s is looked up in PATH", name, path)
+				assert.True(t, path.IsAbs(named) || filepath.IsAbs(named), "%s: %s is looked up in PATH", name, named)
 				limit, ok := n.Args[0].(*ast.Ident)
 				require.True(t, ok)
 				assert.NotEqual(t, "context", limit.Name)

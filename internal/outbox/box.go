@@ -19,6 +19,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -525,5 +526,12 @@ func (b *box) close(remove bool) error {
 		_ = os.Remove(filepath.Join(b.dir, lockName))
 		_ = os.Remove(b.dir)
 	}
-	return errors.Join(err, b.unlock())
+	err = errors.Join(err, b.unlock())
+	if remove && b.dir != "" && runtime.GOOS == "windows" {
+		// No file that is open is removed there. If another process has the lock by now, it
+		// finds the box empty and removes it.
+		_ = os.Remove(filepath.Join(b.dir, lockName))
+		_ = os.Remove(b.dir)
+	}
+	return err
 }

@@ -190,8 +190,11 @@ func TestWhatWasNotSentIsSentByTheNextProcess(t *testing.T) {
 	r := &receiver{fail: errors.New("away")}
 	first := boxed(t, folder, r, func(o *Outbox) { o.Note = func() []byte { return []byte(`{"a":1}`) } })
 	add(t, first, 0, 55)
-	// Its process dies: nothing is closed, and the system gives its lock back.
+	// Its process dies: nothing is finished, and the system gives back its lock and files.
 	require.NoError(t, first.own.lock.Unlock())
+	for _, s := range first.own.segments {
+		require.NoError(t, s.file.Close())
+	}
 	r.set(nil)
 	second := boxed(t, folder, r)
 	assert.Equal(t, 55, second.Stats().Waiting)

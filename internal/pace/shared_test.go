@@ -179,8 +179,9 @@ func TestAPermitRestsForAsLongAsItsHolderSays(t *testing.T) {
 			done(r)
 		}
 		for _, after := range []time.Duration{100 * time.Millisecond, 200 * time.Millisecond, 300 * time.Millisecond} {
-			_, err := f.Take(t.Context())
+			done, err := f.Take(t.Context())
 			require.NoError(t, err)
+			defer done(0)
 			waited := time.Since(start) - after
 			assert.GreaterOrEqual(t, waited, time.Duration(0))
 			assert.Less(t, waited, 10*time.Millisecond)

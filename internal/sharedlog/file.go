@@ -323,7 +323,7 @@ func (l *Log) catchUp(locked bool) (f *os.File, whole bool, err error) {
 	}()
 	now, err := f.Stat()
 	if err != nil {
-		return nil, false, err
+		return f, false, err
 	}
 	if l.unchanged(now) {
 		return f, true, nil
@@ -331,16 +331,16 @@ func (l *Log) catchUp(locked bool) (f *os.File, whole bool, err error) {
 	var header [headerSize]byte
 	if n, err := f.ReadAt(header[:], 0); n < headerSize || string(header[:8]) != magic+string(version) {
 		if err != nil && !errors.Is(err, io.EOF) {
-			return nil, false, err
+			return f, false, err
 		}
 		if !locked {
 			return f, false, nil
 		}
 		if f, err = l.makeHeader(f, header[:n]); err != nil {
-			return nil, false, err
+			return f, false, err
 		}
 		if now, err = f.Stat(); err != nil {
-			return nil, false, err
+			return f, false, err
 		}
 		copy(header[8:], l.file.generation[:])
 	}
@@ -351,18 +351,18 @@ func (l *Log) catchUp(locked bool) (f *os.File, whole bool, err error) {
 	}
 	size := now.Size()
 	if err := l.scan(f, size); err != nil {
-		return nil, false, err
+		return f, false, err
 	}
 	whole = l.file.end == size
 	if locked && !whole {
 		if err := l.heal(f, size); err != nil {
-			return nil, false, err
+			return f, false, err
 		}
 		whole = true
 	}
 	l.file.loaded = true
 	if l.file.seen, err = f.Stat(); err != nil {
-		return nil, false, err
+		return f, false, err
 	}
 	return f, whole, nil
 }
@@ -599,6 +599,8 @@ func (l *Log) compact(f *os.File, now int64) (err error) {
 	if err := temp.Close(); err != nil {
 		return err
 	}
+	// Windows replaces no file that this process has open for writing.
+	_ = f.Close()
 	if err := disk.Rename(temp.Name(), l.path); err != nil {
 		return err
 	}

@@ -18,13 +18,16 @@ import (
 // Variable, if set, names the program that the test binary is, instead of running the tests.
 const Variable = "POLARGATE_TEST_PROGRAM"
 
+// emulator, if set, names the program that runs test binaries of another processor.
+const emulator = "POLARGATE_TEST_EMULATOR"
+
 // Programs are the programs that a test binary can be, by name. Each gets the arguments that
 // it was started with.
 type Programs map[string]func(args []string) error
 
 // Main is for TestMain: it runs a program, if the test binary was started as one, or else the
 // tests, and returns the exit code. The tests get cache and settings folders of their own,
-// which are removed afterwards.
+// which are removed afterwards, or none if nothing can be written anywhere.
 func Main(m *testing.M, programs Programs) int {
 	if name, is := os.LookupEnv(Variable); is {
 		program, ok := programs[name]
@@ -40,8 +43,7 @@ func Main(m *testing.M, programs Programs) int {
 	}
 	home, err := os.MkdirTemp("", "polargate-tests-")
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+		fmt.Fprintln(os.Stderr, "without a folder for temporary files:", err)
 	}
 	defer os.RemoveAll(home)
 	for _, name := range homeVariables {
@@ -83,6 +85,9 @@ func Command(t *testing.T, name string, args ...string) *exec.Cmd {
 	self, err := os.Executable()
 	require.NoError(t, err)
 	cmd := exec.Command(self, args...)
+	if runs := os.Getenv(emulator); runs != "" {
+		cmd = exec.Command(runs, append([]string{self}, args...)...)
+	}
 	cmd.Env = append(os.Environ(), Variable+"="+name)
 	cmd.Stderr = os.Stderr
 	return cmd

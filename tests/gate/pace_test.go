@@ -50,6 +50,7 @@ func TestProgramsStartedAtOnceKeepToPolarsLimitAndNoneIsRefused(t *testing.T) {
 	assert.Equal(t, programs, polar.Seats(key.ID))
 
 	requests := polar.Requests()
+	require.NotEmpty(t, requests)
 	most := 0
 	for i, first := range requests {
 		inSecond := 0
