@@ -1,362 +1,408 @@
 package polargate
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
-	"sync"
-	"sync/atomic"
+	"fmt"
+	"net/http"
+	"net/url"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/keyring"
-	"github.com/polargate/polargate/internal/ledger"
-	"github.com/polargate/polargate/internal/lookup"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/relay"
 	"github.com/polargate/polargate/internal/rights"
-	"github.com/polargate/polargate/internal/watch"
 	"github.com/polargate/polargate/internal/wire"
 )
 
-// entitlementCache keeps what Polar said of customers and license keys. Those that Polar
-// knows are kept in a 2Q cache, in which a crowd that comes once does not push out those
-// who come often; unknown ones are kept apart, and briefly.
-type entitlementCache struct {
-	freshFor, staleFor, graceFor time.Duration
-	unknownFor, timeout          time.Duration
-	// ask asks Polar. An *Error that is a denial of a key, or an unknown
-	// customer, comes as Entitlements; an error means that Polar could not say.
-	ask func(context.Context, cacheKey) (*rights.State, error)
-	// unseen bounds the questions about customers and keys that were never seen, so that
-	// requests are left for those that were.
-	unseen [keyKinds]pace.Unseen
-	// spare reports whether a question may be asked now that so many others are about
-	// to be asked beside, and never waits.
-	spare    func(others int64) bool
-	optional atomic.Int64 // questions under way that could wait
-	short    atomic.Int64 // a clock.Local: until then customers count as turned away for lack of requests
-	panicked func(*flight.PanicError)
-	// heard is called, with the lock held, when an event tells something new of a customer.
-	heard func(customer wire.UUID)
-	// replicas are the others that share what Polar said; nil if there are none.
-	replicas *replicas
-	// gaps counts how often something that other replicas said may have been missed, and
-	// distrusted is that not everything in memory has been checked since.
-	gaps       atomic.Uint32
-	distrusted atomic.Bool
-
-	known   knownEntries
-	unknown *lru.Cache[cacheKey, *entry]
-	flights flight.Group
-	// keys has the license keys that customers' benefits come with; nil counts all.
-	keys *keyring.Ring
-	// licenses are the keys, at most a few, under which a license key of an id was
-	// asked about: rotation leaves more than one.
-	licenses *lru.Cache[wire.UUID, []string]
-	behind   sync.WaitGroup // refreshes that nobody waits for
-	life     context.Context
-	end      context.CancelFunc
-	start    time.Time
-	outages  [keyKinds]atomic.Pointer[outage]
-
-	ahead   atomic.Int64                            // how far Polar's clock is ahead of this computer's, as last seen
-	mu      sync.Mutex                              // guards changes of what is cached, not look-ups; never held across I/O
-	waiting map[cacheKey]map[chan struct{}]struct{} // who waits for news of whom; guarded by mu
-	books   map[wire.UUID]*ledger.Book              // of customers, who may have been evicted; guarded by mu
-	counted func(customer wire.UUID, meter string)  // is told that Polar has counted; nil unless replicas share accounts
-	sweepAt int                                     // how many books there are when they are looked through; guarded by mu
-	counts  counters
-	// watches are the streams of those who are watched.
-	watches *watch.Group[cacheKey, stream]
+// path is the endpoint of a customer's state.
+func (r CustomerRef) path() string {
+	if r.key.Kind == memory.ByPolarID {
+		return "/v1/customers/" + r.key.ID + "/state"
+	}
+	return "/v1/customers/external/" + url.PathEscape(r.key.ID) + "/state"
 }
 
-// source says where an answer came from.
-type cacheSource int
-
-const (
-	cacheHit cacheSource = iota
-	cacheStale
-	cacheGrace
-	cacheMiss
-	cacheSources
-)
-
-// counters are read by Stats.
-type counters struct {
-	hits                           lookup.Counter
-	served                         [cacheSources]atomic.Int64 // but hits
-	negative, upstream, failures   atomic.Int64
-	unseenTurnedAway, panics       atomic.Int64
-	events, eventsOld, eventsTwice atomic.Int64
-	eventsRefused, eventsUnknown   atomic.Int64
-	eventsFailed                   atomic.Int64
-	unidentified, unpaid           atomic.Int64
-	undecided, failedOpen          atomic.Int64
+// secret is the id, if an error must not repeat it. An id of few letters, such as a row's
+// number, tells nobody anything, and would be found in every second word.
+func (r CustomerRef) secret() string {
+	if len(r.key.ID) < 6 {
+		return ""
+	}
+	return r.key.ID
 }
 
-const (
-	// retryStale is how long a failure to refresh is believed while there is an
-	// answer to serve, spread by half to either side.
-	retryStale = 5 * time.Second
-	// outageMemory is how long the same is believed of all of that kind.
-	outageMemory = time.Second
-	// outageLasts is how long after a try was due an outage counts as under way.
-	outageLasts = time.Minute
-	// readTime is how long an answer may take at Polar, between what it says and
-	// its date.
-	readTime = 5 * time.Second
-	// touchEvery is how often it is noted that an entry is in use. It costs much more than
-	// a look-up, and who is to go is not decided by seconds.
-	touchEvery = time.Minute
-	// firstPause is how long a refusal is believed at first. Each answer after it that
-	// says the same is believed twice as long as the one before, up to UnknownFor: a
-	// purchase is in Polar's state seconds after the checkout, at times minutes.
-	firstPause = 2 * time.Second
-	// mostDoubts keeps the doubled pause from overflowing.
-	mostDoubts = 30
-	// hopeLasts is how long after a question in any case its benefits may be late.
-	hopeLasts = 5 * time.Minute
-	// shortLasts is how long after a customer was turned away for lack of requests those
-	// who can be served from memory yield theirs.
-	shortLasts = 10 * time.Second
-	// yieldsFor is the age up to which answers yield, where StaleFor is less.
-	yieldsFor = time.Hour
-	// watchSpread spreads the re-checks of those who began to be watched together.
-	watchSpread = 5 * time.Second
-	// watchAgain is the pause before a re-check that brought nothing is done again, and
-	// watchUnknown where there is nothing in memory.
-	watchAgain, watchUnknown = 5 * time.Second, 30 * time.Second
-	// longAgo is how much time there was before the cache, by its clock: what other replicas
-	// know may be older than this process, and 0 means never.
-	longAgo = 10 * 365 * 24 * time.Hour
-	// unknownShare of the size of the cache is the room for unknown customers and keys.
-	unknownShare = 4
-)
+// customerState asks Polar for a customer's state. An unknown customer is not an error.
+// If the organization is not known, learn gets the one that the answer names.
+func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string, learn func(organization string)) (*rights.State, error) {
+	var value *rights.State
+	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.secret(), repeatable: true}, func(body []byte, at time.Time) (err error) {
+		value, err = readState(body, at, r, organizationID, features)
+		if err == nil && organizationID == "" {
+			var organization string
+			f, _ := wire.Object(body) // as it has just been read
+			f.Text("organization_id", &organization)
+			learn(organization)
+		}
+		return err
+	})
+	if isNotFound(err) {
+		at := c.now()
+		if e, ok := errors.AsType[*Error](err); ok && !e.date.IsZero() {
+			at = e.date
+		}
+		return rights.Of(wire.UUID{}, "", false, clock.PolarTime(at)), nil
+	}
+	return value, err
+}
 
-func newEntitlementCache(size int) (*entitlementCache, error) {
-	c := &entitlementCache{start: time.Now().Add(-longAgo), books: map[wire.UUID]*ledger.Book{}}
+// organizationOfKeys is the organization of the access token's license keys; empty if
+// there are none.
+func (c *Client) organizationOfKeys(ctx context.Context) (string, error) {
+	var organization string
+	err := c.exchange(ctx, exchange{op: opList, path: "/v1/license-keys/?limit=1", repeatable: true}, func(body []byte, _ time.Time) error {
+		f, err := wire.Object(body)
+		if err != nil {
+			return err
+		}
+		items, err := f.List("items")
+		if err != nil || len(items) == 0 {
+			return err
+		}
+		items[0].Text("organization_id", &organization)
+		if _, ok := canonicalUUID4(organization); !ok {
+			return errors.New("a license key without an organization")
+		}
+		return nil
+	})
+	return organization, err
+}
+
+// callError wraps an error that didn't come from Polar.
+func (c *Customers) callError(err error) error {
+	var panicked *flight.PanicError
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, flight.ErrClosed), c.cache.Life.Err() != nil:
+		return &Error{Op: opEntitlements, Reason: ErrClosed, situation: customersClosed}
+	case errors.As(err, &panicked):
+		c.logPanic(panicked)
+		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Detail: "a fault in the program: see its log"}
+	case err == context.Canceled, err == context.DeadlineExceeded:
+		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Err: err, situation: callEnded}
+	}
+	return err
+}
+
+func (c *Customers) logPanic(p *flight.PanicError) {
+	c.counts.panics.Add(1)
+	c.config.Logger.Error("polargate: a panic was caught; please report it", "op", opEntitlements, "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
+}
+
+// ask is the cache's way to Polar.
+func (c *Customers) ask(ctx context.Context, key memory.Key) (*rights.State, error) {
+	var value *rights.State
 	var err error
-	if c.known, err = newKnownEntries(size); err != nil {
+	if key.Kind == memory.ByLicenseKey {
+		value, err = c.askLicense(ctx, key.ID)
+	} else {
+		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features, c.learn)
+		c.adviseOnSeats(value)
+	}
+	if err == nil && value.Unread() != 0 {
+		c.halfRead.Do(func() {
+			c.config.Logger.Warn("polargate: a customer's state could be read only in part (logged once a minute)", "error", unreadable(value.Unread()))
+		})
+	}
+	e, ok := errors.AsType[*Error](err)
+	switch {
+	case err == nil, tokenRefused(err):
+		c.noteMisconfigured(key.Kind, err)
+	case ok && e.unasked:
+		c.overBudget.Do(func() {
+			c.config.Logger.Warn("polargate: more requests to Polar are needed than RequestsPerMinute allows (logged once a minute)", "error", err)
+		})
+	default:
+		c.config.Logger.Warn("polargate: Polar gave no answer about a customer", "error", err)
+	}
+	return value, err
+}
+
+// ofEverybody reports whether others would fail the same way. What was said to one
+// question may be about that one alone: nobody can shut out others by an id or a
+// key that Polar, or a firewall before it, refuses; and what was not asked says nothing
+// of Polar. An error of Polar's own (5xx) is taken for everybody's, for a second.
+func ofEverybody(err error) bool {
+	failure, ok := errors.AsType[*Error](err)
+	switch {
+	case !ok || failure.unasked:
+		return false
+	case failure.Reason == ErrMisconfigured:
+		return tokenRefused(err)
+	}
+	_, brokeOff := errors.AsType[*worthAnotherTry](err)
+	return brokeOff || failure.StatusCode == 0 || failure.StatusCode == http.StatusTooManyRequests || failure.StatusCode >= 500
+}
+
+// failureKindOf is what an error means for the cache.
+func failureKindOf(err error) memory.Failure {
+	if err == nil {
+		return memory.Failure{}
+	}
+	is := memory.Failure{Everybodys: ofEverybody(err)}
+	if e, ok := errors.AsType[*Error](err); ok {
+		is.Answered, is.Unasked, is.HeldBack, is.RetryAfter = true, e.unasked, e.heldBack, e.RetryAfter
+	}
+	return is
+}
+
+func tooManyUnseen() error {
+	return &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: time.Second, Detail: "too many were asked about that were not seen before", unasked: true}
+}
+
+// notLookedUp is why it isn't known whether a license key counts.
+func notLookedUp() error {
+	return &Error{Op: opKey, Reason: ErrUnreachable, Detail: "a license key of the customer has not been looked up yet"}
+}
+
+// newCache is a cache that knows what errors mean.
+func newCache(size int) (*memory.Cache, error) {
+	c, err := memory.New(size)
+	if err != nil {
 		return nil, err
 	}
-	if c.unknown, err = lru.New[cacheKey, *entry](max(size/unknownShare, 1)); err != nil {
-		return nil, err
-	}
-	if c.licenses, err = lru.New[wire.UUID, []string](size); err != nil {
-		return nil, err
-	}
-	c.life, c.end = context.WithCancel(context.Background())
-	c.watches = watch.New(c.recheckWatched, c.nextWatch)
+	c.Judge, c.TooMany, c.NotLooked, c.Expired = failureKindOf, tooManyUnseen, notLookedUp, string(ErrExpired)
 	return c, nil
 }
 
-func (c *entitlementCache) now() clock.Local { return clock.Since(c.start) }
-
-// polarNow is the time by Polar's clock, as far as it is known from its last answer: up to a
-// second early, since those are dated by whole seconds.
-func (c *entitlementCache) polarNow() clock.Polar {
-	return clock.PolarTime(time.Now()) + clock.Polar(c.ahead.Load())
+// tokenRefused reports whether Polar rejects the access token. A request that it calls
+// malformed (422) may be about one customer's strange id alone.
+func tokenRefused(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Reason == ErrMisconfigured && e.StatusCode != http.StatusUnprocessableEntity
 }
 
-// noteTime notes the time of an answer that Polar has just given.
-func (c *entitlementCache) noteTime(at clock.Polar) {
-	if at != 0 {
-		c.ahead.Store(int64(at.Sub(clock.PolarTime(time.Now()))))
+// noteMisconfigured records for Stats that Polar rejects the token, or, with nil, that it
+// doesn't, and logs it when it begins. Customers and keys need separate scopes.
+func (c *Customers) noteMisconfigured(kind memory.Kind, err error) {
+	m := &c.misconfigured
+	m.Lock()
+	defer m.Unlock()
+	noted, of := &m.customers, "customers"
+	if kind == memory.ByLicenseKey {
+		noted, of = &m.keys, "license keys"
 	}
+	if err != nil && *noted == nil {
+		c.config.Logger.Error("polargate: Polar rejects the access token; until it is replaced, answers come from the cache", "for", of, "error", err)
+	}
+	*noted = err
 }
 
-// find is the entry of a customer or key that Polar knows, and what it serves, with what is
-// left on meters by now.
-func (c *entitlementCache) find(key cacheKey) (*entry, *answer) {
-	e, a := c.known.find(key)
-	if e == nil {
-		return nil, nil
-	}
-	return e, c.balanced(e, a)
-}
-
-// hit is the answer for a key if there is one that is fresh: the hot path.
-func (c *entitlementCache) hit(key cacheKey) (*rights.State, bool) {
-	now := c.now()
-	a := c.known.use(key, now)
-	if a == nil || now >= a.freshUntil || c.distrusted.Load() || a.more().book.Changed() {
-		return nil, false
-	}
-	c.counts.hits.Add()
-	return &a.value, true
-}
-
-// lookup is the answer for a key: from memory if it is young enough, otherwise from
-// Polar, and if Polar cannot be asked, from memory during grace.
-func (c *entitlementCache) lookup(ctx context.Context, key cacheKey) (*rights.State, error) {
-	now := c.now()
-	if c.distrusted.Load() {
-		c.replicas.checkFirst(key)
-	}
-	c.known.use(key, now)
-	e, a := c.find(key)
-	switch {
-	case e == nil:
-		return c.lookupUnknown(ctx, key, now)
-	case now < a.freshUntil:
-		c.counts.hits.Add()
-		return &a.value, nil
-	case now < a.staleUntil:
-		c.refreshBehind(key, e, now, unlessFresh)
-		c.counts.served[cacheStale].Add(1)
-		return c.serving(e, now), nil
-	}
-	if now < a.memoryUntil && now < c.shortUntil() && !a.value.AwaitsKeys(now) {
-		c.counts.served[cacheGrace].Add(1)
-		return c.serving(e, now), nil
-	}
-	if now < a.graceUntil && c.inOutage(key.kind, a, now) {
-		c.refreshBehind(key, e, now, unlessFresh)
-		c.counts.served[cacheGrace].Add(1)
-		return c.serving(e, now), nil
-	}
-	if a.more().failure != nil && now < a.more().failure.until {
-		return c.staleOnError(key, a.more().failure.err)
-	}
-	return c.renew(ctx, key, unlessFresh)
-}
-
-// recheck is the answer for a customer whom the last one, which is in memory, does not
-// let in: that one, or a new one if it is time to doubt it. What could be spent by
-// asking waits: requests that others lack, and units that Polar may not have counted yet.
-func (c *entitlementCache) recheck(ctx context.Context, key cacheKey, last *rights.State) *rights.State {
-	now := c.now()
-	e, a := c.known.find(key)
-	if e == nil || now < a.doubtAt || c.hasSpent(e) {
-		return last
-	}
-	if c.inOutage(key.kind, a, now) {
-		c.refreshBehind(key, e, now, unlessCertain)
-		return last
-	}
-	done, ok := c.mayAsk(now)
-	if !ok {
-		return last
-	}
-	defer done()
-	value, err := c.fetch(ctx, key, unlessCertain)
+func (c *Customers) askLicense(ctx context.Context, key string) (*rights.State, error) {
+	organization, err := c.learnOrganization(ctx)
 	if err != nil {
-		c.notePanic(key, err)
-		return last
-	}
-	return value
-}
-
-// renew is the answer for a key from Polar, or if Polar cannot be asked, from memory
-// during grace.
-func (c *entitlementCache) renew(ctx context.Context, key cacheKey, when urgency) (*rights.State, error) {
-	value, err := c.fetch(ctx, key, when)
-	if err == nil {
-		c.counts.served[cacheMiss].Add(1)
-		return value, nil
-	}
-	if e, ok := errors.AsType[*Error](err); ok && !e.unasked && c.entryOf(key) == nil {
-		return c.recall(ctx, key, err)
-	}
-	return c.staleOnError(key, err)
-}
-
-// staleOnError is the answer for a key after a question that failed with err: from memory
-// during grace.
-func (c *entitlementCache) staleOnError(key cacheKey, err error) (*rights.State, error) {
-	now := c.now()
-	e, a := c.find(key)
-	if e == nil {
-		if u, ok := c.unknown.Peek(key); ok && now < u.answer.Load().graceUntil {
-			c.counts.negative.Add(1)
-			return u.value(), nil
-		}
-		c.turnedAway(key.kind, err, now)
 		return nil, err
 	}
-	if a.more().limits != nil && now >= a.more().limits.expires {
-		return refusedKey(ErrExpired), nil // that is certain without Polar
+	if organization == "" {
+		return refusedKey(ErrUnknownKey), nil // there are no keys at all
 	}
-	if now < a.graceUntil {
-		c.counts.served[cacheGrace].Add(1)
-		return c.serving(e, now), nil
+	license, err := c.client.validateIn(ctx, organization, ValidateRequest{Key: newKey(key)})
+	var e *Error
+	switch {
+	case err == nil && len(c.config.Features) > 0 && !hasFeatures(c.config.Features, license.BenefitID):
+		return refusedKey(ErrWrongBenefit), nil
+	case err == nil:
+		return ofLicense(license, c.config.Features), nil
+	case isDenial(err) && errors.As(err, &e):
+		return rights.Refused(string(e.Reason), rights.PolarTime(e.date)), nil
 	}
-	c.turnedAway(key.kind, err, now)
 	return nil, err
 }
 
-// lookupUnknown is lookup for a customer or key that was never seen, or was not known.
-func (c *entitlementCache) lookupUnknown(ctx context.Context, key cacheKey, now clock.Local) (*rights.State, error) {
-	failure := c.outageOf(key.kind, now)
-	if e, ok := c.unknown.Get(key); ok {
-		a := e.answer.Load()
-		yields := now < a.graceUntil && (failure != nil || now < c.shortUntil())
-		if yields || now < a.freshUntil {
-			c.counts.negative.Add(1)
-			return &a.value, nil
+func (c *Customers) organizationID() string {
+	c.organization.Lock()
+	defer c.organization.Unlock()
+	return c.organization.id
+}
+
+// learnOrganization is the organization of the access token. Polar doesn't report it, but
+// each of its customers and license keys has it. It is empty if there is no key.
+func (c *Customers) learnOrganization(ctx context.Context) (string, error) {
+	c.learning.Lock()
+	defer c.learning.Unlock()
+	if id := c.organizationID(); id != "" {
+		return id, nil
+	}
+	id, err := c.client.organizationOfKeys(ctx)
+	if err != nil || id == "" {
+		return "", err
+	}
+	c.learn(id)
+	return c.organizationID(), nil
+}
+
+// lacksScope reports whether an error says that the token may not read license keys.
+func lacksScope(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Reason == ErrMisconfigured && e.StatusCode == http.StatusForbidden
+}
+
+// licenseKey asks Polar about a license key by its id. One that it does not know is the
+// zero answer, and no error.
+func (c *Client) licenseKey(ctx context.Context, id wire.UUID, organizationID string) (keyring.Answer, error) {
+	var key keyring.Answer
+	err := c.exchange(ctx, exchange{op: opKey, path: "/v1/license-keys/" + id.String(), repeatable: true}, func(body []byte, at time.Time) (err error) {
+		if key, err = readKey(body, organizationID, at); err == nil && key.ID != id {
+			err = errForeignAnswer
+		}
+		return err
+	})
+	if isNotFound(err) {
+		return keyring.Answer{}, nil
+	}
+	return key, err
+}
+
+// readKey reads of a license key whether it counts.
+func readKey(body []byte, organizationID string, at time.Time) (keyring.Answer, error) {
+	var l LicenseKey
+	if err := json.Unmarshal(body, &l); err != nil {
+		return keyring.Answer{}, err
+	}
+	id, ok := wire.ParseUUID(l.ID)
+	if !ok || organizationID != "" && !wire.SameUUID(l.OrganizationID, organizationID) {
+		return keyring.Answer{}, errForeignAnswer
+	}
+	key := keyring.Answer{ID: id, Granted: l.Status == KeyGranted, Expires: !l.ExpiresAt.IsZero(), At: clock.PolarTime(at)}
+	if key.Expires {
+		key.Left = l.ExpiresAt.Sub(at)
+	}
+	return key, nil
+}
+
+// keysOf reads a page of a benefit's license keys, without those that were revoked, of
+// which there are more and more. Polar ignores a filter by customer, and has none by id.
+func (c *Client) keysOf(ctx context.Context, benefit, organizationID string, page int) (keyring.Page, error) {
+	var got keyring.Page
+	path := fmt.Sprintf("/v1/license-keys/?benefit_id=%s&status=granted&status=disabled&limit=%d&page=%d", benefit, keysOnPage, page)
+	err := c.exchange(ctx, exchange{op: opList, path: path, repeatable: true}, func(body []byte, at time.Time) error {
+		f, err := wire.Object(body)
+		if err != nil {
+			return err
+		}
+		var items []json.RawMessage
+		if err := json.Unmarshal(f["items"], &items); err != nil || items == nil {
+			return errors.New("a list of license keys without its items")
+		}
+		got = keyring.Page{}
+		for _, item := range items {
+			if key, err := readKey(item, organizationID, at); err == nil { // others are asked about alone
+				got.Keys = append(got.Keys, key)
+			}
+		}
+		var pagination wire.Fields
+		wire.Optional(f, "pagination", &pagination)
+		wire.Optional(pagination, "max_page", &got.Last)
+		return nil
+	})
+	return got, err
+}
+
+// judgeKeys says what an error of a question about license keys means.
+func judgeKeys(err error) (f keyring.Failure) {
+	e, ok := errors.AsType[*Error](err)
+	if !ok {
+		return f
+	}
+	// A page that is too long, or cannot be read: the next is no better.
+	return keyring.Failure{Lacking: lacksScope(err), Unreadable: e.StatusCode == http.StatusOK, RetryAfter: e.RetryAfter}
+}
+
+// isID reports whether a text can be an id of Polar's.
+func isID(id string) bool { _, ok := canonicalUUID4(id); return ok }
+
+// bindKeys connects the keyring with Polar and with the cache.
+func (c *Customers) bindKeys() error {
+	cache := c.cache
+	count := func(err error) {
+		cache.Count(err)
+		if err != nil && !lacksScope(err) {
+			c.seldom.Warn(c.config.Logger, "license key", "polargate: Polar could not say whether a customer's license key counts", "error", err)
 		}
 	}
-	if failure != nil {
-		return c.recall(ctx, key, failure)
+	keys, err := keyring.New(c.config.CacheSize, keyring.Config{
+		Fresh: cache.FreshFor, Dead: min(cache.FreshFor, cache.UnknownFor), Last: max(cache.FreshFor, cache.StaleFor, cache.GraceFor),
+		Timeout: cache.Timeout, RetryStale: memory.RetryStale, RetryOpen: memory.OutageMemory,
+		Now: cache.Now, Life: cache.Life, Behind: cache.GoBehind,
+		One: func(ctx context.Context, id keyring.ID) (keyring.Answer, error) {
+			key, err := c.client.licenseKey(ctx, id, c.organizationID())
+			count(err)
+			return key, err
+		},
+		Page: func(ctx context.Context, benefit string, page int) (keyring.Page, error) {
+			got, err := c.client.keysOf(ctx, benefit, c.organizationID(), page)
+			count(err)
+			return got, err
+		},
+		Judge: judgeKeys, Answered: c.noteKeyScope,
+	})
+	if err != nil {
+		return err
 	}
-	return c.renew(ctx, key, unlessFresh)
+	cache.Keys = keys
+	return nil
 }
 
-// recall is the answer for a customer or key that is not in memory while Polar cannot be
-// asked: what other replicas know of it.
-func (c *entitlementCache) recall(ctx context.Context, key cacheKey, failure error) (*rights.State, error) {
-	if c.replicas != nil {
-		c.replicas.recall(ctx, key)
+// noteKeyScope keeps, for Stats, that the token may not read license keys, or with nil
+// that it may, and says it in the log when it begins.
+func (c *Customers) noteKeyScope(err error) {
+	m := &c.misconfigured
+	m.Lock()
+	defer m.Unlock()
+	if err != nil && m.scope == nil {
+		c.config.Logger.Error("polargate: the access token may not read license keys, so benefits count even if their key expired or was disabled: give the token the scope license_keys:read", "error", err)
 	}
-	return c.staleOnError(key, failure)
+	m.scope = err
 }
 
-// entryOf is the entry of a customer or key, whether known or not; nil if there is none.
-func (c *entitlementCache) entryOf(key cacheKey) *entry {
-	if e, _ := c.known.find(key); e != nil {
-		return e
+// join connects the cache with those of other replicas, if there is a Shared.
+func (c *Customers) join(budget *pace.Budget) error {
+	config := &c.config
+	if config.Shared == nil {
+		return nil
 	}
-	e, _ := c.unknown.Peek(key)
-	return e
-}
-
-// latest is what is in memory about a customer, and whether it can be served without a
-// question: it is fresh, or stale at most. It is nil if there is nothing.
-func (c *entitlementCache) latest(key cacheKey) (value *rights.State, certain bool) {
-	e := c.entryOf(key)
-	if e == nil {
-		return nil, false
+	limit := cmp.Or(config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
+	r := &replicas{
+		cache: c.cache, features: config.Features, budget: budget, limit: limit, turns: make(chan struct{}, 1),
+		organization: c.organizationID, learn: c.learn,
+		eventHeard: func() { c.warming.lastEvent.Store(int64(c.cache.Now())) },
 	}
-	a := c.balanced(e, e.answer.Load())
-	return &a.value, c.now() < max(a.freshUntil, a.staleUntil)
-}
-
-// askedSince reports whether Polar answered a question about a customer from then or later.
-func (c *entitlementCache) askedSince(key cacheKey, then clock.Local) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.entryOf(key)
-	return e != nil && e.asked >= then
-}
-
-// askedBefore reports whether what is cached answers a question from before then,
-// and no question has just failed.
-func (c *entitlementCache) askedBefore(key cacheKey, then clock.Local) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.entryOf(key)
-	return e != nil && e.asked < then && e.answer.Load().more().failure == nil
-}
-
-// close ends all that is under way.
-func (c *entitlementCache) close() {
-	c.mu.Lock()
-	c.end()
-	c.mu.Unlock()
-	c.flights.Close()
-	c.behind.Wait()
-	for _, s := range c.watches.Close() {
-		s.tell(nil, flight.ErrClosed)
+	r.listsRead = r.afterWalk
+	link := sharedLinkConfig{
+		Store:    config.Shared,
+		Purpose:  "customers of " + c.client.base + " " + c.client.organizationID,
+		Secrets:  []string{config.Secret},
+		ClaimFor: max(claimFor, 2*config.Timeout),
+		Logger:   config.Logger,
 	}
+	if config.OtherSecret != "" {
+		link.Secrets = append(link.Secrets, config.OtherSecret)
+	}
+	config.Secret, config.OtherSecret = "", "" // they are in the link now
+	var err error
+	if r.link, err = newSharedLink(link); err != nil {
+		return err
+	}
+	r.link.config.Budget = SharedBudget{Name: r.link.openName("budget", "requests").key, Limit: limit, Window: time.Minute}
+	c.replicas, c.cache.Others, c.client.pace = r, r, &sharedPace{budget, r}
+	r.lists = relay.Relay{Values: relayValues{r.link}, Name: "lists", Holder: r.link.config.Holder, Lasts: turnLasts, Kept: listsKept}
+	r.link.listen(r.heard)
+	r.link.goBehind(r.sweep)
+	return nil
 }

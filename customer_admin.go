@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -144,10 +145,10 @@ func readSession(body []byte) (*CustomerSession, error) {
 // the program's.
 func (r CustomerRef) named(byID, byExternal string) map[string]any {
 	buyer, _ := r.member()
-	if buyer.kind == byPolarID {
-		return map[string]any{byID: buyer.id}
+	if buyer.Kind == memory.ByPolarID {
+		return map[string]any{byID: buyer.ID}
 	}
-	return map[string]any{byExternal: buyer.id}
+	return map[string]any{byExternal: buyer.ID}
 }
 
 // ofCustomer says more exactly what a 422 about a customer means: Polar has no such customer
@@ -360,7 +361,7 @@ func (c *Client) AssignSeat(ctx context.Context, r AssignSeatRequest) (*Seat, er
 		if err := r.Customer.check(); err != nil {
 			return nil, err
 		}
-		if r.Customer.key.kind == byMember {
+		if r.Customer.key.Kind == memory.ByMember {
 			return nil, &InputError{"Customer", "is a member: name them by ExternalMemberID"}
 		}
 		body = r.Customer.named("customer_id", "external_customer_id")
@@ -488,3 +489,80 @@ func ofSeat(err error) error {
 }
 
 var errSubscriptionID = &InputError{"SubscriptionID", "is not a UUID of version 4: pass it as Polar gave it"}
+
+// AdminHandler tells people who look after customers what is known of one, and how the
+// cache is doing, as JSON:
+//
+//	GET /admin?customer_id=…   the Entitlements, as json.Marshal writes them
+//	GET /admin?external_id=…   the same, by your program's id
+//	GET /admin                 Stats
+//
+// allowed says who may see it, and is asked first at each request; everybody else gets 403.
+// It must not be nil. Polar is asked as by Entitlements. Nothing is changed, and the answer
+// has no license key, token or e-mail address. An external id that is personal ends up in
+// logs of addresses: use Polar's id then.
+func (c *Customers) AdminHandler(allowed func(*http.Request) bool) http.Handler {
+	if allowed == nil {
+		panic("polargate: AdminHandler needs a function that says who may see it")
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		header := w.Header()
+		header.Set("Cache-Control", "no-store")
+		header.Set("X-Content-Type-Options", "nosniff")
+		switch {
+		case !allowed(r):
+			w.WriteHeader(http.StatusForbidden)
+			return
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			header.Set("Allow", "GET, HEAD")
+			w.WriteHeader(http.StatusMethodNotAllowed)
+			return
+		}
+		var view any
+		var err error
+		switch query := r.URL.Query(); {
+		case query.Has("customer_id"):
+			view, err = c.Entitlements(r.Context(), CustomerID(query.Get("customer_id")))
+		case query.Has("external_id"):
+			view, err = c.Entitlements(r.Context(), ExternalID(query.Get("external_id")))
+		default:
+			view = c.adminStats()
+		}
+		if err != nil {
+			_, refusal := c.decide(nil, err, nil)
+			WriteRefusal(w, r, *refusal)
+			return
+		}
+		body, err := json.Marshal(view)
+		if err != nil {
+			c.config.Logger.Error("polargate: an answer of AdminHandler can't be written", "error", err)
+			w.WriteHeader(http.StatusInternalServerError)
+			return
+		}
+		header.Set("Content-Type", "application/json")
+		if r.Method != http.MethodHead {
+			_, _ = w.Write(append(body, '\n'))
+		}
+	})
+}
+
+// adminStats are the Stats with texts for what JSON has no form for.
+func (c *Customers) adminStats() any {
+	text := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	type usage struct {
+		Waiting int
+		Refused int64
+		Failing string
+	}
+	s := c.Stats()
+	return struct {
+		CustomersStats
+		Misconfigured, Pause string
+		Usage                usage
+	}{s, text(s.Misconfigured), s.Pause.String(), usage{s.Usage.Waiting, s.Usage.Refused, text(s.Usage.Failing)}}
+}

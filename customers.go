@@ -9,19 +9,16 @@ import (
 	"net/http"
 	"net/url"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
-	"github.com/polargate/polargate/internal/clock"
-	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/logs"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
-	"github.com/polargate/polargate/internal/relay"
 	"github.com/polargate/polargate/internal/rights"
-	"github.com/polargate/polargate/internal/wire"
 	"golang.org/x/time/rate"
 )
 
@@ -218,15 +215,19 @@ func checkUpgradeURL(address string) error {
 // CustomerRef names a customer, by either of two ids. Make one with ExternalID or
 // CustomerID; the zero value names nobody.
 type CustomerRef struct {
-	key cacheKey
+	key memory.Key
 }
 
 // ExternalID names a customer by the id that your program gave to Polar. Ids are compared
 // exactly, including case.
-func ExternalID(id string) CustomerRef { return CustomerRef{cacheKey{byExternalID, id}} }
+func ExternalID(id string) CustomerRef {
+	return CustomerRef{memory.Key{Kind: memory.ByExternalID, ID: id}}
+}
 
 // CustomerID names a customer by Polar's id: a UUID of version 4.
-func CustomerID(id string) CustomerRef { return CustomerRef{cacheKey{byPolarID, normalUUID(id)}} }
+func CustomerID(id string) CustomerRef {
+	return CustomerRef{memory.Key{Kind: memory.ByPolarID, ID: normalUUID(id)}}
+}
 
 // Member names a member of a customer, such as the holder of a seat, by the external id
 // that the member has in Polar. customer is the buyer. Organizations that were made through
@@ -240,48 +241,48 @@ func Member(customer CustomerRef, externalMemberID string) CustomerRef {
 	if customer.IsZero() || externalMemberID == "" {
 		return CustomerRef{} // nobody
 	}
-	return CustomerRef{cacheKey{byMember, string('0'+rune(customer.key.kind)) + customer.key.id + "\x00" + externalMemberID}}
+	return CustomerRef{memory.Key{Kind: memory.ByMember, ID: string('0'+rune(customer.key.Kind)) + customer.key.ID + "\x00" + externalMemberID}}
 }
 
 // member splits the name of a member into that of the buyer and the member's own external
 // id. For a customer it is the customer and "".
-func (r CustomerRef) member() (buyer cacheKey, member string) {
-	if r.key.kind != byMember || r.key.id == "" {
+func (r CustomerRef) member() (buyer memory.Key, member string) {
+	if r.key.Kind != memory.ByMember || r.key.ID == "" {
 		return r.key, ""
 	}
-	id, member, _ := strings.Cut(r.key.id[1:], "\x00")
-	return cacheKey{keyKind(r.key.id[0] - '0'), id}, member
+	id, member, _ := strings.Cut(r.key.ID[1:], "\x00")
+	return memory.Key{Kind: memory.Kind(r.key.ID[0] - '0'), ID: id}, member
 }
 
 // ExternalID is the id of your program by which the customer is named; "" for one that is
 // named otherwise, also for a Member.
 func (r CustomerRef) ExternalID() string {
-	if r.key.kind != byExternalID {
+	if r.key.Kind != memory.ByExternalID {
 		return ""
 	}
-	return r.key.id
+	return r.key.ID
 }
 
 // CustomerID is Polar's id by which the customer is named; "" for one that is named
 // otherwise, also for a Member.
 func (r CustomerRef) CustomerID() string {
-	if r.key.kind != byPolarID {
+	if r.key.Kind != memory.ByPolarID {
 		return ""
 	}
-	return r.key.id
+	return r.key.ID
 }
 
 // IsZero reports whether the reference names nobody.
-func (r CustomerRef) IsZero() bool { return r.key.id == "" }
+func (r CustomerRef) IsZero() bool { return r.key.ID == "" }
 
 // Format prints which kind of id it is, and Polar's own id. Your program's id may be an
 // e-mail address, and package fmt would print it for an unexported field.
 func (r CustomerRef) Format(f fmt.State, _ rune) {
-	if r.key.kind == byPolarID {
-		fmt.Fprintf(f, "polargate.CustomerID(%s)", r.key.id)
+	if r.key.Kind == memory.ByPolarID {
+		fmt.Fprintf(f, "polargate.CustomerID(%s)", r.key.ID)
 		return
 	}
-	if r.key.kind == byMember {
+	if r.key.Kind == memory.ByMember {
 		buyer, _ := r.member()
 		fmt.Fprintf(f, "polargate.Member(%v, ****)", CustomerRef{buyer})
 		return
@@ -294,59 +295,34 @@ func (r CustomerRef) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(
 
 // is reports whether a customer with these ids is the one named.
 func (r CustomerRef) is(id, external string) bool {
-	if r.key.kind == byPolarID {
-		return r.key.id == id
+	if r.key.Kind == memory.ByPolarID {
+		return r.key.ID == id
 	}
-	return r.key.id == external
+	return r.key.ID == external
 }
 
-// check refuses ids that Polar can't be asked about. Polar can't be reached with an
-// external id that has a slash, however it is escaped; an id of dots alone is lost on the
-// way.
+// check refuses ids that Polar can't be asked about.
 func (r CustomerRef) check() error {
-	id := r.key.id
 	if r == (CustomerRef{}) {
 		return &InputError{"customer", "is empty: make one with ExternalID or CustomerID"}
 	}
-	if r.key.kind == byMember {
+	if r.key.Kind == memory.ByMember {
 		buyer, member := r.member()
 		switch {
-		case buyer.kind > byExternalID:
+		case buyer.Kind > memory.ByExternalID:
 			return &InputError{"customer", "is a member of a member: name the buyer with ExternalID or CustomerID"}
 		case len(member) > maxMemberID || strings.ContainsRune(member, 0) || !utf8.ValidString(member):
 			return &InputError{"external member id", "is longer than 500 bytes, or isn't text"}
 		}
 		return (CustomerRef{buyer}).check()
 	}
-	if r.key.kind == byPolarID {
-		if _, ok := canonicalUUID4(id); !ok {
-			return &InputError{"customer id", "is not a UUID of version 4: pass it as Polar gave it, or use ExternalID for an id of your own"}
-		}
-		return nil
-	}
-	switch {
-	case id == "":
-		return &InputError{"external id", "is empty"}
-	case len(id) > maxExternalID:
-		return &InputError{"external id", "is longer than 2,000 bytes"}
-	case id == "." || id == ".." || strings.ContainsAny(id, "/\x00") || !utf8.ValidString(id):
-		return &InputError{"external id", "has a slash or a NUL, is only dots, or isn't text, and Polar can't be asked about it: give the customer another id, or use CustomerID"}
+	if what, why := r.key.Problem(); why != "" {
+		return &InputError{what, why}
 	}
 	return nil
 }
 
-const (
-	maxExternalID = 2000
-	maxMemberID   = 500
-)
-
-// path is the endpoint of a customer's state.
-func (r CustomerRef) path() string {
-	if r.key.kind == byPolarID {
-		return "/v1/customers/" + r.key.id + "/state"
-	}
-	return "/v1/customers/external/" + url.PathEscape(r.key.id) + "/state"
-}
+const maxMemberID = 500
 
 // Customers answers what customers may use, from a cache in front of Polar's customer
 // state, and what license keys allow. All methods are safe for use by many goroutines. A
@@ -354,7 +330,10 @@ func (r CustomerRef) path() string {
 type Customers struct {
 	config CustomersConfig
 	client *Client
-	cache  *entitlementCache
+	cache  *memory.Cache
+	counts customersCounts
+	// replicas are nil unless they share what they know.
+	replicas *replicas
 
 	learning     sync.Mutex // held while the organization is found out
 	organization struct {
@@ -376,6 +355,16 @@ type Customers struct {
 	// These log what each of many requests may meet.
 	badIDs, halfRead, overBudget, unresolvable rate.Sometimes
 	seldom                                     logs.Seldom
+}
+
+// customersCounts are read by Stats, beside those of the cache.
+type customersCounts struct {
+	panics                          atomic.Int64
+	events, eventsOld, eventsTwice  atomic.Int64
+	eventsRefused, eventsUnknown    atomic.Int64
+	eventsFailed                    atomic.Int64
+	unidentified, unpaid, undecided atomic.Int64
+	failedOpen                      atomic.Int64
 }
 
 // NewCustomers makes Customers, without asking Polar. A configuration that can't work is
@@ -403,20 +392,20 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	config.AccessToken = "" // it is in the client now, and in nothing that is printed
 	c := &Customers{config: config, client: client, seen: newSeenEvents(), badIDs: onceAMinute(), halfRead: onceAMinute(), overBudget: onceAMinute(), unresolvable: onceAMinute()}
 	c.organization.id = client.organizationID
-	if c.cache, err = newEntitlementCache(config.CacheSize); err != nil {
+	if c.cache, err = newCache(config.CacheSize); err != nil {
 		return nil, err
 	}
-	c.cache.freshFor, c.cache.staleFor, c.cache.graceFor = config.FreshFor, config.StaleFor, config.GracePeriod
-	c.cache.unknownFor, c.cache.timeout = config.UnknownFor, config.Timeout
-	c.cache.flights.Keep = config.Timeout // the answer is of use to whoever comes next
-	c.cache.ask, c.cache.panicked = c.ask, c.logPanic
+	c.cache.FreshFor, c.cache.StaleFor, c.cache.GraceFor = config.FreshFor, config.StaleFor, config.GracePeriod
+	c.cache.UnknownFor, c.cache.Timeout = config.UnknownFor, config.Timeout
+	c.cache.Flights.Keep = config.Timeout // the answer is of use to whoever comes next
+	c.cache.Ask, c.cache.Panicked = c.ask, c.logPanic
 	if err := c.bindKeys(); err != nil {
 		return nil, err
 	}
 	c.budget = client.pace.(*pace.Budget) // there is a token
-	c.cache.spare = c.budget.Spare
+	c.cache.Spare = c.budget.Spare
 	customers, keys := c.budget.UnseenCustomers(), c.budget.UnseenKeys()
-	c.cache.unseen = [keyKinds]pace.Unseen{customers, customers, keys}
+	c.cache.Unseen = [memory.Kinds]pace.Unseen{customers, customers, keys}
 	c.warming.turn = make(chan struct{}, 1)
 	if err := c.startMembers(); err != nil {
 		return nil, err
@@ -425,8 +414,8 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 		return nil, err
 	}
 	if err := c.openUsage(); err != nil {
-		c.cache.close()
-		if r := c.cache.replicas; r != nil {
+		c.cache.Close()
+		if r := c.replicas; r != nil {
 			r.link.close()
 		}
 		return nil, err
@@ -439,42 +428,6 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 // also in that of all replicas; see CustomersConfig.Shared. Validating, activating and
 // deactivating license keys needs CustomersConfig.OrganizationID.
 func (c *Customers) Client() *Client { return c.client }
-
-// join connects the cache with those of other replicas, if there is a Shared.
-func (c *Customers) join(budget *pace.Budget) error {
-	config := &c.config
-	if config.Shared == nil {
-		return nil
-	}
-	limit := cmp.Or(config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
-	r := &replicas{
-		cache: c.cache, features: config.Features, budget: budget, limit: limit, turns: make(chan struct{}, 1),
-		organization: c.organizationID, learn: c.learn,
-		eventHeard: func() { c.warming.lastEvent.Store(int64(c.cache.now())) },
-	}
-	r.listsRead = r.afterWalk
-	link := sharedLinkConfig{
-		Store:    config.Shared,
-		Purpose:  "customers of " + c.client.base + " " + c.client.organizationID,
-		Secrets:  []string{config.Secret},
-		ClaimFor: max(claimFor, 2*config.Timeout),
-		Logger:   config.Logger,
-	}
-	if config.OtherSecret != "" {
-		link.Secrets = append(link.Secrets, config.OtherSecret)
-	}
-	config.Secret, config.OtherSecret = "", "" // they are in the link now
-	var err error
-	if r.link, err = newSharedLink(link); err != nil {
-		return err
-	}
-	r.link.config.Budget = SharedBudget{Name: r.link.openName("budget", "requests").key, Limit: limit, Window: time.Minute}
-	c.cache.replicas, c.client.pace = r, &sharedPace{budget, r}
-	r.lists = relay.Relay{Values: relayValues{r.link}, Name: "lists", Holder: r.link.config.Holder, Lasts: turnLasts, Kept: listsKept}
-	r.link.listen(r.heard)
-	r.link.goBehind(r.sweep)
-	return nil
-}
 
 func onceAMinute() rate.Sometimes { return rate.Sometimes{First: 1, Interval: time.Minute} }
 
@@ -492,10 +445,10 @@ func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c
 // always returns nil.
 func (c *Customers) Close() error {
 	c.stopSweeps()
-	c.cache.close()
+	c.cache.Close()
 	c.usage.close(c.config.Timeout)
 	c.members.close()
-	if r := c.cache.replicas; r != nil {
+	if r := c.replicas; r != nil {
 		r.link.close()
 	}
 	c.client.Close()
@@ -543,31 +496,31 @@ func withBenefits(value *Entitlements, err error) (*Entitlements, error) {
 	return value, err
 }
 
-func (c *Customers) look(ctx context.Context, key cacheKey) (*Entitlements, error) {
+func (c *Customers) look(ctx context.Context, key memory.Key) (*Entitlements, error) {
 	if ctx == nil {
 		return nil, errNilContext
 	}
 	// The common case first: a cached customer's id has passed the checks.
-	if value, ok := c.cache.hit(key); ok {
+	if value, ok := c.cache.Hit(key); ok {
 		return (*Entitlements)(value), nil
 	}
-	if key.kind == byMember {
+	if key.Kind == memory.ByMember {
 		value, err := c.lookMember(ctx, key)
 		return (*Entitlements)(value), err
 	}
-	if key.kind != byLicenseKey {
+	if key.Kind != memory.ByLicenseKey {
 		if err := (CustomerRef{key}).check(); err != nil {
 			return nil, err
 		}
 	}
-	value, err := c.cache.lookup(ctx, key)
+	value, err := c.cache.Lookup(ctx, key)
 	return (*Entitlements)(value), c.callError(err)
 }
 
 // decideAgain reports whether a customer meets requirements, given a cached answer. A
 // refusal isn't believed for as long as a grant, because Polar's state may be from before
 // a purchase. The benefit of a license key never changes.
-func (c *Customers) decideAgain(ctx context.Context, key cacheKey, value *Entitlements, requirements []Requirement) (*Entitlements, *Refusal) {
+func (c *Customers) decideAgain(ctx context.Context, key memory.Key, value *Entitlements, requirements []Requirement) (*Entitlements, *Refusal) {
 	have := c.overlaid(ctx, CustomerRef{key}, value)
 	if _, unmet := have.Unmet(requirements...); unmet && value.Known() && value.license() == nil {
 		if newer := (*Entitlements)(c.recheck(ctx, key, value.state())); newer != value {
@@ -575,58 +528,6 @@ func (c *Customers) decideAgain(ctx context.Context, key cacheKey, value *Entitl
 		}
 	}
 	return c.decide(have, nil, requirements)
-}
-
-// overlaid is what Polar says of a customer, nil if nothing, with what the program gives
-// beside it. If that is nothing, it is value itself.
-func (c *Customers) overlaid(ctx context.Context, customer CustomerRef, value *Entitlements) *Entitlements {
-	if c.config.Overlay == nil {
-		return value
-	}
-	if given := c.overlay(ctx, customer, value); len(given) > 0 {
-		return value.over(given, nil)
-	}
-	return value
-}
-
-// overlaidAnyway is overlaid for an answer that may be an error: then it is what the program
-// gives alone, if it is for lack of an answer; otherwise value.
-func (c *Customers) overlaidAnyway(ctx context.Context, customer CustomerRef, value *Entitlements, err error) *Entitlements {
-	if err == nil || c.config.Overlay == nil {
-		return c.overlaid(ctx, customer, value)
-	}
-	if e, ok := errors.AsType[*Error](err); !ok || e.Reason == ErrClosed {
-		return value
-	}
-	if given := c.overlay(ctx, customer, nil); len(given) > 0 {
-		return (*Entitlements)(nil).over(given, err)
-	}
-	return value
-}
-
-// overlay asks the program what it gives a customer now.
-func (c *Customers) overlay(ctx context.Context, customer CustomerRef, have *Entitlements) (given []Overlay) {
-	defer func() {
-		if p := recover(); p != nil {
-			c.cache.counts.panics.Add(1)
-			c.seldom.Warn(c.config.Logger, "overlay", "polargate: CustomersConfig.Overlay panicked, so that it gave nothing", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-			given = nil
-		}
-	}()
-	if ctx == nil || customer.IsZero() {
-		return nil
-	}
-	given = c.config.Overlay(ctx, customer, have)
-	var now time.Time
-	for i := range given {
-		if now.IsZero() && !given[i].Until.IsZero() {
-			now = time.Now()
-		}
-		if !given[i].counts(now) {
-			return counting(given, now)
-		}
-	}
-	return given
 }
 
 // Refresh asks Polar now, however fresh the last answer is. Otherwise it is like
@@ -640,187 +541,15 @@ func (c *Customers) Refresh(ctx context.Context, customer CustomerRef) (*Entitle
 	if err := customer.check(); err != nil {
 		return nil, err
 	}
-	began := c.cache.now()
+	began := c.cache.Now()
 	value, err := c.renew(ctx, customer.key)
-	if err == nil && c.cache.askedBefore(customer.key, began) { // that was an older question
+	if err == nil && c.cache.AskedBefore(customer.key, began) { // that was an older question
 		if newer, err := c.renew(ctx, customer.key); err == nil {
 			value = newer
 		}
 	}
 	err = c.callError(err)
 	return c.overlaidAnyway(ctx, customer, (*Entitlements)(value), err), err
-}
-
-// secret is the id, if an error must not repeat it. An id of few letters, such as a row's
-// number, tells nobody anything, and would be found in every second word.
-func (r CustomerRef) secret() string {
-	if len(r.key.id) < 6 {
-		return ""
-	}
-	return r.key.id
-}
-
-// customerState asks Polar for a customer's state. An unknown customer is not an error.
-// If the organization is not known, learn gets the one that the answer names.
-func (c *Client) customerState(ctx context.Context, r CustomerRef, organizationID string, features map[string][]string, learn func(organization string)) (*rights.State, error) {
-	var value *rights.State
-	err := c.exchange(ctx, exchange{op: opState, path: r.path(), secret: r.secret(), repeatable: true}, func(body []byte, at time.Time) (err error) {
-		value, err = readState(body, at, r, organizationID, features)
-		if err == nil && organizationID == "" {
-			var organization string
-			f, _ := wire.Object(body) // as it has just been read
-			f.Text("organization_id", &organization)
-			learn(organization)
-		}
-		return err
-	})
-	if isNotFound(err) {
-		at := c.now()
-		if e, ok := errors.AsType[*Error](err); ok && !e.date.IsZero() {
-			at = e.date
-		}
-		return rights.Of(wire.UUID{}, "", false, clock.PolarTime(at)), nil
-	}
-	return value, err
-}
-
-// organizationOfKeys is the organization of the access token's license keys; empty if
-// there are none.
-func (c *Client) organizationOfKeys(ctx context.Context) (string, error) {
-	var organization string
-	err := c.exchange(ctx, exchange{op: opList, path: "/v1/license-keys/?limit=1", repeatable: true}, func(body []byte, _ time.Time) error {
-		f, err := wire.Object(body)
-		if err != nil {
-			return err
-		}
-		items, err := f.List("items")
-		if err != nil || len(items) == 0 {
-			return err
-		}
-		items[0].Text("organization_id", &organization)
-		if _, ok := canonicalUUID4(organization); !ok {
-			return errors.New("a license key without an organization")
-		}
-		return nil
-	})
-	return organization, err
-}
-
-// callError wraps an error that didn't come from Polar.
-func (c *Customers) callError(err error) error {
-	var panicked *flight.PanicError
-	switch {
-	case err == nil:
-		return nil
-	case errors.Is(err, flight.ErrClosed), c.cache.life.Err() != nil:
-		return &Error{Op: opEntitlements, Reason: ErrClosed, situation: customersClosed}
-	case errors.As(err, &panicked):
-		c.logPanic(panicked)
-		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Detail: "a fault in the program: see its log"}
-	case err == context.Canceled, err == context.DeadlineExceeded:
-		return &Error{Op: opEntitlements, Reason: ErrUnreachable, Err: err, situation: callEnded}
-	}
-	return err
-}
-
-func (c *Customers) logPanic(p *flight.PanicError) {
-	c.cache.counts.panics.Add(1)
-	c.config.Logger.Error("polargate: a panic was caught; please report it", "op", opEntitlements, "panic", fmt.Sprint(p.Value), "stack", string(p.Stack))
-}
-
-// ask is the cache's way to Polar.
-func (c *Customers) ask(ctx context.Context, key cacheKey) (*rights.State, error) {
-	var value *rights.State
-	var err error
-	if key.kind == byLicenseKey {
-		value, err = c.askLicense(ctx, key.id)
-	} else {
-		value, err = c.client.customerState(ctx, CustomerRef{key}, c.organizationID(), c.config.Features, c.learn)
-		c.adviseOnSeats(value)
-	}
-	if err == nil && value.Unread() != 0 {
-		c.halfRead.Do(func() {
-			c.config.Logger.Warn("polargate: a customer's state could be read only in part (logged once a minute)", "error", unreadable(value.Unread()))
-		})
-	}
-	e, ok := errors.AsType[*Error](err)
-	switch {
-	case err == nil, tokenRefused(err):
-		c.noteMisconfigured(key.kind, err)
-	case ok && e.unasked:
-		c.overBudget.Do(func() {
-			c.config.Logger.Warn("polargate: more requests to Polar are needed than RequestsPerMinute allows (logged once a minute)", "error", err)
-		})
-	default:
-		c.config.Logger.Warn("polargate: Polar gave no answer about a customer", "error", err)
-	}
-	return value, err
-}
-
-// tokenRefused reports whether Polar rejects the access token. A request that it calls
-// malformed (422) may be about one customer's strange id alone.
-func tokenRefused(err error) bool {
-	e, ok := errors.AsType[*Error](err)
-	return ok && e.Reason == ErrMisconfigured && e.StatusCode != http.StatusUnprocessableEntity
-}
-
-// noteMisconfigured records for Stats that Polar rejects the token, or, with nil, that it
-// doesn't, and logs it when it begins. Customers and keys need separate scopes.
-func (c *Customers) noteMisconfigured(kind keyKind, err error) {
-	m := &c.misconfigured
-	m.Lock()
-	defer m.Unlock()
-	noted, of := &m.customers, "customers"
-	if kind == byLicenseKey {
-		noted, of = &m.keys, "license keys"
-	}
-	if err != nil && *noted == nil {
-		c.config.Logger.Error("polargate: Polar rejects the access token; until it is replaced, answers come from the cache", "for", of, "error", err)
-	}
-	*noted = err
-}
-
-func (c *Customers) askLicense(ctx context.Context, key string) (*rights.State, error) {
-	organization, err := c.learnOrganization(ctx)
-	if err != nil {
-		return nil, err
-	}
-	if organization == "" {
-		return refusedKey(ErrUnknownKey), nil // there are no keys at all
-	}
-	license, err := c.client.validateIn(ctx, organization, ValidateRequest{Key: newKey(key)})
-	var e *Error
-	switch {
-	case err == nil && len(c.config.Features) > 0 && !hasFeatures(c.config.Features, license.BenefitID):
-		return refusedKey(ErrWrongBenefit), nil
-	case err == nil:
-		return ofLicense(license, c.config.Features), nil
-	case isDenial(err) && errors.As(err, &e):
-		return rights.Refused(string(e.Reason), rights.PolarTime(e.date)), nil
-	}
-	return nil, err
-}
-
-func (c *Customers) organizationID() string {
-	c.organization.Lock()
-	defer c.organization.Unlock()
-	return c.organization.id
-}
-
-// learnOrganization is the organization of the access token. Polar doesn't report it, but
-// each of its customers and license keys has it. It is empty if there is no key.
-func (c *Customers) learnOrganization(ctx context.Context) (string, error) {
-	c.learning.Lock()
-	defer c.learning.Unlock()
-	if id := c.organizationID(); id != "" {
-		return id, nil
-	}
-	id, err := c.client.organizationOfKeys(ctx)
-	if err != nil || id == "" {
-		return "", err
-	}
-	c.learn(id)
-	return c.organizationID(), nil
 }
 
 // CustomersStats are counts since NewCustomers, for a program's metrics, and the
@@ -884,16 +613,16 @@ type SharedStats struct {
 
 // Stats returns the current counts.
 func (c *Customers) Stats() CustomersStats {
-	n, of := &c.cache.counts, &c.members.cache.counts
+	n, of := &c.cache.Counts, &c.members.cache.Counts
 	s := CustomersStats{
-		Fresh: n.hits.Load(), Stale: n.served[cacheStale].Load(), Grace: n.served[cacheGrace].Load(),
-		Fetched: n.served[cacheMiss].Load(), Unknown: n.negative.Load(),
-		Requests: n.upstream.Load() + of.upstream.Load(), Failures: n.failures.Load() + of.failures.Load(),
-		TurnedAway: n.unseenTurnedAway.Load() + of.unseenTurnedAway.Load(),
-		Events:     n.events.Load(), Outdated: n.eventsOld.Load(), Repeated: n.eventsTwice.Load(),
-		Refused: n.eventsRefused.Load(), Ignored: n.eventsUnknown.Load(), Failed: n.eventsFailed.Load(),
-		Unidentified: n.unidentified.Load(), Unpaid: n.unpaid.Load(), Undecided: n.undecided.Load(), FailedOpen: n.failedOpen.Load(),
-		Panics: n.panics.Load(), Cached: c.cache.known.len() + c.members.cache.known.len(), CachedUnknown: c.cache.unknown.Len(),
+		Fresh: n.Hits.Load(), Stale: n.Served[memory.Stale].Load(), Grace: n.Served[memory.Grace].Load(),
+		Fetched: n.Served[memory.Miss].Load(), Unknown: n.Negative.Load(),
+		Requests: n.Upstream.Load() + of.Upstream.Load(), Failures: n.Failures.Load() + of.Failures.Load(),
+		TurnedAway: n.UnseenTurnedAway.Load() + of.UnseenTurnedAway.Load(),
+		Events:     c.counts.events.Load(), Outdated: c.counts.eventsOld.Load(), Repeated: c.counts.eventsTwice.Load(),
+		Refused: c.counts.eventsRefused.Load(), Ignored: c.counts.eventsUnknown.Load(), Failed: c.counts.eventsFailed.Load(),
+		Unidentified: c.counts.unidentified.Load(), Unpaid: c.counts.unpaid.Load(), Undecided: c.counts.undecided.Load(), FailedOpen: c.counts.failedOpen.Load(),
+		Panics: c.counts.panics.Load(), Cached: c.cache.Size() + c.members.cache.Size(), CachedUnknown: c.cache.UnknownSize(),
 	}
 	c.organization.Lock()
 	s.Held = len(c.organization.held)
@@ -903,40 +632,12 @@ func (c *Customers) Stats() CustomersStats {
 	c.misconfigured.Unlock()
 	s.Warm = c.warmStats()
 	s.Usage = c.usage.stats()
-	if r := c.cache.replicas; r != nil {
+	if r := c.replicas; r != nil {
 		l := r.link.stats()
 		s.Shared = SharedStats{Away: l.Away, Replicas: l.Replicas, Waiting: l.Waiting, Lost: l.Lost, Unreadable: l.Unreadable, LastHint: l.LastHint}
 	}
 	s.Pause = c.client.pace.PauseLeft()
 	return s
-}
-
-// normalFeatures is a copy of a map of features with ids in their usual form, and the
-// features of each sorted and without duplicates.
-func normalFeatures(given map[string][]string) map[string][]string {
-	features := make(map[string][]string, len(given))
-	for id, names := range given {
-		id = normalUUID(id)
-		names = append(features[id], names...)
-		for i := range names {
-			names[i] = strings.Clone(names[i])
-		}
-		slices.Sort(names)
-		features[id] = slices.Compact(names)
-	}
-	return features
-}
-
-func checkFeatures(features map[string][]string) error {
-	for id, names := range features {
-		if _, ok := canonicalUUID4(id); !ok {
-			return &InputError{"Features", "has a key that is not a UUID of version 4: use the benefits' ids as Polar shows them"}
-		}
-		if slices.Contains(names, "") {
-			return &InputError{"Features", "has a feature without a name"}
-		}
-	}
-	return nil
 }
 
 // shortestWait and longestWait bound the pause between two requests of Await.
@@ -945,133 +646,54 @@ const (
 	longestWait  = 10 * time.Second
 )
 
-// Await waits until a customer has what is required, and then returns their Entitlements.
-// Use it on the page that customers return to from the checkout: Polar grants what they
-// bought in the background, seconds after the payment and sometimes minutes.
-//
-//	ctx, cancel := context.WithTimeout(r.Context(), 15*time.Second)
-//	defer cancel()
-//	have, err := customers.Await(ctx, customer, polargate.Feature("export"))
-//
-// If what is in memory meets the requirements, as in Decide, Await returns at once.
-// Otherwise it asks Polar now, again after 1 second, and then with pauses that double up
-// to 10 seconds, within the request budget. All callers who wait for the same customer
-// share the requests. A webhook about the customer ends a pause at once. Without
-// requirements, Await waits until Polar knows the customer.
-//
-// If ctx ends first, the error is a *MissingError that says what the customer still
-// lacks, and the Entitlements are the last that Polar reported, or nil if there were
-// none. Give ctx a deadline: without one, Await waits for as long as it takes. A
-// requirement that no customer can ever meet, and an id that Polar can't be asked about, are
-// an *InputError at once. ErrMisconfigured and ErrClosed are returned at once too.
-func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, error) {
-	if ctx == nil {
-		return nil, errNilContext
+// overlaid is what Polar says of a customer, nil if nothing, with what the program gives
+// beside it. If that is nothing, it is value itself.
+func (c *Customers) overlaid(ctx context.Context, customer CustomerRef, value *Entitlements) *Entitlements {
+	if c.config.Overlay == nil {
+		return value
 	}
-	if err := customer.check(); err != nil {
-		return nil, err
+	if given := c.overlay(ctx, customer, value); len(given) > 0 {
+		return value.over(given, nil)
 	}
-	if err := All(requirements...).Validate(); err != nil {
-		return nil, err
-	}
-	key := customer.key
-	if key.kind == byMember {
-		return c.awaitMember(ctx, customer, requirements)
-	}
-	news := make(chan struct{}, 1)
-	defer c.cache.listen(key, news)()
+	return value
+}
 
-	latest, sure := c.cache.latest(key)
-	value := (*Entitlements)(latest)
-	pause := shortestWait
-	over := func(value *Entitlements) *Entitlements { return c.overlaid(ctx, customer, value) }
-	var failed error // why the last question had no answer
-	for due := true; ; {
-		if have := over(value); have.permits(requirements) && (sure || over(nil).permits(requirements)) {
-			return have, nil
+// overlaidAnyway is overlaid for an answer that may be an error: then it is what the program
+// gives alone, if it is for lack of an answer; otherwise value.
+func (c *Customers) overlaidAnyway(ctx context.Context, customer CustomerRef, value *Entitlements, err error) *Entitlements {
+	if err == nil || c.config.Overlay == nil {
+		return c.overlaid(ctx, customer, value)
+	}
+	if e, ok := errors.AsType[*Error](err); !ok || e.Reason == ErrClosed {
+		return value
+	}
+	if given := c.overlay(ctx, customer, nil); len(given) > 0 {
+		return (*Entitlements)(nil).over(given, err)
+	}
+	return value
+}
+
+// overlay asks the program what it gives a customer now.
+func (c *Customers) overlay(ctx context.Context, customer CustomerRef, have *Entitlements) (given []Overlay) {
+	defer func() {
+		if p := recover(); p != nil {
+			c.counts.panics.Add(1)
+			c.seldom.Warn(c.config.Logger, "overlay", "polargate: CustomersConfig.Overlay panicked, so that it gave nothing", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+			given = nil
 		}
-		wait := pause
-		if due || !c.cache.askedSince(key, c.cache.now().After(-pause/4)) { // otherwise another caller just did
-			var answer *rights.State
-			answer, failed = c.cache.fetch(ctx, key, inAnyCase)
-			switch e, _ := errors.AsType[*Error](failed); {
-			case failed == nil:
-				value = (*Entitlements)(answer)
-			case ctx.Err() != nil:
-			case e == nil || tokenRefused(failed) || c.cache.life.Err() != nil:
-				return value, c.callError(failed)
-			default:
-				wait = max(wait, e.RetryAfter)
-				if old, err := c.cache.staleOnError(key, failed); err == nil {
-					if have := over((*Entitlements)(old)); have.permits(requirements) {
-						return have, nil
-					}
-				}
-			}
-			if have := over(value); failed == nil && have.permits(requirements) {
-				return have, nil
-			}
-		}
-		pause = min(2*pause, longestWait)
-		told := false
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-news:
-			told, pause = true, shortestWait // more of the purchase may follow
-		case <-c.cache.life.Done():
-			timer.Stop()
-			return value, c.callError(flight.ErrClosed)
-		case <-ctx.Done():
-			timer.Stop()
-			have := over(value)
-			return have, have.lacking(requirements, ctx.Err(), failed)
-		}
-		timer.Stop()
-		if newer, known := c.cache.latest(key); newer != nil {
-			value, sure = (*Entitlements)(newer), known
-		}
-		due = told && !sure // something changed, but it isn't known what
+	}()
+	if ctx == nil || customer.IsZero() {
+		return nil
 	}
-}
-
-// permits reports whether these are the entitlements of a customer who meets all
-// requirements, and is known, or meets them by an overlay.
-func (e *Entitlements) permits(requirements []Requirement) bool {
-	_, unmet := e.Unmet(requirements...)
-	return !unmet && (e.Known() || e.byOverlay(requirements))
-}
-
-// lacking is the error of a wait that has ended.
-func (e *Entitlements) lacking(requirements []Requirement, ended, failed error) error {
-	missing := &MissingError{Err: ended}
-	missing.Required, _ = e.Unmet(requirements...)
-	if failure, ok := errors.AsType[*Error](failed); ok {
-		missing.Err = errors.Join(ended, failure)
+	given = c.config.Overlay(ctx, customer, have)
+	var now time.Time
+	for i := range given {
+		if now.IsZero() && !given[i].Until.IsZero() {
+			now = time.Now()
+		}
+		if !given[i].counts(now) {
+			return counting(given, now)
+		}
 	}
-	return missing
+	return given
 }
-
-// MissingError says what a customer still lacked when Await gave up waiting.
-type MissingError struct {
-	// Required is the first unmet requirement. It is the zero Requirement if there was
-	// none and Polar didn't know the customer.
-	Required Requirement
-	// Err is why the wait ended: context.DeadlineExceeded or context.Canceled, joined
-	// with an *Error if the last request to Polar failed.
-	Err error
-}
-
-// Error tells a developer what is missing and what to do. For a person, see Message.
-func (e *MissingError) Error() string {
-	what := "Polar doesn't know the customer yet"
-	if e.Required.kind != 0 {
-		what = "the customer doesn't have " + e.Required.String() + " yet"
-	}
-	return "polargate: await: " + what + " (" + e.Err.Error() + "). Polar grants a purchase seconds to minutes after the payment: show a page that reloads, and check that the product has the benefit."
-}
-
-func (e *MissingError) message(l *Language) string { return l.text(phraseMissing) }
-
-// Unwrap returns why the wait ended, for errors.Is and errors.As.
-func (e *MissingError) Unwrap() error { return e.Err }

@@ -14,6 +14,7 @@ import (
 	"time"
 	"unique"
 
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
 )
 
@@ -130,7 +131,7 @@ func BenchmarkCustomerMemory(b *testing.B) {
 	const customers = 20_000
 	features := benchFeatures()
 	for b.Loop() {
-		cache, err := newEntitlementCache(2 * customers)
+		cache, err := memory.New(2 * customers)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -143,7 +144,7 @@ func BenchmarkCustomerMemory(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			cache.store(cacheKey{byExternalID, e.External()}, e, 0)
+			cache.Store(memory.Key{Kind: memory.ByExternalID, ID: e.External()}, e, 0)
 		}
 		runtime.GC()
 		runtime.ReadMemStats(&after)
@@ -168,11 +169,11 @@ func BenchmarkLookup(b *testing.B) {
 		refs[i] = ExternalID(fmt.Sprintf("usr_%d", i))
 	}
 	for _, i := range rand.Perm(known) {
-		e, err := rights.ReadState(stateOf(fmt.Sprintf("8b4a91e8-8712-4bc8-9e43-%012d", i), refs[i].key.id, 10), "", benchFeatures())
+		e, err := rights.ReadState(stateOf(fmt.Sprintf("8b4a91e8-8712-4bc8-9e43-%012d", i), refs[i].key.ID, 10), "", benchFeatures())
 		if err != nil {
 			b.Fatal(err)
 		}
-		customers.cache.store(refs[i].key, e, 0)
+		customers.cache.Store(refs[i].key, e, 0)
 	}
 	for _, ref := range refs { // the first use of each costs more
 		if _, err := customers.Entitlements(context.Background(), ref); err != nil {

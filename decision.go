@@ -1,14 +1,24 @@
 package polargate
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"math"
+	"net/http"
+	"net/url"
+	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/memory"
+	"github.com/polargate/polargate/internal/refusalpage"
 )
 
 // Decision is what was decided about a customer or a license key; see
@@ -144,7 +154,7 @@ func (d Decision) LogValue() slog.Value {
 
 // question is what is decided about, as far as OnDecision is to hear of it.
 type question struct {
-	key            cacheKey
+	key            memory.Key
 	route, feature string
 	seen           glance
 }
@@ -182,4 +192,276 @@ func (g glance) source(value *Entitlements, required []Requirement) Source {
 		return FromStale
 	}
 	return FromGrace
+}
+
+// asked begins a question, unless nobody wants to hear of it.
+func (c *Customers) asked(key memory.Key) (q question) {
+	if c.config.OnDecision == nil {
+		return q
+	}
+	q.key = key
+	if key.Kind == memory.ByMember {
+		key = CustomerRef{key}.payer()
+	}
+	q.seen.found, q.seen.fresh, q.seen.stale, q.seen.at = c.cache.Glance(key)
+	return q
+}
+
+// tell tells the program what was decided. value is what the customer has if they were let
+// in; it is nil if a route opened for them.
+func (c *Customers) tell(ctx context.Context, q *question, required []Requirement, value *Entitlements, refusal *Refusal, opened bool) {
+	if c.config.OnDecision == nil {
+		return
+	}
+	d := Decision{At: time.Now(), Route: q.route, Required: required, feature: q.feature, Outcome: Allowed}
+	if refusal != nil {
+		d.Status, d.Unmet, d.Reason = refusal.Status, refusal.Required, refusal.Reason
+		switch {
+		case opened:
+			d.Outcome = Opened
+		case refusal.Status == http.StatusPaymentRequired:
+			d.Outcome = Unpaid
+		case refusal.Status == http.StatusServiceUnavailable:
+			d.Outcome = Undecided
+		default:
+			d.Outcome = Unidentified
+		}
+		if !opened {
+			value = refusal.Entitlements
+		}
+	}
+	d.Source = q.seen.source(value, required)
+	switch {
+	case q.key.Kind == memory.ByLicenseKey:
+		d.Customer = CustomerID(value.CustomerID())
+		if license := value.license(); license != nil {
+			d.LicenseKeyID = license.ID
+		}
+	case q.key.Kind == memory.ByExternalID && value != nil && value.ExternalID() == q.key.ID:
+		d.Customer = CustomerRef{memory.Key{Kind: memory.ByExternalID, ID: value.ExternalID()}} // in memory that stays
+	default:
+		d.Customer = CustomerRef{q.key.Own()}
+	}
+	defer c.caughtOnDecision()
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	c.config.OnDecision(ctx, d)
+}
+
+// caughtOnDecision keeps a panic in OnDecision from taking the program down.
+func (c *Customers) caughtOnDecision() {
+	if p := recover(); p != nil {
+		c.counts.panics.Add(1)
+		c.seldom.Warn(c.config.Logger, "on decision", "polargate: CustomersConfig.OnDecision panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
+	}
+}
+
+// Refusal is why a request isn't let in.
+type Refusal struct {
+	// Status is the HTTP status: 400 for an id that can't be right, 401 if nobody is
+	// signed in or the license key is unknown, 402 if something required is missing, and
+	// 503 if Polar can't be reached and nothing is cached.
+	Status int
+	// Required is the first unmet requirement, with 402. It is the zero Requirement if
+	// the license key itself is refused, or if the customer is unknown and nothing else
+	// was required.
+	Required Requirement
+	// Reason is why a license key was refused, or why Polar gave no answer; empty if your
+	// program couldn't find out who sent the request.
+	Reason Reason
+	// RetryAfter is how long to wait, with 503; at least a second.
+	RetryAfter time.Duration
+	// UpgradeURL is where customers find your plans; may be empty.
+	UpgradeURL string
+	// Entitlements are those of the customer who was refused, with 402; Known is false
+	// for an unknown customer. They are nil with any other Status.
+	Entitlements *Entitlements
+	// Err is what went wrong, with 400 and 503.
+	Err error
+}
+
+// Error says why somebody isn't let in, without naming them. It makes a *Refusal the cause
+// of a context that Watch has ended. Don't assign the *Refusal of Decide to an error: one
+// that is nil would be an error that isn't.
+func (r *Refusal) Error() string {
+	return "polargate: refused with " + strconv.Itoa(r.Status) + ": " + strings.TrimSuffix(r.Detail(), ".")
+}
+
+// Unwrap returns Err.
+func (r *Refusal) Unwrap() error { return r.Err }
+
+// err is what went wrong; nil if nobody was refused for that.
+func (r *Refusal) err() error {
+	if r == nil {
+		return nil
+	}
+	return r.Err
+}
+
+// refusal adds what the configuration says about every refusal.
+func (c *Customers) refusal(r Refusal) *Refusal {
+	r.UpgradeURL = c.config.UpgradeURL
+	return &r
+}
+
+// decide turns an answer into a decision.
+func (c *Customers) decide(value *Entitlements, err error, requirements []Requirement) (*Entitlements, *Refusal) {
+	if err == nil {
+		err = value.undecided(requirements)
+	}
+	if err == nil {
+		required, unmet := value.Unmet(requirements...)
+		if !unmet && (value.Known() || value.byOverlay(requirements)) {
+			return value, nil
+		}
+		if value.Refused() != "" {
+			required = Requirement{} // it is the key itself
+		}
+		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: required, Reason: value.Refused(), Entitlements: value})
+	}
+	if input, ok := errors.AsType[*InputError](err); ok {
+		c.badIDs.Do(func() {
+			c.config.Logger.Warn("polargate: a request came with an invalid customer id (logged once a minute)", "error", input)
+		})
+		return nil, c.refusal(Refusal{Status: http.StatusBadRequest, Err: input})
+	}
+	refusal := c.refusal(Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable, RetryAfter: time.Second, Err: err})
+	if e, ok := errors.AsType[*Error](err); ok {
+		refusal.Reason, refusal.RetryAfter = e.Reason, max(e.RetryAfter, time.Second)
+	}
+	return nil, refusal
+}
+
+// WriteRefusal answers a request that isn't let in. By its Accept header, the answer is a
+// problem report (RFC 9457) as JSON, or a small page for people. With 402, a browser that
+// opens a page is redirected by 303 to the UpgradeURL, if there is one and it isn't the
+// page that was requested. Scripts in the background, recognized by Sec-Fetch-Mode or the
+// headers that htmx, Turbo, Inertia and jQuery send, are answered in place. The answer
+// must not be stored by caches. A Status that is no refusal is written as 503.
+func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
+	if refusal.Status < 400 || refusal.Status > 599 {
+		refusal.Status = http.StatusServiceUnavailable // one made by hand that does not say
+	}
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Add("Vary", "Accept")
+	h.Del("Content-Length") // of what would have been sent
+	page, plans := refusalpage.PrefersPage(r), refusalpage.Plans(r, refusal.UpgradeURL)
+	if refusal.Status == http.StatusPaymentRequired && plans != nil && page && refusalpage.Navigates(r) {
+		h.Set("Location", plans.String()) // the browser resolves a relative address
+		w.WriteHeader(http.StatusSeeOther)
+		return
+	}
+	if refusal.RetryAfter > 0 {
+		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.RetryAfter.Seconds()))))
+	}
+	h.Set("X-Content-Type-Options", "nosniff")
+	kind, body := "application/problem+json", ""
+	if page {
+		kind, body = "text/html; charset=utf-8", refusal.page(plans)
+		if h.Get("Content-Security-Policy") == "" {
+			h.Set("Content-Security-Policy", refusalpage.Policy)
+		}
+	} else {
+		body = refusal.report()
+	}
+	h.Set("Content-Type", kind)
+	w.WriteHeader(refusal.Status)
+	if r.Method != http.MethodHead {
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+// page is a refusal for a person.
+func (r Refusal) page(plans *url.URL) string {
+	if r.Status != http.StatusPaymentRequired {
+		plans = nil
+	}
+	heading, text := r.words()
+	return refusalpage.Page(heading, text, plans)
+}
+
+// words are a heading and a sentence for a person. They don't mention anything that only the
+// program knows, such as features and ids.
+func (r Refusal) words() (heading, text string) {
+	switch {
+	case r.Status == http.StatusBadRequest:
+		return "We can't find your account", "Your account ID isn't valid. Sign out and in again. If that doesn't help, contact support."
+	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
+		return "License key needed", "Your license key is missing or unknown. Check it, then try again."
+	case r.Status == http.StatusUnauthorized:
+		return "Please sign in", "Sign in, then open this page again."
+	case r.Status == http.StatusServiceUnavailable:
+		return "Please try again", "We can't check what your plan includes right now. Try again " + soon(r.RetryAfter) + "."
+	case r.Status != http.StatusPaymentRequired:
+		return http.StatusText(r.Status), r.Detail()
+	case english[Phrase(r.Reason)] != "":
+		return "Your license doesn't cover this", upperFirst(english[Phrase(r.Reason)]) + "."
+	case r.Required.kind == needsMeter:
+		return "Limit reached", "You don't have enough usage left for this."
+	case r.Entitlements.Known():
+		return "Upgrade to continue", "Your plan doesn't include this."
+	}
+	return "Upgrade to continue", "You need a subscription or purchase to continue."
+}
+
+// soon says when to try again.
+func soon(d time.Duration) string {
+	if d > 30*24*time.Hour {
+		return "later"
+	}
+	return "in " + spoken(d)
+}
+
+// report is a refusal as a problem report.
+func (r Refusal) report() string {
+	problem := struct {
+		Type       string `json:"type"`
+		Title      string `json:"title"`
+		Status     int    `json:"status"`
+		Detail     string `json:"detail"`
+		Reason     string `json:"reason,omitempty"`
+		Required   string `json:"required,omitempty"`
+		UpgradeURL string `json:"upgrade_url,omitempty"`
+	}{"about:blank", http.StatusText(r.Status), r.Status, r.Detail(), string(r.Reason), "", ""}
+	if r.Required.kind != 0 {
+		problem.Required = r.Required.String()
+	}
+	if r.Status == http.StatusPaymentRequired {
+		problem.UpgradeURL = r.UpgradeURL
+	}
+	body, err := json.Marshal(problem)
+	if err != nil {
+		body = []byte("{}") // it is all text and numbers
+	}
+	return string(body) + "\n"
+}
+
+// LogValue logs a refusal without anything that names the customer.
+func (r Refusal) LogValue() slog.Value {
+	required := ""
+	if r.Required.kind != 0 {
+		required = r.Required.String()
+	}
+	return slog.GroupValue(slog.Int("status", r.Status), slog.String("reason", string(r.Reason)), slog.String("required", required))
+}
+
+// Detail is a sentence for whoever sent the request. It is the detail of a problem report.
+func (r Refusal) Detail() string {
+	switch {
+	case r.Status == http.StatusBadRequest:
+		return "The customer id isn't valid."
+	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
+		return "The license key is missing or unknown. Send a valid one."
+	case r.Status == http.StatusUnauthorized:
+		return "You aren't signed in. Sign in first."
+	case r.Status == http.StatusServiceUnavailable:
+		return "We can't check what you may use right now. Try again shortly."
+	case r.Reason != "":
+		return upperFirst(english[Phrase(r.Reason)]) + "."
+	case r.Required.kind != 0:
+		return "This needs " + r.Required.String() + "."
+	}
+	return "This needs a subscription or purchase."
 }

@@ -2,6 +2,7 @@ package polargate
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"math"
@@ -576,3 +577,44 @@ func hasFeatures(features map[string][]string, benefitID string) bool {
 	_, ok := features[normalUUID(benefitID)]
 	return ok
 }
+
+// permits reports whether these are the entitlements of a customer who meets all
+// requirements, and is known, or meets them by an overlay.
+func (e *Entitlements) permits(requirements []Requirement) bool {
+	_, unmet := e.Unmet(requirements...)
+	return !unmet && (e.Known() || e.byOverlay(requirements))
+}
+
+// lacking is the error of a wait that has ended.
+func (e *Entitlements) lacking(requirements []Requirement, ended, failed error) error {
+	missing := &MissingError{Err: ended}
+	missing.Required, _ = e.Unmet(requirements...)
+	if failure, ok := errors.AsType[*Error](failed); ok {
+		missing.Err = errors.Join(ended, failure)
+	}
+	return missing
+}
+
+// MissingError says what a customer still lacked when Await gave up waiting.
+type MissingError struct {
+	// Required is the first unmet requirement. It is the zero Requirement if there was
+	// none and Polar didn't know the customer.
+	Required Requirement
+	// Err is why the wait ended: context.DeadlineExceeded or context.Canceled, joined
+	// with an *Error if the last request to Polar failed.
+	Err error
+}
+
+// Error tells a developer what is missing and what to do. For a person, see Message.
+func (e *MissingError) Error() string {
+	what := "Polar doesn't know the customer yet"
+	if e.Required.kind != 0 {
+		what = "the customer doesn't have " + e.Required.String() + " yet"
+	}
+	return "polargate: await: " + what + " (" + e.Err.Error() + "). Polar grants a purchase seconds to minutes after the payment: show a page that reloads, and check that the product has the benefit."
+}
+
+func (e *MissingError) message(l *Language) string { return l.text(phraseMissing) }
+
+// Unwrap returns why the wait ended, for errors.Is and errors.As.
+func (e *MissingError) Unwrap() error { return e.Err }

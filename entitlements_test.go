@@ -2,7 +2,6 @@ package polargate
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -20,7 +19,6 @@ import (
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/ledger"
-	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 	"github.com/stretchr/testify/assert"
@@ -547,78 +545,6 @@ func TestAFeatureIsFoundAmongFewAndMany(t *testing.T) {
 		}
 		assert.False(t, e.Has(""))
 		assert.False(t, e.Has("feature-0"))
-	}
-}
-
-func TestALookUpJustBeforeAnAnswerArrivedDoesNotAskAgain(t *testing.T) {
-	t.Parallel()
-	cache, err := newEntitlementCache(4)
-	require.NoError(t, err)
-	cache.freshFor, cache.unknownFor, cache.timeout = time.Hour, time.Hour, time.Minute
-	keys := pace.ForToken("http://polar.test", "polar_oat_unseen", 300, 300).UnseenKeys()
-	for kind := range cache.unseen {
-		cache.unseen[kind] = keys
-	}
-	asked := 0
-	for _, known := range []bool{true, false} {
-		id := fmt.Sprint("usr_", known)
-		cache.ask = func(context.Context, cacheKey) (*rights.State, error) {
-			asked++
-			return rights.Of(wire.UUID{}, id, known, 0), nil
-		}
-		key := ExternalID(id).key
-		asked = 0
-		for range 2 { // the second as one that had looked before the first was done
-			e, err := cache.renew(t.Context(), key, unlessFresh)
-			require.NoError(t, err)
-			assert.Equal(t, known, e.Known())
-		}
-		assert.Equal(t, 1, asked)
-		_, err := cache.renew(t.Context(), key, inAnyCase)
-		require.NoError(t, err)
-		assert.Equal(t, 2, asked, "who wants a newer answer gets one")
-	}
-}
-
-func TestACostIsTakenOffForACustomerWhoWasEvicted(t *testing.T) {
-	t.Parallel()
-	cache, err := newEntitlementCache(4)
-	require.NoError(t, err)
-	seen := rights.Of(wire.UUID{}, "", true, 0)
-	seen.Grant(rights.Parts{Meters: []rights.Meter{rights.NewMeter("m", 0, 0, 5, 0)}}, nil)
-	key := ExternalID("usr_gone").key
-	three := ledger.Of(3)
-	book, held := cache.hold(key, seen, "m", three, ledger.Units{})
-	require.True(t, held)
-	assert.InDelta(t, 2, seen.WithBalances(book).Meters()[0].Balance, 0)
-	assert.InDelta(t, 5, seen.Meters()[0].Balance, 0, "what the caller had seen stays")
-	_, held = cache.hold(key, seen, "m", three, ledger.Units{})
-	assert.False(t, held, "what is held stays held without an entry")
-	book.Settle("m", three, ledger.Units{}, 0, true)
-	_, held = cache.hold(key, seen, "m", ledger.Of(6), ledger.Units{})
-	assert.False(t, held, "there is not so much")
-	_, held = cache.hold(key, seen, "m", ledger.Of(5), ledger.Units{})
-	assert.True(t, held)
-}
-
-func TestBooksThatAreNotNeededAreSweptOut(t *testing.T) {
-	t.Parallel()
-	cache, err := newEntitlementCache(4)
-	require.NoError(t, err)
-	for i := range 10 * fewBooks {
-		seen := rights.Of(wire.UUID{1, byte(i), byte(i >> 8)}, "", true, 0)
-		seen.Grant(rights.Parts{Meters: []rights.Meter{rights.NewMeter("m", 0, 0, 5, 0)}}, nil)
-		book, held := cache.hold(ExternalID("usr_gone").key, seen, "m", ledger.Of(3), ledger.Units{})
-		require.True(t, held)
-		used := ledger.Units{}
-		if i < 10 {
-			used = ledger.Of(1)
-		}
-		book.Settle("m", ledger.Of(3), used, cache.polarNow(), true)
-	}
-	assert.Less(t, len(cache.books), 2*fewBooks+10)
-	for i := range 10 {
-		assert.NotNil(t, cache.books[wire.UUID{1, byte(i)}], "something is owed in that")
 	}
 }
 

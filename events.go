@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
@@ -269,17 +270,17 @@ func (c *Customers) handle(ctx context.Context, id, sent string, body []byte) (h
 	}
 	defer end()
 	if c.seen.Contains(id) {
-		c.cache.counts.eventsTwice.Add(1)
+		c.counts.eventsTwice.Add(1)
 		return true, nil
 	}
-	if r := c.cache.replicas; r != nil {
+	if r := c.replicas; r != nil {
 		done, ok := r.claimEvent(id)
 		if !ok {
 			return true, errUnderWay
 		}
 		defer done()
 		if !r.firstTime(id) {
-			c.cache.counts.eventsTwice.Add(1)
+			c.counts.eventsTwice.Add(1)
 			return true, nil
 		}
 	}
@@ -290,7 +291,7 @@ func (c *Customers) handle(ctx context.Context, id, sent string, body []byte) (h
 		}
 	}
 	if err != nil {
-		c.cache.counts.eventsFailed.Add(1)
+		c.counts.eventsFailed.Add(1)
 		c.seldom.Warn(c.config.Logger, "event handler", "polargate: a function given to On failed, so Polar is asked to send the event again", "type", e.Type, "error", err)
 		return true, err
 	}
@@ -304,7 +305,7 @@ func (c *Customers) knownOrganization(ctx context.Context, e Event) string {
 	if id := c.organizationID(); id != "" || e.Customer.IsZero() {
 		return id
 	}
-	_, _ = c.cache.fetch(ctx, e.Customer.key, unlessFresh) // what fails is logged there
+	_, _ = c.cache.Fetch(ctx, e.Customer.key, memory.UnlessFresh) // what fails is logged there
 	return c.organizationID()
 }
 
@@ -312,7 +313,7 @@ func (c *Customers) knownOrganization(ctx context.Context, e Event) string {
 func (c *Customers) callHandler(ctx context.Context, function func(context.Context, Event) error, e Event) (err error) {
 	defer func() {
 		if p := recover(); p != nil {
-			c.cache.counts.panics.Add(1)
+			c.counts.panics.Add(1)
 			c.config.Logger.Error("polargate: a function given to On panicked", "type", e.Type, "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
 			err = fmt.Errorf("polargate: the function given to On for %s panicked", e.Type)
 		}

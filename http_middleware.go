@@ -4,26 +4,21 @@ import (
 	"bufio"
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"maps"
 	"math"
 	"net"
 	"net/http"
-	"net/url"
-	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/incontext"
 	"github.com/polargate/polargate/internal/ledger"
-	"github.com/polargate/polargate/internal/refusalpage"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
 )
 
@@ -103,40 +98,6 @@ type Cost struct {
 	// a Name none is sent: then your program tells Polar itself.
 	Usage Usage
 }
-
-// Refusal is why a request isn't let in.
-type Refusal struct {
-	// Status is the HTTP status: 400 for an id that can't be right, 401 if nobody is
-	// signed in or the license key is unknown, 402 if something required is missing, and
-	// 503 if Polar can't be reached and nothing is cached.
-	Status int
-	// Required is the first unmet requirement, with 402. It is the zero Requirement if
-	// the license key itself is refused, or if the customer is unknown and nothing else
-	// was required.
-	Required Requirement
-	// Reason is why a license key was refused, or why Polar gave no answer; empty if your
-	// program couldn't find out who sent the request.
-	Reason Reason
-	// RetryAfter is how long to wait, with 503; at least a second.
-	RetryAfter time.Duration
-	// UpgradeURL is where customers find your plans; may be empty.
-	UpgradeURL string
-	// Entitlements are those of the customer who was refused, with 402; Known is false
-	// for an unknown customer. They are nil with any other Status.
-	Entitlements *Entitlements
-	// Err is what went wrong, with 400 and 503.
-	Err error
-}
-
-// Error says why somebody isn't let in, without naming them. It makes a *Refusal the cause
-// of a context that Watch has ended. Don't assign the *Refusal of Decide to an error: one
-// that is nil would be an error that isn't.
-func (r *Refusal) Error() string {
-	return "polargate: refused with " + strconv.Itoa(r.Status) + ": " + strings.TrimSuffix(r.Detail(), ".")
-}
-
-// Unwrap returns Err.
-func (r *Refusal) Unwrap() error { return r.Err }
 
 // Middleware lets a request through to a handler if its customer meets the requirements,
 // and puts the customer's Entitlements into the request's context. resolve is
@@ -254,7 +215,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 			}
 			if route.CustomerOrError != nil {
 				q.key, q.seen = customer.key, inMemory
-				hit, ok := c.cache.hit(customer.key)
+				hit, ok := c.cache.Hit(customer.key)
 				switch known := (*Entitlements)(hit); {
 				case ok && c.config.Overlay == nil && known.Known() && known.meets(&all, 0): // the common case, in few steps
 					value = known
@@ -279,7 +240,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				c.refuse(w, r, &route, &q, *refusal)
 				return
 			case opens:
-				c.cache.counts.failedOpen.Add(1)
+				c.counts.failedOpen.Add(1)
 			}
 			charged := value != nil && spends && !opens && !value.Meets(free)
 			if !charged {
@@ -436,7 +397,7 @@ func (c *Customers) fallenBack(ctx context.Context, route *Route, customer Custo
 		return nil
 	}
 	var given []Overlay
-	if c.config.Overlay != nil && customer.key.kind != byLicenseKey {
+	if c.config.Overlay != nil && customer.key.Kind != memory.ByLicenseKey {
 		given = append(given, c.overlay(ctx, customer, nil)...)
 	}
 	for _, feature := range route.Fallback {
@@ -449,7 +410,7 @@ func (c *Customers) fallenBack(ctx context.Context, route *Route, customer Custo
 }
 
 func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route *Route, q *question, refusal Refusal) {
-	switch n := &c.cache.counts; refusal.Status {
+	switch n := &c.counts; refusal.Status {
 	case http.StatusPaymentRequired:
 		n.unpaid.Add(1)
 	case http.StatusServiceUnavailable:
@@ -498,7 +459,7 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 	}
 	reserved, refusal := c.reserve(r.Context(), q.key, value, route.Spend.MeterID, cost, route.Require)
 	if e, ok := errors.AsType[*Error](refusal.err()); ok && e.Op == opUsage && route.FailOpen && route.opensFor(r, refusal) {
-		c.cache.counts.failedOpen.Add(1)
+		c.counts.failedOpen.Add(1)
 		c.tell(r.Context(), q, route.Require, nil, refusal, true)
 		serve(w, r, next, nil)
 		return
@@ -539,14 +500,6 @@ func (c *Cost) price(r *http.Request) (ledger.Units, error) {
 		err = fmt.Errorf("polargate: Cost.UnitsOf returned %v, which is no amount", units)
 	}
 	return ledger.Cost(units), err
-}
-
-// err is what went wrong; nil if nobody was refused for that.
-func (r *Refusal) err() error {
-	if r == nil {
-		return nil
-	}
-	return r.Err
 }
 
 // unpriced is the refusal of a request for which the program couldn't tell what it costs.
@@ -637,83 +590,6 @@ func readTestState(s *incontext.State) any {
 	return (*Entitlements)(e)
 }
 
-// AdminHandler tells people who look after customers what is known of one, and how the
-// cache is doing, as JSON:
-//
-//	GET /admin?customer_id=…   the Entitlements, as json.Marshal writes them
-//	GET /admin?external_id=…   the same, by your program's id
-//	GET /admin                 Stats
-//
-// allowed says who may see it, and is asked first at each request; everybody else gets 403.
-// It must not be nil. Polar is asked as by Entitlements. Nothing is changed, and the answer
-// has no license key, token or e-mail address. An external id that is personal ends up in
-// logs of addresses: use Polar's id then.
-func (c *Customers) AdminHandler(allowed func(*http.Request) bool) http.Handler {
-	if allowed == nil {
-		panic("polargate: AdminHandler needs a function that says who may see it")
-	}
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		header := w.Header()
-		header.Set("Cache-Control", "no-store")
-		header.Set("X-Content-Type-Options", "nosniff")
-		switch {
-		case !allowed(r):
-			w.WriteHeader(http.StatusForbidden)
-			return
-		case r.Method != http.MethodGet && r.Method != http.MethodHead:
-			header.Set("Allow", "GET, HEAD")
-			w.WriteHeader(http.StatusMethodNotAllowed)
-			return
-		}
-		var view any
-		var err error
-		switch query := r.URL.Query(); {
-		case query.Has("customer_id"):
-			view, err = c.Entitlements(r.Context(), CustomerID(query.Get("customer_id")))
-		case query.Has("external_id"):
-			view, err = c.Entitlements(r.Context(), ExternalID(query.Get("external_id")))
-		default:
-			view = c.adminStats()
-		}
-		if err != nil {
-			_, refusal := c.decide(nil, err, nil)
-			WriteRefusal(w, r, *refusal)
-			return
-		}
-		body, err := json.Marshal(view)
-		if err != nil {
-			c.config.Logger.Error("polargate: an answer of AdminHandler can't be written", "error", err)
-			w.WriteHeader(http.StatusInternalServerError)
-			return
-		}
-		header.Set("Content-Type", "application/json")
-		if r.Method != http.MethodHead {
-			_, _ = w.Write(append(body, '\n'))
-		}
-	})
-}
-
-// adminStats are the Stats with texts for what JSON has no form for.
-func (c *Customers) adminStats() any {
-	text := func(err error) string {
-		if err == nil {
-			return ""
-		}
-		return err.Error()
-	}
-	type usage struct {
-		Waiting int
-		Refused int64
-		Failing string
-	}
-	s := c.Stats()
-	return struct {
-		CustomersStats
-		Misconfigured, Pause string
-		Usage                usage
-	}{s, text(s.Misconfigured), s.Pause.String(), usage{s.Usage.Waiting, s.Usage.Refused, text(s.Usage.Failing)}}
-}
-
 // Decide reports whether a customer meets requirements, for servers that don't speak
 // HTTP. If so, the Refusal is nil.
 func (c *Customers) Decide(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, *Refusal) {
@@ -733,7 +609,7 @@ func (c *Customers) decideFor(ctx context.Context, customer CustomerRef, require
 }
 
 // decideCustomer decides by what a look-up said of a customer.
-func (c *Customers) decideCustomer(ctx context.Context, key cacheKey, value *Entitlements, err error, requirements []Requirement) (*Entitlements, *Refusal) {
+func (c *Customers) decideCustomer(ctx context.Context, key memory.Key, value *Entitlements, err error, requirements []Requirement) (*Entitlements, *Refusal) {
 	if err == nil {
 		return c.decideAgain(ctx, key, value, requirements)
 	}
@@ -754,8 +630,8 @@ func (c *Customers) DecideLicense(ctx context.Context, licenseKey string, requir
 
 // decideKey is DecideLicense, of which nobody is told. Without an id, what a person typed is
 // no license key.
-func (c *Customers) decideKey(ctx context.Context, key cacheKey, requirements []Requirement) (*Entitlements, *Refusal) {
-	if key.id == "" {
+func (c *Customers) decideKey(ctx context.Context, key memory.Key, requirements []Requirement) (*Entitlements, *Refusal) {
+	if key.ID == "" {
 		return nil, c.refusal(Refusal{Status: http.StatusUnauthorized, Reason: ErrUnknownKey})
 	}
 	value, err := c.look(ctx, key)
@@ -816,21 +692,16 @@ func (c *Customers) reserveFor(ctx context.Context, customer CustomerRef, meterI
 
 // reservable is what a customer has if that is fresh in memory and there is nothing to
 // decide but the balance, which is the book's matter. Otherwise it is nil.
-func (c *Customers) reservable(ctx context.Context, key cacheKey, requirements []Requirement) *Entitlements {
-	if ctx == nil || len(requirements) > 0 || c.cache.distrusted.Load() {
+func (c *Customers) reservable(ctx context.Context, key memory.Key, requirements []Requirement) *Entitlements {
+	if ctx == nil || len(requirements) > 0 {
 		return nil
 	}
-	_, a := c.cache.known.find(key)
-	if a == nil || c.cache.now() >= a.freshUntil || !a.value.Known() {
-		return nil
-	}
-	c.cache.counts.hits.Add()
-	return (*Entitlements)(&a.value)
+	return (*Entitlements)(c.cache.Settled(key))
 }
 
 // reserve holds units of a customer's meter. value is what the caller has decided by, and
 // requirements are those that it meets.
-func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlements, meterID string, units ledger.Units, requirements []Requirement) (*Reservation, *Refusal) {
+func (c *Customers) reserve(ctx context.Context, key memory.Key, value *Entitlements, meterID string, units ledger.Units, requirements []Requirement) (*Reservation, *Refusal) {
 	if !value.Known() { // let in by an overlay, which gives no units
 		if over := value.overlaid(); over != nil && over.failure != nil {
 			_, refusal := c.decide(nil, over.failure, nil)
@@ -842,7 +713,7 @@ func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlemen
 	r, err := c.holdUnits(ctx, key, value, meter, units, requirements)
 	if err == nil && r == nil {
 		// A purchase may be newer than what is known, as with any refusal.
-		if newer := (*Entitlements)(c.cache.recheck(ctx, key, value.state())); newer != value && newer.Known() {
+		if newer := (*Entitlements)(c.cache.Recheck(ctx, key, value.state())); newer != value && newer.Known() {
 			value = c.overlaid(ctx, CustomerRef{key}, newer)
 			r, err = c.holdUnits(ctx, key, value, meter, units, requirements)
 		}
@@ -855,237 +726,4 @@ func (c *Customers) reserve(ctx context.Context, key cacheKey, value *Entitlemen
 		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: Meter(strings.Clone(meterID), units.Float()), Entitlements: value})
 	}
 	return r, nil
-}
-
-// refusal adds what the configuration says about every refusal.
-func (c *Customers) refusal(r Refusal) *Refusal {
-	r.UpgradeURL = c.config.UpgradeURL
-	return &r
-}
-
-// decide turns an answer into a decision.
-func (c *Customers) decide(value *Entitlements, err error, requirements []Requirement) (*Entitlements, *Refusal) {
-	if err == nil {
-		err = value.undecided(requirements)
-	}
-	if err == nil {
-		required, unmet := value.Unmet(requirements...)
-		if !unmet && (value.Known() || value.byOverlay(requirements)) {
-			return value, nil
-		}
-		if value.Refused() != "" {
-			required = Requirement{} // it is the key itself
-		}
-		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: required, Reason: value.Refused(), Entitlements: value})
-	}
-	if input, ok := errors.AsType[*InputError](err); ok {
-		c.badIDs.Do(func() {
-			c.config.Logger.Warn("polargate: a request came with an invalid customer id (logged once a minute)", "error", input)
-		})
-		return nil, c.refusal(Refusal{Status: http.StatusBadRequest, Err: input})
-	}
-	refusal := c.refusal(Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable, RetryAfter: time.Second, Err: err})
-	if e, ok := errors.AsType[*Error](err); ok {
-		refusal.Reason, refusal.RetryAfter = e.Reason, max(e.RetryAfter, time.Second)
-	}
-	return nil, refusal
-}
-
-// asked begins a question, unless nobody wants to hear of it.
-func (c *Customers) asked(key cacheKey) (q question) {
-	if c.config.OnDecision == nil {
-		return q
-	}
-	q.key = key
-	if key.kind == byMember {
-		key = CustomerRef{key}.payer()
-	}
-	if e := c.cache.entryOf(key); e != nil {
-		a, now := e.answer.Load(), c.cache.now()
-		q.seen = glance{true, now < a.freshUntil, now < a.staleUntil, a.value.At()}
-	}
-	return q
-}
-
-// tell tells the program what was decided. value is what the customer has if they were let
-// in; it is nil if a route opened for them.
-func (c *Customers) tell(ctx context.Context, q *question, required []Requirement, value *Entitlements, refusal *Refusal, opened bool) {
-	if c.config.OnDecision == nil {
-		return
-	}
-	d := Decision{At: time.Now(), Route: q.route, Required: required, feature: q.feature, Outcome: Allowed}
-	if refusal != nil {
-		d.Status, d.Unmet, d.Reason = refusal.Status, refusal.Required, refusal.Reason
-		switch {
-		case opened:
-			d.Outcome = Opened
-		case refusal.Status == http.StatusPaymentRequired:
-			d.Outcome = Unpaid
-		case refusal.Status == http.StatusServiceUnavailable:
-			d.Outcome = Undecided
-		default:
-			d.Outcome = Unidentified
-		}
-		if !opened {
-			value = refusal.Entitlements
-		}
-	}
-	d.Source = q.seen.source(value, required)
-	switch {
-	case q.key.kind == byLicenseKey:
-		d.Customer = CustomerID(value.CustomerID())
-		if license := value.license(); license != nil {
-			d.LicenseKeyID = license.ID
-		}
-	case q.key.kind == byExternalID && value != nil && value.ExternalID() == q.key.id:
-		d.Customer = CustomerRef{cacheKey{byExternalID, value.ExternalID()}} // in memory that stays
-	default:
-		d.Customer = CustomerRef{q.key.own()}
-	}
-	defer c.caughtOnDecision()
-	if ctx == nil {
-		ctx = context.Background()
-	}
-	c.config.OnDecision(ctx, d)
-}
-
-// caughtOnDecision keeps a panic in OnDecision from taking the program down.
-func (c *Customers) caughtOnDecision() {
-	if p := recover(); p != nil {
-		c.cache.counts.panics.Add(1)
-		c.seldom.Warn(c.config.Logger, "on decision", "polargate: CustomersConfig.OnDecision panicked", "panic", fmt.Sprint(p), "stack", string(debug.Stack()))
-	}
-}
-
-// WriteRefusal answers a request that isn't let in. By its Accept header, the answer is a
-// problem report (RFC 9457) as JSON, or a small page for people. With 402, a browser that
-// opens a page is redirected by 303 to the UpgradeURL, if there is one and it isn't the
-// page that was requested. Scripts in the background, recognized by Sec-Fetch-Mode or the
-// headers that htmx, Turbo, Inertia and jQuery send, are answered in place. The answer
-// must not be stored by caches. A Status that is no refusal is written as 503.
-func WriteRefusal(w http.ResponseWriter, r *http.Request, refusal Refusal) {
-	if refusal.Status < 400 || refusal.Status > 599 {
-		refusal.Status = http.StatusServiceUnavailable // one made by hand that does not say
-	}
-	h := w.Header()
-	h.Set("Cache-Control", "no-store")
-	h.Add("Vary", "Accept")
-	h.Del("Content-Length") // of what would have been sent
-	page, plans := refusalpage.PrefersPage(r), refusalpage.Plans(r, refusal.UpgradeURL)
-	if refusal.Status == http.StatusPaymentRequired && plans != nil && page && refusalpage.Navigates(r) {
-		h.Set("Location", plans.String()) // the browser resolves a relative address
-		w.WriteHeader(http.StatusSeeOther)
-		return
-	}
-	if refusal.RetryAfter > 0 {
-		h.Set("Retry-After", strconv.Itoa(int(math.Ceil(refusal.RetryAfter.Seconds()))))
-	}
-	h.Set("X-Content-Type-Options", "nosniff")
-	kind, body := "application/problem+json", ""
-	if page {
-		kind, body = "text/html; charset=utf-8", refusal.page(plans)
-		if h.Get("Content-Security-Policy") == "" {
-			h.Set("Content-Security-Policy", refusalpage.Policy)
-		}
-	} else {
-		body = refusal.report()
-	}
-	h.Set("Content-Type", kind)
-	w.WriteHeader(refusal.Status)
-	if r.Method != http.MethodHead {
-		_, _ = io.WriteString(w, body)
-	}
-}
-
-// page is a refusal for a person.
-func (r Refusal) page(plans *url.URL) string {
-	if r.Status != http.StatusPaymentRequired {
-		plans = nil
-	}
-	heading, text := r.words()
-	return refusalpage.Page(heading, text, plans)
-}
-
-// words are a heading and a sentence for a person. They don't mention anything that only the
-// program knows, such as features and ids.
-func (r Refusal) words() (heading, text string) {
-	switch {
-	case r.Status == http.StatusBadRequest:
-		return "We can't find your account", "Your account ID isn't valid. Sign out and in again. If that doesn't help, contact support."
-	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
-		return "License key needed", "Your license key is missing or unknown. Check it, then try again."
-	case r.Status == http.StatusUnauthorized:
-		return "Please sign in", "Sign in, then open this page again."
-	case r.Status == http.StatusServiceUnavailable:
-		return "Please try again", "We can't check what your plan includes right now. Try again " + soon(r.RetryAfter) + "."
-	case r.Status != http.StatusPaymentRequired:
-		return http.StatusText(r.Status), r.Detail()
-	case english[Phrase(r.Reason)] != "":
-		return "Your license doesn't cover this", upperFirst(english[Phrase(r.Reason)]) + "."
-	case r.Required.kind == needsMeter:
-		return "Limit reached", "You don't have enough usage left for this."
-	case r.Entitlements.Known():
-		return "Upgrade to continue", "Your plan doesn't include this."
-	}
-	return "Upgrade to continue", "You need a subscription or purchase to continue."
-}
-
-// soon says when to try again.
-func soon(d time.Duration) string {
-	if d > 30*24*time.Hour {
-		return "later"
-	}
-	return "in " + spoken(d)
-}
-
-// report is a refusal as a problem report.
-func (r Refusal) report() string {
-	problem := struct {
-		Type       string `json:"type"`
-		Title      string `json:"title"`
-		Status     int    `json:"status"`
-		Detail     string `json:"detail"`
-		Reason     string `json:"reason,omitempty"`
-		Required   string `json:"required,omitempty"`
-		UpgradeURL string `json:"upgrade_url,omitempty"`
-	}{"about:blank", http.StatusText(r.Status), r.Status, r.Detail(), string(r.Reason), "", ""}
-	if r.Required.kind != 0 {
-		problem.Required = r.Required.String()
-	}
-	if r.Status == http.StatusPaymentRequired {
-		problem.UpgradeURL = r.UpgradeURL
-	}
-	body, err := json.Marshal(problem)
-	if err != nil {
-		body = []byte("{}") // it is all text and numbers
-	}
-	return string(body) + "\n"
-}
-
-// Detail is a sentence for whoever sent the request. It is the detail of a problem report.
-func (r Refusal) Detail() string {
-	switch {
-	case r.Status == http.StatusBadRequest:
-		return "The customer id isn't valid."
-	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
-		return "The license key is missing or unknown. Send a valid one."
-	case r.Status == http.StatusUnauthorized:
-		return "You aren't signed in. Sign in first."
-	case r.Status == http.StatusServiceUnavailable:
-		return "We can't check what you may use right now. Try again shortly."
-	case r.Reason != "":
-		return upperFirst(english[Phrase(r.Reason)]) + "."
-	case r.Required.kind != 0:
-		return "This needs " + r.Required.String() + "."
-	}
-	return "This needs a subscription or purchase."
-}
-
-// LogValue logs a refusal without anything that names the customer.
-func (r Refusal) LogValue() slog.Value {
-	required := ""
-	if r.Required.kind != 0 {
-		required = r.Required.String()
-	}
-	return slog.GroupValue(slog.Int("status", r.Status), slog.String("reason", string(r.Reason)), slog.String("required", required))
 }

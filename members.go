@@ -14,6 +14,7 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
@@ -40,7 +41,7 @@ const (
 type members struct {
 	// cache has the benefits of each member by memberKey. Its entries have no id of
 	// Polar's: a hash of that key stands for it.
-	cache *entitlementCache
+	cache *memory.Cache
 	// news is when something new was heard of a buyer last. A list that was read before
 	// then is read again.
 	news *lru.Cache[wire.UUID, clock.Local]
@@ -59,14 +60,14 @@ type members struct {
 type memberView struct{ buyer, own, all *rights.State }
 
 // memberKey is how the cache finds a member. It is text that an external id can be.
-func memberKey(buyer wire.UUID, member string) cacheKey {
-	return cacheKey{byExternalID, buyer.String() + ":" + url.PathEscape(member)}
+func memberKey(buyer wire.UUID, member string) memory.Key {
+	return memory.Key{Kind: memory.ByExternalID, ID: buyer.String() + ":" + url.PathEscape(member)}
 }
 
 // startMembers makes the caches of members, beside that of customers.
 func (c *Customers) startMembers() (err error) {
 	m, config := &c.members, &c.config
-	if m.cache, err = newEntitlementCache(config.CacheSize); err != nil {
+	if m.cache, err = newCache(config.CacheSize); err != nil {
 		return err
 	}
 	if m.news, err = lru.New[wire.UUID, clock.Local](config.CacheSize); err != nil {
@@ -79,25 +80,25 @@ func (c *Customers) startMembers() (err error) {
 		return err
 	}
 	cache, of := m.cache, c.cache
-	cache.start, cache.keys = of.start, of.keys
-	cache.freshFor, cache.staleFor, cache.graceFor = of.freshFor, of.staleFor, of.graceFor
-	cache.unknownFor, cache.timeout = of.unknownFor, of.timeout
-	cache.flights.Keep, m.reads.Keep = config.Timeout, config.Timeout
-	cache.ask, cache.panicked = c.askMember, c.logPanic
-	cache.spare = of.spare
-	of.heard = m.hear
+	cache.Start, cache.Keys = of.Start, of.Keys
+	cache.FreshFor, cache.StaleFor, cache.GraceFor = of.FreshFor, of.StaleFor, of.GraceFor
+	cache.UnknownFor, cache.Timeout = of.UnknownFor, of.Timeout
+	cache.Flights.Keep, m.reads.Keep = config.Timeout, config.Timeout
+	cache.Ask, cache.Panicked = c.askMember, c.logPanic
+	cache.Spare = of.Spare
+	of.Heard = m.hear
 	return nil
 }
 
 // close ends all that is under way.
 func (m *members) close() {
-	m.cache.close()
+	m.cache.Close()
 	m.reads.Close()
 }
 
 // hear notes that something is new about a buyer: a list that was asked for up to now doesn't
 // have it.
-func (m *members) hear(buyer wire.UUID) { m.news.Add(buyer, m.cache.now()+1) }
+func (m *members) hear(buyer wire.UUID) { m.news.Add(buyer, m.cache.Now()+1) }
 
 // hearOfSeat takes in an event about a seat or a member: it says whose, and what they have is
 // in the list.
@@ -123,7 +124,7 @@ func (c *Customers) takeMembersGrant(n notice) {
 	}
 	m := &c.members
 	m.hear(of.Customer())
-	defer c.cache.noteChanged(of)
+	defer c.cache.NoteChanged(of)
 	var member wire.Fields
 	var external string
 	wire.Optional(n.data, "member", &member)
@@ -134,20 +135,13 @@ func (c *Customers) takeMembersGrant(n notice) {
 		return
 	}
 	gone := have.Benefits[0]
-	m.cache.mu.Lock()
-	defer m.cache.mu.Unlock()
-	e, a := m.cache.known.find(memberKey(of.Customer(), external))
-	if e == nil || a.value.At() > clock.PolarTime(n.at) {
-		return
-	}
-	m.cache.change(e, func(a *answer) {
-		a.value = *a.value.WithoutGrant(gone, c.config.Features)
-		m.cache.compose(a, m.cache.now())
+	m.cache.Revise(memberKey(of.Customer(), external), clock.PolarTime(n.at), func(s *rights.State) *rights.State {
+		return s.WithoutGrant(gone, c.config.Features)
 	})
 }
 
 // lookMember is look for a member.
-func (c *Customers) lookMember(ctx context.Context, key cacheKey) (*rights.State, error) {
+func (c *Customers) lookMember(ctx context.Context, key memory.Key) (*rights.State, error) {
 	if err := (CustomerRef{key}).check(); err != nil {
 		return nil, err
 	}
@@ -160,7 +154,7 @@ func (c *Customers) lookMember(ctx context.Context, key cacheKey) (*rights.State
 	of := have.state()
 	mine := memberKey(of.Customer(), member)
 	c.members.outdate(mine, of.Customer())
-	own, err := c.members.cache.lookup(ctx, mine)
+	own, err := c.members.cache.Lookup(ctx, mine)
 	if err != nil {
 		return nil, c.callError(err)
 	}
@@ -169,60 +163,56 @@ func (c *Customers) lookMember(ctx context.Context, key cacheKey) (*rights.State
 
 // outdate has a member's benefits asked about again if they are older than the last news of
 // the buyer.
-func (m *members) outdate(key cacheKey, buyer wire.UUID) {
+func (m *members) outdate(key memory.Key, buyer wire.UUID) {
 	told, ok := m.news.Peek(buyer)
-	if !ok || m.cache.askedSince(key, told) {
+	if !ok || m.cache.AskedSince(key, told) {
 		return
 	}
-	m.cache.mu.Lock()
-	defer m.cache.mu.Unlock()
-	if e := m.cache.entryOf(key); e != nil {
-		m.cache.expire(e)
-	}
+	m.cache.Outdate(key)
 }
 
 // view puts together what a member has: the buyer's state, with the member's own benefits.
-func (m *members) view(key cacheKey, buyer, own *rights.State, features map[string][]string) *rights.State {
-	if v, ok := m.views.Get(key.id); ok && v.buyer == buyer && v.own == own {
+func (m *members) view(key memory.Key, buyer, own *rights.State, features map[string][]string) *rights.State {
+	if v, ok := m.views.Get(key.ID); ok && v.buyer == buyer && v.own == own {
 		return v.all
 	}
 	all := buyer.ForMember(own, features)
-	m.views.Add(key.id, memberView{buyer, own, all})
+	m.views.Add(key.ID, memberView{buyer, own, all})
 	return all
 }
 
-// recheck is entitlementCache.recheck for customers and members.
-func (c *Customers) recheck(ctx context.Context, key cacheKey, last *rights.State) *rights.State {
-	if key.kind != byMember {
-		return c.cache.recheck(ctx, key, last)
+// recheck is memory.Cache.Recheck for customers and members.
+func (c *Customers) recheck(ctx context.Context, key memory.Key, last *rights.State) *rights.State {
+	if key.Kind != memory.ByMember {
+		return c.cache.Recheck(ctx, key, last)
 	}
 	buyer, member := CustomerRef{key}.member()
-	of, _ := c.cache.latest(buyer)
+	of, _ := c.cache.Latest(buyer)
 	if of == nil {
 		return last
 	}
-	of = c.cache.recheck(ctx, buyer, of)
+	of = c.cache.Recheck(ctx, buyer, of)
 	mine := memberKey(of.Customer(), member)
-	own, _ := c.members.cache.latest(mine)
+	own, _ := c.members.cache.Latest(mine)
 	if own == nil || !of.Known() {
 		return last
 	}
-	return c.members.view(mine, of, c.members.cache.recheck(ctx, mine, own), c.config.Features)
+	return c.members.view(mine, of, c.members.cache.Recheck(ctx, mine, own), c.config.Features)
 }
 
-// renew is entitlementCache.renew, in any case, for customers and members.
-func (c *Customers) renew(ctx context.Context, key cacheKey) (*rights.State, error) {
-	if key.kind != byMember {
-		return c.cache.renew(ctx, key, inAnyCase)
+// renew is memory.Cache.Renew, in any case, for customers and members.
+func (c *Customers) renew(ctx context.Context, key memory.Key) (*rights.State, error) {
+	if key.Kind != memory.ByMember {
+		return c.cache.Renew(ctx, key, memory.InAnyCase)
 	}
 	buyer, member := CustomerRef{key}.member()
-	of, err := c.cache.renew(ctx, buyer, inAnyCase)
+	of, err := c.cache.Renew(ctx, buyer, memory.InAnyCase)
 	if err != nil || !of.Known() {
 		return of, err
 	}
 	mine := memberKey(of.Customer(), member)
 	c.members.recent.Remove(of.Customer())
-	own, err := c.members.cache.renew(ctx, mine, inAnyCase)
+	own, err := c.members.cache.Renew(ctx, mine, memory.InAnyCase)
 	if err != nil {
 		return nil, err
 	}
@@ -230,35 +220,35 @@ func (c *Customers) renew(ctx context.Context, key cacheKey) (*rights.State, err
 }
 
 // payer is whose meters pay for what somebody uses: a member uses those of the buyer.
-func (r CustomerRef) payer() cacheKey {
+func (r CustomerRef) payer() memory.Key {
 	buyer, _ := r.member()
 	return buyer
 }
 
-// watchNews is entitlementCache.watch for customers and members. News of a member comes as
+// watchNews is memory.Cache.Watch for customers and members. News of a member comes as
 // news of the buyer.
-func (c *Customers) watchNews(key cacheKey, s *stream, value *rights.State) (leave func()) {
-	if key.kind != byMember {
-		return c.cache.watch(key, s, value)
+func (c *Customers) watchNews(key memory.Key, s *memory.Stream, value *rights.State) (leave func()) {
+	if key.Kind != memory.ByMember {
+		return c.cache.Watch(key, s, value)
 	}
-	tell := s.tell
-	s.tell = func(_ *rights.State, err error) {
+	tell := s.Tell
+	s.Tell = func(_ *rights.State, err error) {
 		var value *rights.State
 		if err == nil {
-			value, err = c.lookMember(c.cache.life, key)
+			value, err = c.lookMember(c.cache.Life, key)
 		}
 		tell(value, err)
 	}
-	return c.cache.watch(CustomerRef{key}.payer(), s, nil)
+	return c.cache.Watch(CustomerRef{key}.payer(), s, nil)
 }
 
 // askMember asks Polar about a member, and keeps what it says of the buyer's other members.
-func (c *Customers) askMember(ctx context.Context, key cacheKey) (*rights.State, error) {
-	id, _, _ := strings.Cut(key.id, ":")
+func (c *Customers) askMember(ctx context.Context, key memory.Key) (*rights.State, error) {
+	id, _, _ := strings.Cut(key.ID, ":")
 	buyer, _ := wire.ParseUUID(id)
 	told, _ := c.members.news.Peek(buyer)
 	all, ok := c.members.recent.Get(buyer)
-	ok = ok && c.members.cache.now() < all.asked.After(firstPause)
+	ok = ok && c.members.cache.Now() < all.asked.After(memory.FirstPause)
 	var err error
 	for tries := 0; tries < 2 && (!ok || told > all.asked); tries++ {
 		all, err = flight.Do(ctx, &c.members.reads, id, func(ctx context.Context) (team, error) { return c.readTeam(ctx, buyer) })
@@ -277,11 +267,11 @@ func (c *Customers) askMember(ctx context.Context, key cacheKey) (*rights.State,
 	}
 	c.noteMembers(nil)
 	for other, value := range all.members {
-		if other := (cacheKey{byExternalID, other}); other != key {
-			c.members.cache.store(other, value, all.asked)
+		if other := (memory.Key{Kind: memory.ByExternalID, ID: other}); other != key {
+			c.members.cache.Store(other, value, all.asked)
 		}
 	}
-	if own := all.members[key.id]; own != nil {
+	if own := all.members[key.ID]; own != nil {
 		return own, nil
 	}
 	return rights.Of(wire.UUID{}, "", false, clock.PolarTime(c.client.now())), nil
@@ -310,7 +300,7 @@ type team struct {
 
 // readTeam reads the benefits of all members of a buyer.
 func (c *Customers) readTeam(ctx context.Context, buyer wire.UUID) (team, error) {
-	all := team{map[string]*rights.State{}, c.members.cache.now()}
+	all := team{map[string]*rights.State{}, c.members.cache.Now()}
 	have := map[string][]rights.Benefit{}
 	var unnamed, others int
 	for page, last := 1, 1; page <= last; page++ {
@@ -334,7 +324,7 @@ func (c *Customers) readTeam(ctx context.Context, buyer wire.UUID) (team, error)
 					others++
 					continue
 				}
-				key := memberKey(buyer, g.member).id
+				key := memberKey(buyer, g.member).ID
 				if all.members[key] == nil {
 					all.members[key] = rights.Of(standIn(key), key, true, clock.PolarTime(at))
 				}
@@ -342,7 +332,7 @@ func (c *Customers) readTeam(ctx context.Context, buyer wire.UUID) (team, error)
 			}
 			return nil
 		})
-		c.members.cache.count(err)
+		c.members.cache.Count(err)
 		if err != nil {
 			return team{}, err
 		}
@@ -367,7 +357,7 @@ func (c *Customers) adviseOnSeats(of *rights.State) {
 func (c *Customers) awaitMember(ctx context.Context, customer CustomerRef, requirements []Requirement) (*Entitlements, error) {
 	buyer, _ := customer.member()
 	news := make(chan struct{}, 1)
-	defer c.cache.listen(buyer, news)()
+	defer c.cache.Listen(buyer, news)()
 	have, err := c.lookMember(ctx, customer.key)
 	value := (*Entitlements)(have)
 	for pause := shortestWait; ; pause = min(2*pause, longestWait) {
@@ -378,7 +368,7 @@ func (c *Customers) awaitMember(ctx context.Context, customer CustomerRef, requi
 			return have, nil
 		case ctx.Err() != nil:
 			return have, have.lacking(requirements, ctx.Err(), err)
-		case err != nil && (e == nil || tokenRefused(err) || c.cache.life.Err() != nil):
+		case err != nil && (e == nil || tokenRefused(err) || c.cache.Life.Err() != nil):
 			return value, c.callError(err)
 		}
 		wait := pause
@@ -389,7 +379,7 @@ func (c *Customers) awaitMember(ctx context.Context, customer CustomerRef, requi
 		select {
 		case <-timer.C:
 		case <-news:
-		case <-c.cache.life.Done():
+		case <-c.cache.Life.Done():
 		case <-ctx.Done():
 		}
 		timer.Stop()

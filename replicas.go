@@ -13,6 +13,7 @@ import (
 	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/keyring"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
 	"github.com/polargate/polargate/internal/rights"
@@ -29,7 +30,7 @@ import (
 // license key is a record under the name of its id.
 type replicas struct {
 	link     *sharedLink
-	cache    *entitlementCache
+	cache    *memory.Cache
 	features map[string][]string
 	budget   *pace.Budget // of this replica alone
 	limit    int          // of all replicas, a minute
@@ -61,7 +62,7 @@ type sharedPace struct {
 func (p *sharedPace) Wait(ctx context.Context) (done func(pace.Outcome), err error) {
 	r := p.r
 	done = func(pace.Outcome) {}
-	if taken, ok := ctx.Value(unitKey{}).(*unit); ok && taken.used.CompareAndSwap(false, true) {
+	if memory.TakeUnit(ctx) {
 		return done, p.Spend()
 	}
 	switch away, err := r.takeTurn(ctx); {
@@ -140,11 +141,11 @@ func (r *replicas) noteTurn(turn SharedTurn, err error) {
 	}
 }
 
-// tellShort tells other replicas that customers are turned away for lack of requests, so
+// TellShort tells other replicas that customers are turned away for lack of requests, so
 // that none refreshes what can be served from memory.
-func (r *replicas) tellShort(now clock.Local) {
+func (r *replicas) TellShort(now clock.Local) {
 	last := r.saidShort.Load()
-	if last != 0 && now < clock.Local(last).After(shortLasts/4) || !r.saidShort.CompareAndSwap(last, int64(now)) {
+	if last != 0 && now < clock.Local(last).After(memory.ShortLasts/4) || !r.saidShort.CompareAndSwap(last, int64(now)) {
 		return
 	}
 	r.link.goBehind(func() { r.link.hint(r.link.life, r.shortName()) })
@@ -155,26 +156,26 @@ func (r *replicas) shortName() sharedName { return r.link.openName("hint", "requ
 func (r *replicas) walkName() sharedName { return r.link.openName("hint", "lists were read") }
 
 // factOf writes what Polar said; nil if it is of no use to other replicas.
-func (r *replicas) factOf(n news) []byte {
-	v := n.value
+func (r *replicas) factOf(n memory.News) []byte {
+	v := n.Value
 	f := fact.Fact{At: v.At(), Organization: r.organization()}
-	if n.key.kind == byLicenseKey && !n.event {
+	if n.Key.Kind == memory.ByLicenseKey && !n.Event {
 		return licenseFact(f, v)
 	}
-	c := &fact.Customer{Known: v.Known(), Event: n.event, Doubtful: n.doubtful, Listed: n.listed, External: v.External()}
+	c := &fact.Customer{Known: v.Known(), Event: n.Event, Doubtful: n.Doubtful, Listed: n.Listed, External: v.External()}
 	f.Customer = c
 	if v.Customer() != (wire.UUID{}) {
 		c.ID = v.Customer().String()
 	}
 	switch {
-	case v.Known() || n.event:
-	case n.key.kind == byPolarID:
-		c.ID = n.key.id
+	case v.Known() || n.Event:
+	case n.Key.Kind == memory.ByPolarID:
+		c.ID = n.Key.ID
 	default:
-		c.External = n.key.id
+		c.External = n.Key.ID
 	}
 	if v.HasKeys() {
-		for _, k := range r.cache.keys.Facts(v.LicenseKeyIDs(), r.polarNow()) {
+		for _, k := range r.cache.Keys.Facts(v.LicenseKeyIDs(), r.polarNow()) {
 			c.Keys = append(c.Keys, fact.Key{ID: k.ID.String(), Granted: k.Granted, Expires: k.Expires, At: k.At})
 		}
 	}
@@ -263,42 +264,40 @@ func (r *replicas) parse(shared sharedFact) (f fact.Fact, at clock.Polar, err er
 		r.learn(f.Organization)
 	}
 	at = clock.PolarTime(shared.At)
-	if ahead := at.Sub(r.polarNow()); ahead > 0 {
-		r.cache.ahead.Add(int64(ahead))
-	}
+	r.cache.NoteLater(at)
 	return f, at, nil
 }
 
 // newsOf is what a fact says of a customer, and of license keys.
-func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n news, err error) {
+func (r *replicas) newsOf(f fact.Fact, at clock.Polar) (n memory.News, err error) {
 	c := f.Customer
-	n = news{at: at, event: c.Event, doubtful: c.Doubtful, listed: c.Listed, shared: true}
+	n = memory.News{At: at, Event: c.Event, Doubtful: c.Doubtful, Listed: c.Listed, Shared: true}
 	id, ok := wire.ParseUUID(c.ID)
 	switch {
 	case c.ID != "" && !ok:
 		return n, fact.ErrUnreadable
 	case !c.Known && !c.Event:
-		n.key = cacheKey{byExternalID, c.External}
+		n.Key = memory.Key{Kind: memory.ByExternalID, ID: c.External}
 		if c.ID != "" {
-			n.key = cacheKey{byPolarID, c.ID}
+			n.Key = memory.Key{Kind: memory.ByPolarID, ID: c.ID}
 		}
-		n.value = rights.Of(wire.UUID{}, "", false, f.At)
+		n.Value = rights.Of(wire.UUID{}, "", false, f.At)
 		return n, nil
 	case !ok:
 		return n, fact.ErrUnreadable
 	}
-	n.value = rights.Of(id, c.External, c.Known, f.At)
-	n.value.Grant(partsOf(c.Benefits, c.Products, c.Subscriptions, c.Meters), r.features)
+	n.Value = rights.Of(id, c.External, c.Known, f.At)
+	n.Value.Grant(partsOf(c.Benefits, c.Products, c.Subscriptions, c.Meters), r.features)
 	return n, nil
 }
 
 // newsOfLicense is what a fact says of a license key.
-func (r *replicas) newsOfLicense(f fact.Fact, at clock.Polar, key cacheKey) news {
-	n := news{value: refusedKey(Reason(f.Refused)), key: key, at: at, shared: true}
+func (r *replicas) newsOfLicense(f fact.Fact, at clock.Polar, key memory.Key) memory.News {
+	n := memory.News{Value: refusedKey(Reason(f.Refused)), Key: key, At: at, Shared: true}
 	if l := f.License; l != nil {
 		license := &LicenseKey{
 			ID: l.ID, OrganizationID: l.Organization, BenefitID: l.Benefit, CustomerID: l.Customer,
-			Key: newKey(key.id), DisplayKey: l.Display, Status: KeyStatus(l.Status),
+			Key: newKey(key.ID), DisplayKey: l.Display, Status: KeyStatus(l.Status),
 			LimitActivations: l.LimitActivations, Usage: l.Usage, LimitUsage: l.LimitUsage,
 			Validations: l.Validations, LastValidatedAt: rights.TimeOf(l.LastValidated), ExpiresAt: rights.TimeOf(l.Expires),
 			CreatedAt: rights.TimeOf(l.Created), ModifiedAt: rights.TimeOf(l.Modified), answeredAt: f.At.Time(),
@@ -307,29 +306,29 @@ func (r *replicas) newsOfLicense(f fact.Fact, at clock.Polar, key cacheKey) news
 			license.Subscription = &KeySubscription{EndsAt: rights.TimeOf(l.Ends)}
 		}
 		license.Customer.ID, license.Customer.OrganizationID, license.Customer.ExternalID = l.Customer, l.Organization, l.External
-		n.value = ofLicense(license, r.features)
+		n.Value = ofLicense(license, r.features)
 		if len(r.features) > 0 && !hasFeatures(r.features, l.Benefit) {
-			n.value = refusedKey(ErrWrongBenefit)
+			n.Value = refusedKey(ErrWrongBenefit)
 		}
 	}
-	n.value.SetAt(f.At)
+	n.Value.SetAt(f.At)
 	return n
 }
 
 // name is what the record of a customer or a license key is called.
-func (r *replicas) name(key cacheKey) sharedName {
-	return r.link.name([keyKinds]string{"customer", "external id", "license key"}[key.kind], key.id)
+func (r *replicas) name(key memory.Key) sharedName {
+	return r.link.name([memory.Kinds]string{"customer", "external id", "license key"}[key.Kind], key.ID)
 }
 
 // droppedName is what the record is called that says that an event told of a license key.
 func (r *replicas) droppedName(license string) sharedName { return r.link.name("license", license) }
 
 // polarNow is the time by Polar's clock.
-func (r *replicas) polarNow() clock.Polar { return r.cache.polarNow() }
+func (r *replicas) polarNow() clock.Polar { return r.cache.PolarNow() }
 
 // adopt has the cache take in a record that was read, if it says something younger. key is
 // that of a record about a license key, which doesn't tell it; otherwise it may be empty.
-func (r *replicas) adopt(shared sharedFact, key cacheKey) {
+func (r *replicas) adopt(shared sharedFact, key memory.Key) {
 	f, at, err := r.parse(shared)
 	if err == nil {
 		err = r.take(f, at, key)
@@ -340,7 +339,7 @@ func (r *replicas) adopt(shared sharedFact, key cacheKey) {
 }
 
 // take has the cache take in a fact of that time.
-func (r *replicas) take(f fact.Fact, at clock.Polar, key cacheKey) error {
+func (r *replicas) take(f fact.Fact, at clock.Polar, key memory.Key) error {
 	switch {
 	case f.Dropped != nil:
 		return r.drop(f.Dropped, at)
@@ -350,10 +349,10 @@ func (r *replicas) take(f fact.Fact, at clock.Polar, key cacheKey) error {
 			return err
 		}
 		r.learnKeys(f.Customer.Keys)
-		r.cache.adopt(n, r.age(n))
-	case key.kind == byLicenseKey: // otherwise nobody has asked for it
+		r.cache.Adopt(n, r.age(n))
+	case key.Kind == memory.ByLicenseKey: // otherwise nobody has asked for it
 		n := r.newsOfLicense(f, at, key)
-		r.cache.adopt(n, r.age(n))
+		r.cache.Adopt(n, r.age(n))
 	}
 	return nil
 }
@@ -367,11 +366,11 @@ func (r *replicas) learnKeys(keys []fact.Key) {
 		}
 	}
 	if len(known) > 0 {
-		r.cache.keys.Learn(known, r.polarNow())
+		r.cache.Keys.Learn(known, r.polarNow())
 	}
 }
 
-func (r *replicas) age(n news) time.Duration { return max(0, r.polarNow().Sub(n.value.At())) }
+func (r *replicas) age(n memory.News) time.Duration { return max(0, r.polarNow().Sub(n.Value.At())) }
 
 // drop has a license key asked about again of which an event told, unless the answer is
 // from well after the event.
@@ -381,14 +380,14 @@ func (r *replicas) drop(d *fact.Dropped, at clock.Polar) error {
 	if !ok {
 		return fact.ErrUnreadable
 	}
-	if !r.cache.answeredBefore(id, at.Before(-readTime)) {
+	if !r.cache.AnsweredBefore(id, at.Before(-memory.ReadTime)) {
 		return nil
 	}
 	revoked := clock.Polar(0)
 	if d.Revoked {
 		revoked = at
 	}
-	r.cache.dropLicenses(rights.Of(customer, "", false, 0), []wire.UUID{id}, false, revoked)
+	r.cache.DropLicenses(rights.Of(customer, "", false, 0), []wire.UUID{id}, false, revoked)
 	return nil
 }
 
@@ -405,67 +404,67 @@ func (r *replicas) publishDrop(customer wire.UUID, ids []wire.UUID, at clock.Pol
 // lasts is how long what Polar said can be of use.
 func (r *replicas) lasts() time.Duration {
 	c := r.cache
-	return max(c.freshFor, c.staleFor, c.graceFor, c.unknownFor, time.Millisecond)
+	return max(c.FreshFor, c.StaleFor, c.GraceFor, c.UnknownFor, time.Millisecond)
 }
 
-// publish puts what Polar said of a customer, under all their ids, or of a license key. That
+// Publish puts what Polar said of a customer, under all their ids, or of a license key. That
 // ends the claim to ask.
-func (r *replicas) publish(n news) {
+func (r *replicas) Publish(n memory.News) {
 	facts := r.factsOf(n)
 	if facts == nil {
-		_ = r.link.release(r.link.life, r.name(n.key))
+		_ = r.link.release(r.link.life, r.name(n.Key))
 		return
 	}
 	younger, _ := r.link.put(r.link.life, facts...)
 	for _, shared := range younger {
 		f, _, err := r.parse(shared)
-		if err == nil && n.event && f.Customer != nil && !f.Customer.Event && n.value.At() >= f.At.Before(readTime) {
+		if err == nil && n.Event && f.Customer != nil && !f.Customer.Event && n.Value.At() >= f.At.Before(memory.ReadTime) {
 			// An answer of just before the event came, which replaces it; see eventAt.
-			if at := eventAt(n.value.At(), f.At); at > n.at {
-				n.at = at
-				r.publish(n)
+			if at := memory.EventAt(n.Value.At(), f.At); at > n.At {
+				n.At = at
+				r.Publish(n)
 			}
 			return
 		}
-		r.adopt(shared, n.key)
+		r.adopt(shared, n.Key)
 	}
 }
 
 // factsOf are the records for what Polar said; nil if none is of use to others.
-func (r *replicas) factsOf(n news) (facts []sharedFact) {
+func (r *replicas) factsOf(n memory.News) (facts []sharedFact) {
 	data := r.factOf(n)
 	if data == nil {
 		return nil
 	}
-	at, brief := n.at.Time(), max(r.cache.unknownFor, time.Millisecond)
+	at, brief := n.At.Time(), max(r.cache.UnknownFor, time.Millisecond)
 	switch {
-	case n.key.kind == byLicenseKey && n.value.Known():
-		return []sharedFact{{r.name(n.key), at, data, r.lasts()}}
-	case n.value.Known() || n.event:
-		for _, key := range askable(n.value) {
+	case n.Key.Kind == memory.ByLicenseKey && n.Value.Known():
+		return []sharedFact{{r.name(n.Key), at, data, r.lasts()}}
+	case n.Value.Known() || n.Event:
+		for _, key := range memory.Askable(n.Value) {
 			facts = append(facts, sharedFact{r.name(key), at, data, r.lasts()})
 		}
 	default:
-		facts = append(facts, sharedFact{r.name(n.key), at, data, brief})
+		facts = append(facts, sharedFact{r.name(n.Key), at, data, brief})
 	}
-	if n.former != "" {
-		gone := news{value: rights.Of(wire.UUID{}, "", false, n.value.At()), key: cacheKey{byExternalID, n.former}}
-		facts = append(facts, sharedFact{r.name(gone.key), at, r.factOf(gone), brief})
+	if n.Former != "" {
+		gone := memory.News{Value: rights.Of(wire.UUID{}, "", false, n.Value.At()), Key: memory.Key{Kind: memory.ByExternalID, ID: n.Former}}
+		facts = append(facts, sharedFact{r.name(gone.Key), at, r.factOf(gone), brief})
 	}
 	return facts
 }
 
-// seek looks for what other replicas know of a customer or license key, which the cache takes
+// Seek looks for what other replicas know of a customer or license key, which the cache takes
 // in, and asks for leave to ask Polar. enough is that there is no need to. An error means that
 // there is no leave, for lack of requests.
-func (r *replicas) seek(ctx context.Context, key cacheKey, when urgency) (l leave, enough bool, err error) {
+func (r *replicas) Seek(ctx context.Context, key memory.Key, when memory.Urgency) (l memory.Leave, enough bool, err error) {
 	c := r.cache
-	notBefore, seen := r.notBefore(key, when)
+	notBefore, seen := c.NotBefore(key, when)
 	keep := 0
 	if !seen { // others may be waiting who are not new
 		keep = r.limit / 2
-		if key.kind == byLicenseKey {
-			if end, ok := c.unseen[key.kind].Begin(); !ok {
+		if key.Kind == memory.ByLicenseKey {
+			if end, ok := c.BeginUnseen(key.Kind); !ok {
 				keep = r.limit // anybody can make up keys: only what others know is looked for
 			} else {
 				defer end()
@@ -487,7 +486,7 @@ func (r *replicas) seek(ctx context.Context, key cacheKey, when urgency) (l leav
 		if !ask.Found {
 			break
 		}
-		if c.isFresh(key) {
+		if c.IsFresh(key) {
 			return l, true, nil
 		}
 		if again {
@@ -503,19 +502,15 @@ func (r *replicas) seek(ctx context.Context, key cacheKey, when urgency) (l leav
 	}
 	switch {
 	case ask.Claimed:
-		l.unit = &unit{}
-		l.end = func() { _ = r.link.release(r.link.life, name) }
+		l.Unit = &memory.Unit{}
+		l.End = func() { _ = r.link.release(r.link.life, name) }
 	case ask.Busy: // whoever asks has not got an answer in time
 	case keep == r.limit:
-		return l, false, tooManyUnseen()
+		return l, false, c.TooMany()
 	default:
 		return l, false, refusedTurn(ask.Turn)
 	}
-	_, a := c.known.find(key)
-	if ask.Known && when == unlessFresh && a != nil && ask.Claimed {
-		now := c.now()
-		l.behind = now < a.staleUntil || now < a.graceUntil && c.noAnswerLately(key.kind, now)
-	}
+	l.Behind = ask.Known && when == memory.UnlessFresh && ask.Claimed && c.ServesMeanwhile(key)
 	return l, false, nil
 }
 
@@ -528,43 +523,21 @@ func refusedTurn(turn SharedTurn) error {
 	return e
 }
 
-// notBefore is from when a record has to be to be as good as an answer, and whether the
-// customer is in memory.
-func (r *replicas) notBefore(key cacheKey, when urgency) (at clock.Polar, seen bool) {
-	c := r.cache
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := r.polarNow()
-	at = now.Before(c.freshFor)
-	e := c.entryOf(key)
-	if e != nil {
-		at = max(at, e.factAt()+1)
-		if when == unlessCertain {
-			at = max(at, now.Before(c.pauseOf(e)))
-		}
-	}
-	if when == inAnyCase {
-		at = now
-	}
-	known, _ := c.known.find(key)
-	return max(at, 0), known != nil
-}
-
-// checkFirst checks what is in memory under a key, if it was not checked since the last gap.
-func (r *replicas) checkFirst(key cacheKey) {
-	if r.cache.isChecked(key) {
+// CheckFirst checks what is in memory under a key, if it was not checked since the last gap.
+func (r *replicas) CheckFirst(key memory.Key) {
+	if r.cache.IsChecked(key) {
 		return
 	}
-	gap := r.cache.gaps.Load()
-	r.once(context.Background(), "check ", key, func(key cacheKey) { r.check(r.link.life, key) })
-	r.cache.noteChecked(gap, key)
+	gap := r.cache.Gap()
+	r.once(context.Background(), "check ", key, func(key memory.Key) { r.check(r.link.life, key) })
+	r.cache.NoteChecked(gap, key)
 }
 
-// recall has the cache take in what other replicas know of a customer or license key, while
+// Recall has the cache take in what other replicas know of a customer or license key, while
 // Polar cannot be asked. There is nothing else to serve, so it doesn't give up a store at
 // once that has just failed, as one does that is busy.
-func (r *replicas) recall(ctx context.Context, key cacheKey) {
-	r.once(ctx, "recall ", key, func(key cacheKey) {
+func (r *replicas) Recall(ctx context.Context, key memory.Key) {
+	r.once(ctx, "recall ", key, func(key memory.Key) {
 		patience, cancel := context.WithTimeout(r.link.life, recallPatience)
 		defer cancel()
 		for !r.check(patience, key) && r.link.awayFor() < recallGivesUp && pace.Sleep(patience, recallAgain) {
@@ -580,9 +553,9 @@ const (
 )
 
 // once does something about a key once for all who want it at the same time.
-func (r *replicas) once(ctx context.Context, what string, key cacheKey, do func(cacheKey)) {
-	key = key.own()
-	_, _ = flight.Do(ctx, &r.flights, what+string('0'+rune(key.kind))+key.id, func(context.Context) (struct{}, error) {
+func (r *replicas) once(ctx context.Context, what string, key memory.Key, do func(memory.Key)) {
+	key = key.Own()
+	_, _ = flight.Do(ctx, &r.flights, what+string('0'+rune(key.Kind))+key.ID, func(context.Context) (struct{}, error) {
 		do(key)
 		return struct{}{}, nil
 	})
@@ -590,8 +563,8 @@ func (r *replicas) once(ctx context.Context, what string, key cacheKey, do func(
 
 // check has the cache take in what there is about some customers and license keys, and
 // reports whether that could be read.
-func (r *replicas) check(ctx context.Context, keys ...cacheKey) bool {
-	names, of := make([]sharedName, len(keys)), make(map[string]cacheKey, len(keys))
+func (r *replicas) check(ctx context.Context, keys ...memory.Key) bool {
+	names, of := make([]sharedName, len(keys)), make(map[string]memory.Key, len(keys))
 	for i, key := range keys {
 		names[i] = r.name(key)
 		of[names[i].key] = key
@@ -605,10 +578,10 @@ func (r *replicas) check(ctx context.Context, keys ...cacheKey) bool {
 
 // checkDropped has license keys asked about again if an event told of them, and reports
 // whether that could be read.
-func (r *replicas) checkDropped(ctx context.Context, keys ...cacheKey) bool {
+func (r *replicas) checkDropped(ctx context.Context, keys ...memory.Key) bool {
 	var names []sharedName
 	for _, key := range keys {
-		if id := r.cache.licenseOf(key); id != "" {
+		if id := r.cache.LicenseOf(key); id != "" {
 			names = append(names, r.droppedName(id))
 		}
 	}
@@ -617,7 +590,7 @@ func (r *replicas) checkDropped(ctx context.Context, keys ...cacheKey) bool {
 	}
 	facts, err := r.link.get(ctx, names...)
 	for _, shared := range facts {
-		r.adopt(shared, cacheKey{})
+		r.adopt(shared, memory.Key{})
 	}
 	return err == nil
 }
@@ -632,7 +605,7 @@ func (r *replicas) heard(keys []string, gap bool) {
 	for _, key := range keys {
 		switch key {
 		case short:
-			r.cache.short.Store(int64(r.cache.now().After(shortLasts)))
+			r.cache.NoteShort(r.cache.Now())
 		case walked:
 			r.link.goBehind(r.listsRead)
 		default:
@@ -658,12 +631,12 @@ func (r *replicas) takeIfOfUse(facts []sharedFact) {
 			if f.Customer.Event {
 				r.eventHeard()
 			}
-			if n, err := r.newsOf(f, at); err == nil && !r.cache.concerns(n) {
+			if n, err := r.newsOf(f, at); err == nil && !r.cache.Concerns(n) {
 				continue
 			}
 		}
 		if err == nil {
-			err = r.take(f, at, cacheKey{})
+			err = r.take(f, at, memory.Key{})
 		}
 		if err != nil {
 			r.link.cannotRead("a record", err)
@@ -673,7 +646,7 @@ func (r *replicas) takeIfOfUse(facts []sharedFact) {
 
 // distrust has nothing in memory be fresh until it is checked, which begins now.
 func (r *replicas) distrust() {
-	r.cache.distrustAll()
+	r.cache.DistrustAll()
 	r.link.goBehind(r.checkAll)
 }
 
@@ -682,24 +655,24 @@ func (r *replicas) distrust() {
 func (r *replicas) checkAll() {
 	r.checking.Lock()
 	defer r.checking.Unlock()
-	gap := r.cache.gaps.Load()
-	for keys := range slices.Chunk(r.cache.unchecked(), linkBatch) {
+	gap := r.cache.Gap()
+	for keys := range slices.Chunk(r.cache.Unchecked(), linkBatch) {
 		if !r.check(r.link.life, keys...) {
 			break // the store is away again, and another gap follows when it is back
 		}
-		r.cache.noteChecked(gap, keys...)
+		r.cache.NoteChecked(gap, keys...)
 	}
-	r.cache.trust(gap)
+	r.cache.Trust(gap)
 }
 
 // sweep compares everything in memory with the store now and then, in case that a hint was
 // lost without a gap. What is fresh for less long is looked up in time anyway.
 func (r *replicas) sweep() {
-	if r.cache.freshFor <= sweepEvery {
+	if r.cache.FreshFor <= sweepEvery {
 		return
 	}
 	for pace.Sleep(r.link.life, pace.Jitter(sweepEvery)) {
-		for keys := range slices.Chunk(r.cache.all(), linkBatch) {
+		for keys := range slices.Chunk(r.cache.All(), linkBatch) {
 			if !r.check(r.link.life, keys...) || !pace.Sleep(r.link.life, sweepRest) {
 				break
 			}

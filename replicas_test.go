@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/fact"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -32,7 +33,7 @@ func TestWhatReplicasTellOfALicenseKeyHoldsNeitherTheKeyNorWhatIsPersonal(t *tes
 	f, err := fact.Parse(data)
 	require.NoError(t, err)
 	r := &replicas{features: map[string][]string{license.BenefitID: {"pro"}}}
-	got := r.newsOfLicense(f, rights.PolarTime(at), cacheKey{byLicenseKey, license.Key.Reveal()}).value
+	got := r.newsOfLicense(f, rights.PolarTime(at), memory.Key{Kind: memory.ByLicenseKey, ID: license.Key.Reveal()}).Value
 	assert.True(t, got.Has("pro"))
 	read, ok := (*Entitlements)(got).License()
 	require.True(t, ok)
@@ -41,6 +42,6 @@ func TestWhatReplicasTellOfALicenseKeyHoldsNeitherTheKeyNorWhatIsPersonal(t *tes
 	assert.Equal(t, want, read)
 
 	r.features = map[string][]string{"32234c6d-03fe-42a8-8a2f-d3d416d0b60a": {"other"}}
-	got = r.newsOfLicense(f, rights.PolarTime(at), cacheKey{byLicenseKey, license.Key.Reveal()}).value
+	got = r.newsOfLicense(f, rights.PolarTime(at), memory.Key{Kind: memory.ByLicenseKey, ID: license.Key.Reveal()}).Value
 	assert.False(t, got.Known(), "each build decides which benefits it accepts")
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/incontext"
 	"github.com/polargate/polargate/internal/ledger"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/outbox"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
@@ -74,18 +75,18 @@ const mostUnits = 1e15
 
 // holdUnits holds units of a customer's meter, as far as requirements let the balance fall. It
 // returns nil if there are not so many.
-func (c *Customers) holdUnits(ctx context.Context, key cacheKey, value *Entitlements, meter string, units ledger.Units, requirements []Requirement) (*Reservation, error) {
+func (c *Customers) holdUnits(ctx context.Context, key memory.Key, value *Entitlements, meter string, units ledger.Units, requirements []Requirement) (*Reservation, error) {
 	if value.state().Missing()&rights.ListOfMeters != 0 {
 		return nil, unreadable(rights.ListOfMeters)
 	}
 	meter = value.state().OwnMeterID(meter)
 	r := &Reservation{customers: c, of: value, meter: meter, units: units}
 	floor, held := ledger.Of(value.overdraft(meter, requirements)), false
-	if c.cache.replicas == nil {
-		r.book, held = c.cache.hold(key, value.state(), meter, units, floor)
+	if c.replicas == nil {
+		r.book, held = c.cache.Hold(key, value.state(), meter, units, floor)
 	} else {
 		var err error
-		r.book, r.joint = c.cache.openBook(key, value.state(), meter), c.usage.joint(value.state().Customer(), meter)
+		r.book, r.joint = c.cache.OpenBook(key, value.state(), meter), c.usage.joint(value.state().Customer(), meter)
 		if held, err = r.joint.Hold(ctx, units, floor); err != nil {
 			return nil, &Error{Op: opUsage, Reason: ErrUnreachable, RetryAfter: time.Second, Detail: "the shared store, in which replicas reserve units together, gave no answer", Err: err}
 		}
@@ -113,7 +114,7 @@ func (r *Reservation) Release() {
 // spend takes the units off for the time being, when the handler of a Route has ended that
 // sends no event.
 func (r *Reservation) spend() {
-	r.spentAt = r.customers.cache.polarNow()
+	r.spentAt = r.customers.cache.PolarNow()
 	if r.state.CompareAndSwap(reservationOpen, reservationSpent) {
 		r.settle(r.units, r.spentAt, true)
 	}
@@ -158,7 +159,7 @@ func (r *Reservation) commit(used ledger.Units, usage Usage) error {
 	if r.book == nil {
 		return nil
 	}
-	at := r.customers.cache.polarNow()
+	at := r.customers.cache.PolarNow()
 	if usage.Name == "" || !used.Positive() {
 		r.settle(used, at, true)
 		return nil
@@ -306,9 +307,9 @@ func (c *Customers) openUsage() error {
 		FirstPause: usageRetry, LongestPause: usageRetryMax,
 		Send: u.send, Refused: u.refused, Note: u.note, Adopted: u.adopted,
 	}
-	if c.cache.replicas != nil { // what was spent is in the store
+	if c.replicas != nil { // what was spent is in the store
 		u.joints = map[meterOf]*ledger.Joint{}
-		c.cache.counted = func(customer wire.UUID, meter string) { u.joint(customer, meter).Look() }
+		c.cache.Counted = func(customer wire.UUID, meter string) { u.joint(customer, meter).Look() }
 		u.box.Note, u.box.Adopted = nil, nil
 	}
 	if err := u.box.Open(); err != nil {
@@ -360,15 +361,15 @@ func (c *Customers) RunUsage(ctx context.Context) error {
 	case u.turn <- struct{}{}: // otherwise another one is running, and this one waits for it
 	case <-ctx.Done():
 		return nil
-	case <-c.cache.life.Done():
+	case <-c.cache.Life.Done():
 	}
-	if c.cache.life.Err() != nil {
+	if c.cache.Life.Err() != nil {
 		return &Error{Op: opUsage, Reason: ErrClosed, situation: customersClosed}
 	}
 	defer func() { <-u.turn }()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	defer context.AfterFunc(c.cache.life, cancel)()
+	defer context.AfterFunc(c.cache.Life, cancel)()
 	u.box.Run(ctx)
 	return nil
 }
@@ -415,7 +416,7 @@ func (u *usageEvents) send(ctx context.Context, messages [][]byte) error {
 	e, ok := errors.AsType[*Error](err)
 	if ok && e.StatusCode == http.StatusUnprocessableEntity && !e.date.IsZero() {
 		// It may be that the clock here is ahead of Polar's.
-		c.cache.noteTime(clock.PolarTime(e.date))
+		c.cache.NoteTime(clock.PolarTime(e.date))
 		if by, err = u.ingest(ctx, stored); err == nil {
 			ok = false
 		}
@@ -437,7 +438,7 @@ func (u *usageEvents) send(ctx context.Context, messages [][]byte) error {
 // ingest sends events, and tells by when Polar has them.
 func (u *usageEvents) ingest(ctx context.Context, stored []storedUsage) (by clock.Polar, err error) {
 	c := u.customers
-	latest := c.cache.polarNow().Before(dateIsShort)
+	latest := c.cache.PolarNow().Before(dateIsShort)
 	events := make([]usageEvent, len(stored))
 	for i, s := range stored {
 		events[i] = usageEvent{
@@ -459,7 +460,7 @@ func (u *usageEvents) ingest(ctx context.Context, stored []storedUsage) (by cloc
 		if _, ok := f["inserted"]; !ok {
 			return errors.New("no word of what was inserted")
 		}
-		c.cache.noteTime(clock.PolarTime(at))
+		c.cache.NoteTime(clock.PolarTime(at))
 		by = clock.PolarTime(at.Add(dateIsShort))
 		return nil
 	})
@@ -475,7 +476,7 @@ func (u *usageEvents) told(s *storedUsage, by clock.Polar) {
 	told := func(a *ledger.Account) { a.Told(s.Units, s.At, by) }
 	if u.joints != nil {
 		u.joint(customer, s.Meter).Change(told)
-	} else if book := u.customers.cache.bookOf(customer); book != nil {
+	} else if book := u.customers.cache.BookOf(customer); book != nil {
 		book.Do(s.Meter, told)
 	}
 }
@@ -496,7 +497,7 @@ func (u *usageEvents) joint(customer wire.UUID, meter string) *ledger.Joint {
 		return j
 	}
 	key.meter = strings.Clone(meter)
-	cache, link := u.customers.cache, u.customers.cache.replicas.link
+	cache, link := u.customers.cache, u.customers.replicas.link
 	name := link.name("usage", customer.String()+" "+meter)
 	j := &ledger.Joint{
 		Load: func(ctx context.Context) (ledger.Stored, error) {
@@ -509,17 +510,17 @@ func (u *usageEvents) joint(customer wire.UUID, meter string) *ledger.Joint {
 		},
 		Holder: link.config.Holder + "-" + rand.Text()[:8], // another one after it was swept
 		Base: func() (count ledger.Count, ok bool) {
-			if book := cache.bookOf(customer); book != nil {
+			if book := cache.BookOf(customer); book != nil {
 				count, ok = book.Base(key.meter)
 			}
 			return count, ok
 		},
 		Seen: func(a *ledger.Account) {
-			if book := cache.bookOf(customer); book != nil {
+			if book := cache.BookOf(customer); book != nil {
 				book.Replace(key.meter, a)
 			}
 		},
-		Now:  cache.polarNow,
+		Now:  cache.PolarNow,
 		Life: link.life,
 	}
 	u.joints[key] = j
@@ -549,7 +550,7 @@ func (u *usageEvents) sweepJoints(many int) (rest []*ledger.Joint) {
 func (u *usageEvents) refused(message []byte, why error) {
 	var s storedUsage
 	_ = json.Unmarshal(message, &s)
-	u.told(&s, u.customers.cache.polarNow())
+	u.told(&s, u.customers.cache.PolarNow())
 	u.customers.config.Logger.Error("polargate: Polar refused a usage event, which is kept aside in UsageFolder", "name", s.Name, "event", s.ID, "error", why)
 }
 
@@ -580,7 +581,7 @@ type openLots struct {
 // in the outbox.
 func (u *usageEvents) note() []byte {
 	var all []openLots
-	u.customers.cache.eachBook(func(customer wire.UUID, book *ledger.Book) {
+	u.customers.cache.EachBook(func(customer wire.UUID, book *ledger.Book) {
 		book.Each(func(meter string, a *ledger.Account) {
 			open := openLots{Customer: customer.String(), Meter: meter}
 			for _, lot := range a.Lots {
@@ -607,12 +608,12 @@ func (u *usageEvents) adopted(note []byte, messages [][]byte) {
 	var all []openLots
 	_ = json.Unmarshal(note, &all)
 	for _, open := range all {
-		c.restore(open.Customer, open.Meter, func(a *ledger.Account) { a.Restore(open.Lots) })
+		c.Restore(open.Customer, open.Meter, func(a *ledger.Account) { a.Restore(open.Lots) })
 	}
 	for _, message := range messages {
 		var s storedUsage
 		if json.Unmarshal(message, &s) == nil {
-			c.restore(s.Customer, s.Meter, func(a *ledger.Account) { a.Spend(s.Units, s.At, false) })
+			c.Restore(s.Customer, s.Meter, func(a *ledger.Account) { a.Spend(s.Units, s.At, false) })
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/listing"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
 	"github.com/polargate/polargate/internal/rights"
@@ -173,8 +174,8 @@ func (c *Customers) readLists(ctx context.Context, recent time.Duration) (n int,
 	case w.turn <- struct{}{}:
 	case <-ctx.Done():
 		return 0, ctx.Err()
-	case <-c.cache.life.Done():
-		return 0, c.cache.life.Err()
+	case <-c.cache.Life.Done():
+		return 0, c.cache.Life.Err()
 	}
 	defer func() { <-w.turn }()
 	if w.ended.Load() != ended { // while this call waited
@@ -182,8 +183,8 @@ func (c *Customers) readLists(ctx context.Context, recent time.Duration) (n int,
 	}
 	ctx, cancel := context.WithCancel(context.WithValue(ctx, unwaited{}, true))
 	defer cancel()
-	defer context.AfterFunc(c.cache.life, cancel)()
-	r := c.cache.replicas
+	defer context.AfterFunc(c.cache.Life, cancel)()
+	r := c.replicas
 	if r == nil {
 		return c.walkLists(ctx, nil)
 	}
@@ -223,7 +224,7 @@ func (c *Customers) walkLists(ctx context.Context, turn *relay.Turn) (n int, err
 	found := r.walk.customers(c.config.Features)
 	n = c.takeListed(r.walk, found)
 	err = r.readKeys(ctx, found)
-	if replicas := c.cache.replicas; replicas != nil {
+	if replicas := c.replicas; replicas != nil {
 		all := replicas.publishListed(found, func(id wire.UUID) bool { return c.isLeftOut(r.walk, id) })
 		if turn != nil && all { // else others would look for them in vain
 			replicas.finishWalk(ctx, turn, c.warmStats())
@@ -245,7 +246,7 @@ func (c *Customers) noteWalk(last walkOf) {
 func (c *Customers) beginWalk(ctx context.Context, turn *relay.Turn) *listsWalk {
 	w := &c.warming
 	w.mu.Lock()
-	now := c.cache.now()
+	now := c.cache.Now()
 	old := w.walk != nil && now <= w.walk.readLast.After(listsKept)
 	if turn != nil {
 		old = old && w.walk.work == turn.Work()
@@ -258,10 +259,10 @@ func (c *Customers) beginWalk(ctx context.Context, turn *relay.Turn) *listsWalk 
 	w.stats.Running, w.said = true, now
 	w.mu.Unlock()
 	if turn != nil {
-		c.cache.replicas.relayWalk(ctx, walk, turn)
+		c.replicas.relayWalk(ctx, walk, turn)
 		if !old {
 			for i := range walk.lists {
-				c.cache.replicas.replay(ctx, turn, i, &walk.lists[i], func() { c.noteProgress(walk, &walk.lists[i]) })
+				c.replicas.replay(ctx, turn, i, &walk.lists[i], func() { c.noteProgress(walk, &walk.lists[i]) })
 			}
 		}
 	}
@@ -277,7 +278,7 @@ func (c *Customers) newWalk(now clock.Local) *listsWalk {
 			if told := l.told; told != nil {
 				return l.read(c.cache, number, told)
 			}
-			asked := c.cache.now()
+			asked := c.cache.Now()
 			page, at, err := c.client.customersOf(ctx, &customerLists[i], number, c.organizationID(), c.learn)
 			if err == nil {
 				l.pages = append(l.pages, pageTime{asked, at})
@@ -286,7 +287,7 @@ func (c *Customers) newWalk(now clock.Local) *listsWalk {
 				}
 			}
 			if e, ok := errors.AsType[*Error](err); !ok || !e.unasked { // what was not sent, nobody was turned away for
-				c.cache.count(err)
+				c.cache.Count(err)
 			}
 			return page, err
 		})
@@ -353,7 +354,7 @@ func (r *listReader) readAll(ctx context.Context) error {
 // repeat reads pages until do reports that there are no more. Each waits for its turn, and
 // one that failed is read again after a pause, if that may help.
 func (r *listReader) repeat(ctx context.Context, do func() (done bool, err error)) error {
-	urgent := func() bool { return r.warming.wanted.Load() > 0 && r.cache.now() < r.cache.shortUntil() }
+	urgent := func() bool { return r.warming.wanted.Load() > 0 && r.cache.Now() < r.cache.ShortUntil() }
 	for pause := listRetry; ; {
 		if err := r.turns.Wait(ctx, urgent); err != nil {
 			return err
@@ -410,7 +411,7 @@ func (c *Customers) noteProgress(walk *listsWalk, l *listWalk) {
 	w := &c.warming
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	now := c.cache.now()
+	now := c.cache.Now()
 	walk.readLast = now
 	l.count, l.total = l.Pages()
 	w.stats.Pages, w.stats.TotalPages = 0, 0
@@ -477,13 +478,13 @@ func (c *Customers) takeListed(walk *listsWalk, found map[wire.UUID]listedCustom
 		switch {
 		case one.changed || c.isLeftOut(walk, one.state.Customer()):
 			leftOut++
-		case c.cache.storeListed(one.state, one.asked, c.config.CacheSize):
+		case c.cache.StoreListed(one.state, one.asked, c.config.CacheSize):
 			n++
 		default:
 			noRoom++
 		}
 	}
-	c.cache.expireUnlisted(walk.began, func(id wire.UUID) bool {
+	c.cache.ExpireUnlisted(walk.began, func(id wire.UUID) bool {
 		one, ok := found[id]
 		return ok && !one.changed && !c.isLeftOut(walk, id)
 	})
@@ -496,7 +497,7 @@ func (c *Customers) takeListed(walk *listsWalk, found map[wire.UUID]listedCustom
 	w.stats.EndedAt = c.client.now()
 	w.ended.Add(1)
 	c.config.Logger.Info("polargate: Polar's lists of customers are in the cache", "customers", n, "changed_meanwhile", leftOut,
-		"without_room", noRoom, "pages_read", w.stats.Pages, "seconds", int(c.cache.now().Sub(walk.began).Seconds()))
+		"without_room", noRoom, "pages_read", w.stats.Pages, "seconds", int(c.cache.Now().Sub(walk.began).Seconds()))
 	if noRoom > 0 {
 		c.config.Logger.Warn("polargate: more customers have something than CacheSize has room for", "without_room", noRoom)
 	}
@@ -518,56 +519,9 @@ func (c *Customers) isLeftOut(walk *listsWalk, id wire.UUID) bool {
 	return walk.leftOut[id]
 }
 
-// storeListed keeps a state out of lists of which the first page was asked for then, and
-// reports whether the customer is in the cache now, with that or with something younger.
-// There may be no room: nobody else is evicted for it.
-func (c *entitlementCache) storeListed(value *rights.State, asked clock.Local, size int) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	e := c.known.byID(value.Customer())
-	switch {
-	case e == nil:
-		if u, ok := c.unknown.Peek(idsOf(value)[0]); ok && u.asked > asked {
-			return true // deleted meanwhile
-		}
-		if c.known.customers.Len() >= size {
-			return false
-		}
-	case e.told > asked, e.asked > asked, e.event > value.At():
-		return true
-	}
-	claims := c.mayClaim(value, e, asked)
-	add := func() {}
-	if e == nil {
-		e, add = c.newEntry(idsOf(value)[0], value)
-	}
-	e.answered, e.asked = value.At(), asked
-	c.set(e, value, c.now().Sub(asked))
-	// What is not in a list that changes may be in it again: a refusal is doubted at once.
-	c.doubt(e)
-	add()
-	if claims {
-		c.claim(e)
-	}
-	return true
-}
-
-// expireUnlisted has Polar asked about customers who had something before then, and of whom
-// the lists say nothing now.
-func (c *entitlementCache) expireUnlisted(then clock.Local, isListed func(wire.UUID) bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.known.customers.Each(func(e *entry) {
-		value := e.value()
-		if value.HasAny() && e.asked < then && e.told < then && !isListed(value.Customer()) {
-			c.expire(e)
-		}
-	})
-}
-
 // readKeys reads the license keys that come with benefits of many of these customers.
 func (r *listReader) readKeys(ctx context.Context, found map[wire.UUID]listedCustomer) error {
-	ring := r.cache.keys
+	ring := r.cache.Keys
 	count := map[string]int{}
 	for _, one := range found {
 		if one.changed {
@@ -580,7 +534,7 @@ func (r *listReader) readKeys(ctx context.Context, found map[wire.UUID]listedCus
 		})
 	}
 	for benefit, n := range count {
-		if n <= keyring.Few || !isUUID(benefit) {
+		if n <= keyring.Few || !isID(benefit) {
 			continue
 		}
 		number := 0
@@ -697,22 +651,22 @@ func (c *Customers) stopSweeps() {
 // sweepIfSilent reads the lists if there has been no webhook for long, and customers come.
 func (c *Customers) sweepIfSilent() {
 	w := &c.warming
-	if left := clock.Local(w.lastEvent.Load()).After(c.config.SweepAfter).Sub(c.cache.now()); left > 0 {
+	if left := clock.Local(w.lastEvent.Load()).After(c.config.SweepAfter).Sub(c.cache.Now()); left > 0 {
 		c.sweepIn(left)
 		return
 	}
-	hits := c.cache.counts.hits.Load()
+	hits := c.cache.Counts.Hits.Load()
 	if w.swept.Swap(hits) == hits {
 		c.sweepIn(c.config.SweepAfter) // nothing in memory was of use since the last one
 		return
 	}
-	c.cache.goBehind(func() {
-		ctx, cancel := context.WithTimeout(c.cache.life, c.config.SweepAfter)
+	c.cache.GoBehind(func() {
+		ctx, cancel := context.WithTimeout(c.cache.Life, c.config.SweepAfter)
 		defer cancel()
-		if _, err := c.readLists(ctx, c.config.SweepAfter); err != nil && c.cache.life.Err() == nil {
+		if _, err := c.readLists(ctx, c.config.SweepAfter); err != nil && c.cache.Life.Err() == nil {
 			c.seldom.Warn(c.config.Logger, "sweep", "polargate: webhooks are silent, and Polar's lists of customers could not be read in their place", "error", err)
 		}
-		w.lastEvent.Store(int64(c.cache.now()))
+		w.lastEvent.Store(int64(c.cache.Now()))
 		c.sweepIn(c.config.SweepAfter)
 	})
 }
@@ -748,12 +702,12 @@ func (r *replicas) lastWalk(ctx context.Context) walkOf {
 func (r *replicas) relayWalk(ctx context.Context, walk *listsWalk, turn *relay.Turn) {
 	walk.work = turn.Work()
 	if began := walkOfBytes(turn.Began()).Began; began != 0 {
-		walk.began = min(walk.began, r.cache.now().After(-max(0, r.polarNow().Sub(began))))
+		walk.began = min(walk.began, r.cache.Now().After(-max(0, r.polarNow().Sub(began))))
 	}
 	for i := range walk.lists {
 		l := &walk.lists[i]
 		l.note = func(page fact.Page) {
-			page.Asked = r.polarNow().Before(r.cache.now().Sub(l.pages[len(l.pages)-1].asked))
+			page.Asked = r.polarNow().Before(r.cache.Now().Sub(l.pages[len(l.pages)-1].asked))
 			turn.Note(ctx, i, len(l.pages)-1, page.Bytes())
 		}
 	}
@@ -779,11 +733,11 @@ func (r *replicas) replay(ctx context.Context, turn *relay.Turn, list int, l *li
 var errOtherPage = errors.New("another replica has read another page here")
 
 // read takes in a page that another replica has read.
-func (l *listWalk) read(c *entitlementCache, number int, told *fact.Page) (page listing.Page[listed], err error) {
+func (l *listWalk) read(c *memory.Cache, number int, told *fact.Page) (page listing.Page[listed], err error) {
 	if told.Number != number {
 		return page, errOtherPage
 	}
-	l.pages = append(l.pages, pageTime{c.now().After(-c.replicas.polarNow().Sub(told.Asked)), told.At})
+	l.pages = append(l.pages, pageTime{c.Now().After(-c.PolarNow().Sub(told.Asked)), told.At})
 	page = listing.Page[listed]{Last: told.Last, Size: told.Size}
 	for _, row := range told.Rows {
 		page.Rows = append(page.Rows, listing.Row[listed]{
@@ -827,7 +781,7 @@ func (r *replicas) publishListed(found map[wire.UUID]listedCustomer, leftOut fun
 		if one.changed || leftOut(id) {
 			continue
 		}
-		facts = append(facts, r.factsOf(news{value: one.state, key: idsOf(one.state)[0], at: one.state.At(), listed: true})...)
+		facts = append(facts, r.factsOf(memory.News{Value: one.state, Key: memory.IDsOf(one.state)[0], At: one.state.At(), Listed: true})...)
 		if len(facts) >= putBatch && !put() {
 			return false
 		}
@@ -854,13 +808,13 @@ func (r *replicas) afterWalk() {
 	if last.Began == 0 || last.Holder == r.link.config.Holder {
 		return
 	}
-	for keys := range slices.Chunk(r.cache.all(), linkBatch) {
+	for keys := range slices.Chunk(r.cache.All(), linkBatch) {
 		if !r.check(r.link.life, keys...) {
 			return
 		}
 	}
 	age := r.polarNow().Sub(last.Began) + clockFine
-	r.cache.expireUnlisted(r.cache.now().After(-age), func(wire.UUID) bool { return false })
+	r.cache.ExpireUnlisted(r.cache.Now().After(-age), func(wire.UUID) bool { return false })
 }
 
 // clockFine is how exactly Polar's time is known: answers are dated in whole seconds.

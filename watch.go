@@ -3,12 +3,15 @@ package polargate
 import (
 	"bufio"
 	"context"
+	"errors"
 	"iter"
 	"net"
 	"net/http"
 	"sync"
 	"time"
 
+	"github.com/polargate/polargate/internal/flight"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
 )
 
@@ -52,12 +55,12 @@ func (c *Customers) WatchLicense(ctx context.Context, licenseKey string, require
 }
 
 // licenseCacheKey is the name in the cache of a license key as a person typed it.
-func licenseCacheKey(licenseKey string) cacheKey {
+func licenseCacheKey(licenseKey string) memory.Key {
 	key, err := ParseKey(licenseKey)
 	if err != nil {
-		return cacheKey{kind: byLicenseKey}
+		return memory.Key{Kind: memory.ByLicenseKey}
 	}
-	return cacheKey{byLicenseKey, key.Reveal()}
+	return memory.Key{Kind: memory.ByLicenseKey, ID: key.Reveal()}
 }
 
 // watch watches a customer or license key about which was just decided, by value, unless
@@ -68,12 +71,12 @@ func (c *Customers) watch(ctx context.Context, q *question, value *Entitlements,
 		end(refusal)
 		return watched, func() {}
 	}
-	key := q.key.own()
+	key := q.key.Own()
 	requirements = ownRequirements(requirements)
 	route, feature := q.route, q.feature
 	var overlays alarm
 	tell := func(value *Entitlements, err error) {
-		if err != nil && failOpen && c.cache.life.Err() == nil {
+		if err != nil && failOpen && c.cache.Life.Err() == nil {
 			return
 		}
 		have, refusal := c.decideWatched(ctx, key, value, c.callError(err), requirements)
@@ -83,9 +86,9 @@ func (c *Customers) watch(ctx context.Context, q *question, value *Entitlements,
 		}
 		overlays.set(have)
 	}
-	overlays.ring = func() { tell(c.look(c.cache.life, key)) }
+	overlays.ring = func() { tell(c.look(c.cache.Life, key)) }
 	overlays.set(value)
-	leave := c.watchNews(key, &stream{tell: func(have *rights.State, err error) { tell((*Entitlements)(have), err) }}, value.bare().state())
+	leave := c.watchNews(key, &memory.Stream{Tell: func(have *rights.State, err error) { tell((*Entitlements)(have), err) }}, value.bare().state())
 	detach := context.AfterFunc(ctx, func() {
 		overlays.stop()
 		leave()
@@ -117,9 +120,9 @@ func (c *Customers) Changes(ctx context.Context, customer CustomerRef) iter.Seq2
 			yield(nil, err)
 			return
 		}
-		key := customer.key.own()
+		key := customer.key.Own()
 		news := make(chan struct{}, 1)
-		defer c.watchNews(key, &stream{tell: func(*rights.State, error) {
+		defer c.watchNews(key, &memory.Stream{Tell: func(*rights.State, error) {
 			select {
 			case news <- struct{}{}:
 			default: // the loop has not taken the last news yet
@@ -127,10 +130,10 @@ func (c *Customers) Changes(ctx context.Context, customer CustomerRef) iter.Seq2
 		}}, nil)()
 		var last *Entitlements
 		failed := false
-		for ctx.Err() == nil && c.cache.life.Err() == nil {
+		for ctx.Err() == nil && c.cache.Life.Err() == nil {
 			value, err := c.Entitlements(ctx, customer)
 			switch {
-			case ctx.Err() != nil || c.cache.life.Err() != nil:
+			case ctx.Err() != nil || c.cache.Life.Err() != nil:
 				return
 			case err != nil && !failed, err == nil && (failed || last == nil || !last.saysTheSame(value)):
 				if failed = err != nil; !failed {
@@ -145,7 +148,7 @@ func (c *Customers) Changes(ctx context.Context, customer CustomerRef) iter.Seq2
 			case <-news:
 			case <-ends:
 			case <-ctx.Done():
-			case <-c.cache.life.Done():
+			case <-c.cache.Life.Done():
 			}
 			stop()
 		}
@@ -191,8 +194,8 @@ const connectionEnds = 500 * time.Millisecond
 
 // decideWatched decides about a stream, which ends with the refusal. An answer of late may be
 // doubted, as any refusal is.
-func (c *Customers) decideWatched(ctx context.Context, key cacheKey, value *Entitlements, err error, required []Requirement) (*Entitlements, *Refusal) {
-	if key.kind == byLicenseKey {
+func (c *Customers) decideWatched(ctx context.Context, key memory.Key, value *Entitlements, err error, required []Requirement) (*Entitlements, *Refusal) {
+	if key.Kind == memory.ByLicenseKey {
 		return c.decideLicense(ctx, value, err, required)
 	}
 	return c.decideCustomer(ctx, key, value, err, required)
@@ -271,5 +274,95 @@ func (c *Customers) serveWatched(w http.ResponseWriter, r *http.Request, next ht
 		c.serveSpending(watched, inner, next, route, q, value)
 	} else {
 		serve(watched, inner, next, value)
+	}
+}
+
+// Await waits until a customer has what is required, and then returns their Entitlements.
+// Use it on the page that customers return to from the checkout: Polar grants what they
+// bought in the background, seconds after the payment and sometimes minutes.
+//
+//	ctx, cancel := context.WithTimeout(r.Context(), 15*time.Second)
+//	defer cancel()
+//	have, err := customers.Await(ctx, customer, polargate.Feature("export"))
+//
+// If what is in memory meets the requirements, as in Decide, Await returns at once.
+// Otherwise it asks Polar now, again after 1 second, and then with pauses that double up
+// to 10 seconds, within the request budget. All callers who wait for the same customer
+// share the requests. A webhook about the customer ends a pause at once. Without
+// requirements, Await waits until Polar knows the customer.
+//
+// If ctx ends first, the error is a *MissingError that says what the customer still
+// lacks, and the Entitlements are the last that Polar reported, or nil if there were
+// none. Give ctx a deadline: without one, Await waits for as long as it takes. A
+// requirement that no customer can ever meet, and an id that Polar can't be asked about, are
+// an *InputError at once. ErrMisconfigured and ErrClosed are returned at once too.
+func (c *Customers) Await(ctx context.Context, customer CustomerRef, requirements ...Requirement) (*Entitlements, error) {
+	if ctx == nil {
+		return nil, errNilContext
+	}
+	if err := customer.check(); err != nil {
+		return nil, err
+	}
+	if err := All(requirements...).Validate(); err != nil {
+		return nil, err
+	}
+	key := customer.key
+	if key.Kind == memory.ByMember {
+		return c.awaitMember(ctx, customer, requirements)
+	}
+	news := make(chan struct{}, 1)
+	defer c.cache.Listen(key, news)()
+
+	latest, sure := c.cache.Latest(key)
+	value := (*Entitlements)(latest)
+	pause := shortestWait
+	over := func(value *Entitlements) *Entitlements { return c.overlaid(ctx, customer, value) }
+	var failed error // why the last question had no answer
+	for due := true; ; {
+		if have := over(value); have.permits(requirements) && (sure || over(nil).permits(requirements)) {
+			return have, nil
+		}
+		wait := pause
+		if due || !c.cache.AskedSince(key, c.cache.Now().After(-pause/4)) { // otherwise another caller just did
+			var answer *rights.State
+			answer, failed = c.cache.Fetch(ctx, key, memory.InAnyCase)
+			switch e, _ := errors.AsType[*Error](failed); {
+			case failed == nil:
+				value = (*Entitlements)(answer)
+			case ctx.Err() != nil:
+			case e == nil || tokenRefused(failed) || c.cache.Life.Err() != nil:
+				return value, c.callError(failed)
+			default:
+				wait = max(wait, e.RetryAfter)
+				if old, err := c.cache.StaleOnError(key, failed); err == nil {
+					if have := over((*Entitlements)(old)); have.permits(requirements) {
+						return have, nil
+					}
+				}
+			}
+			if have := over(value); failed == nil && have.permits(requirements) {
+				return have, nil
+			}
+		}
+		pause = min(2*pause, longestWait)
+		told := false
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-news:
+			told, pause = true, shortestWait // more of the purchase may follow
+		case <-c.cache.Life.Done():
+			timer.Stop()
+			return value, c.callError(flight.ErrClosed)
+		case <-ctx.Done():
+			timer.Stop()
+			have := over(value)
+			return have, have.lacking(requirements, ctx.Err(), failed)
+		}
+		timer.Stop()
+		if newer, known := c.cache.Latest(key); newer != nil {
+			value, sure = (*Entitlements)(newer), known
+		}
+		due = told && !sure // something changed, but it isn't known what
 	}
 }

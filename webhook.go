@@ -16,6 +16,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/seal"
 	"github.com/polargate/polargate/internal/wire"
@@ -134,9 +135,9 @@ func (c *Customers) deliver(ctx context.Context, id, sent string, body []byte) e
 		return err
 	}
 	again, _ := c.seen.ContainsOrAdd(id, struct{}{})
-	r := c.cache.replicas
+	r := c.replicas
 	if again || r != nil && !r.firstTime(id) {
-		c.cache.counts.eventsTwice.Add(1)
+		c.counts.eventsTwice.Add(1)
 		return nil
 	}
 	c.takeIn(sent, body)
@@ -154,7 +155,7 @@ func (c *Customers) takeIn(sent string, body []byte) {
 // meanwhile, Polar sends the event again.
 func (c *Customers) noteSeen(id string) {
 	c.seen.Add(id, struct{}{})
-	if r := c.cache.replicas; r != nil {
+	if r := c.replicas; r != nil {
 		r.noteApplied(id, max(c.config.GracePeriod, 2*webhookTolerance))
 	}
 }
@@ -187,7 +188,7 @@ func (c *Customers) Apply(ctx context.Context, rawBody []byte, header http.Heade
 		problem = "has no signature that fits: give the body as it was sent, and the secret of the endpoint"
 	}
 	if problem != "" {
-		c.cache.counts.eventsRefused.Add(1)
+		c.counts.eventsRefused.Add(1)
 		return &InputError{"delivery", strings.TrimPrefix(problem, "it ")}
 	}
 	return c.deliver(ctx, id, sent, rawBody)
@@ -202,7 +203,7 @@ func allWebhookKeys(secrets []string) (keys [][]byte) {
 }
 
 func (c *Customers) refuseEvent(w http.ResponseWriter, status int, problem string) {
-	c.cache.counts.eventsRefused.Add(1)
+	c.counts.eventsRefused.Add(1)
 	c.seldom.Warn(c.config.Logger, problem, "polargate: a webhook was refused", "because", problem)
 	w.WriteHeader(status)
 }
@@ -316,7 +317,7 @@ const maxHeld = 100
 // takeEvent applies a signed event that was sent at that time. An event that can't be
 // read is acknowledged too: it won't be better when it is sent again.
 func (c *Customers) takeEvent(body []byte, sent time.Time) {
-	n := notice{sent: sent, came: c.cache.now()}
+	n := notice{sent: sent, came: c.cache.Now()}
 	c.warming.lastEvent.Store(int64(n.came))
 	f, err := wire.Object(body)
 	if err != nil {
@@ -326,7 +327,7 @@ func (c *Customers) takeEvent(body []byte, sent time.Time) {
 	f.Text("type", &n.kind)
 	ofGrant := strings.HasPrefix(n.kind, grantEvents)
 	if n.kind != "customer.state_changed" && n.kind != "customer.deleted" && !ofGrant {
-		c.cache.counts.eventsUnknown.Add(1)
+		c.counts.eventsUnknown.Add(1)
 		if strings.HasPrefix(n.kind, "member.") || strings.HasPrefix(n.kind, "customer_seat.") {
 			c.members.hearOfSeat(f)
 		}
@@ -369,12 +370,12 @@ func (c *Customers) hold(n notice) bool {
 	o.Unlock()
 	who, err := rights.ReadCustomer(n.customer, "")
 	if err == nil {
-		c.cache.invalidate(who) // as they may be cached as not known
+		c.cache.Invalidate(who) // as they may be cached as not known
 	}
 	if ask {
-		c.cache.goBehind(func() {
+		c.cache.GoBehind(func() {
 			if err == nil {
-				_, err = c.cache.fetch(c.cache.life, idsOf(who)[0], unlessFresh)
+				_, err = c.cache.Fetch(c.cache.Life, memory.IDsOf(who)[0], memory.UnlessFresh)
 				_ = c.callError(err) // which logs what is a fault here
 			}
 			o.Lock()
@@ -407,7 +408,7 @@ func (c *Customers) learn(organization string) {
 func (c *Customers) take(n notice) {
 	ours := c.organizationID()
 	if n.organization != "" && n.organization != ours {
-		c.cache.counts.eventsRefused.Add(1)
+		c.counts.eventsRefused.Add(1)
 		c.seldom.Warn(c.config.Logger, "foreign event", "polargate: a webhook of another organization was refused: give this handler the secrets of this organization's endpoints alone, not those of the sandbox",
 			"type", n.kind, "organization", n.organization, "expected", ours)
 		return
@@ -443,12 +444,12 @@ func (c *Customers) take(n notice) {
 		at = latest
 	}
 	value.SetAt(clock.PolarTime(at))
-	c.cache.dropLicenses(value, value.LicenseKeyIDs(), true, 0)
-	if !c.cache.applyEvent(value, max(0, n.sent.Sub(at))+c.cache.now().Sub(n.came)) {
-		c.cache.counts.eventsOld.Add(1)
+	c.cache.DropLicenses(value, value.LicenseKeyIDs(), true, 0)
+	if !c.cache.ApplyEvent(value, max(0, n.sent.Sub(at))+c.cache.Now().Sub(n.came)) {
+		c.counts.eventsOld.Add(1)
 		return
 	}
-	c.cache.counts.events.Add(1)
+	c.counts.events.Add(1)
 }
 
 // grantEvents are benefit_grant.created, .updated, .revoked and any others.
@@ -469,7 +470,7 @@ func (c *Customers) takeGrant(n notice) {
 		}
 	}
 	if len(ids) == 0 { // a benefit of another type
-		c.cache.counts.eventsUnknown.Add(1)
+		c.counts.eventsUnknown.Add(1)
 		return
 	}
 	who, err := rights.ReadCustomer(n.customer, c.organizationID())
@@ -484,20 +485,20 @@ func (c *Customers) takeGrant(n notice) {
 	if n.kind == grantEvents+"revoked" {
 		revoked = clock.PolarTime(n.at)
 	}
-	c.cache.dropLicenses(who, ids, false, revoked)
-	if r := c.cache.replicas; r != nil && !n.at.IsZero() {
+	c.cache.DropLicenses(who, ids, false, revoked)
+	if r := c.replicas; r != nil && !n.at.IsZero() {
 		r.publishDrop(who.Customer(), ids, clock.PolarTime(n.at), revoked != 0)
 	}
-	c.cache.counts.events.Add(1)
+	c.counts.events.Add(1)
 }
 
 // unreadable handles an event that can't be read. If it says whom it is about, that
 // customer's next request asks Polar: something is new, and only Polar can say what.
 func (c *Customers) unreadable(n notice, err error) {
-	c.cache.counts.eventsRefused.Add(1)
+	c.counts.eventsRefused.Add(1)
 	c.seldom.Warn(c.config.Logger, "unreadable event", "polargate: a webhook was signed, but cannot be read", "type", n.kind, "error", err)
 	if of, err := rights.ReadCustomer(n.customer, c.organizationID()); err == nil {
 		c.leaveOut(of.Customer())
-		c.cache.invalidate(of)
+		c.cache.Invalidate(of)
 	}
 }

@@ -139,3 +139,31 @@ func shorten(s string, n int) string {
 func cleanDetail(s string, secrets ...string) string {
 	return shorten(cleanText(redact.Text(s, secrets...)), 200)
 }
+
+// normalFeatures is a copy of a map of features with ids in their usual form, and the
+// features of each sorted and without duplicates.
+func normalFeatures(given map[string][]string) map[string][]string {
+	features := make(map[string][]string, len(given))
+	for id, names := range given {
+		id = normalUUID(id)
+		names = append(features[id], names...)
+		for i := range names {
+			names[i] = strings.Clone(names[i])
+		}
+		slices.Sort(names)
+		features[id] = slices.Compact(names)
+	}
+	return features
+}
+
+func checkFeatures(features map[string][]string) error {
+	for id, names := range features {
+		if _, ok := canonicalUUID4(id); !ok {
+			return &InputError{"Features", "has a key that is not a UUID of version 4: use the benefits' ids as Polar shows them"}
+		}
+		if slices.Contains(names, "") {
+			return &InputError{"Features", "has a feature without a name"}
+		}
+	}
+	return nil
+}

@@ -12,14 +12,13 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/stretchr/testify/assert"
-	"github.com/stretchr/testify/require"
-
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/lease"
 	"github.com/polargate/polargate/lease/issuer"
 	"github.com/polargate/polargate/polartest"
 	"github.com/polargate/polargate/tests/internal/kit"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
 )
 
 func TestAComputerWithoutANetworkIsActivatedRenewedAndDeactivatedByFiles(t *testing.T) {

@@ -45,8 +45,8 @@ var admin = []mutant{
 		name:  "news of a team leaves its members as they were",
 		rule:  "an event about the buyer has the members' benefits read again",
 		file:  "members.go",
-		old:   `	if !ok || m.cache.askedSince(key, told) {`,
-		new:   `	if ok || m.cache.askedSince(key, told) {`,
+		old:   `	if !ok || m.cache.AskedSince(key, told) {`,
+		new:   `	if ok || m.cache.AskedSince(key, told) {`,
 		tests: "TestNewsOfATeamHasItsMembersAskedAbout",
 	},
 	{

@@ -43,7 +43,7 @@ var customers = []mutant{
 	{
 		name:  "a subscription that was canceled lives on in grace",
 		rule:  "a right whose end is known ends then, also while Polar is away",
-		file:  "cache_keys.go",
+		file:  "internal/memory/keys.go",
 		old:   `	for now >= a.more().limits.end {`,
 		new:   `	for now >= a.more().limits.end && now < a.more().limits.freshUntil {`,
 		tests: "TestASubscriptionThatWasCanceledEndsWhenPolarSaidAlsoWhilePolarIsAway",
@@ -75,7 +75,7 @@ var customers = []mutant{
 	{
 		name:  "a fresh answer stays fresh",
 		rule:  "an answer is fresh for FreshFor",
-		file:  "cache.go",
+		file:  "internal/memory/memory.go",
 		old:   `	if a == nil || now >= a.freshUntil || c`,
 		new:   `	if a == nil || c`,
 		tests: "TestAgesOfAnswersAreExact",
@@ -83,20 +83,20 @@ var customers = []mutant{
 	{
 		name: "a stale answer is served and not refreshed",
 		rule: "a stale answer is refreshed in the background",
-		file: "cache.go",
-		old: `		c.refreshBehind(key, e, now, unlessFresh)
-		c.counts.served[cacheStale].Add(1)
+		file: "internal/memory/memory.go",
+		old: `		c.refreshBehind(key, e, now, UnlessFresh)
+		c.Counts.Served[Stale].Add(1)
 `,
-		new: `		c.counts.served[cacheStale].Add(1)
+		new: `		c.Counts.Served[Stale].Add(1)
 `,
 		tests: "TestAStaleAnswerIsServedAtOnceAndRefreshedOnce",
 	},
 	{
 		name: "an outage takes customers' access away",
 		rule: "in grace an answer is served while Polar is unreachable",
-		file: "cache.go",
+		file: "internal/memory/memory.go",
 		old: `	if now < a.graceUntil {
-		c.counts.served[cacheGrace].Add(1)
+		c.Counts.Served[Grace].Add(1)
 		return c.serving(e, now), nil
 	}
 	c.turnedAway`,
@@ -106,25 +106,25 @@ var customers = []mutant{
 	{
 		name: "a customer's grace never ends",
 		rule: "an answer counts in an outage for GracePeriod",
-		file: "cache.go",
+		file: "internal/memory/memory.go",
 		old: `	if now < a.graceUntil {
-		c.counts.served[cacheGrace].Add(1)`,
+		c.Counts.Served[Grace].Add(1)`,
 		new: `	if now >= 0 {
-		c.counts.served[cacheGrace].Add(1)`,
+		c.Counts.Served[Grace].Add(1)`,
 		tests: "TestAgesOfAnswersAreExact|TestAnHourWithoutPolarServesKnownCustomersOnly",
 	},
 	{
 		name:  "a caller who looked just before the answer came asks again",
 		rule:  "callers at the same time share one request",
-		file:  "cache_questions.go",
-		old:   `	if e == nil || when == inAnyCase {`,
+		file:  "internal/memory/questions.go",
+		old:   `	if e == nil || when == InAnyCase {`,
 		new:   `	if e == nil || when != unlessCertain {`,
 		tests: "TestALookUpJustBeforeAnAnswerArrivedDoesNotAskAgain",
 	},
 	{
 		name: "a license key is served past its expiry in grace",
 		rule: "a key's own expiry counts while Polar can't be reached",
-		file: "cache_news.go",
+		file: "internal/memory/news.go",
 		old: `		fresh, stale, grace = min(fresh, left), min(stale, left), min(grace, left)
 		expires = now.After(left - age)`,
 		new:   `		_ = left`,
@@ -149,17 +149,19 @@ var customers = []mutant{
 
 	// Who is not known.
 	{
-		name:  "an unknown customer is an error",
-		rule:  "a 404 is an ordinary customer without entitlements",
-		file:  "customers.go",
-		old:   `	if isNotFound(err) {`,
-		new:   `	if err == nil && value == nil {`,
+		name: "an unknown customer is an error",
+		rule: "a 404 is an ordinary customer without entitlements",
+		file: "cache.go",
+		old: `	if isNotFound(err) {
+		at := c.now()`,
+		new: `	if err == nil && value == nil {
+		at := c.now()`,
 		tests: "TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook",
 	},
 	{
 		name:  "an unknown customer is asked about at each request",
 		rule:  "an unknown customer is cached briefly",
-		file:  "cache.go",
+		file:  "internal/memory/memory.go",
 		old:   `if yields || now < a.freshUntil {`,
 		new:   `if yields || now < 0 {`,
 		tests: "TestAnUnknownCustomerIsRememberedBrieflyAndKnownAtOnceAfterAWebhook",
@@ -167,11 +169,11 @@ var customers = []mutant{
 	{
 		name: "a flood of unknown ids evicts known customers",
 		rule: "unknown customers are cached separately",
-		file: "cache_news.go",
+		file: "internal/memory/news.go",
 		old:  `		return e, func() { c.unknown.Add(key, e) }`,
 		new: `		return e, func() {
 			c.change(e, func(a *answer) {
-				a.value = *a.value.WithCustomer(wire.UUID(append(make([]byte, 0, 24), key.id+"----------------"...)[:16]))
+				a.value = *a.value.WithCustomer(wire.UUID(append(make([]byte, 0, 24), key.ID+"----------------"...)[:16]))
 			})
 			c.known.addCustomer(e)
 			c.known.customers.Touch(e)
@@ -181,8 +183,8 @@ var customers = []mutant{
 	{
 		name:  "one customer's odd id locks out all new customers",
 		rule:  "a refusal of one request may be about that request alone",
-		file:  "cache_questions.go",
-		old:   `	if ofEverybody(err) {`,
+		file:  "internal/memory/questions.go",
+		old:   `	if is.Everybodys {`,
 		new:   `	if err != nil {`,
 		tests: "TestAnIdThatAFirewallBlocksDoesNotAffectOthers",
 	},
@@ -191,9 +193,9 @@ var customers = []mutant{
 	{
 		name:  "each request for a cold customer asks Polar",
 		rule:  "one flight per customer",
-		file:  "cache_questions.go",
-		old:   `	return flight.Do(ctx, &c.flights, string('0'+rune(key.kind))+key.id, func(`,
-		new:   `	return flight.Do(ctx, &c.flights, string(rune(rand.Int32N(1<<15)))+string('0'+rune(key.kind))+key.id, func(`,
+		file:  "internal/memory/questions.go",
+		old:   `	return flight.Do(ctx, &c.Flights, string('0'+rune(key.Kind))+key.ID, func(`,
+		new:   `	return flight.Do(ctx, &c.Flights, string(rune(rand.Int32N(1<<15)))+string('0'+rune(key.Kind))+key.ID, func(`,
 		tests: "TestAThousandRequestsForOneColdCustomerAskPolarOnce",
 	},
 	{
@@ -218,15 +220,15 @@ var customers = []mutant{
 	{
 		name:  "a question mark in an external id cuts the path",
 		rule:  "external ids are path-escaped",
-		file:  "customers.go",
-		old:   `url.PathEscape(r.key.id)`,
-		new:   `strings.ReplaceAll(url.PathEscape(r.key.id), "%3F", "?")`,
+		file:  "cache.go",
+		old:   `url.PathEscape(r.key.ID)`,
+		new:   `r.key.ID + url.PathEscape("")`,
 		tests: "TestExternalIdsOfEveryKindReachTheirCustomer",
 	},
 	{
 		name:  "an external id of two dots asks about another customer",
 		rule:  "the external ids . and .. are refused",
-		file:  "customers.go",
+		file:  "internal/memory/entries.go",
 		old:   `	case id == "." || id == ".." ||`,
 		new:   `	case id == "." ||`,
 		tests: "TestExternalIdsOfEveryKindReachTheirCustomer|TestAnIdThatIsRefusedWhenAskedAboutIsNotServedAfterAnEventEither",
@@ -234,7 +236,7 @@ var customers = []mutant{
 	{
 		name:  "a key for another product of the vendor is let in",
 		rule:  "a key of any other benefit is refused as wrong_benefit",
-		file:  "customers.go",
+		file:  "cache.go",
 		old:   `	case err == nil && len(c.config.Features) > 0 && !hasFeatures(c.config.Features, license.BenefitID):`,
 		new:   `	case err == nil && license.BenefitID == "":`,
 		tests: "TestRefusedLicenseKeysCarryTheirReason",

@@ -232,9 +232,9 @@ var limits = []mutant{
 	{
 		name:  "unseen customers may use up all requests",
 		rule:  "unseen customers can't starve known ones",
-		file:  "cache_questions.go",
-		old:   `e == nil && l.unit == nil {`,
-		new:   `e != nil && l.unit == nil {`,
+		file:  "internal/memory/questions.go",
+		old:   `e == nil && l.Unit == nil {`,
+		new:   `e != nil && l.Unit == nil {`,
 		tests: "TestNewCustomersDoNotStarveRefreshesOfKnownOnes",
 	},
 	{

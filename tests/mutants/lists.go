@@ -55,7 +55,7 @@ var lists = []mutant{
 	{
 		name:  "lists overwrite what was heard meanwhile",
 		rule:  "an answer or a webhook that is younger than a page stays",
-		file:  "warm.go",
+		file:  "internal/memory/news.go",
 		old:   `	case e.told > asked, e.asked > asked, e.event > value.At():`,
 		new:   `	case e.told < 0:`,
 		tests: "TestWhatWasHeardWhileListsWereReadStays",
@@ -63,7 +63,7 @@ var lists = []mutant{
 	{
 		name: "a refusal by lists is believed",
 		rule: "what lists refuse is doubted at once",
-		file: "warm.go",
+		file: "internal/memory/news.go",
 		old: `	c.doubt(e)
 	add()`,
 		new:   `	add()`,
@@ -72,15 +72,15 @@ var lists = []mutant{
 	{
 		name:  "lists count as read when they end",
 		rule:  "what lists say is as old as their pages",
-		file:  "warm.go",
-		old:   `	c.set(e, value, c.now().Sub(asked))`,
+		file:  "internal/memory/news.go",
+		old:   `	c.set(e, value, c.Now().Sub(asked))`,
 		new:   `	c.set(e, value, 0)`,
 		tests: "TestWhatListsSayIsAsOldAsTheirPages",
 	},
 	{
 		name:  "customers who are in no list any more go on being served",
 		rule:  "who had something and is in no list now is asked about",
-		file:  "warm.go",
+		file:  "internal/memory/news.go",
 		old:   `		if value.HasAny() && e.asked < then`,
 		new:   `		if !value.HasAny() && e.asked < then`,
 		tests: "TestListsAreReadWhenWebhooksAreSilent",
@@ -116,7 +116,7 @@ var lists = []mutant{
 		name:  "lists do not hurry when customers are turned away",
 		rule:  "what serves more customers than questions takes the rest of the budget",
 		file:  "warm.go",
-		old:   `	urgent := func() bool { return r.warming.wanted.Load() > 0 && r.cache.now() < r.cache.shortUntil() }`,
+		old:   `	urgent := func() bool { return r.warming.wanted.Load() > 0 && r.cache.Now() < r.cache.ShortUntil() }`,
 		new:   `	urgent := func() bool { return false }`,
 		tests: "TestTenThousandCustomersWhoAllComeAtOnceAreServedWithinAMinute",
 	},
@@ -148,8 +148,8 @@ var lists = []mutant{
 		name:  "a sweep is known to one replica",
 		rule:  "whom the lists no longer have is asked about on every replica",
 		file:  "warm.go",
-		old:   `	r.cache.expireUnlisted(r.cache.now().After(-age)`,
-		new:   `	r.cache.expireUnlisted(0*r.cache.now().After(-age)`,
+		old:   `	r.cache.ExpireUnlisted(r.cache.Now().After(-age)`,
+		new:   `	r.cache.ExpireUnlisted(0*r.cache.Now().After(-age)`,
 		tests: "TestOneReplicaSweepsForAllWhenWebhooksAreSilent",
 	},
 }

@@ -67,9 +67,9 @@ var routes = []mutant{
 		rule: "answered with 2xx, since Polar disables an endpoint after 10 failures",
 		file: "webhook.go",
 		old:  `		w.WriteHeader(eventStatus(c.deliver(ctx, id, sent, body)))`,
-		new: `		before := c.cache.counts.eventsUnknown.Load()
+		new: `		before := c.counts.eventsUnknown.Load()
 		err = c.deliver(ctx, id, sent, body)
-		if c.cache.counts.eventsUnknown.Load() > before {
+		if c.counts.eventsUnknown.Load() > before {
 			w.WriteHeader(http.StatusBadRequest)
 		}
 		w.WriteHeader(eventStatus(err))`,
@@ -78,15 +78,15 @@ var routes = []mutant{
 	{
 		name:  "an older event overwrites a newer one",
 		rule:  "an older event never overwrites a newer state",
-		file:  "cache_entry.go",
-		old:   `	return when < e.event || when < e.answered.Before(readTime)`,
-		new:   `	return when < e.answered.Before(readTime)`,
+		file:  "internal/memory/entries.go",
+		old:   `	return when < e.event || when < e.answered.Before(ReadTime)`,
+		new:   `	return when < e.answered.Before(ReadTime)`,
 		tests: "TestAnEventIsAppliedOnceAndNeverAfterANewerOne|TestDeliveriesOutOfOrderAndTwiceEndInTheYoungestState",
 	},
 	{
 		name:  "an answer that was under way overwrites a newer event",
 		rule:  "an older answer never overwrites a newer event",
-		file:  "cache_news.go",
+		file:  "internal/memory/news.go",
 		old:   `	if e != nil && e.outdates(value, asked) {`,
 		new:   `	if e != nil && e.told < 0 {`,
 		tests: "TestAFetchUnderWayWhenAWebhookArrivesDoesNotOverwriteIt",
@@ -94,7 +94,7 @@ var routes = []mutant{
 	{
 		name: "an external id still finds its former customer",
 		rule: "an external id is one customer's at a time",
-		file: "cache_news.go",
+		file: "internal/memory/news.go",
 		old: `	if last != nil && last.External() != value.External() {
 		c.known.dropAlias(e)
 	}`,
@@ -106,7 +106,7 @@ var routes = []mutant{
 	{
 		name: "an external id that Polar does not know any more is served",
 		rule: "a 404 about an external id ends the id, not the customer",
-		file: "cache_news.go",
+		file: "internal/memory/news.go",
 		old: `		c.known.dropAlias(e) // the customer may have another external id now
 		e = nil`,
 		new:   `		return e.value(), n`,
@@ -115,15 +115,15 @@ var routes = []mutant{
 	{
 		name:  "an older answer takes an external id from its customer",
 		rule:  "an external id is one customer's at a time",
-		file:  "cache_news.go",
-		old:   `claims = key.kind == byExternalID || c.mayClaim(value, e, asked)`,
+		file:  "internal/memory/news.go",
+		old:   `claims = key.Kind == ByExternalID || c.mayClaim(value, e, asked)`,
 		new:   `claims = true`,
 		tests: "TestAnOlderAnswerDoesNotMoveAnExternalIdToAnotherCustomer",
 	},
 	{
 		name:  "what may have changed on another replica is served as fresh",
 		rule:  "after a gap everything in memory is checked before it is trusted as fresh",
-		file:  "cache.go",
+		file:  "internal/memory/memory.go",
 		old:   `now >= a.freshUntil || c.distrusted.Load() || a`,
 		new:   `now >= a.freshUntil || a`,
 		tests: "TestAfterAGapNothingInMemoryIsTrustedBeforeItIsChecked",
@@ -131,7 +131,7 @@ var routes = []mutant{
 	{
 		name:  "each replica asks about a cold customer",
 		rule:  "one replica asks Polar, and the others wait for its record",
-		file:  "cache_questions.go",
+		file:  "internal/memory/questions.go",
 		old:   `	case enough && e != nil:`,
 		new:   `	case enough && e == nil:`,
 		tests: "TestOneReplicaAsksAboutAColdCustomerAndAllAreTold",
@@ -139,8 +139,8 @@ var routes = []mutant{
 	{
 		name: "an older record replaces what is in memory",
 		rule: "the younger fact wins",
-		file: "cache_news.go",
-		old: `		return n.at <= e.factAt()
+		file: "internal/memory/news.go",
+		old: `		return n.At <= e.factAt()
 	}
 	c.mu.Lock()`,
 		new: `		return false
@@ -151,8 +151,8 @@ var routes = []mutant{
 	{
 		name: "in an outage a customer who is not in memory is refused",
 		rule: "after a restart with Polar down, whoever was known is served during grace",
-		file: "cache.go",
-		old: `	c.replicas.recall(ctx, key)
+		file: "internal/memory/memory.go",
+		old: `	c.Others.Recall(ctx, key)
 `,
 		new:   ``,
 		tests: "TestAfterARestartWithoutPolarWhoWasKnownIsServedForTheRestOfGrace",
@@ -176,7 +176,7 @@ var routes = []mutant{
 	{
 		name:  "an answer that was under way hides an event",
 		rule:  "an event that came meanwhile has Polar asked again",
-		file:  "cache_news.go",
+		file:  "internal/memory/news.go",
 		old:   `		c.expire(e) // by an event`,
 		new:   `		_ = e // by an event`,
 		tests: "TestAnAnswerThatWasUnderWayDoesNotHideAnEvent",
@@ -193,9 +193,9 @@ var routes = []mutant{
 	{
 		name:  "what is older than the process is taken for asked about",
 		rule:  "what other replicas know is as old as it was there",
-		file:  "cache.go",
-		old:   `start: time.Now().Add(-longAgo)`,
-		new:   `start: time.Now().Add(-longAgo).Add(longAgo)`,
+		file:  "internal/memory/memory.go",
+		old:   `Start: time.Now().Add(-longAgo)`,
+		new:   `Start: time.Now().Add(-longAgo).Add(longAgo)`,
 		tests: "TestALicenseKeyThatARestartedReplicaKnowsFromOthersIsAskedAboutInTime",
 	},
 	{
@@ -209,17 +209,17 @@ var routes = []mutant{
 	{
 		name:  "who is turned away uses up a request",
 		rule:  "a unit of the common budget is a request to Polar",
-		file:  "cache_questions.go",
-		old:   `e == nil && l.unit == nil {`,
+		file:  "internal/memory/questions.go",
+		old:   `e == nil && l.Unit == nil {`,
 		new:   `e == nil {`,
 		tests: "TestACrowdThatComesAfterADeployIsNotHeldUpByTheLimitOfOneReplica|TestAFloodOfUnseenCustomersWastesNoRequests",
 	},
 	{
 		name:  "a replica keeps to its own notion of requests being short",
 		rule:  "while customers are turned away, nobody in memory is refreshed",
-		file:  "cache_questions.go",
-		old:   `			c.replicas.tellShort(now)`,
-		new:   `			_ = c.replicas.tellShort`,
+		file:  "internal/memory/questions.go",
+		old:   `			c.Others.TellShort(now)`,
+		new:   `			_ = c.Others.TellShort`,
 		tests: "TestWhileOneReplicaTurnsCustomersAwayNoOtherRefreshesWhatItCanServe",
 	},
 	{
@@ -245,9 +245,9 @@ var routes = []mutant{
 		rule: "a request that passes in an outage has no Entitlements",
 		file: "http_middleware.go",
 		old: `			case opens:
-				c.cache.counts.failedOpen.Add(1)`,
+				c.counts.failedOpen.Add(1)`,
 		new: `			case opens:
-				c.cache.counts.failedOpen.Add(1)
+				c.counts.failedOpen.Add(1)
 				next.ServeHTTP(w, r)
 				return`,
 		tests: "TestARouteThatFailsOpenShowsNoEntitlementsOfARouteAroundIt",
@@ -263,7 +263,7 @@ var routes = []mutant{
 	{
 		name:  "the refusal of a license key names a requirement",
 		rule:  "a refusal names the first requirement that was not met",
-		file:  "http_middleware.go",
+		file:  "decision.go",
 		old:   `			required = Requirement{} // it is the key itself`,
 		new:   `			_ = required`,
 		tests: "TestOfAKeyThatIsRefusedNoRequirementIsNamed",
@@ -290,7 +290,7 @@ var routes = []mutant{
 	{
 		name:  "a denied request is forbidden instead of told to pay",
 		rule:  "denied requests get 402",
-		file:  "http_middleware.go",
+		file:  "decision.go",
 		old:   `		return nil, c.refusal(Refusal{Status: http.StatusPaymentRequired, Required: required`,
 		new:   `		return nil, c.refusal(Refusal{Status: http.StatusForbidden, Required: required`,
 		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields",
@@ -298,7 +298,7 @@ var routes = []mutant{
 	{
 		name:  "an outage of Polar asks customers to pay",
 		rule:  "if Polar can't be reached and nothing is cached: 503",
-		file:  "http_middleware.go",
+		file:  "decision.go",
 		old:   `c.refusal(Refusal{Status: http.StatusServiceUnavailable, Reason: ErrUnreachable,`,
 		new:   `c.refusal(Refusal{Status: http.StatusPaymentRequired, Reason: ErrUnreachable,`,
 		tests: "TestARefusalIsAProblemReportOfExactlyTheseFields|TestOnlyARouteThatChoseToFailsOpenAndOnlyDuringAnOutage",
@@ -306,7 +306,7 @@ var routes = []mutant{
 	{
 		name: "a denial may be stored on the way",
 		rule: "denials carry Cache-Control: no-store",
-		file: "http_middleware.go",
+		file: "decision.go",
 		old: `	h.Set("Cache-Control", "no-store")
 `,
 		new:   ``,
@@ -331,7 +331,7 @@ var routes = []mutant{
 	{
 		name:  "a flood of made-up keys opens a route that fails open",
 		rule:  "requests can't make a route fail open",
-		file:  "cache_questions.go",
+		file:  "cache.go",
 		old:   `	case !ok || failure.unasked:`,
 		new:   `	case !ok:`,
 		tests: "TestAFloodOfMadeUpKeysDoesNotOpenARouteThatFailsOpen",
@@ -365,8 +365,8 @@ var routes = []mutant{
 	{
 		name: "a stream hears of no webhook",
 		rule: "a stream ends when the right to it does",
-		file: "cache_watchers.go",
-		old: `	c.noteChanged(customer)
+		file: "internal/memory/watchers.go",
+		old: `	c.NoteChanged(customer)
 	for _, key`,
 		new:   `	for _, key`,
 		tests: "TestAStreamEndsWhenAWebhookSaysThatTheRightHasEnded",
@@ -399,7 +399,7 @@ var routes = []mutant{
 	{
 		name:  "whoever has an overlay passes everywhere",
 		rule:  "an unknown customer is let in by what an overlay gives",
-		file:  "http_middleware.go",
+		file:  "decision.go",
 		old:   `(value.Known() || value.byOverlay(requirements))`,
 		new:   `(value.Known() || value.overlaid() != nil)`,
 		tests: "TestAnUnknownCustomerIsLetInByWhatAnOverlayGivesAndNothingElse",

@@ -1,4 +1,4 @@
-package polargate
+package memory
 
 import (
 	"maps"
@@ -8,7 +8,7 @@ import (
 	"github.com/polargate/polargate/internal/wire"
 )
 
-func (c *entitlementCache) hasSpent(e *entry) bool {
+func (c *Cache) hasSpent(e *entry) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	book := e.answer.Load().more().book
@@ -17,20 +17,20 @@ func (c *entitlementCache) hasSpent(e *entry) bool {
 
 // observe has a customer's book take in what Polar counted, and gives the value with what is
 // left by that. mu is held.
-func (c *entitlementCache) observe(value *rights.State) *rights.State {
+func (c *Cache) observe(value *rights.State) *rights.State {
 	book := c.books[value.Account()]
 	if book == nil {
 		return value
 	}
-	now, newest := c.polarNow(), true
+	now, newest := c.PolarNow(), true
 	if value.Unread()&rights.ListOfMeters == 0 {
 		for _, meter := range book.Meters() {
 			count, ok := value.Count(meter)
 			if ok && !book.Observe(meter, count, now) {
 				newest = false // it came out of a cache of Polar's
 			}
-			if ok && c.counted != nil {
-				c.counted(value.Account(), meter)
+			if ok && c.Counted != nil {
+				c.Counted(value.Account(), meter)
 			}
 		}
 		book.Answered()
@@ -44,7 +44,7 @@ func (c *entitlementCache) observe(value *rights.State) *rights.State {
 }
 
 // balanced is what an entry serves, with what is left on meters by now.
-func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
+func (c *Cache) balanced(e *entry, a *answer) *answer {
 	if !a.more().book.Changed() {
 		return a
 	}
@@ -59,11 +59,11 @@ func (c *entitlementCache) balanced(e *entry, a *answer) *answer {
 	return e.answer.Load()
 }
 
-// hold reserves units of a customer's meter, if at least floor is left then. The book is the
+// Hold reserves units of a customer's meter, if at least floor is left then. The book is the
 // one that it is in. last is what the caller has just seen, which counts for a customer who
 // was evicted since.
-func (c *entitlementCache) hold(key cacheKey, last *rights.State, meter string, units, floor ledger.Units) (book *ledger.Book, held bool) {
-	now := c.polarNow()
+func (c *Cache) Hold(key Key, last *rights.State, meter string, units, floor ledger.Units) (book *ledger.Book, held bool) {
+	now := c.PolarNow()
 	if _, a := c.known.find(key); a != nil {
 		book = a.more().book
 	}
@@ -75,15 +75,15 @@ func (c *entitlementCache) hold(key cacheKey, last *rights.State, meter string, 
 		if outcome != ledger.Gone {
 			return book, outcome == ledger.Held
 		}
-		book = c.openBook(key, last, meter)
+		book = c.OpenBook(key, last, meter)
 	}
 }
 
 // fewBooks is how many books are kept without looking whether they are needed.
 const fewBooks = 1000
 
-// openBook is the book of a customer, with an account of a meter.
-func (c *entitlementCache) openBook(key cacheKey, last *rights.State, meter string) *ledger.Book {
+// OpenBook is the book of a customer, with an account of a meter.
+func (c *Cache) OpenBook(key Key, last *rights.State, meter string) *ledger.Book {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	e, a := c.known.find(key)
@@ -95,7 +95,7 @@ func (c *entitlementCache) openBook(key cacheKey, last *rights.State, meter stri
 
 // bookFor is the book of a customer who has that entry, if any, with an account of a meter as
 // last says. mu is held.
-func (c *entitlementCache) bookFor(id wire.UUID, e *entry, last *rights.State, meter string) *ledger.Book {
+func (c *Cache) bookFor(id wire.UUID, e *entry, last *rights.State, meter string) *ledger.Book {
 	count, has := last.Count(meter)
 	meter = last.OwnMeterID(meter)
 	book := c.books[id]
@@ -111,9 +111,9 @@ func (c *entitlementCache) bookFor(id wire.UUID, e *entry, last *rights.State, m
 	return book
 }
 
-// restore changes a customer's account of a meter. Polar may not have been asked about the
+// Restore changes a customer's account of a meter. Polar may not have been asked about the
 // customer yet.
-func (c *entitlementCache) restore(customer, meter string, change func(*ledger.Account)) {
+func (c *Cache) Restore(customer, meter string, change func(*ledger.Account)) {
 	id, ok := wire.ParseUUID(customer)
 	if !ok {
 		return
@@ -128,15 +128,15 @@ func (c *entitlementCache) restore(customer, meter string, change func(*ledger.A
 	c.bookFor(id, e, last, meter).Do(meter, change)
 }
 
-// bookOf is the book of a customer by Polar's id; nil if there is none.
-func (c *entitlementCache) bookOf(id wire.UUID) *ledger.Book {
+// BookOf is the book of a customer by Polar's id; nil if there is none.
+func (c *Cache) BookOf(id wire.UUID) *ledger.Book {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.books[id]
 }
 
-// eachBook goes through the books of all customers.
-func (c *entitlementCache) eachBook(see func(wire.UUID, *ledger.Book)) {
+// EachBook goes through the books of all customers.
+func (c *Cache) EachBook(see func(wire.UUID, *ledger.Book)) {
 	c.mu.Lock()
 	books := maps.Clone(c.books)
 	c.mu.Unlock()
@@ -146,11 +146,11 @@ func (c *entitlementCache) eachBook(see func(wire.UUID, *ledger.Book)) {
 }
 
 // sweepBooks drops books of customers who owe nothing any more. mu is held.
-func (c *entitlementCache) sweepBooks() {
+func (c *Cache) sweepBooks() {
 	if len(c.books) < max(c.sweepAt, fewBooks) {
 		return
 	}
-	now := c.polarNow()
+	now := c.PolarNow()
 	for id, book := range c.books {
 		if e := c.known.byID(id); e == nil && book.Retire(now) {
 			delete(c.books, id)

@@ -1,4 +1,4 @@
-package polargate
+package memory
 
 import (
 	"math/rand/v2"
@@ -9,13 +9,13 @@ import (
 	"github.com/polargate/polargate/internal/rights"
 )
 
-// listen has a channel told of each event about a customer, until stop is called.
-func (c *entitlementCache) listen(key cacheKey, news chan struct{}) (stop func()) {
-	key = key.own()
+// Listen has a channel told of each event about a customer, until stop is called.
+func (c *Cache) Listen(key Key, news chan struct{}) (stop func()) {
+	key = key.Own()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.waiting == nil {
-		c.waiting = map[cacheKey]map[chan struct{}]struct{}{}
+		c.waiting = map[Key]map[chan struct{}]struct{}{}
 	}
 	if c.waiting[key] == nil {
 		c.waiting[key] = map[chan struct{}]struct{}{}
@@ -31,9 +31,9 @@ func (c *entitlementCache) listen(key cacheKey, news chan struct{}) (stop func()
 }
 
 // announce tells those who wait for news of a customer. mu is held.
-func (c *entitlementCache) announce(customer *rights.State) {
-	c.noteChanged(customer)
-	for _, key := range idsOf(customer) {
+func (c *Cache) announce(customer *rights.State) {
+	c.NoteChanged(customer)
+	for _, key := range IDsOf(customer) {
 		for news := range c.waiting[key] {
 			select {
 			case news <- struct{}{}:
@@ -43,24 +43,24 @@ func (c *entitlementCache) announce(customer *rights.State) {
 	}
 }
 
-// noteChanged has those who watch a customer look again.
-func (c *entitlementCache) noteChanged(customer *rights.State, other ...cacheKey) {
+// NoteChanged has those who watch a customer look again.
+func (c *Cache) NoteChanged(customer *rights.State, other ...Key) {
 	if c.watches.Any() {
-		ids := idsOf(customer)
+		ids := IDsOf(customer)
 		c.watches.Changed(append(other, ids[:]...)...)
 	}
 }
 
-// stream is somebody who watches a customer or license key.
-type stream struct {
-	// tell gets what is known now, or why nobody can say.
-	tell  func(*rights.State, error)
+// Stream is somebody who watches a customer or license key.
+type Stream struct {
+	// Tell gets what is known now, or why nobody can say.
+	Tell  func(*rights.State, error)
 	until clock.Local // how long the last answer may be served while nobody can say
 }
 
-// watch adds a stream that began with value; leave takes it away again, and may be called
+// Watch adds a stream that began with value; leave takes it away again, and may be called
 // more than once.
-func (c *entitlementCache) watch(key cacheKey, s *stream, value *rights.State) (leave func()) {
+func (c *Cache) Watch(key Key, s *Stream, value *rights.State) (leave func()) {
 	_, a := c.known.find(key)
 	if a != nil {
 		s.until = a.graceUntil
@@ -69,7 +69,7 @@ func (c *entitlementCache) watch(key cacheKey, s *stream, value *rights.State) (
 	_, now := c.known.find(key)
 	switch {
 	case !ok:
-		s.tell(nil, flight.ErrClosed)
+		s.Tell(nil, flight.ErrClosed)
 	case a == nil, a != now, &a.value != value:
 		c.watches.Changed(key) // there was news since
 	}
@@ -77,32 +77,32 @@ func (c *entitlementCache) watch(key cacheKey, s *stream, value *rights.State) (
 }
 
 // recheckWatched tells the streams of a customer or license key what is known now.
-func (c *entitlementCache) recheckWatched(key cacheKey, streams []*stream) {
-	value, err := c.lookup(c.life, key)
+func (c *Cache) recheckWatched(key Key, streams []*Stream) {
+	value, err := c.Lookup(c.Life, key)
 	c.notePanic(key, err)
-	if c.life.Err() != nil {
+	if c.Life.Err() != nil {
 		return // close tells them
 	}
 	_, a := c.known.find(key)
-	now := c.now()
+	now := c.Now()
 	for _, s := range streams {
 		if a != nil {
 			s.until = a.graceUntil
 		}
 		if err == nil || now >= s.until { // else it was evicted, and nobody can say
-			s.tell(value, err)
+			s.Tell(value, err)
 		}
 	}
 }
 
 // nextWatch is when to look again at somebody who is watched: when what is in memory is no
 // longer fresh, which is at a known end at the latest.
-func (c *entitlementCache) nextWatch(key cacheKey) time.Duration {
+func (c *Cache) nextWatch(key Key) time.Duration {
 	e := c.entryOf(key)
 	if e == nil { // evicted, or nobody could say
 		return watchUnknown/2 + rand.N(watchUnknown)
 	}
-	a, now := e.answer.Load(), c.now()
+	a, now := e.answer.Load(), c.Now()
 	switch left := a.freshUntil.Sub(now); {
 	case left <= 0: // asked about in the background, or nobody can be asked
 		again := watchAgain/2 + rand.N(watchAgain)

@@ -1,9 +1,10 @@
-package polargate
+package memory
 
 import (
 	"hash/maphash"
 	"strings"
 	"sync/atomic"
+	"unicode/utf8"
 
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/ledger"
@@ -12,25 +13,25 @@ import (
 	"github.com/polargate/polargate/internal/wire"
 )
 
-// cacheKey names a customer or a license key. The kind is a field of its own, so
+// Key names a customer or a license key. The kind is a field of its own, so
 // that no text can be taken for another kind's.
 //
 // The text of one that a caller names is the caller's memory, which a server such as
 // fasthttp uses again for the next request: whatever outlives the call gets a copy.
-type cacheKey struct {
-	kind keyKind
-	id   string
+type Key struct {
+	Kind Kind
+	ID   string
 }
 
-type keyKind uint8
+type Kind uint8
 
 const (
-	byPolarID keyKind = iota
-	byExternalID
-	byLicenseKey
-	// byMember names a member of a customer. Nothing is cached by it: see members.go.
-	byMember
-	keyKinds
+	ByPolarID Kind = iota
+	ByExternalID
+	ByLicenseKey
+	// ByMember names a member of a customer. Nothing is cached by it: see members.go.
+	ByMember
+	Kinds
 )
 
 // entry is what is cached of one customer or key. A customer is the one in its answer, which
@@ -112,7 +113,7 @@ func (e *entry) value() *rights.State {
 }
 
 // change swaps the answer of an entry for a copy with a change. mu is held.
-func (c *entitlementCache) change(e *entry, change func(*answer)) *rights.State {
+func (c *Cache) change(e *entry, change func(*answer)) *rights.State {
 	next := *e.answer.Load()
 	change(&next)
 	c.known.swap(e, &next)
@@ -122,22 +123,22 @@ func (c *entitlementCache) change(e *entry, change func(*answer)) *rights.State 
 // before reports whether an event from that time is older than what is cached. An
 // answer may have been read a while before it was dated.
 func (e *entry) before(when clock.Polar) bool {
-	return when < e.event || when < e.answered.Before(readTime)
+	return when < e.event || when < e.answered.Before(ReadTime)
 }
 
 // factAt is when what is cached was so, in an order that all replicas agree on: that of the
 // answer, or of the event that came after it. mu is held.
 func (e *entry) factAt() clock.Polar {
 	if e.told > e.asked {
-		return max(e.answered, eventAt(e.event, e.answered))
+		return max(e.answered, EventAt(e.event, e.answered))
 	}
 	return e.answered
 }
 
-// eventAt is the time of an event as replicas tell each other: after that of an answer which
+// EventAt is the time of an event as replicas tell each other: after that of an answer which
 // it replaces, and in the order of the events.
-func eventAt(event, answered clock.Polar) clock.Polar {
-	if since := answered.Before(readTime); event >= since {
+func EventAt(event, answered clock.Polar) clock.Polar {
+	if since := answered.Before(ReadTime); event >= since {
 		const squeeze = 1_000_000 // the five seconds before the answer into five microseconds
 		return max(event, answered+1+(event-since)/squeeze)
 	}
@@ -147,7 +148,7 @@ func eventAt(event, answered clock.Polar) clock.Polar {
 // outdates reports whether what is cached is younger than an answer to a question that was
 // asked then: an event came since, or the answer to a later question.
 func (e *entry) outdates(value *rights.State, asked clock.Local) bool {
-	return e.told > asked && e.event > value.At().Before(readTime) || e.asked > asked && e.answered >= value.At()
+	return e.told > asked && e.event > value.At().Before(ReadTime) || e.asked > asked && e.answered >= value.At()
 }
 
 // formerID is the external id that a customer has until a value is set; "" if it does not
@@ -159,15 +160,46 @@ func (e *entry) formerID(value *rights.State) string {
 	return ""
 }
 
-// idsOf are those by which a customer may be asked about.
-func idsOf(s *rights.State) [2]cacheKey {
-	return [2]cacheKey{{byPolarID, s.Customer().String()}, {byExternalID, s.External()}}
+// IDsOf are those by which a customer may be asked about.
+func IDsOf(s *rights.State) [2]Key {
+	return [2]Key{{ByPolarID, s.Customer().String()}, {ByExternalID, s.External()}}
 }
 
-// askable are those ids by which customers can be asked about.
-func askable(s *rights.State) (keys []cacheKey) {
-	for _, key := range idsOf(s) {
-		if (CustomerRef{key}).check() == nil {
+// Problem is why Polar can't be asked about an id, and what to call the id; "" if it can.
+// Polar can't be reached with an external id that has a slash, however it is escaped; an id
+// of dots alone is lost on the way.
+func (k Key) Problem() (what, why string) {
+	id := k.ID
+	if k.Kind == ByPolarID {
+		if _, ok := wire.ParseUUID(id); !ok {
+			return "customer id", "is not a UUID of version 4: pass it as Polar gave it, or use ExternalID for an id of your own"
+		}
+		return "", ""
+	}
+	switch {
+	case id == "":
+		return "external id", "is empty"
+	case len(id) > maxExternalID:
+		return "external id", "is longer than 2,000 bytes"
+	case id == "." || id == ".." || strings.ContainsAny(id, "/\x00") || !utf8.ValidString(id):
+		return "external id", "has a slash or a NUL, is only dots, or isn't text, and Polar can't be asked about it: give the customer another id, or use CustomerID"
+	}
+	return "", ""
+}
+
+// maxExternalID is how long Polar takes an external id.
+const maxExternalID = 2000
+
+// askable reports whether Polar can be asked about a customer by this id.
+func (k Key) askable() bool {
+	_, why := k.Problem()
+	return why == ""
+}
+
+// Askable are those ids by which customers can be asked about.
+func Askable(s *rights.State) (keys []Key) {
+	for _, key := range IDsOf(s) {
+		if key.askable() {
 			keys = append(keys, key)
 		}
 	}
@@ -175,7 +207,7 @@ func askable(s *rights.State) (keys []cacheKey) {
 }
 
 // polarKey is the key of a customer by Polar's id.
-func (e *entry) polarKey() cacheKey { return cacheKey{byPolarID, e.value().Customer().String()} }
+func (e *entry) polarKey() Key { return Key{ByPolarID, e.value().Customer().String()} }
 
 // knownEntries finds the customers and license keys that Polar knows. A customer has one
 // entry, which is found by Polar's id and by the program's own. License keys are kept
@@ -212,17 +244,17 @@ func newKnownEntries(size int) (k knownEntries, err error) {
 }
 
 // find is the entry under a key and what it serves; nil if there is none.
-func (k *knownEntries) find(key cacheKey) (*entry, *answer) {
+func (k *knownEntries) find(key Key) (*entry, *answer) {
 	var e *entry
-	switch key.kind {
-	case byExternalID:
-		e = k.byExternalID(key.id)
-	case byPolarID:
-		if id, ok := wire.ParseUUID(key.id); ok {
+	switch key.Kind {
+	case ByExternalID:
+		e = k.byExternalID(key.ID)
+	case ByPolarID:
+		if id, ok := wire.ParseUUID(key.ID); ok {
 			e = k.byID(id)
 		}
-	case byLicenseKey:
-		if license := k.license(key.id); license != nil {
+	case ByLicenseKey:
+		if license := k.license(key.ID); license != nil {
 			e = &license.entry
 		}
 	}
@@ -234,24 +266,24 @@ func (k *knownEntries) find(key cacheKey) (*entry, *answer) {
 
 // use is what is served under a key; nil if there is nothing. Now and then the 2Q cache is
 // told that it is in use.
-func (k *knownEntries) use(key cacheKey, now clock.Local) *answer {
+func (k *knownEntries) use(key Key, now clock.Local) *answer {
 	period := lookup.Period(1 + now/clock.Local(touchEvery))
-	switch key.kind {
-	case byExternalID:
-		return k.aliases.Use(hashOf(key.id), period,
-			func(a *answer) bool { return a.value.External() == key.id },
+	switch key.Kind {
+	case ByExternalID:
+		return k.aliases.Use(hashOf(key.ID), period,
+			func(a *answer) bool { return a.value.External() == key.ID },
 			func(a *answer) bool {
 				e := k.byID(a.value.Customer())
 				return e != nil && k.customers.Touch(e)
 			})
-	case byPolarID:
-		if id, ok := wire.ParseUUID(key.id); ok {
+	case ByPolarID:
+		if id, ok := wire.ParseUUID(key.ID); ok {
 			if e := k.customers.Use(hashOfID(id), period, func(e *entry) bool { return e.value().Customer() == id }, k.customers.Touch); e != nil {
 				return e.answer.Load()
 			}
 		}
-	case byLicenseKey:
-		if e := k.licenses.Use(hashOf(key.id), period, func(e *licenseEntry) bool { return e.key == key.id }, k.licenses.Touch); e != nil {
+	case ByLicenseKey:
+		if e := k.licenses.Use(hashOf(key.ID), period, func(e *licenseEntry) bool { return e.key == key.ID }, k.licenses.Touch); e != nil {
 			return e.answer.Load()
 		}
 	}
@@ -315,5 +347,5 @@ func (k *knownEntries) addAlias(e *entry) {
 
 func (k *knownEntries) len() int { return k.customers.Len() + k.licenses.Len() }
 
-// own is the key in memory that nobody else writes to.
-func (k cacheKey) own() cacheKey { return cacheKey{k.kind, strings.Clone(k.id)} }
+// Own is the key in memory that nobody else writes to.
+func (k Key) Own() Key { return Key{k.Kind, strings.Clone(k.ID)} }
