@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -81,6 +82,8 @@ type Diagnosis struct {
 
 	// Problems say in whole sentences what is wrong and what to do; empty if nothing is.
 	Problems []string `json:"problems"`
+
+	language *Language
 }
 
 // Diagnose finds out what support would ask for: whether Polar can be reached from here
@@ -107,6 +110,7 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 		InDoubt:     status.InDoubt,
 
 		ActivationID: status.ActivationID,
+		language:     g.config.Language,
 	}
 	if !status.Key.IsZero() {
 		d.Key = status.Key.String()
@@ -151,23 +155,27 @@ func (d *Diagnosis) lookAtStore(store Store, name string, own []string) {
 		if err != nil {
 			path = s.folder().at
 		}
-		d.Store = "the folder " + anonymous(path)
+		d.Store = d.language.text("report.folder", "{file}", anonymous(path))
 		found := s.folder().look(name, own...)
 		problem = found.problem
 		d.StoreOwner, d.StoreLock = string(found.whose), string(found.lock)
 	case *MemoryStore:
-		d.Store = "memory"
+		d.Store = d.language.text("report.memory")
 	case noStore:
-		d.Store = "nowhere"
+		d.Store = d.language.text("report.nowhere")
 		problem = s.err
 	default:
-		d.Store = "a place of the program's own"
+		d.Store = d.language.text("report.own_store")
 	}
 	if problem != nil {
 		d.StoreProblem = anonymous(problem.Error())
-		text := Message(&StoreError{"load", problem})
-		if text == english[phraseStore] {
-			text = strings.TrimSuffix(text, ".") + " (" + d.StoreProblem + ")."
+		text := d.language.Message(&StoreError{"load", problem})
+		if text == d.language.text(phraseStore) {
+			end := "."
+			if strings.HasSuffix(text, "。") {
+				end = "。"
+			}
+			text = strings.TrimSuffix(text, end) + " (" + d.StoreProblem + ")" + end
 		}
 		d.Problems = append(d.Problems, anonymous(text))
 	}
@@ -188,103 +196,138 @@ func (d *Diagnosis) lookAtPolar(ctx context.Context, g *Gate) {
 	switch {
 	case e.Reason.Denial():
 		d.Reached = true
-		d.Answer = fmt.Sprintf("as Polar does, after %s", time.Since(began).Round(time.Millisecond))
+		d.Answer = d.language.text("report.as_polar", "{time}", time.Since(began).Round(time.Millisecond).String())
 		if !e.date.IsZero() {
 			d.ClockAhead = g.now().Sub(e.date).Round(time.Second)
 		}
 		if d.ClockAhead.Abs() > wrongClock {
-			d.Problems = append(d.Problems, fmt.Sprintf("This computer's clock is %s. Correct it.", aheadOrBehind(d.ClockAhead)))
+			d.Problems = append(d.Problems, d.language.text("report.wrong_clock", "{clock}", d.language.aheadOrBehind(d.ClockAhead)))
 		}
 		return
 	case e.Reason == ErrRateLimited:
-		d.Answer = "not asked, or not answered, because of the limit on requests"
+		d.Answer = d.language.text("report.not_asked")
 	default:
-		d.Answer, _ = e.words(nil)
+		d.Answer, _ = e.words(d.language)
 		if e.Err != nil {
 			d.Answer += " (" + anonymous(cleanDetail(inSentence(e.Err))) + ")"
 		}
 	}
-	d.Problems = append(d.Problems, Message(e))
+	d.Problems = append(d.Problems, d.language.Message(e))
 }
 
-func aheadOrBehind(d time.Duration) string {
+func (l *Language) aheadOrBehind(d time.Duration) string {
 	switch {
 	case d.Abs() <= 2*time.Second: // a Date has whole seconds, and takes a moment to arrive
-		return "right"
+		return l.text("report.right")
 	case d < 0:
-		return spoken(-d) + " behind"
+		return l.text("report.behind", "{wait}", l.FormatDuration(-d))
 	}
-	return spoken(d) + " ahead"
+	return l.text("report.ahead", "{wait}", l.FormatDuration(d))
 }
 
-// String is the report as lines of text, to be pasted into an email.
+// codes are the phrases of what a Diagnosis says in a word, which programs may read.
+var codes = map[string]Phrase{
+	"none": "report.none", "unknown": "report.unknown", "an address that cannot be read": "report.unreadable",
+	"this user": "report.this_user", "root": "report.root", "another user": "report.another_user",
+	"free": "report.free", "busy": "report.busy", "not permitted": "report.not_permitted", "not supported": "report.not_supported",
+	"machine id": "report.machine_id", "random": "report.random", "set by the program": "report.set_by_program",
+}
+
+// String is the report as lines of text, to be pasted into an email. It is in
+// Config.Language, as Answer, Store and Problems are; the other fields are for programs.
 func (d Diagnosis) String() string {
-	var b strings.Builder
-	line := func(name, format string, args ...any) {
-		fmt.Fprintf(&b, "%-12s %s\n", name, fmt.Sprintf(format, args...))
+	l := d.language
+	var names, values []string
+	// line adds one; name is a phrase without its "report.".
+	line := func(name Phrase, value string) {
+		if phrase, ok := codes[value]; ok {
+			value = l.text(phrase)
+		}
+		names, values = append(names, l.text("report."+name)), append(values, value)
 	}
-	line("program", "%s (%s, %s)", d.Program, d.Library, d.Platform)
-	line("time", "%s", d.At.Format(time.RFC3339))
-	line("server", "%s", d.Server)
-	line("answers", "%s", d.Answer)
-	line("proxy", "%s", d.Proxy)
+	optional := func(name Phrase, value string) {
+		if value != "" {
+			line(name, value)
+		}
+	}
+	moment := func(name Phrase, t time.Time) {
+		if !t.IsZero() {
+			line(name, t.Format(time.RFC3339))
+		}
+	}
+	line("program", fmt.Sprintf("%s (%s, %s)", d.Program, d.Library, d.Platform))
+	line("time", d.At.Format(time.RFC3339))
+	line("server", d.Server)
+	line("answers", d.Answer)
+	line("proxy", d.Proxy)
 	if d.Reached {
-		line("clock", "%s", aheadOrBehind(d.ClockAhead))
+		line("clock", l.aheadOrBehind(d.ClockAhead))
 	}
 	if d.Pause > 0 {
-		line("pause", "for another %s", spoken(d.Pause))
+		line("pause", l.text("report.for_another", "{wait}", l.FormatDuration(d.Pause)))
 	}
 	if !d.PaceShared {
-		line("pacing", "of this process only")
+		line("pacing", l.text("report.own_pacing"))
 	}
-	line("store", "%s", d.Store)
-	if d.StoreOwner != "" {
-		line("owner", "%s", d.StoreOwner)
-	}
-	if d.StoreLock != "" {
-		line("lock", "%s", d.StoreLock)
-	}
-	line("fingerprint", "%s", d.Fingerprint)
+	line("store", d.Store)
+	optional("owner", d.StoreOwner)
+	optional("lock", d.StoreLock)
+	line("fingerprint", d.Fingerprint)
 	state := string(d.State)
 	if d.Reason != "" {
 		state += ", " + string(d.Reason)
 	}
 	if d.Unsaved {
-		state += ", not saved"
+		state += ", " + l.text("report.not_saved")
 	}
 	if d.InDoubt {
-		state += ", an activation in doubt"
+		state += ", " + l.text("report.in_doubt")
 	}
-	line("license", "%s", state)
+	line("license", state)
 	if d.SinceChecked != 0 {
-		line("checked", "%s ago", spoken(d.SinceChecked))
+		line("checked", l.text("report.ago", "{wait}", l.FormatDuration(d.SinceChecked)))
 	}
-	if !d.GraceUntil.IsZero() {
-		line("grace until", "%s", d.GraceUntil.Format(time.RFC3339))
-	}
-	if !d.ExpiresAt.IsZero() {
-		line("expires", "%s", d.ExpiresAt.Format(time.RFC3339))
-	}
-	if !d.TrialUntil.IsZero() {
-		line("trial until", "%s", d.TrialUntil.Format(time.RFC3339))
-	}
-	for _, id := range []struct{ name, value string }{
-		{"key", d.Key}, {"activation", d.ActivationID}, {"installation", d.InstallationID},
-	} {
-		if id.value != "" {
-			line(id.name, "%s", id.value)
-		}
-	}
-	if d.SeatsToRelease > 0 {
-		line("to release", "%s", count(d.SeatsToRelease, "activation", "activations"))
+	moment("grace_until", d.GraceUntil)
+	moment("expires", d.ExpiresAt)
+	moment("trial_until", d.TrialUntil)
+	optional("key", d.Key)
+	optional("activation", d.ActivationID)
+	optional("installation", d.InstallationID)
+	switch d.SeatsToRelease {
+	case 0:
+	case 1:
+		line("to_release", l.text("report.one_activation"))
+	default:
+		line("to_release", l.text("report.activations", "{n}", strconv.Itoa(d.SeatsToRelease)))
 	}
 	for _, p := range d.Problems {
-		line("problem", "%s", p)
+		line("problem", p)
 	}
 	if len(d.Problems) == 0 {
-		line("problems", "none found")
+		line("problems", l.text("report.none_found"))
+	}
+
+	width := 12
+	for _, name := range names {
+		width = max(width, columns(name))
+	}
+	var b strings.Builder
+	for i, name := range names {
+		b.WriteString(name + strings.Repeat(" ", width-columns(name)+1) + values[i] + "\n")
 	}
 	return b.String()
+}
+
+// columns is how wide a text is where all letters are as wide as they are high or half of that.
+func columns(text string) int {
+	n := 0
+	for _, r := range text {
+		n++
+		if r >= 0x1100 { // Chinese and Japanese, and nothing else that a translation has here
+			n++
+		}
+	}
+	return n
 }
 
 // anonymous removes from a text what identifies the user: the home folder, and the names of

@@ -293,7 +293,7 @@ func (e *Error) words(l *Language) (what, do string) {
 func (e *Error) message(l *Language) string {
 	text := l.sentences(e.words(l))
 	if what, do, ok := e.recheck(l); ok {
-		text += " " + l.text(phraseNoteRecheck, "{what}", what, "{do}", do)
+		text = inTurn(text, l.text(phraseNoteRecheck, "{what}", what, "{do}", do))
 	}
 	if e.kept {
 		text = l.unchanged(text)
@@ -355,8 +355,8 @@ func (e *keptError) Unwrap() error { return e.error }
 
 func (e *keptError) message(l *Language) string {
 	text := l.Message(e.error)
-	if input, ok := errors.AsType[*InputError](e.error); ok && input.Field == fieldKey {
-		text = l.text(phraseKeyInput+entered, "{problem}", input.Problem)
+	if key, ok := errors.AsType[*keyError](e.error); ok {
+		text = l.text(phraseKeyInput+entered, "{problem}", key.text(l))
 	}
 	return l.unchanged(text)
 }

@@ -162,11 +162,7 @@ func (g *Gate) ofEntered(licenseKey string, err error) error {
 		own := *e // other callers may have the same error
 		own.kept = true
 		return &own
-	case *InputError:
-		if e.Field == fieldKey {
-			return &keptError{err}
-		}
-	case *StoreError:
+	case *keyError, *StoreError:
 		return &keptError{err}
 	}
 	return err

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strconv"
+	"unicode"
 	"unicode/utf8"
 	"unique"
 
@@ -76,17 +78,17 @@ const maxKeyLen = 512
 //
 // Anything that could be part of a key stays. If that isn't certain, and for an empty
 // key, a key over 512 bytes, or bytes that aren't text, the error is an *InputError that
-// says what is in the way, and where. It doesn't repeat the key.
+// says what is in the way, and where. It doesn't repeat the key. Find it by errors.As.
 func ParseKey(pasted string) (Key, error) {
 	if len(pasted) > 1<<20 {
 		return Key{}, errKeyTooLong
 	}
 	text, problem := paste.Clean(pasted)
 	switch {
-	case problem != "":
-		return Key{}, &InputError{fieldKey, problem}
+	case problem.Kind != "":
+		return Key{}, problemOfKey(problem)
 	case text == "":
-		return Key{}, &InputError{fieldKey, "is empty: paste it from your purchase email or the customer portal"}
+		return Key{}, problemOfKey(paste.Problem{Kind: "empty"})
 	case len(text) > maxKeyLen:
 		return Key{}, errKeyTooLong
 	}
@@ -94,9 +96,42 @@ func ParseKey(pasted string) (Key, error) {
 }
 
 var (
-	errKeyTooLong = &InputError{fieldKey, paste.TooLong}
-	errKeyNoText  = &InputError{fieldKey, "has characters that no key has: copy only the key from your purchase email"}
+	errKeyTooLong = problemOfKey(paste.Problem{Kind: paste.TooLong})
+	errKeyNoText  = problemOfKey(paste.Problem{Kind: "characters"})
 )
+
+// keyError is an *InputError about a license key that a person entered. It can be said in
+// their language.
+type keyError struct {
+	*InputError
+	problem paste.Problem
+}
+
+func problemOfKey(p paste.Problem) *keyError {
+	e := &keyError{problem: p}
+	e.InputError = &InputError{fieldKey, e.text(nil)}
+	return e
+}
+
+func (e *keyError) Unwrap() error { return e.InputError }
+
+// text is what is wrong with the key.
+func (e *keyError) text(l *Language) string {
+	where := phraseKeyAfter
+	if e.problem.After == 1 {
+		where = phraseKeyAfterOne
+	}
+	place := l.text(where, "{n}", strconv.Itoa(e.problem.After))
+	char := fmt.Sprintf("%c (%U)", e.problem.Char, e.problem.Char)
+	if unicode.IsControl(e.problem.Char) {
+		char = fmt.Sprintf("%U", e.problem.Char)
+	}
+	return l.text(phraseKey+Phrase(e.problem.Kind), "{place}", place, "{char}", char)
+}
+
+func (e *keyError) message(l *Language) string {
+	return l.text(phraseKeyInput, "{field}", e.Field, "{problem}", e.text(l))
+}
 
 func newKey(text string) Key {
 	if text == "" {

@@ -111,23 +111,23 @@ func (s Status) unread() error {
 func (s Status) message(l *Language, failed Reason, inMemory bool) string {
 	text := s.validity(l, failed)
 	if s.InDoubt && s.Reason != ErrInDoubt {
-		text += " " + l.text(phraseNoteInDoubt)
+		text = inTurn(text, l.text(phraseNoteInDoubt))
 	}
 	if s.ReleasePending {
-		text += " " + l.text(phraseNoteRelease)
+		text = inTurn(text, l.text(phraseNoteRelease))
 	}
 	if !s.Unsaved || s.Key.IsZero() {
 		return text
 	}
 	if inMemory {
-		return text + " " + l.text(phraseNoteUnstored)
+		return inTurn(text, l.text(phraseNoteUnstored))
 	}
 	if s.store != nil {
 		if what, do, ok := wordsOfStore(l, s.store); ok {
-			return text + " " + l.text(phraseNoteUnsavedFor, "{what}", what, "{do}", do)
+			return inTurn(text, l.text(phraseNoteUnsavedFor, "{what}", what, "{do}", do))
 		}
 	}
-	return text + " " + l.text(phraseNoteUnsaved)
+	return inTurn(text, l.text(phraseNoteUnsaved))
 }
 
 func (s Status) validity(l *Language, failed Reason) string {

@@ -28,8 +28,9 @@ type Language struct {
 	// A phrase may use what its English has in braces, and need not: {until} is a
 	// time, {wait} a duration, {what} and {do} are the phrases of a reason, {file} is
 	// a file or folder, {field} and {problem} say, in English, what is wrong with a
-	// value, {scope} is what an access token lacks. {what} starts with a capital letter
-	// where it starts a sentence.
+	// value, {scope} is what an access token lacks, {place} is where in a license key {char}
+	// is, after {n} characters, {time} and {clock} are figures of a report. {what} starts with a
+	// capital letter where it starts a sentence.
 	Phrases map[Phrase]string
 	// Time writes a time. nil writes "2 January 2006 15:04" in the computer's time
 	// zone.
@@ -118,7 +119,15 @@ func (l *Language) sentences(what, do string) string {
 
 // unchanged adds that the license in use is still the same.
 func (l *Language) unchanged(text string) string {
-	return text + " " + l.text(phraseNoteKept)
+	return inTurn(text, l.text(phraseNoteKept))
+}
+
+// inTurn is one sentence after the other. Chinese and Japanese have no space in between.
+func inTurn(text, more string) string {
+	if strings.HasSuffix(text, "。") {
+		return text + more
+	}
+	return text + " " + more
 }
 
 // text is a phrase with its placeholders replaced; they are given as old and new in turn.
@@ -236,6 +245,9 @@ const (
 	graceEnded           Phrase = "grace_ended"
 	phraseInput          Phrase = "input"
 	phraseKeyInput       Phrase = "license_key_input"
+	phraseKey            Phrase = "license_key."
+	phraseKeyAfter       Phrase = "license_key.after"
+	phraseKeyAfterOne    Phrase = "license_key.after_one"
 
 	// entered at the end of a phrase about a license key makes it the one about a key
 	// that was just entered, while another one stays in use. phraseEntered is for
@@ -344,6 +356,23 @@ var english = map[Phrase]string{
 	"license_key_input.entered": "That key {problem}.",
 	"missing":                   "Your purchase isn't ready yet. Reload this page in a minute, or contact support if that doesn't help.",
 	"store":                     "Your license can't be saved on this computer. Make sure that this program can write to its settings folder and that the disk isn't full.",
+
+	// What is wrong with a text that was entered as a license key: behind "The license key".
+	"license_key.empty":      "is empty: paste it from your purchase email or the customer portal",
+	"license_key.too_long":   "is too long: copy only the key from your purchase email",
+	"license_key.masked":     "is hidden behind asterisks: copy the whole key from your purchase email or the customer portal",
+	"license_key.two":        "is more than one key: enter only one",
+	"license_key.behind":     "is followed by something else {place}: enter only the key",
+	"license_key.look_alike": "has {char} {place}, which only looks like a Latin letter: copy the key from your purchase email instead of typing it",
+	"license_key.line_break": "has a line break {place}, which doesn't belong in a key: copy only the key from your purchase email",
+	"license_key.tab":        "has a tab {place}, which doesn't belong in a key: copy only the key from your purchase email",
+	"license_key.control":    "has a control character ({char}) {place}, which doesn't belong in a key: copy only the key from your purchase email",
+	"license_key.bytes":      "has bytes that are no text {place}, which doesn't belong in a key: copy only the key from your purchase email",
+	"license_key.colon":      "has a colon {place}: enter only the key, without what comes before it",
+	"license_key.space":      "has a space {place}, on one side of a dash: if a line was broken there, leave it out",
+	"license_key.characters": "has characters that no key has: copy only the key from your purchase email",
+	"license_key.after_one":  "after 1 character",
+	"license_key.after":      "after {n} characters",
 
 	// The license key is refused.
 	"unknown_key":                    "the license server doesn't recognize this license key",
@@ -494,6 +523,63 @@ var english = map[Phrase]string{
 	"busy.here.do":               "Wait until it's done, then try again.",
 	"closed":                     "the license check was closed",
 	"closed.do":                  "Please restart the program.",
+
+	// The report for support: what each line is about, and what it says. States and reasons are
+	// as in the code.
+	"report.program":        "program",
+	"report.time":           "time",
+	"report.server":         "server",
+	"report.answers":        "answers",
+	"report.proxy":          "proxy",
+	"report.clock":          "clock",
+	"report.pause":          "pause",
+	"report.pacing":         "pacing",
+	"report.store":          "store",
+	"report.owner":          "owner",
+	"report.lock":           "lock",
+	"report.fingerprint":    "fingerprint",
+	"report.license":        "license",
+	"report.checked":        "checked",
+	"report.grace_until":    "grace until",
+	"report.expires":        "expires",
+	"report.trial_until":    "trial until",
+	"report.key":            "key",
+	"report.activation":     "activation",
+	"report.installation":   "installation",
+	"report.to_release":     "to release",
+	"report.problem":        "problem",
+	"report.problems":       "problems",
+	"report.none_found":     "none found",
+	"report.as_polar":       "as Polar does, after {time}",
+	"report.not_asked":      "not asked, or not answered, because of the limit on requests",
+	"report.right":          "right",
+	"report.ahead":          "{wait} ahead",
+	"report.behind":         "{wait} behind",
+	"report.wrong_clock":    "This computer's clock is {clock}. Correct it.",
+	"report.for_another":    "for another {wait}",
+	"report.own_pacing":     "of this process only",
+	"report.ago":            "{wait} ago",
+	"report.not_saved":      "not saved",
+	"report.in_doubt":       "an activation in doubt",
+	"report.one_activation": "1 activation",
+	"report.activations":    "{n} activations",
+	"report.folder":         "the folder {file}",
+	"report.memory":         "memory",
+	"report.nowhere":        "nowhere",
+	"report.own_store":      "a place of the program's own",
+	"report.none":           "none",
+	"report.unknown":        "unknown",
+	"report.unreadable":     "an address that cannot be read",
+	"report.this_user":      "this user",
+	"report.root":           "root",
+	"report.another_user":   "another user",
+	"report.free":           "free",
+	"report.busy":           "busy",
+	"report.not_permitted":  "not permitted",
+	"report.not_supported":  "not supported",
+	"report.machine_id":     "machine id",
+	"report.random":         "random",
+	"report.set_by_program": "set by the program",
 
 	// For whoever runs a server.
 	"misconfigured.server.do":    "Check the access token: it must be valid, belong to this organization, and have the scopes license_keys:read and license_keys:write.",

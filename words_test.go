@@ -181,6 +181,44 @@ func TestNoMessageSpeaksLikeAMachine(t *testing.T) {
 	}
 }
 
+func TestAReportForSupportAndAMistypedKeyAreSaidInTheLanguageOfTheUser(t *testing.T) {
+	t.Parallel()
+	other := &Language{Phrases: map[Phrase]string{}, Duration: func(time.Duration) string { return "EINE WEILE" }}
+	for p, text := range english { // in capitals, but for the fields
+		other.Phrases[p] = regexp.MustCompile(`\{\w+\}|[^{]+`).ReplaceAllStringFunc(text, func(part string) string {
+			if strings.HasPrefix(part, "{") {
+				return part
+			}
+			return strings.ToUpper(part)
+		})
+	}
+	small := regexp.MustCompile(`[a-z]{3,}`)
+	for _, pasted := range []string{
+		"", strings.Repeat("k", 600), "****-0A1B2C", "A\nB", "A\tB", "A\x1eB", "A\xffB", "8224EВ8D", "Inkwell Pro: ONE-1", "License key: ONE- 1",
+		"8224EB8D-5310-4D2C-B21D-72338A766D45 9224EB8D-5310-4D2C-B21D-72338A766D45", "8224EB8D-5310-4D2C-B21D-72338A766D45 (three)",
+	} {
+		_, err := ParseKey(pasted)
+		require.Error(t, err, "%q", pasted)
+		assert.NotRegexp(t, small, other.Message(err))
+		assert.NotRegexp(t, small, other.Message(&keptError{err}))
+		assert.NotContains(t, other.Message(err), "{")
+	}
+	d := Diagnosis{
+		Program: "P", Library: "L", Platform: "OS", Server: "S", Proxy: "none", Reached: true, ClockAhead: time.Hour, Pause: time.Minute,
+		Store: "D", StoreOwner: "root", StoreLock: "not supported", Fingerprint: "machine id", State: "S", SinceChecked: time.Hour,
+		Unsaved: true, InDoubt: true, SeatsToRelease: 2, language: other,
+	}
+	assert.NotRegexp(t, small, d.String())
+	assert.Contains(t, d.String(), "2 ACTIVATIONS")
+	assert.Contains(t, d.String(), "EINE WEILE AHEAD")
+	d.ClockAhead, d.SeatsToRelease = -time.Hour, 1
+	assert.NotRegexp(t, small, d.String())
+	d.language = nil
+	assert.Contains(t, d.String(), "to release   1 activation\n")
+	d.language = &Language{Phrases: map[Phrase]string{"report.lock": "ロック", "report.fingerprint": "コンピューターの識別子"}}
+	assert.Contains(t, d.String(), "ロック                 not supported\nコンピューターの識別子 machine id\n", "columns of letters that are twice as wide")
+}
+
 func TestADurationIsSaidAsAPersonWouldSayIt(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{

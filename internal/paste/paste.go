@@ -5,7 +5,6 @@ package paste
 
 import (
 	"encoding/binary"
-	"fmt"
 	"strings"
 	"unicode"
 	"unicode/utf16"
@@ -23,25 +22,56 @@ import (
 // maxPasted is the longest text that is searched for a key. A whole purchase email is longer.
 const maxPasted = 4 << 10
 
-// TooLong is the problem of a text that is too long to be searched.
-const TooLong = "is too long: copy only the key from your purchase email"
+// Kind says why there is no key in a text.
+type Kind string
+
+const (
+	// TooLong: the text is too long to be searched.
+	TooLong Kind = "too_long"
+	// Masked: the key is hidden behind asterisks.
+	Masked Kind = "masked"
+	// Two: the text has more than one key.
+	Two Kind = "two"
+	// Behind: the key is followed by something else.
+	Behind Kind = "behind"
+	// LookAlike: Char only looks like a Latin letter.
+	LookAlike Kind = "look_alike"
+	// LineBreak, Tab, Control and Bytes don't belong in a key. Control is Char, and Bytes are no
+	// text.
+	LineBreak Kind = "line_break"
+	Tab       Kind = "tab"
+	Control   Kind = "control"
+	Bytes     Kind = "bytes"
+	// Colon: what stands before it may be a label.
+	Colon Kind = "colon"
+	// Space: it stands on one side of a dash.
+	Space Kind = "space"
+)
+
+// Problem is why there is no key in a text, and after how many characters. It doesn't repeat
+// the text. The zero value is no problem.
+type Problem struct {
+	Kind  Kind
+	After int
+	Char  rune
+}
 
 // Clean returns the key in a pasted text. If there is none, the key is empty and the problem
-// says why, without repeating the text.
-func Clean(pasted string) (text string, problem string) {
+// says why.
+func Clean(pasted string) (text string, problem Problem) {
 	text = fromUTF16(pasted)
 	if isPlain(text) {
-		return text, ""
+		return text, Problem{}
 	}
 	// Each round removes a layer: for example a label, and then the quotes behind it.
 	for {
 		before := text
 		text = trimKey(text)
 		if len(text) > maxPasted {
-			return "", TooLong
+			return "", Problem{Kind: TooLong}
 		}
 		if i := firstInvalid(text); i >= 0 {
-			return "", noKeyHas("bytes that are no text", text[:i])
+			return "", at(Bytes, text[:i])
 		}
 		text = plainLines(softHyphens(text))
 		for layer := ""; layer != text; {
@@ -49,10 +79,10 @@ func Clean(pasted string) (text string, problem string) {
 			text = unwrap(trimKey(text))
 		}
 		if strings.HasPrefix(text, "****") {
-			return "", "is hidden behind asterisks: copy the whole key from your purchase email or the customer portal"
+			return "", Problem{Kind: Masked}
 		}
 		polarMade := false
-		if text, polarMade, problem = onlyKey(text); problem != "" {
+		if text, polarMade, problem = onlyKey(text); problem.Kind != "" {
 			return "", problem
 		}
 		if !polarMade {
@@ -64,13 +94,22 @@ func Clean(pasted string) (text string, problem string) {
 	}
 	if i := strings.IndexFunc(text, unicode.IsControl); i >= 0 {
 		r, _ := utf8.DecodeRuneInString(text[i:])
-		return "", noKeyHas(controlName(r), text[:i])
+		problem = at(Control, text[:i])
+		problem.Char = r
+		switch r {
+		case '\n':
+			problem.Kind = LineBreak
+		case '\t':
+			problem.Kind = Tab
+		}
+		return "", problem
 	}
 	if i := lookAlike(text); i >= 0 {
-		r, _ := utf8.DecodeRuneInString(text[i:])
-		return "", fmt.Sprintf("has %c (%U) %s, which only looks like a Latin letter: copy the key from your purchase email instead of typing it", r, r, place(text[:i]))
+		problem = at(LookAlike, text[:i])
+		problem.Char, _ = utf8.DecodeRuneInString(text[i:])
+		return "", problem
 	}
-	return text, ""
+	return text, Problem{}
 }
 
 // isPlain reports whether there is nothing to remove from a text.
@@ -119,32 +158,15 @@ func firstInvalid(s string) int {
 	return -1
 }
 
-// place says where something is, by the text before it.
-func place(before string) string {
+// at is a problem behind a text: after how many characters that can be seen.
+func at(kind Kind, before string) Problem {
 	n := 0
 	for _, r := range before {
 		if !invisible(r) {
 			n++
 		}
 	}
-	if n == 1 {
-		return "after 1 character"
-	}
-	return fmt.Sprintf("after %d characters", n)
-}
-
-func noKeyHas(what, before string) string {
-	return fmt.Sprintf("has %s %s, which doesn't belong in a key: copy only the key from your purchase email", what, place(before))
-}
-
-func controlName(r rune) string {
-	switch r {
-	case '\n':
-		return "a line break"
-	case '\t':
-		return "a tab"
-	}
-	return fmt.Sprintf("a control character (%U)", r)
+	return Problem{Kind: kind, After: n}
 }
 
 // trimKey removes from both ends what is easily copied with a key: white space, quotation
@@ -343,7 +365,7 @@ func withoutLabel(s string) string {
 
 // onlyKey finds the only key of Polar's form in a text. If there is none, it joins what was
 // broken into lines.
-func onlyKey(s string) (key string, polarMade bool, problem string) {
+func onlyKey(s string) (key string, polarMade bool, problem Problem) {
 	folded, origin := foldedFrom(s)
 	start, end := findUUID(folded, 0)
 	if start < 0 {
@@ -353,7 +375,7 @@ func onlyKey(s string) (key string, polarMade bool, problem string) {
 	uuid := withoutSpace(folded[start:end])
 	for from, to := findUUID(folded, end); from >= 0; from, to = findUUID(folded, to) {
 		if withoutSpace(folded[from:to]) != uuid {
-			return "", false, "is more than one key: enter only one"
+			return "", false, Problem{Kind: Two}
 		}
 	}
 	behind, _, _ := strings.Cut(folded[end:], "\n")
@@ -362,12 +384,12 @@ func onlyKey(s string) (key string, polarMade bool, problem string) {
 	case trimKey(text) == "", text[0] == '<', text != behind && startsWithSpace(text):
 		// The key ends here, and so does a sentence or an element.
 	case startsWithSpace(text):
-		return "", false, fmt.Sprintf("is followed by something else %s: enter only the key", place(withoutSpace(folded[:end])))
+		return "", false, at(Behind, withoutSpace(folded[:end]))
 	default:
-		return s, false, "" // the UUID is part of something longer
+		return s, false, Problem{} // the UUID is part of something longer
 	}
 	key, polarMade, problem = withPrefix(s[:origin[start]], uuid, s[origin[start]:origin[end]])
-	if !polarMade && problem == "" {
+	if !polarMade && problem.Kind == "" {
 		key, problem = joinLines(s)
 	}
 	return key, polarMade, problem
@@ -375,15 +397,15 @@ func onlyKey(s string) (key string, polarMade bool, problem string) {
 
 // withPrefix adds to a UUID the prefix that the text before it has. pasted is the UUID as it
 // was pasted. ok is false if it may be another kind of key.
-func withPrefix(ahead, uuid, pasted string) (key string, ok bool, problem string) {
+func withPrefix(ahead, uuid, pasted string) (key string, ok bool, problem Problem) {
 	ahead = strings.TrimRightFunc(ahead, unicode.IsSpace)
 	last, size := utf8.DecodeLastRuneInString(ahead)
 	if foldRune(last) != '-' {
-		return uuid, ahead == "" || onlyWords(ahead, uuid), ""
+		return uuid, ahead == "" || onlyWords(ahead, uuid), Problem{}
 	}
 	prefix := strings.TrimRightFunc(ahead[:len(ahead)-size], unicode.IsSpace)
 	if prefix = foldPrefix(prefix, pasted+string(last)); prefix == "" {
-		return "", false, ""
+		return "", false, Problem{}
 	}
 	// The prefix may be broken at one of its dashes. A line before it that ends in a colon
 	// isn't part of it.
@@ -393,7 +415,7 @@ func withPrefix(ahead, uuid, pasted string) (key string, ok bool, problem string
 		first--
 	}
 	if first > 0 && !strings.HasSuffix(lines[first-1], ":") && !strings.HasSuffix(lines[first-1], "：") {
-		return "", false, noKeyHas("a line break", strings.Join(lines[:first], ""))
+		return "", false, at(LineBreak, strings.Join(lines[:first], ""))
 	}
 	prefix = strings.Join(lines[first:], "")
 	// Prefixes have capital letters only, so words with small letters aren't part of them.
@@ -406,7 +428,7 @@ func withPrefix(ahead, uuid, pasted string) (key string, ok bool, problem string
 			}
 		}
 	}
-	return prefix + "-" + uuid, true, ""
+	return prefix + "-" + uuid, true, Problem{}
 }
 
 // onlyWords reports whether the text before a key without a prefix isn't part of it.
@@ -489,22 +511,22 @@ func isPolarMade(s string) bool {
 }
 
 // joinLines joins a key that was broken at a dash. What other line breaks mean isn't known.
-func joinLines(s string) (joined, problem string) {
+func joinLines(s string) (joined string, problem Problem) {
 	lines := strings.Split(s, "\n")
 	joined = lines[0]
 	for _, line := range lines[1:] {
 		if !strings.HasSuffix(joined, "-") && !strings.HasPrefix(line, "-") || line == "" || strings.Trim(line, "- ") == "" {
-			return "", noKeyHas("a line break", joined)
+			return "", at(LineBreak, joined)
 		}
 		joined += line
 	}
 	if label, rest, ok := strings.Cut(joined, ":"); ok && label != "" && startsWithSpace(rest) {
-		return "", fmt.Sprintf("has a colon %s: enter only the key, without what comes before it", place(label))
+		return "", at(Colon, label)
 	}
 	if i := brokenAtDash(foldForms(joined)); i >= 0 {
-		return "", fmt.Sprintf("has a space %s, on one side of a dash: if a line was broken there, leave it out", place(foldForms(joined)[:i]))
+		return "", at(Space, foldForms(joined)[:i])
 	}
-	return joined, ""
+	return joined, Problem{}
 }
 
 // brokenAtDash finds a dash with a space on one side only, where a line may have been broken;
