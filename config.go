@@ -32,6 +32,10 @@ type Config struct {
 	// "polargate-app". Choose it once: under another name, a program doesn't find its
 	// license again.
 	App string
+	// Name is for a program with several license keys: of plug-ins, or of the users of one
+	// installation. Each name has a license and an activation of its own, in the same Store.
+	// At most 200 bytes. Empty means the program's only, or main, license. See Licenses.
+	Name string
 	// Version of the program, for the User-Agent and the activation's meta. May be empty.
 	Version string
 	// Features maps the ids of the benefits that this program accepts to the features
@@ -352,6 +356,9 @@ func (c Config) validate() error {
 	if c.ReleaseTimeout < 0 {
 		return &InputError{"ReleaseTimeout", "is negative: give a duration, or 0 for 5 minutes"}
 	}
+	if err := c.checkName(); err != nil {
+		return err
+	}
 	if err := c.checkLeases(); err != nil {
 		return err
 	}
@@ -396,6 +403,19 @@ func (c Config) checkMeta() error {
 	}
 	return checkMap("Meta", c.Meta)
 }
+
+// checkName rejects a name that can't be kept or shown.
+func (c Config) checkName() error {
+	switch {
+	case len(c.Name) > maxName || !utf8.ValidString(c.Name) || strings.ContainsFunc(c.Name, unicode.IsControl):
+		return &InputError{"Name", fmt.Sprintf("must be text of at most %d bytes without control characters", maxName)}
+	case c.Name != "" && c.Trial.Days > 0:
+		return &InputError{"Trial", "is for the program, so it can't go with a Name: each name would bring another one"}
+	}
+	return nil
+}
+
+const maxName = 200
 
 // checkTrial rejects a trial that can't work.
 func (c Config) checkTrial() error {

@@ -33,6 +33,7 @@ type Gate struct {
 	own       []string        // names that this computer's state can have; the first is name
 	names     machine.Names
 	seal      sealer
+	listSeal  sealer // of the list of names
 	now       func() time.Time
 
 	current  atomic.Pointer[snapshot] // what Has reads; never nil
@@ -59,6 +60,7 @@ type Gate struct {
 	around   circumstances
 	renewing bool      // a renewal is under way
 	enlisted bool      // this computer is on the list of those with a state
+	inList   bool      // this license is on the list of those with a name
 	looked   time.Time // when a Check from memory last looked at the Store
 	// adoptions counts how often another record was taken into memory.
 	adoptions int
@@ -124,8 +126,9 @@ func Open(config Config) (*Gate, error) {
 		budget:    budgetOf(config.CheckTimeout),
 		client:    client,
 		store:     &recoveringStore{of: config.Store, log: config.Logger},
-		names:     machine.NamesFor(client.organizationID, config.App),
-		seal:      newSealer(client.organizationID, config.App, config.Secret),
+		names:     machine.NamesFor(client.organizationID, scope(config.App, config.Name)),
+		seal:      newSealer(client.organizationID, scope(config.App, config.Name), config.Secret),
+		listSeal:  newSealer(client.organizationID, config.App, config.Secret),
 		now:       config.Clock,
 		seatTurn:  make(chan struct{}, 1),
 		ended:     make(chan struct{}),

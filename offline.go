@@ -514,6 +514,7 @@ const (
 	stateMagic   = "PGS1"
 	verdictMagic = "PGV1"
 	indexMagic   = "PGI1"
+	namesMagic   = "PGN1"
 	// maxPlain leaves room for the seal within maxState. A state takes 2 KiB, plus 300
 	// bytes for each activation in the outbox.
 	maxPlain = maxState - 1024
@@ -567,6 +568,23 @@ func (s sealer) openIndex(data []byte) ([]string, error) {
 		}
 	}
 	return tags, nil
+}
+
+// So is the list of the names of licenses.
+func (s sealer) sealNames(names []string) ([]byte, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	return sealJSON(s.key, namesMagic, "", names)
+}
+
+func (s sealer) openNames(data []byte) ([]string, error) {
+	if s.err != nil {
+		return nil, s.err
+	}
+	var names []string
+	err := openJSON(s.key, namesMagic, "", data, &names)
+	return names, err
 }
 
 // The key of a verdict binds it to the computer, and the data that the seal covers binds it

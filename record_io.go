@@ -184,6 +184,9 @@ func (g *Gate) save(ctx context.Context, rec record, source Source) error {
 	if err != nil {
 		return &StoreError{"save", err}
 	}
+	if rec.worthKeeping() {
+		g.list(ctx)
+	}
 	err = g.store.Save(ctx, g.name, data)
 	if !errors.Is(ctx.Err(), context.Canceled) {
 		g.saved(err)
