@@ -97,12 +97,16 @@ type Config struct {
 	// once. Consume still asks Polar. Empty means no license server.
 	LeaseURL string
 	// Released is when this version of the program was released. Only leases that cover so
-	// many months of updates ask for it.
+	// many months of updates ask for it, and Fallback.
 	Released time.Time
 
 	// Trial lets the program run for a while without a license key. The zero value means
 	// no trial.
 	Trial Trial
+
+	// Fallback lets a license that lapsed keep the version of the program that it covered.
+	// The zero value means no fallback.
+	Fallback Fallback
 
 	// FreshFor is how long a granted answer counts without asking again. 0 means 24
 	// hours; it must not be negative.
@@ -176,6 +180,29 @@ type Trial struct {
 	// Features are what the trial unlocks. Empty means none: the program may run, and that
 	// is all.
 	Features []string
+}
+
+// Fallback is what a license that lapsed is still worth: customers keep the versions that were
+// released while they paid. A license lapses when its key expires, or when its subscription
+// ends. It was covered until then, as far as Polar told this program: until the key's expiry, or
+// until the subscription's end or the last time that Polar granted it. If this version was
+// released by then, Status.State is Perpetual from then on, also offline; otherwise the license
+// is locked with ErrNotCovered, in words that say what it covers. A license that Polar takes
+// back in another way, such as a key that was replaced or disabled before its end, doesn't lapse.
+//
+// Polar tells the end of a subscription from a refund only in version 2027-01 of its API; before,
+// a key without an expiry that Polar revokes counts as lapsed. Set After to longer than you give
+// refunds or free trials for, or delete the key in Polar.
+type Fallback struct {
+	// Released is when this version of the program was released. Zero means
+	// Config.Released; one of them is needed.
+	Released time.Time
+	// Features are those that such a license keeps, of those that it unlocked. Empty means
+	// all of them.
+	Features []string
+	// After is how long a license must have been granted before it has a fallback: from when
+	// its key was made to Polar's last grant. 0 means no minimum; it must not be negative.
+	After time.Duration
 }
 
 // Links are pages of the vendor, as absolute addresses that begin with https:, http: or
@@ -293,6 +320,13 @@ func (c Config) withDefaults() Config {
 	c.Trial.Features = slices.Clone(c.Trial.Features)
 	slices.Sort(c.Trial.Features)
 	c.Trial.Features = slices.Compact(c.Trial.Features)
+	c.Fallback.Features = slices.Clone(c.Fallback.Features)
+	if c.hasFallback() && c.Fallback.Released.IsZero() {
+		c.Fallback.Released = c.Released
+	}
+	if c.Released.IsZero() {
+		c.Released = c.Fallback.Released
+	}
 	return c
 }
 
@@ -368,6 +402,9 @@ func (c Config) validate() error {
 	if err := c.checkTrial(); err != nil {
 		return err
 	}
+	if err := c.checkFallback(); err != nil {
+		return err
+	}
 	if c.Fingerprint != "" {
 		if err := checkMap("Fingerprint", map[string]any{"Fingerprint": c.Fingerprint}); err != nil {
 			return err
@@ -426,6 +463,27 @@ func (c Config) checkTrial() error {
 		return &InputError{"Trial", "has a feature without a name"}
 	case c.Trial.Days > 0 && (c.Ephemeral == ReleaseOnClose || c.Ephemeral == ValidateOnly):
 		return &InputError{"Trial", "would begin again at each start of an Ephemeral Gate: leave one of the two empty"}
+	}
+	return nil
+}
+
+// hasFallback reports whether a license that lapsed may count.
+func (c *Config) hasFallback() bool {
+	return !c.Fallback.Released.IsZero() || len(c.Fallback.Features) > 0 || c.Fallback.After != 0
+}
+
+// checkFallback rejects a fallback that can't work.
+func (c Config) checkFallback() error {
+	switch {
+	case !c.hasFallback():
+	case c.Fallback.Released.IsZero():
+		return &InputError{"Fallback", "needs to know when this version of the program was released: set Released"}
+	case !c.Fallback.Released.Equal(c.Released):
+		return &InputError{"Fallback", "has another Released than the Config: leave one of the two empty"}
+	case c.Fallback.After < 0:
+		return &InputError{"Fallback", "has a negative After: give a duration, or 0 for no minimum"}
+	case slices.Contains(c.Fallback.Features, ""):
+		return &InputError{"Fallback", "has a feature without a name"}
 	}
 	return nil
 }

@@ -68,7 +68,8 @@ type Diagnosis struct {
 	SinceChecked   time.Duration `json:"since_checked_ns"`
 	GraceUntil     time.Time     `json:"grace_until,omitzero"`
 	ExpiresAt      time.Time     `json:"expires_at,omitzero"`
-	TrialUntil     time.Time     `json:"trial_until,omitzero"` // when the trial ends, or ended
+	TrialUntil     time.Time     `json:"trial_until,omitzero"`   // when the trial ends, or ended
+	CoveredUntil   time.Time     `json:"covered_until,omitzero"` // which releases a license covers that has ended
 	Unsaved        bool          `json:"unsaved"`
 	InDoubt        bool          `json:"in_doubt"`
 	SeatsToRelease int           `json:"seats_to_release"`
@@ -106,8 +107,11 @@ func (g *Gate) Diagnose(ctx context.Context) Diagnosis {
 		GraceUntil:  status.GraceUntil,
 		ExpiresAt:   status.ExpiresAt,
 		TrialUntil:  status.TrialUntil,
-		Unsaved:     status.Unsaved,
-		InDoubt:     status.InDoubt,
+
+		CoveredUntil: status.CoveredUntil,
+
+		Unsaved: status.Unsaved,
+		InDoubt: status.InDoubt,
 
 		ActivationID: status.ActivationID,
 		language:     g.config.Language,
@@ -289,6 +293,7 @@ func (d Diagnosis) String() string {
 	}
 	moment("grace_until", d.GraceUntil)
 	moment("expires", d.ExpiresAt)
+	moment("covers_until", d.CoveredUntil)
 	moment("trial_until", d.TrialUntil)
 	optional("key", d.Key)
 	optional("activation", d.ActivationID)

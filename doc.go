@@ -25,7 +25,8 @@
 // image copied, err is [ErrOtherMachine]. [Gate.Move] moves the license here; nothing
 // moves by itself.
 //
-// Config.Trial lets people try the program for some days without a license.
+// Config.Trial lets people try the program for some days without a license, and
+// Config.Fallback lets a license that has ended keep the version that was bought.
 //
 // [Gate.Import] adopts an activation that an earlier version of your program made in
 // another way. Config.Ephemeral is for build jobs and containers; add Config.WaitForTurn

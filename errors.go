@@ -189,6 +189,10 @@ type Error struct {
 	situation Phrase
 	// store is why the stored license couldn't be read, if that is the reason.
 	store error
+	// covered and covers are what a license covers, if it doesn't cover this version of the
+	// program; zero and "" if that isn't known.
+	covered time.Time
+	covers  string
 	// kept: the call was about a key that was just entered while the license of another
 	// key stays in use.
 	kept bool
@@ -274,6 +278,9 @@ func (e *Error) words(l *Language) (what, do string) {
 	if e.kept {
 		what, do = l.wordsEntered(Phrase(e.Reason), e.situation)
 	}
+	if e.Reason == ErrNotCovered && e.situation == "" {
+		what, do = e.wordsOfCover(l, what, do)
+	}
 	if e.store != nil {
 		if w, d, ok := wordsOfStore(l, e.store); ok {
 			what, do = w, d
@@ -286,6 +293,17 @@ func (e *Error) words(l *Language) (what, do string) {
 	}
 	if e.RetryAfter > 0 {
 		do = l.text(phraseTryAgainIn, "{wait}", l.FormatDuration(e.RetryAfter))
+	}
+	return what, do
+}
+
+// wordsOfCover say what a license covers, as far as that is known.
+func (e *Error) wordsOfCover(l *Language, what, do string) (string, string) {
+	switch {
+	case e.covers != "":
+		return l.text(coversVersion, "{version}", e.covers), l.text(coversVersion + ".do")
+	case !e.covered.IsZero():
+		return l.text(coversUntil, "{until}", l.FormatTime(e.covered)), l.text(coversUntil + ".do")
 	}
 	return what, do
 }

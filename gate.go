@@ -267,8 +267,11 @@ func (g *Gate) Refresh(ctx context.Context) (Status, error) {
 	if status.State == "" {
 		status = g.Status()
 	}
-	if err = g.callError("refresh", err); !status.OK() {
+	switch err = g.callError("refresh", err); {
+	case !status.OK():
 		err = statusError(status, err)
+	case status.State == Perpetual && isDenial(err):
+		err = nil // Polar answered that the license has ended
 	}
 	return status, err
 }
@@ -350,7 +353,9 @@ func statusError(s Status, cause error) error {
 	if s.State == Unlicensed && s.Reason != ErrNoLicense && cause == nil {
 		cause = ErrNoLicense // which is true as well
 	}
-	return &Error{Op: "check", Reason: s.Reason, Err: cause, situation: s.situationSince(failed), store: s.unread()}
+	e := s.problem(failed)
+	e.Op, e.Err = "check", cause
+	return e
 }
 
 // fromMemory answers a Check from memory, if the last answer is fresh.
@@ -401,9 +406,9 @@ func (g *Gate) renewInBackground() {
 	}()
 }
 
-// renewable reports whether a granted answer is old enough to be renewed.
+// renewable reports whether an answer that lets the program run is old enough to be renewed.
 func renewable(v *verdict, s validity, now time.Time) bool {
-	return s.state == Active && now.After(renewalOf(v, s)) && !v.backingOff(now)
+	return (s.state == Active || s.state == Perpetual) && now.After(renewalOf(v, s)) && !v.backingOff(now)
 }
 
 // renewalOf is when a granted answer is past half its freshness, but never within a minute
@@ -495,7 +500,7 @@ func planCheck(rec *record, s validity, now time.Time, when occasion, waited *re
 			return renewSoon
 		}
 		return noteTheTime
-	case s.state == Grace && verdict.backingOff(now):
+	case (s.state == Grace || s.state == Perpetual) && verdict.backingOff(now):
 		return noteTheTime // asking failed a moment ago
 	}
 	switch {
@@ -746,9 +751,11 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		FreshUntil: s.freshUntil,
 		GraceUntil: s.graceUntil,
 		TrialUntil: s.trialUntil,
-		Source:     around.source,
-		Unsaved:    around.unsaved != nil,
-		InDoubt:    rec.inDoubt(now, around.underWay),
+
+		CoveredUntil: s.covered,
+		Source:       around.source,
+		Unsaved:      around.unsaved != nil,
+		InDoubt:      rec.inDoubt(now, around.underWay),
 
 		ReleasePending: rec.state.waiting(),
 		store:          rec.unread,
@@ -782,6 +789,9 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		next.status.LicenseKeyID, next.status.CustomerID = rec.verdict.LicenseKeyID, rec.verdict.CustomerID
 		next.status.subscribed = rec.verdict.Subscribed
 		next.status.Seats.Limit = rec.verdict.SeatLimit
+		if g := rec.verdict.lastGrant(); s.reason == ErrNotCovered && g != nil && g.proof != nil && !g.proof.CoversVersion(c.Version) {
+			next.status.covers = g.proof.Covers
+		}
 		next.status.Usage, next.status.LimitUsage = rec.verdict.Usage, Unlimited
 		if limit := rec.verdict.LimitUsage; limit != nil {
 			next.status.LimitUsage = *limit
@@ -789,7 +799,10 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 	}
 	if next.status.OK() {
 		next.status.Features = c.Trial.Features
-		if rec.verdict != nil {
+		switch {
+		case s.state == Perpetual:
+			next.status.Features = c.fallbackFeatures(rec.verdict)
+		case rec.verdict != nil:
 			next.status.Features = featuresOf(rec.verdict, c)
 		}
 		next.features = make(map[string]struct{}, len(next.status.Features))

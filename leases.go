@@ -62,7 +62,9 @@ func leaseValidity(v *verdict, now, newest time.Time, c *Config) validity {
 	case errors.Is(err, lease.ErrExpired):
 		s.state, s.reason = Locked, ErrGraceEnded
 	case errors.Is(err, lease.ErrNotCovered):
-		return refusedHere(v, now, c.FreshFor, ErrNotCovered)
+		s = refusedHere(v, now, c.FreshFor, ErrNotCovered)
+		s.covered = v.proof.CoversReleased
+		return s
 	case errors.Is(err, lease.ErrClockBehind), errors.Is(err, lease.ErrNotYet):
 		return validity{state: Locked, reason: ErrClockSetBack, changes: now.Add(maxNap)}
 	default: // it was replaced by a newer one, or given up
@@ -435,7 +437,7 @@ func (g *Gate) loadFile(ctx context.Context, rec record, data []byte) error {
 		want.HighWater = v.latest() // a newer lease shows that the mark was wrong
 	}
 	if _, err := proof.Check(g.now(), want); err != nil {
-		return fileError(err)
+		return notCoveredBy(fileError(err), proof, g.config.Version)
 	}
 	if !proof.Trial && !g.accepts(proof.BenefitID) {
 		return &Error{Op: opActivate, Reason: ErrWrongBenefit}
@@ -479,6 +481,17 @@ func fileError(err error) error {
 		e.Reason, e.situation = ErrClockSetBack, fileClock
 	}
 	return e
+}
+
+// notCoveredBy has an error say what a license file covers, if that is what it is about.
+func notCoveredBy(err error, proof *lease.Lease, version string) error {
+	if e, ok := err.(*Error); ok && e.Reason == ErrNotCovered {
+		e.covered = proof.CoversReleased
+		if !proof.CoversVersion(version) {
+			e.covers = proof.Covers
+		}
+	}
+	return err
 }
 
 // OfflineReceipt returns the receipt of a computer that was deactivated without a network. The

@@ -269,6 +269,9 @@ type verdict struct {
 	// Provisional: Polar hasn't said anything yet. CheckedAt is when the program that made
 	// the activation last verified it; see provisionalVerdict.
 	Provisional bool `json:"provisional,omitempty"`
+	// Grant is what is kept of Polar's last grant; nil if there was none, or if an earlier
+	// build stored the verdict. See lastGrant.
+	Grant *grant `json:"grant,omitempty"`
 	// Lease is the text of the lease that shows the verdict, and proof what it says, once it
 	// was found to be genuine; "" and nil if Polar itself gave the verdict.
 	Lease string `json:"lease,omitempty"`
@@ -384,6 +387,7 @@ type validity struct {
 	freshUntil time.Time // no need to ask before
 	graceUntil time.Time // no access after, unless Polar answers
 	trialUntil time.Time // when a trial ends, or ended
+	covered    time.Time // until when the releases of the program are covered; zero if that doesn't matter
 	// changes is when time alone changes this; zero if it doesn't.
 	changes time.Time
 }
@@ -457,6 +461,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 		if license.proof != nil {
 			v.Lease, v.proof = license.proof.Text, license.proof
 		}
+		v.Grant = grantOf(license, v.answered())
 		return v
 	case isDenial(err):
 		v := &verdict{Serial: serial, Refused: e.Reason, CheckedAt: now, HighWater: now}
@@ -464,6 +469,7 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 			v.BenefitID, v.ExpiresAt, v.Skew = last.BenefitID, last.ExpiresAt, last.Skew
 			v.Usage, v.LimitUsage, v.SeatLimit = last.Usage, last.LimitUsage, last.SeatLimit
 			v.LicenseKeyID, v.CustomerID, v.Subscribed = last.LicenseKeyID, last.CustomerID, last.Subscribed
+			v.Grant = last.lastGrant()
 		}
 		return v
 	case last == nil:

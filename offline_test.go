@@ -215,23 +215,23 @@ func TestEachOutcomeTurnsTheLastVerdictIntoTheNext(t *testing.T) {
 		},
 		"granted: a mark from the future is mended": {
 			verdict{Serial: 4, CheckedAt: noon, HighWater: noon.Add(300 * days)}, granted(hour), nil, hour,
-			verdict{Serial: 5, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b"},
+			verdict{Serial: 5, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b", Grant: &grant{At: noon.Add(hour)}},
 		},
 		"granted by a clock that is ahead of ours": {
 			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, granted(2 * hour), nil, hour,
-			verdict{Serial: 2, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b", Skew: hour},
+			verdict{Serial: 2, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b", Skew: hour, Grant: &grant{At: noon.Add(2 * hour)}},
 		},
 		"granted by a clock that is a moment behind ours": {
 			verdict{Serial: 1, CheckedAt: noon, HighWater: noon}, granted(hour - maxSkew), nil, hour,
-			verdict{Serial: 2, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b"},
+			verdict{Serial: 2, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b", Grant: &grant{At: noon.Add(hour)}},
 		},
 		"refused: what was known of the key stays, and the mark is mended": {
 			verdict{Serial: 1, CheckedAt: noon, HighWater: noon.Add(300 * days), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour}, nil, &Error{Reason: ErrInactive}, hour,
-			verdict{Serial: 2, Refused: ErrInactive, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour},
+			verdict{Serial: 2, Refused: ErrInactive, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b", ExpiresAt: noon.Add(days), Skew: hour, Grant: &grant{At: noon.Add(hour), Ends: noon.Add(days), Dated: true}},
 		},
 		"granted after a refusal": {
 			verdict{Serial: 1, Refused: ErrInactive, CheckedAt: noon, HighWater: noon, ExpiresAt: noon.Add(days)}, granted(hour), nil, hour,
-			verdict{Serial: 2, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b"},
+			verdict{Serial: 2, CheckedAt: noon.Add(hour), HighWater: noon.Add(hour), BenefitID: "b", Grant: &grant{At: noon.Add(hour)}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -488,7 +488,7 @@ func (rec *record) validity(now time.Time, c *Config, underWay string) validity 
 	case rec.verdict.Refused == "" && c.hasLeaseServer():
 		return validity{state: Locked, reason: ErrUnreachable} // Polar's word of before: a lease is needed now
 	}
-	return evaluate(rec.verdict, now, c.FreshFor, c.GracePeriod)
+	return c.fallBack(rec.verdict, evaluate(rec.verdict, now, c.FreshFor, c.GracePeriod), now)
 }
 
 // refusedHere is the validity of a license that Polar grants and this program refuses.

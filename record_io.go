@@ -408,6 +408,13 @@ func (g *Gate) claim(st *state) (said *verdict, ours bool, err error) {
 			said = nil
 		}
 	}
+	if said != nil && said.Grant != nil && said.Grant.Lease != "" {
+		last := *said.Grant
+		if last.proof, err = g.readLease(last.Lease, g.fingerprints(st)); err != nil {
+			last.Lease = ""
+		}
+		said.Grant = &last
+	}
 	here := g.fingerprint(st)
 	if st.Seat != nil && st.Seat.Machine == found {
 		st.Seat.Machine = here

@@ -115,7 +115,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	switch {
 	case err == nil && (nothing || s.state == Active):
 		r.failures, r.refusals, r.pause, r.failing = 0, 0, 0, time.Time{}
-	case isDenial(err), err == nil && s.reason.Denial():
+	case isDenial(err), err == nil && (s.reason.Denial() || s.reason == ErrNotCovered):
 		// Polar refused, or granted a license that is of no use here. This question or that
 		// of another process found out.
 		r.pause = pace.Jitter(min(firstAppeal<<r.refusals, lastAppeal))
@@ -182,7 +182,7 @@ func (r *runner) due(rec record) time.Time {
 	switch {
 	case rec.state.Seat.byFile(), rec.state.Seat == nil && !rec.state.waiting():
 		return now.Add(maxNap) // there is nothing to ask, but another process may activate
-	case rec.state.Seat == nil, rec.verdict == nil, s.state != Active:
+	case rec.state.Seat == nil, rec.verdict == nil, s.state != Active && s.state != Perpetual:
 		return next
 	}
 	if !rec.verdict.CheckedAt.Equal(r.answer) {

@@ -16,6 +16,9 @@ const (
 	Active State = "active"
 	// Grace: Polar can't be reached, and the last granted answer still counts.
 	Grace State = "grace"
+	// Perpetual: the license has ended, but covers this version of the program for good; see
+	// Config.Fallback. The Reason says how it ended.
+	Perpetual State = "perpetual"
 	// Locked: Polar refused it, or the grace period is over.
 	Locked State = "locked"
 	// InTrial: there is no license yet, and the trial lasts; see Config.Trial.
@@ -60,6 +63,10 @@ type Status struct {
 	ExpiresAt time.Time
 	// TrialUntil is when the trial ends, or ended if that is the Reason; zero otherwise.
 	TrialUntil time.Time
+	// CoveredUntil is until when the program's releases are covered by a license that has
+	// ended or covers so many months of updates, if the State is Perpetual or the Reason is
+	// ErrNotCovered; zero otherwise, and if a lease covers versions by number.
+	CoveredUntil time.Time
 	// Seats says on how many computers the key can be used.
 	Seats StatusSeats
 	// Usage is how many uses of the key have been counted, and LimitUsage how many there
@@ -89,6 +96,7 @@ type Status struct {
 	store     error  // why the Store couldn't be read or, if Unsaved, written
 	// subscribed: the key came with a subscription.
 	subscribed bool
+	covers     string // the newest version that a lease covers; "" if it doesn't say
 }
 
 // StatusSeats says on how many computers a license key can be used.
@@ -138,6 +146,8 @@ func (s Status) validity(l *Language, failed Reason) string {
 		return l.text(phraseActive)
 	case s.State == Active:
 		return l.text(phraseActiveUntil, "{until}", l.FormatTime(s.ExpiresAt))
+	case s.State == Perpetual:
+		return l.text(phrasePerpetual)
 	case s.State == InTrial:
 		return l.text(phraseTrial, "{until}", l.FormatTime(s.TrialUntil))
 	case s.State == Grace && s.situation == byFile:
@@ -151,7 +161,13 @@ func (s Status) validity(l *Language, failed Reason) string {
 		what, do := l.words(Phrase(s.Reason), situation)
 		return l.text(phraseGraceCause, "{what}", what, "{do}", do, "{until}", until)
 	}
-	return l.sentences((&Error{Reason: s.Reason, situation: situation, store: s.unread()}).words(l))
+	return l.sentences(s.problem(failed).words(l))
+}
+
+// problem is why the program may not run. failed is why Polar couldn't verify the license since
+// it last did.
+func (s Status) problem(failed Reason) *Error {
+	return &Error{Reason: s.Reason, situation: s.situationSince(failed), store: s.unread(), covered: s.CoveredUntil, covers: s.covers}
 }
 
 // situationSince is what is known more exactly than the reason tells, after Polar
@@ -183,6 +199,8 @@ func (s Status) action(l Links, failed Reason) Action {
 		return Action{}
 	case s.State == InTrial:
 		return Action{ActionEnterKey, l.Buy}
+	case s.State == Perpetual && s.Reason == ErrInactive:
+		return Action{ActionEnterKey, cmp.Or(l.Renew, l.Buy)}
 	case s.State == Grace && s.situation == byFile:
 		return Action{Kind: ActionLoadFile}
 	case s.State == Grace && s.Reason == ErrMisconfigured:
@@ -286,8 +304,10 @@ func (l Links) actionFor(reason Reason, situation Phrase) Action {
 	return Action{}
 }
 
-// OK reports whether the program may run: the state is Active, Grace or InTrial.
-func (s Status) OK() bool { return s.State == Active || s.State == Grace || s.State == InTrial }
+// OK reports whether the program may run: the state is Active, Grace, InTrial or Perpetual.
+func (s Status) OK() bool {
+	return s.State == Active || s.State == Grace || s.State == InTrial || s.State == Perpetual
+}
 
 // Has reports whether a feature was unlocked when the snapshot was taken.
 func (s Status) Has(feature string) bool { return slices.Contains(s.Features, feature) }
@@ -299,7 +319,7 @@ type wireAction struct {
 }
 
 // MarshalJSON writes every field: the key masked, times in UTC or null, the action null if
-// there is none, usage and seats only if there is a limit, trial_until only of a trial, and unsaved, in_doubt and release_pending
+// there is none, usage and seats only if there is a limit, trial_until and covered_until only if they apply, and unsaved, in_doubt and release_pending
 // only if they are true. It is for other programs to read; there is no way back to a Status.
 func (s Status) MarshalJSON() ([]byte, error) {
 	when := func(t time.Time) *time.Time {
@@ -341,6 +361,7 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		GraceUntil *time.Time   `json:"grace_until"`
 		ExpiresAt  *time.Time   `json:"expires_at"`
 		TrialUntil *time.Time   `json:"trial_until,omitempty"`
+		Covered    *time.Time   `json:"covered_until,omitempty"`
 		Seats      *StatusSeats `json:"seats,omitempty"`
 		Usage      *int64       `json:"usage,omitempty"`
 		LimitUsage *int64       `json:"limit_usage,omitempty"`
@@ -353,6 +374,6 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		Action *wireAction `json:"action"`
 	}{
 		s.State, string(s.Reason), s.Key, features, s.BenefitID, s.ActivationID, s.LicenseKeyID, s.CustomerID,
-		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), when(s.TrialUntil), seats, usage, limit, s.Source, s.Unsaved, s.InDoubt, s.ReleasePending, s.Message, action,
+		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), when(s.TrialUntil), when(s.CoveredUntil), seats, usage, limit, s.Source, s.Unsaved, s.InDoubt, s.ReleasePending, s.Message, action,
 	})
 }

@@ -29,8 +29,8 @@ type Language struct {
 	// time, {wait} a duration, {what} and {do} are the phrases of a reason, {file} is
 	// a file or folder, {field} and {problem} say, in English, what is wrong with a
 	// value, {scope} is what an access token lacks, {place} is where in a license key {char}
-	// is, after {n} characters, {time} and {clock} are figures of a report. {what} starts with a
-	// capital letter where it starts a sentence.
+	// is, after {n} characters, {version} is the version of a program, {time} and {clock} are
+	// figures of a report. {what} starts with a capital letter where it starts a sentence.
 	Phrases map[Phrase]string
 	// Time writes a time. nil writes "2 January 2006 15:04" in the computer's time
 	// zone.
@@ -231,6 +231,7 @@ const (
 	phraseGraceCause     Phrase = "grace.cause"
 	phraseGraceFile      Phrase = "grace.file"
 	phraseTrial          Phrase = "trial"
+	phrasePerpetual      Phrase = "perpetual"
 	phraseRefused        Phrase = "refused"
 	phraseNoteInDoubt    Phrase = "note_in_doubt"
 	phraseNoteUnsaved    Phrase = "note_unsaved"
@@ -286,6 +287,10 @@ const (
 	// trialUnstored: a trial couldn't begin, because it couldn't be stored.
 	trialUnstored Phrase = "no_license.trial"
 
+	// What a license covers that doesn't cover this version.
+	coversUntil   Phrase = "not_covered.until"
+	coversVersion Phrase = "not_covered.version"
+
 	// A license that came in a file.
 	byFile        Phrase = "grace_ended.file"
 	fileElsewhere Phrase = "other_machine.file"
@@ -338,6 +343,7 @@ var english = map[Phrase]string{
 	"grace.cause":          "We couldn't verify your license: {what}. {do} You can keep using this program until {until}.",
 	"grace.file":           "Your license file has to be renewed. Load a new one before {until} to keep using this program.",
 	"trial":                "Trial until {until}. To keep using this program after that, activate a license key.",
+	"perpetual":            "Your license has ended, but you can keep using this version of the program. Renew your license to get newer versions.",
 	"grace_due":            "We'll recheck your license when you're online. Connect before {until} to keep using this program.",
 	"note_in_doubt":        "An earlier activation didn't finish. The license key may count it as a computer in use.",
 	"note_release_pending": "We'll deactivate your previous license once you're online.",
@@ -496,6 +502,10 @@ var english = map[Phrase]string{
 	"bad_lease.update.do":        "Update the program, or get a new license file.",
 	"not_covered":                "your license doesn't include this version of the program",
 	"not_covered.do":             "Install an earlier version, or renew your license.",
+	"not_covered.until":          "your license includes updates until {until}, and this version is newer",
+	"not_covered.until.do":       "Install a version from before then, or renew your license.",
+	"not_covered.version":        "your license includes versions up to {version}, and this one is newer",
+	"not_covered.version.do":     "Install one of them, or renew your license.",
 	"expired.file":               "this license file has expired",
 	"expired.file.do":            "Make a new request, and load the file that you get for it.",
 	"clock_set_back.file":        "the license file is from a later time than this computer's clock shows",
@@ -542,6 +552,7 @@ var english = map[Phrase]string{
 	"report.checked":        "checked",
 	"report.grace_until":    "grace until",
 	"report.expires":        "expires",
+	"report.covers_until":   "covers until",
 	"report.trial_until":    "trial until",
 	"report.key":            "key",
 	"report.activation":     "activation",

@@ -66,6 +66,9 @@ func messages() string {
 	status("active", Status{State: Active}, "", false)
 	status("active, with an end", Status{State: Active, ExpiresAt: until}, "", false)
 	status("trial", Status{State: InTrial, TrialUntil: until}, "", false)
+	status("perpetual", Status{State: Perpetual, Reason: ErrExpired, CoveredUntil: until}, "", false)
+	status("locked, released after what is covered", Status{State: Locked, Reason: ErrNotCovered, CoveredUntil: until}, "", false)
+	status("locked, a version that isn't covered", Status{State: Locked, Reason: ErrNotCovered, covers: "3.2"}, "", false)
 	status("grace, not asked yet", Status{State: Grace, Reason: ErrUnreachable, GraceUntil: until}, "", false)
 	for _, reason := range []Reason{ErrUnreachable, ErrRateLimited, ErrMisconfigured} {
 		status("grace, "+string(reason), Status{State: Grace, Reason: reason, GraceUntil: until}, reason, false)

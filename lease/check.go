@@ -75,7 +75,7 @@ func (l Lease) Check(now time.Time, want Want) (Standing, error) {
 		reason, detail, when = ErrNotYet, "it starts ", starts
 	case expires != 0 && max(at, high) >= seconds(l.Ends()):
 		reason, detail, when = ErrExpired, "it ended ", seconds(l.Ends())
-	case l.Covers != "" && !covers(l.Covers, want.Version):
+	case !l.CoversVersion(want.Version):
 		reason, detail = ErrNotCovered, "it covers versions up to "+l.Covers
 	case covered != 0 && (released == 0 || released > covered):
 		reason, detail, when = ErrNotCovered, "it covers versions released until ", covered
@@ -88,6 +88,12 @@ func (l Lease) Check(now time.Time, want Want) (Standing, error) {
 		detail += time.Unix(when, 0).UTC().Format(time.RFC3339)
 	}
 	return "", &Error{reason, detail}
+}
+
+// CoversVersion reports whether the lease covers a version of the program by its number: every
+// one, if it has no Covers. It says nothing of CoversReleased.
+func (c Claims) CoversVersion(version string) bool {
+	return c.Covers == "" || covers(c.Covers, version)
 }
 
 // covers reports whether a version is not newer than the newest covered one, of

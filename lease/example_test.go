@@ -152,3 +152,10 @@ func ExampleSecret() {
 	fmt.Println(key, key.IsZero(), len(key.Reveal()))
 	// Output: **** false 42
 }
+
+// A lease can cover the versions of the program up to a number.
+func ExampleClaims_CoversVersion() {
+	claims := lease.Claims{Covers: "3.2"}
+	fmt.Println(claims.CoversVersion("3.2.99"), claims.CoversVersion("3.10.0"))
+	// Output: true false
+}

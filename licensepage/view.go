@@ -93,6 +93,8 @@ func lookOf(s polargate.Status) look {
 		return look{"good", "", "page.active"}
 	case polargate.Grace:
 		return look{"warn", "check", "page.grace"}
+	case polargate.Perpetual:
+		return look{"good", "", "page.perpetual"}
 	case polargate.InTrial:
 		return look{"plain", "enter", "page.trial"}
 	case polargate.Unlicensed:

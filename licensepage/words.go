@@ -21,6 +21,7 @@ var english = map[polargate.Phrase]string{
 	"page.grace":          "Working offline",
 	"page.grace.file":     "Your license file has to be renewed",
 	"page.no_license":     "No license yet",
+	"page.perpetual":      "Licensed for this version",
 	"page.trial":          "Trial",
 	"page.trial_ended":    "Your trial has ended",
 	"page.in_doubt":       "Activation not confirmed",

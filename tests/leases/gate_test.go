@@ -496,7 +496,7 @@ func TestALeaseThatDoesNotCoverThisVersionSaysSo(t *testing.T) {
 		status, err := updated.Check(t.Context())
 		require.ErrorIs(t, err, polargate.ErrNotCovered)
 		assert.Equal(t, polargate.Locked, status.State)
-		assert.Contains(t, status.Message, "doesn't include this version")
+		assert.Contains(t, status.Message, "includes versions up to 1.4")
 		back := v.Open()
 		status, err = back.Check(t.Context())
 		require.NoError(t, err)
@@ -548,5 +548,72 @@ func TestARedirectOfTheLicenseServerIsNotFollowed(t *testing.T) {
 		_, err := gate.Activate(t.Context(), v.Key.Key)
 		require.ErrorIs(t, err, polargate.ErrUnreachable)
 		assert.False(t, strings.Contains(err.Error(), "elsewhere"))
+	})
+}
+
+func TestALicenseOfALicenseServerThatLapsedKeepsWhatItsLastLeaseCovers(t *testing.T) {
+	for name, test := range map[string]struct {
+		covers   string    // of the lease
+		released time.Time // until when the lease covers releases; zero: it doesn't say
+	}{
+		"all that came out while it was issued": {"", time.Time{}},
+		"this version, by its number":           {"1", time.Time{}},
+		"this version, by its day":              {"", time.Date(2001, 1, 1, 0, 0, 0, 0, time.UTC)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inTime(t, func(c *issuer.Config) {
+				c.Claims = func(_ context.Context, _ issuer.About, claims *lease.Claims) error {
+					claims.Covers, claims.CoversReleased = test.covers, test.released
+					return nil
+				}
+			}, func(t *testing.T, v *vendor) {
+				v.Config.Fallback.Released = time.Now().Add(-kit.Day)
+				gate := v.Activated()
+				issued := time.Now()
+				time.Sleep(3 * kit.Day)
+				v.Polar.Revoke(v.Key.ID)
+				_, _ = gate.Refresh(t.Context())
+				require.NoError(t, gate.Close())
+				v.says(away)
+				gate = v.Open()
+				status, err := gate.Check(t.Context())
+				require.NoError(t, err)
+				assert.Equal(t, polargate.Perpetual, status.State)
+				assert.Equal(t, []string{"export", "print", "sync"}, status.Features)
+				until := issued
+				if !test.released.IsZero() {
+					until = test.released
+				}
+				assert.WithinDuration(t, until, status.CoveredUntil, time.Second)
+				require.NoError(t, gate.Close())
+
+				status, err = v.Open(func(c *polargate.Config) { c.Fallback.Released = until.Add(kit.Day) }).Check(t.Context())
+				require.ErrorIs(t, err, polargate.ErrNotCovered)
+				assert.Contains(t, status.Message, until.Local().Format("2 January 2006"))
+				if test.covers != "" {
+					status, err = v.Open(func(c *polargate.Config) { c.Version = "2.0.0" }).Check(t.Context())
+					require.ErrorIs(t, err, polargate.ErrNotCovered)
+					kit.Says(t, status.Message, "not_covered.version.do")
+				}
+				// A lease of a key that isn't pinned shows nothing.
+				_, err = v.Open(func(c *polargate.Config) { c.LeaseKeys = []ed25519.PublicKey{public(privateKey(9))} }).Check(t.Context())
+				require.ErrorIs(t, err, polargate.ErrInactive)
+			})
+		})
+	}
+}
+
+func TestALicenseFromBeforeTheLicenseServerHasNoFallback(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, v *vendor) {
+		v.Config.Fallback.Released = time.Now().Add(-kit.Day)
+		before := v.Open(func(c *polargate.Config) { c.LeaseURL = "" })
+		_, err := before.Activate(t.Context(), v.Key.Key)
+		require.NoError(t, err)
+		v.Polar.Revoke(v.Key.ID)
+		status, _ := before.Refresh(t.Context())
+		assert.Equal(t, polargate.Perpetual, status.State)
+		require.NoError(t, before.Close())
+		_, err = v.Open().Check(t.Context())
+		require.ErrorIs(t, err, polargate.ErrInactive, "a state can be sealed by whoever takes the program apart")
 	})
 }

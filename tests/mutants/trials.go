@@ -42,3 +42,46 @@ var trials = []mutant{
 		tests: "TestATrialThatEndedStaysSoByAClockThatIsSetBackAMinute",
 	},
 }
+
+var fallbacks = []mutant{
+	{
+		name:  "a version that came out later is covered",
+		rule:  "a license that lapsed covers what was released by then",
+		file:  "trial.go",
+		old:   `	if !covers || c.Fallback.Released.After(covered) {`,
+		new:   `	if !covers {`,
+		tests: "TestALicenseThatExpiredKeepsTheVersionThatItCovered|TestALicenseOfALicenseServerThatLapsedKeepsWhatItsLastLeaseCovers",
+	},
+	{
+		name:  "what was taken back while it was paid has a fallback",
+		rule:  "a license that Polar ends before its end didn't lapse",
+		file:  "trial.go",
+		old:   `	case refused.Before(end.Add(-clockSlack)):`,
+		new:   `	case end.IsZero():`,
+		tests: "TestWhatPolarSaysOfASubscriptionTellsItsEndFromARefund",
+	},
+	{
+		name:  "a dated key that was revoked has a fallback",
+		rule:  "a key with a date of its own lapses at that date only",
+		file:  "trial.go",
+		old:   `	case g.Ordered, g.Unpaid, g.Dated:`,
+		new:   `	case g.Ordered, g.Unpaid:`,
+		tests: "TestALicenseThatWasTakenBackHasNoFallback",
+	},
+	{
+		name:  "an unsigned grant has a fallback beside a license server",
+		rule:  "with a license server, only a signed lease covers anything",
+		file:  "trial.go",
+		old:   `	case c.hasLeaseServer():`,
+		new:   `	case false:`,
+		tests: "TestALicenseFromBeforeTheLicenseServerHasNoFallback",
+	},
+	{
+		name:  "a fallback unlocks what the license didn't",
+		rule:  "a fallback unlocks no more than the license did",
+		file:  "trial.go",
+		old:   `	var kept []string`,
+		new:   `	kept := slices.Clone(c.Fallback.Features)`,
+		tests: "TestAFallbackUnlocksNoMoreThanTheLicenseDid",
+	},
+}
