@@ -13,6 +13,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/keyring"
+	"github.com/polargate/polargate/internal/link"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
@@ -384,25 +385,26 @@ func (c *Customers) join(budget *pace.Budget) error {
 		eventHeard: func() { c.warming.lastEvent.Store(int64(c.cache.Now())) },
 	}
 	r.listsRead = r.afterWalk
-	link := sharedLinkConfig{
-		Store:    config.Shared,
+	settings := link.Config{
+		Store:    storeOf(config.Shared),
+		Mistake:  isMistake,
 		Purpose:  "customers of " + c.client.base + " " + c.client.organizationID,
 		Secrets:  []string{config.Secret},
-		ClaimFor: max(claimFor, 2*config.Timeout),
+		ClaimFor: max(link.ClaimFor, 2*config.Timeout),
 		Logger:   config.Logger,
 	}
 	if config.OtherSecret != "" {
-		link.Secrets = append(link.Secrets, config.OtherSecret)
+		settings.Secrets = append(settings.Secrets, config.OtherSecret)
 	}
 	config.Secret, config.OtherSecret = "", "" // they are in the link now
 	var err error
-	if r.link, err = newSharedLink(link); err != nil {
+	if r.link, err = link.New(settings); err != nil {
 		return err
 	}
-	r.link.config.Budget = SharedBudget{Name: r.link.openName("budget", "requests").key, Limit: limit, Window: time.Minute}
+	r.link.Config.Budget = link.Budget{Name: r.link.OpenName("budget", "requests").Key, Limit: limit, Window: time.Minute}
 	c.replicas, c.cache.Others, c.client.pace = r, r, &sharedPace{budget, r}
-	r.lists = relay.Relay{Values: relayValues{r.link}, Name: "lists", Holder: r.link.config.Holder, Lasts: turnLasts, Kept: listsKept}
-	r.link.listen(r.heard)
-	r.link.goBehind(r.sweep)
+	r.lists = relay.Relay{Values: relayValues{r.link}, Name: "lists", Holder: r.link.Config.Holder, Lasts: turnLasts, Kept: listsKept}
+	r.link.Listen(r.heard)
+	r.link.GoBehind(r.sweep)
 	return nil
 }

@@ -416,7 +416,7 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	if err := c.openUsage(); err != nil {
 		c.cache.Close()
 		if r := c.replicas; r != nil {
-			r.link.close()
+			r.link.Close()
 		}
 		return nil, err
 	}
@@ -449,7 +449,7 @@ func (c *Customers) Close() error {
 	c.usage.close(c.config.Timeout)
 	c.members.close()
 	if r := c.replicas; r != nil {
-		r.link.close()
+		r.link.Close()
 	}
 	c.client.Close()
 	return nil
@@ -633,7 +633,7 @@ func (c *Customers) Stats() CustomersStats {
 	s.Warm = c.warmStats()
 	s.Usage = c.usage.stats()
 	if r := c.replicas; r != nil {
-		l := r.link.stats()
+		l := r.link.Stats()
 		s.Shared = SharedStats{Away: l.Away, Replicas: l.Replicas, Waiting: l.Waiting, Lost: l.Lost, Unreadable: l.Unreadable, LastHint: l.LastHint}
 	}
 	s.Pause = c.client.pace.PauseLeft()

@@ -15,6 +15,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/polargate/polargate/internal/link"
 	"github.com/polargate/polargate/internal/machine"
 	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
@@ -318,18 +319,18 @@ func processWorksByPolicy(args []string) error {
 	_ = old.Close()
 
 	for _, secret := range []string{"", "short"} { // what replicas share
-		link, err := newSharedLink(sharedLinkConfig{Store: SharedInMemory(), Secrets: []string{secret}})
+		shared, err := link.New(link.Config{Store: storeOf(SharedInMemory()), Secrets: []string{secret}})
 		if err != nil {
 			return err
 		}
-		name := link.name("customer", "a")
-		if _, err := link.put(ctx, sharedFact{Name: name, At: time.Now(), Data: []byte("x"), TTL: time.Hour}); err != nil {
+		name := shared.Name("customer", "a")
+		if _, err := shared.Put(ctx, link.Fact{Name: name, At: time.Now(), Data: []byte("x"), TTL: time.Hour}); err != nil {
 			return err
 		}
-		if facts, err := link.get(ctx, name); err != nil || string(facts[name.key].Data) != "x" {
+		if facts, err := shared.Get(ctx, name); err != nil || string(facts[name.Key].Data) != "x" {
 			return fmt.Errorf("a record for other replicas: %w", err)
 		}
-		link.close()
+		shared.Close()
 	}
 
 	for _, name := range []string{"TLS", "plain"} {

@@ -13,6 +13,7 @@ import (
 	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/keyring"
+	"github.com/polargate/polargate/internal/link"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
@@ -29,7 +30,7 @@ import (
 // license key that came with a request, under the name of the key. That an event told of a
 // license key is a record under the name of its id.
 type replicas struct {
-	link     *sharedLink
+	link     *link.Link
 	cache    *memory.Cache
 	features map[string][]string
 	budget   *pace.Budget // of this replica alone
@@ -87,7 +88,7 @@ func (r *replicas) takeTurn(ctx context.Context) (away bool, err error) {
 		if left := r.budget.PauseLeft(); left > 0 {
 			return false, &pace.PausedError{For: left}
 		}
-		turn, err := r.link.take(ctx, 1, r.keeps(ctx))
+		turn, err := r.link.Take(ctx, 1, r.keeps(ctx))
 		r.noteTurn(turn, err)
 		switch deadline, ok := ctx.Deadline(); {
 		case ctx.Err() != nil:
@@ -124,20 +125,20 @@ func (r *replicas) keeps(ctx context.Context) int {
 // PauseFor lets no replica send a request for d.
 func (p *sharedPace) PauseFor(d time.Duration) {
 	p.Budget.PauseFor(d)
-	p.r.link.goBehind(func() { _ = p.r.link.pause(p.r.link.life, d) })
+	p.r.link.GoBehind(func() { _ = p.r.link.Pause(p.r.link.Life, d) })
 }
 
 // noteTurn takes over a pause that another replica was asked for. It gives this replica the
 // whole limit while the store counts requests, and its share while the store is away.
-func (r *replicas) noteTurn(turn SharedTurn, err error) {
+func (r *replicas) noteTurn(turn link.Turn, err error) {
 	if turn.Paused {
 		r.budget.PauseFor(turn.Wait)
 	}
 	switch {
 	case err == nil:
 		r.budget.SetPerMinute(r.limit)
-	case r.link.isAway():
-		r.budget.SetPerMinute(r.link.share(r.limit))
+	case r.link.IsAway():
+		r.budget.SetPerMinute(r.link.Share(r.limit))
 	}
 }
 
@@ -148,12 +149,12 @@ func (r *replicas) TellShort(now clock.Local) {
 	if last != 0 && now < clock.Local(last).After(memory.ShortLasts/4) || !r.saidShort.CompareAndSwap(last, int64(now)) {
 		return
 	}
-	r.link.goBehind(func() { r.link.hint(r.link.life, r.shortName()) })
+	r.link.GoBehind(func() { r.link.Hint(r.link.Life, r.shortName()) })
 }
 
-func (r *replicas) shortName() sharedName { return r.link.openName("hint", "requests are short") }
+func (r *replicas) shortName() link.Name { return r.link.OpenName("hint", "requests are short") }
 
-func (r *replicas) walkName() sharedName { return r.link.openName("hint", "lists were read") }
+func (r *replicas) walkName() link.Name { return r.link.OpenName("hint", "lists were read") }
 
 // factOf writes what Polar said; nil if it is of no use to other replicas.
 func (r *replicas) factOf(n memory.News) []byte {
@@ -252,7 +253,7 @@ var errOtherOrganization = errors.New("a fact about another organization")
 
 // parse reads a record, and learns from it what it says beside its fact: the organization,
 // and that Polar's clock is past its time.
-func (r *replicas) parse(shared sharedFact) (f fact.Fact, at clock.Polar, err error) {
+func (r *replicas) parse(shared link.Fact) (f fact.Fact, at clock.Polar, err error) {
 	if f, err = fact.Parse(shared.Data); err != nil {
 		return f, 0, err
 	}
@@ -316,25 +317,25 @@ func (r *replicas) newsOfLicense(f fact.Fact, at clock.Polar, key memory.Key) me
 }
 
 // name is what the record of a customer or a license key is called.
-func (r *replicas) name(key memory.Key) sharedName {
-	return r.link.name([memory.Kinds]string{"customer", "external id", "license key"}[key.Kind], key.ID)
+func (r *replicas) name(key memory.Key) link.Name {
+	return r.link.Name([memory.Kinds]string{"customer", "external id", "license key"}[key.Kind], key.ID)
 }
 
 // droppedName is what the record is called that says that an event told of a license key.
-func (r *replicas) droppedName(license string) sharedName { return r.link.name("license", license) }
+func (r *replicas) droppedName(license string) link.Name { return r.link.Name("license", license) }
 
 // polarNow is the time by Polar's clock.
 func (r *replicas) polarNow() clock.Polar { return r.cache.PolarNow() }
 
 // adopt has the cache take in a record that was read, if it says something younger. key is
 // that of a record about a license key, which doesn't tell it; otherwise it may be empty.
-func (r *replicas) adopt(shared sharedFact, key memory.Key) {
+func (r *replicas) adopt(shared link.Fact, key memory.Key) {
 	f, at, err := r.parse(shared)
 	if err == nil {
 		err = r.take(f, at, key)
 	}
 	if err != nil {
-		r.link.cannotRead("a record", err)
+		r.link.CannotRead("a record", err)
 	}
 }
 
@@ -393,12 +394,12 @@ func (r *replicas) drop(d *fact.Dropped, at clock.Polar) error {
 
 // publishDrop tells other replicas of an event about license keys of a customer.
 func (r *replicas) publishDrop(customer wire.UUID, ids []wire.UUID, at clock.Polar, revoked bool) {
-	var facts []sharedFact
+	var facts []link.Fact
 	for _, id := range ids {
 		f := fact.Fact{At: at, Organization: r.organization(), Dropped: &fact.Dropped{License: id.String(), Customer: customer.String(), Revoked: revoked}}
-		facts = append(facts, sharedFact{r.droppedName(id.String()), at.Time(), f.Bytes(), r.lasts()})
+		facts = append(facts, link.Fact{Name: r.droppedName(id.String()), At: at.Time(), Data: f.Bytes(), TTL: r.lasts()})
 	}
-	_, _ = r.link.put(r.link.life, facts...)
+	_, _ = r.link.Put(r.link.Life, facts...)
 }
 
 // lasts is how long what Polar said can be of use.
@@ -412,10 +413,10 @@ func (r *replicas) lasts() time.Duration {
 func (r *replicas) Publish(n memory.News) {
 	facts := r.factsOf(n)
 	if facts == nil {
-		_ = r.link.release(r.link.life, r.name(n.Key))
+		_ = r.link.Release(r.link.Life, r.name(n.Key))
 		return
 	}
-	younger, _ := r.link.put(r.link.life, facts...)
+	younger, _ := r.link.Put(r.link.Life, facts...)
 	for _, shared := range younger {
 		f, _, err := r.parse(shared)
 		if err == nil && n.Event && f.Customer != nil && !f.Customer.Event && n.Value.At() >= f.At.Before(memory.ReadTime) {
@@ -431,7 +432,7 @@ func (r *replicas) Publish(n memory.News) {
 }
 
 // factsOf are the records for what Polar said; nil if none is of use to others.
-func (r *replicas) factsOf(n memory.News) (facts []sharedFact) {
+func (r *replicas) factsOf(n memory.News) (facts []link.Fact) {
 	data := r.factOf(n)
 	if data == nil {
 		return nil
@@ -439,17 +440,17 @@ func (r *replicas) factsOf(n memory.News) (facts []sharedFact) {
 	at, brief := n.At.Time(), max(r.cache.UnknownFor, time.Millisecond)
 	switch {
 	case n.Key.Kind == memory.ByLicenseKey && n.Value.Known():
-		return []sharedFact{{r.name(n.Key), at, data, r.lasts()}}
+		return []link.Fact{{Name: r.name(n.Key), At: at, Data: data, TTL: r.lasts()}}
 	case n.Value.Known() || n.Event:
 		for _, key := range memory.Askable(n.Value) {
-			facts = append(facts, sharedFact{r.name(key), at, data, r.lasts()})
+			facts = append(facts, link.Fact{Name: r.name(key), At: at, Data: data, TTL: r.lasts()})
 		}
 	default:
-		facts = append(facts, sharedFact{r.name(n.Key), at, data, brief})
+		facts = append(facts, link.Fact{Name: r.name(n.Key), At: at, Data: data, TTL: brief})
 	}
 	if n.Former != "" {
 		gone := memory.News{Value: rights.Of(wire.UUID{}, "", false, n.Value.At()), Key: memory.Key{Kind: memory.ByExternalID, ID: n.Former}}
-		facts = append(facts, sharedFact{r.name(gone.Key), at, r.factOf(gone), brief})
+		facts = append(facts, link.Fact{Name: r.name(gone.Key), At: at, Data: r.factOf(gone), TTL: brief})
 	}
 	return facts
 }
@@ -472,9 +473,9 @@ func (r *replicas) Seek(ctx context.Context, key memory.Key, when memory.Urgency
 		}
 	}
 	name := r.name(key)
-	var ask sharedAsk
+	var ask link.Ask
 	for again := false; ; again = true {
-		ask, err = r.link.lookup(ctx, name, notBefore.Time(), keep)
+		ask, err = r.link.Lookup(ctx, name, notBefore.Time(), keep)
 		r.noteTurn(ask.Turn, err)
 		if err != nil {
 			return l, false, nil // this replica goes on alone
@@ -496,14 +497,14 @@ func (r *replicas) Seek(ctx context.Context, key memory.Key, when memory.Urgency
 		notBefore = clock.PolarTime(ask.Fact.At) + 1
 	}
 	if !ask.Claimed && !ask.Busy && ask.Known && keep == r.limit/2 && !ask.Turn.Paused {
-		if turn, err := r.link.take(ctx, 1, 0); err == nil && turn.Taken {
+		if turn, err := r.link.Take(ctx, 1, 0); err == nil && turn.Taken {
 			ask.Busy, ask.Claimed = false, true // without a claim, which does no harm
 		}
 	}
 	switch {
 	case ask.Claimed:
 		l.Unit = &memory.Unit{}
-		l.End = func() { _ = r.link.release(r.link.life, name) }
+		l.End = func() { _ = r.link.Release(r.link.Life, name) }
 	case ask.Busy: // whoever asks has not got an answer in time
 	case keep == r.limit:
 		return l, false, c.TooMany()
@@ -515,7 +516,7 @@ func (r *replicas) Seek(ctx context.Context, key memory.Key, when memory.Urgency
 }
 
 // refusedTurn is that the budget of all replicas has no request.
-func refusedTurn(turn SharedTurn) error {
+func refusedTurn(turn link.Turn) error {
 	e := &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: max(turn.Wait, time.Second), Detail: sharedLimit + " is used up", unasked: true}
 	if turn.Paused {
 		e.Detail, e.heldBack, e.unasked = "waiting out a pause that Polar asked for", true, false
@@ -529,7 +530,7 @@ func (r *replicas) CheckFirst(key memory.Key) {
 		return
 	}
 	gap := r.cache.Gap()
-	r.once(context.Background(), "check ", key, func(key memory.Key) { r.check(r.link.life, key) })
+	r.once(context.Background(), "check ", key, func(key memory.Key) { r.check(r.link.Life, key) })
 	r.cache.NoteChecked(gap, key)
 }
 
@@ -538,9 +539,9 @@ func (r *replicas) CheckFirst(key memory.Key) {
 // once that has just failed, as one does that is busy.
 func (r *replicas) Recall(ctx context.Context, key memory.Key) {
 	r.once(ctx, "recall ", key, func(key memory.Key) {
-		patience, cancel := context.WithTimeout(r.link.life, recallPatience)
+		patience, cancel := context.WithTimeout(r.link.Life, recallPatience)
 		defer cancel()
-		for !r.check(patience, key) && r.link.awayFor() < recallGivesUp && pace.Sleep(patience, recallAgain) {
+		for !r.check(patience, key) && r.link.AwayFor() < recallGivesUp && pace.Sleep(patience, recallAgain) {
 		}
 	})
 }
@@ -564,12 +565,12 @@ func (r *replicas) once(ctx context.Context, what string, key memory.Key, do fun
 // check has the cache take in what there is about some customers and license keys, and
 // reports whether that could be read.
 func (r *replicas) check(ctx context.Context, keys ...memory.Key) bool {
-	names, of := make([]sharedName, len(keys)), make(map[string]memory.Key, len(keys))
+	names, of := make([]link.Name, len(keys)), make(map[string]memory.Key, len(keys))
 	for i, key := range keys {
 		names[i] = r.name(key)
-		of[names[i].key] = key
+		of[names[i].Key] = key
 	}
-	facts, err := r.link.get(ctx, names...)
+	facts, err := r.link.Get(ctx, names...)
 	for name, shared := range facts {
 		r.adopt(shared, of[name])
 	}
@@ -579,7 +580,7 @@ func (r *replicas) check(ctx context.Context, keys ...memory.Key) bool {
 // checkDropped has license keys asked about again if an event told of them, and reports
 // whether that could be read.
 func (r *replicas) checkDropped(ctx context.Context, keys ...memory.Key) bool {
-	var names []sharedName
+	var names []link.Name
 	for _, key := range keys {
 		if id := r.cache.LicenseOf(key); id != "" {
 			names = append(names, r.droppedName(id))
@@ -588,7 +589,7 @@ func (r *replicas) checkDropped(ctx context.Context, keys ...memory.Key) bool {
 	if len(names) == 0 {
 		return true
 	}
-	facts, err := r.link.get(ctx, names...)
+	facts, err := r.link.Get(ctx, names...)
 	for _, shared := range facts {
 		r.adopt(shared, memory.Key{})
 	}
@@ -600,31 +601,31 @@ func (r *replicas) heard(keys []string, gap bool) {
 	if gap {
 		r.distrust()
 	}
-	var names []sharedName
-	short, walked := r.shortName().key, r.walkName().key
+	var names []link.Name
+	short, walked := r.shortName().Key, r.walkName().Key
 	for _, key := range keys {
 		switch key {
 		case short:
 			r.cache.NoteShort(r.cache.Now())
 		case walked:
-			r.link.goBehind(r.listsRead)
+			r.link.GoBehind(r.listsRead)
 		default:
-			names = append(names, sharedName{key: key})
+			names = append(names, link.Name{Key: key})
 		}
 	}
 	if len(names) == 0 {
 		return
 	}
-	facts, err := r.link.get(r.link.life, names...)
+	facts, err := r.link.Get(r.link.Life, names...)
 	r.takeIfOfUse(slices.Collect(maps.Values(facts)))
-	if err != nil && !r.link.isAway() { // otherwise there is a gap when it is back
+	if err != nil && !r.link.IsAway() { // otherwise there is a gap when it is back
 		r.distrust()
 	}
 }
 
 // takeIfOfUse takes in what is about customers in memory, or about those whom somebody waits
 // for.
-func (r *replicas) takeIfOfUse(facts []sharedFact) {
+func (r *replicas) takeIfOfUse(facts []link.Fact) {
 	for _, shared := range facts {
 		f, at, err := r.parse(shared)
 		if err == nil && f.Customer != nil {
@@ -639,7 +640,7 @@ func (r *replicas) takeIfOfUse(facts []sharedFact) {
 			err = r.take(f, at, memory.Key{})
 		}
 		if err != nil {
-			r.link.cannotRead("a record", err)
+			r.link.CannotRead("a record", err)
 		}
 	}
 }
@@ -647,7 +648,7 @@ func (r *replicas) takeIfOfUse(facts []sharedFact) {
 // distrust has nothing in memory be fresh until it is checked, which begins now.
 func (r *replicas) distrust() {
 	r.cache.DistrustAll()
-	r.link.goBehind(r.checkAll)
+	r.link.GoBehind(r.checkAll)
 }
 
 // checkAll checks everything in memory after a gap. Until that is done, nothing is trusted
@@ -656,8 +657,8 @@ func (r *replicas) checkAll() {
 	r.checking.Lock()
 	defer r.checking.Unlock()
 	gap := r.cache.Gap()
-	for keys := range slices.Chunk(r.cache.Unchecked(), linkBatch) {
-		if !r.check(r.link.life, keys...) {
+	for keys := range slices.Chunk(r.cache.Unchecked(), link.Batch) {
+		if !r.check(r.link.Life, keys...) {
 			break // the store is away again, and another gap follows when it is back
 		}
 		r.cache.NoteChecked(gap, keys...)
@@ -671,9 +672,9 @@ func (r *replicas) sweep() {
 	if r.cache.FreshFor <= sweepEvery {
 		return
 	}
-	for pace.Sleep(r.link.life, pace.Jitter(sweepEvery)) {
-		for keys := range slices.Chunk(r.cache.All(), linkBatch) {
-			if !r.check(r.link.life, keys...) || !pace.Sleep(r.link.life, sweepRest) {
+	for pace.Sleep(r.link.Life, pace.Jitter(sweepEvery)) {
+		for keys := range slices.Chunk(r.cache.All(), link.Batch) {
+			if !r.check(r.link.Life, keys...) || !pace.Sleep(r.link.Life, sweepRest) {
 				break
 			}
 		}
@@ -689,25 +690,25 @@ const (
 
 // firstTime reports whether no replica has applied a webhook of that id.
 func (r *replicas) firstTime(id string) bool {
-	state, err := r.link.load(r.link.life, r.link.name("webhook", id))
+	state, err := r.link.Load(r.link.Life, r.link.Name("webhook", id))
 	return err != nil || state.Version == "" || len(state.Data) == 0
 }
 
 // noteApplied notes that a webhook was applied.
 func (r *replicas) noteApplied(id string, within time.Duration) {
-	_, _, _ = r.link.swap(r.link.life, r.link.name("webhook", id), "", []byte{1}, within)
+	_, _, _ = r.link.Swap(r.link.Life, r.link.Name("webhook", id), "", []byte{1}, within)
 }
 
 // claimEvent has this replica alone call the functions of a webhook of that id, until done is
 // called. ok is false if another replica is at it. While the store
 // is away, each replica calls them for the deliveries that come to it.
 func (r *replicas) claimEvent(id string) (done func(), ok bool) {
-	name := r.link.name("event", id)
-	claim, swapped, err := r.link.swap(r.link.life, name, "", []byte{1}, eventClaim)
+	name := r.link.Name("event", id)
+	claim, swapped, err := r.link.Swap(r.link.Life, name, "", []byte{1}, eventClaim)
 	if err != nil {
 		return func() {}, true
 	}
-	return func() { _, _, _ = r.link.swap(r.link.life, name, claim.Version, nil, 0) }, swapped
+	return func() { _, _, _ = r.link.Swap(r.link.Life, name, claim.Version, nil, 0) }, swapped
 }
 
 // eventClaim is how long the claim to an event lasts if its replica dies: longer than its
@@ -715,14 +716,14 @@ func (r *replicas) claimEvent(id string) (done func(), ok bool) {
 const eventClaim = 20 * time.Second
 
 // relayValues are values as package relay takes them.
-type relayValues struct{ link *sharedLink }
+type relayValues struct{ link *link.Link }
 
 func (v relayValues) Load(ctx context.Context, name string) (relay.Value, error) {
-	is, err := v.link.load(ctx, v.link.name("relay", name))
+	is, err := v.link.Load(ctx, v.link.Name("relay", name))
 	return relay.Value(is), err
 }
 
 func (v relayValues) Swap(ctx context.Context, name, version string, data []byte, ttl time.Duration) (relay.Value, bool, error) {
-	is, swapped, err := v.link.swap(ctx, v.link.name("relay", name), version, data, ttl)
+	is, swapped, err := v.link.Swap(ctx, v.link.Name("relay", name), version, data, ttl)
 	return relay.Value(is), swapped, err
 }

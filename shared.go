@@ -1,19 +1,12 @@
 package polargate
 
 import (
-	"bytes"
 	"context"
-	"crypto/rand"
-	"fmt"
-	"math"
-	"slices"
-	"strconv"
-	"strings"
-	"sync"
+	"errors"
 	"time"
 
-	"github.com/polargate/polargate/internal/hints"
-	"github.com/polargate/polargate/internal/sharedlog"
+	"github.com/polargate/polargate/internal/link"
+	"github.com/polargate/polargate/internal/localstore"
 )
 
 // A Shared is a cache of what Polar said, for the replicas of one program; see
@@ -114,45 +107,14 @@ type FactTime string
 
 // NewFactTime writes a time as a FactTime. Times before 1970, and the zero time, are all
 // zeros, which is older than any fact; times after 2262 are its last moment.
-func NewFactTime(t time.Time) FactTime {
-	n := t.UnixNano()
-	switch year := t.UTC().Year(); {
-	case year < 1970:
-		n = 0
-	case year > 2261:
-		n = math.MaxInt64
-	}
-	return FactTime(fmt.Sprintf("%019d", n))
-}
+func NewFactTime(t time.Time) FactTime { return FactTime(link.NewTime(t)) }
 
 // Time reads it; the zero time if it is not valid.
-func (t FactTime) Time() time.Time {
-	if !t.Valid() {
-		return time.Time{}
-	}
-	var n uint64
-	for _, digit := range []byte(t) {
-		n = 10*n + uint64(digit-'0')
-	}
-	return time.Unix(0, int64(n)).UTC()
-}
-
-// maxFactTime is the last moment of a FactTime.
-const maxFactTime = "9223372036854775807"
+func (t FactTime) Time() time.Time { return link.Time(t).Time() }
 
 // Valid reports whether it is 19 digits, and no later than its last moment, as another
 // program's number may be.
-func (t FactTime) Valid() bool {
-	if len(t) != len(maxFactTime) || t > maxFactTime {
-		return false
-	}
-	for _, c := range []byte(t) {
-		if c < '0' || c > '9' {
-			return false
-		}
-	}
-	return true
-}
+func (t FactTime) Valid() bool { return link.Time(t).Valid() }
 
 // SharedRecord is what is known about a customer or a license key, as of a time.
 type SharedRecord struct {
@@ -249,358 +211,174 @@ type SharedValue struct {
 // computers. Where the system has no file locks (js, wasip1, plan9) only one process can
 // use the file.
 func SharedFile(path string) Shared {
-	s := &localShared{log: sharedlog.Open(path), pathless: path == ""}
-	return s.connected()
+	var refuse error
+	if path == "" {
+		refuse = &InputError{"SharedFile", "has an empty path: give the path of a file"}
+	}
+	return &localShared{localstore.Open(path, refuse)}
 }
 
 // SharedInMemory is a Shared that ends with the process, for tests: replicas that are to
 // share it get the same one.
 func SharedInMemory() Shared {
-	s := &localShared{log: sharedlog.InMemory()}
-	return s.connected()
+	return &localShared{localstore.InMemory()}
+}
+
+// sharedStore is a Shared for package link.
+type sharedStore struct{ is Shared }
+
+// storeOf is the store that a Shared is.
+func storeOf(s Shared) link.Store {
+	if local, ok := s.(*localShared); ok {
+		return local.is
+	}
+	return sharedStore{s}
+}
+
+func toRecord(r SharedRecord) link.Record {
+	return link.Record{Key: r.Key, At: link.Time(r.At), Data: r.Data, TTL: r.TTL}
+}
+
+func fromRecord(r link.Record) SharedRecord {
+	return SharedRecord{Key: r.Key, At: FactTime(r.At), Data: r.Data, TTL: r.TTL}
+}
+
+// mapped are all of them after each was changed.
+func mapped[A, B any](all []A, change func(A) B) []B {
+	if all == nil {
+		return nil
+	}
+	changed := make([]B, len(all))
+	for i, one := range all {
+		changed[i] = change(one)
+	}
+	return changed
+}
+
+func (s sharedStore) Lookup(ctx context.Context, q link.Lookup) (link.Answer, error) {
+	a, err := s.is.Lookup(ctx, SharedLookup{
+		Key: q.Key, Also: q.Also, NotBefore: FactTime(q.NotBefore), Holder: q.Holder, ClaimFor: q.ClaimFor, Budget: SharedBudget(q.Budget),
+	})
+	return link.Answer{Record: toRecord(a.Record), Found: a.Found, Claimed: a.Claimed, Busy: a.Busy, Wait: a.Wait, Turn: link.Turn(a.Turn)}, err
+}
+
+func (s sharedStore) Get(ctx context.Context, keys ...string) ([]link.Record, error) {
+	records, err := s.is.Get(ctx, keys...)
+	return mapped(records, toRecord), err
+}
+
+func (s sharedStore) Put(ctx context.Context, holder string, records ...link.Record) ([]link.Record, error) {
+	younger, err := s.is.Put(ctx, holder, mapped(records, fromRecord)...)
+	return mapped(younger, toRecord), err
+}
+
+func (s sharedStore) Discard(ctx context.Context, records ...link.Record) error {
+	return s.is.Discard(ctx, mapped(records, fromRecord)...)
+}
+
+func (s sharedStore) Release(ctx context.Context, holder string, keys ...string) error {
+	return s.is.Release(ctx, holder, keys...)
+}
+
+func (s sharedStore) Take(ctx context.Context, b link.Budget) (link.Turn, error) {
+	turn, err := s.is.Take(ctx, SharedBudget(b))
+	return link.Turn(turn), err
+}
+
+func (s sharedStore) Pause(ctx context.Context, budget string, d time.Duration) error {
+	return s.is.Pause(ctx, budget, d)
+}
+
+func (s sharedStore) Beat(ctx context.Context, replica string, ttl time.Duration) (int, error) {
+	return s.is.Beat(ctx, replica, ttl)
+}
+
+func (s sharedStore) Load(ctx context.Context, key string) (link.Value, error) {
+	v, err := s.is.Load(ctx, key)
+	return link.Value(v), err
+}
+
+func (s sharedStore) Swap(ctx context.Context, key, version string, data []byte, ttl time.Duration) (link.Value, bool, error) {
+	v, swapped, err := s.is.Swap(ctx, key, version, data, ttl)
+	return link.Value(v), swapped, err
+}
+
+func (s sharedStore) Hint(ctx context.Context, keys ...string) error { return s.is.Hint(ctx, keys...) }
+
+func (s sharedStore) Listen(ctx context.Context, heard func(keys []string, gap bool)) error {
+	return s.is.Listen(ctx, heard)
+}
+
+// Unreadable is what the store itself could not read, if it tells.
+func (s sharedStore) Unreadable() int64 {
+	if counts, ok := s.is.(interface{ Unreadable() int64 }); ok {
+		return counts.Unreadable()
+	}
+	return 0
 }
 
 // localShared is a Shared on one computer.
-type localShared struct {
-	log      *sharedlog.Log
-	pathless bool
+type localShared struct{ is *localstore.Store }
 
-	mu        sync.Mutex
-	listeners map[*hints.Queue]struct{}
-}
-
-// Kinds of items in the log.
-const (
-	kindRecord = 'r' // Head is the time of the fact
-	kindClaim  = 'c' // Head is the holder
-	kindUnits  = 'u' // of a budget in one part of its window; Head is which part and how many
-	kindPause  = 'p'
-	kindBeat   = 'b'
-	kindValue  = 'v' // Head is the version
-	kindHint   = 'h'
-)
-
-const (
-	// windowParts is into how many parts a budget's window is divided.
-	windowParts = 60
-	// clockBack is how far this computer's clock may be set back without a thing that
-	// was begun since being taken for one of a clock that was wrong.
-	clockBack = time.Second
-	// hintPoll is how often other processes' changes are looked for.
-	hintPoll = 20 * time.Millisecond
-)
-
-func (s *localShared) connected() *localShared {
-	s.listeners = map[*hints.Queue]struct{}{}
-	s.log.Changed = func(kind byte, key string) {
-		if kind == kindRecord || kind == kindHint {
-			s.tell(func(q *hints.Queue) { q.Add(key) })
-		}
-	}
-	s.log.Missed = func() { s.tell((*hints.Queue).Gap) }
-	return s
-}
-
-func (s *localShared) tell(what func(*hints.Queue)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for q := range s.listeners {
-		what(q)
-	}
-}
-
-// Unreadable is how many bytes of the file could not be read and were skipped.
-func (s *localShared) Unreadable() int64 { return s.log.Unreadable() }
-
-func (s *localShared) view(ctx context.Context, look func(*sharedlog.Tx)) error {
-	if s.pathless {
-		return &InputError{"SharedFile", "has an empty path: give the path of a file"}
-	}
-	return s.log.View(ctx, func(tx *sharedlog.Tx) error { look(tx); return nil })
-}
-
-func (s *localShared) update(ctx context.Context, change func(*sharedlog.Tx)) error {
-	if s.pathless {
-		return s.view(ctx, nil)
-	}
-	return s.log.Update(ctx, func(tx *sharedlog.Tx) error { change(tx); return nil })
-}
-
-func readRecord(tx *sharedlog.Tx, key string) (SharedRecord, bool) {
-	item, ok := tx.Read(kindRecord, key)
-	at := FactTime(item.Head)
-	if !ok || !at.Valid() {
-		return SharedRecord{}, false
-	}
-	return SharedRecord{Key: key, At: at, Data: item.Data}, true
-}
-
-// compareRecords orders the facts about one customer. It is negative if a is older.
-func compareRecords(a, b SharedRecord) int {
-	if order := strings.Compare(string(a.At), string(b.At)); order != 0 {
-		return order
-	}
-	return bytes.Compare(a.Data, b.Data)
-}
-
-// lookup is what can be answered without taking anything.
-func (q SharedLookup) answerFrom(tx *sharedlog.Tx) (a SharedAnswer) {
-	for _, key := range append([]string{q.Key}, q.Also...) {
-		if record, ok := readRecord(tx, key); ok && (a.Record.Key == "" || compareRecords(a.Record, record) < 0) {
-			a.Record = record
-		}
-	}
-	a.Found = a.Record.Key != "" && a.Record.At >= q.NotBefore
-	return a
-}
-
-func (s *localShared) Lookup(ctx context.Context, q SharedLookup) (a SharedAnswer, err error) {
-	// Most find what they look for, and keep nobody from writing.
-	err = s.view(ctx, func(tx *sharedlog.Tx) { a = q.answerFrom(tx) })
-	if err != nil || a.Found {
-		return a, err
-	}
-	err = s.update(ctx, func(tx *sharedlog.Tx) {
-		if a = q.answerFrom(tx); a.Found {
-			return
-		}
-		if claim, ok := running(tx, kindClaim, q.Key); ok && claim.Head != q.Holder {
-			a.Busy, a.Wait = true, time.Duration(claim.Until-tx.Now)
-			return
-		}
-		if q.Budget.Limit > 0 {
-			if a.Turn = take(tx, q.Budget); !a.Turn.Taken {
-				return
-			}
-		}
-		tx.Put(kindClaim, q.Key, lasting(tx, q.Holder, q.ClaimFor))
-		a.Claimed = true
+func (s *localShared) Lookup(ctx context.Context, q SharedLookup) (SharedAnswer, error) {
+	a, err := s.is.Lookup(ctx, link.Lookup{
+		Key: q.Key, Also: q.Also, NotBefore: link.Time(q.NotBefore), Holder: q.Holder, ClaimFor: q.ClaimFor, Budget: link.Budget(q.Budget),
 	})
-	return a, err
+	return SharedAnswer{Record: fromRecord(a.Record), Found: a.Found, Claimed: a.Claimed, Busy: a.Busy, Wait: a.Wait, Turn: SharedTurn(a.Turn)}, err
 }
 
-func lasting(tx *sharedlog.Tx, head string, d time.Duration) sharedlog.Item {
-	return sharedlog.Item{At: tx.Now, Until: tx.Now + int64(d), Head: head}
+func (s *localShared) Get(ctx context.Context, keys ...string) ([]SharedRecord, error) {
+	records, err := s.is.Get(ctx, keys...)
+	return mapped(records, fromRecord), err
 }
 
-// running is an item that ends by itself, if it has not. One that begins in the future
-// is of a clock that was set back since, and would not end for long.
-func running(tx *sharedlog.Tx, kind byte, key string) (sharedlog.Item, bool) {
-	item, ok := tx.Peek(kind, key)
-	return item, ok && item.At <= tx.Now+int64(clockBack)
-}
-
-func (s *localShared) Get(ctx context.Context, keys ...string) (records []SharedRecord, err error) {
-	err = s.view(ctx, func(tx *sharedlog.Tx) {
-		for _, key := range keys {
-			if record, ok := readRecord(tx, key); ok {
-				records = append(records, record)
-			}
-		}
-	})
-	return records, err
-}
-
-func (s *localShared) Put(ctx context.Context, holder string, records ...SharedRecord) (younger []SharedRecord, err error) {
-	err = s.update(ctx, func(tx *sharedlog.Tx) {
-		for _, record := range records {
-			stored, ok := readRecord(tx, record.Key)
-			order := 1
-			if ok {
-				order = compareRecords(record, stored)
-			}
-			switch {
-			case order > 0, order == 0 && endsLater(tx, record):
-				item := lasting(tx, string(record.At), record.TTL)
-				item.Data = record.Data
-				tx.Put(kindRecord, record.Key, item)
-			case order < 0:
-				younger = append(younger, stored)
-			}
-			endClaim(tx, holder, record.Key)
-		}
-	})
-	return younger, err
-}
-
-// endsLater reports whether it is worth storing a record again for the sake of its TTL:
-// not for less than a sixteenth of it, so that what is put again and again costs nothing.
-func endsLater(tx *sharedlog.Tx, record SharedRecord) bool {
-	item, _ := tx.Peek(kindRecord, record.Key)
-	return time.Duration(tx.Now-item.Until)+record.TTL > record.TTL/16
-}
-
-func endClaim(tx *sharedlog.Tx, holder, key string) {
-	if claim, ok := tx.Peek(kindClaim, key); ok && claim.Head == holder {
-		tx.Remove(kindClaim, key)
-	}
+func (s *localShared) Put(ctx context.Context, holder string, records ...SharedRecord) ([]SharedRecord, error) {
+	younger, err := s.is.Put(ctx, holder, mapped(records, toRecord)...)
+	return mapped(younger, fromRecord), err
 }
 
 func (s *localShared) Discard(ctx context.Context, records ...SharedRecord) error {
-	return s.update(ctx, func(tx *sharedlog.Tx) {
-		for _, record := range records {
-			if stored, ok := readRecord(tx, record.Key); ok && compareRecords(stored, record) == 0 {
-				tx.Remove(kindRecord, record.Key)
-			}
-		}
-	})
+	return s.is.Discard(ctx, mapped(records, toRecord)...)
 }
 
 func (s *localShared) Release(ctx context.Context, holder string, keys ...string) error {
-	return s.update(ctx, func(tx *sharedlog.Tx) {
-		for _, key := range keys {
-			endClaim(tx, holder, key)
-		}
-	})
+	return s.is.Release(ctx, holder, keys...)
 }
 
-func (s *localShared) Take(ctx context.Context, b SharedBudget) (turn SharedTurn, err error) {
-	err = s.update(ctx, func(tx *sharedlog.Tx) { turn = take(tx, b) })
-	return turn, err
-}
-
-// take counts units by the part of the window in which they were taken, in a ring of
-// one part more than a window has: any window lies within that many.
-func take(tx *sharedlog.Tx, b SharedBudget) SharedTurn {
-	if pause, ok := running(tx, kindPause, b.Name); ok {
-		return SharedTurn{Wait: time.Duration(pause.Until - tx.Now), Paused: true}
-	}
-	units := max(b.Units, 1)
-	length := max(int64(b.Window)/windowParts, 1)
-	part := tx.Now / length
-	slot := func(part int64) string { return b.Name + "/" + strconv.FormatInt(part%(windowParts+1), 10) }
-	// Parts of the future are of a clock that was set back, and count for as long.
-	counts, used := map[int64]int{}, 0
-	for i := range int64(windowParts + 1) {
-		item, ok := tx.Peek(kindUnits, slot(i))
-		at, count, split := strings.Cut(item.Head, " ")
-		if !ok || !split {
-			continue
-		}
-		when, err1 := strconv.ParseInt(at, 10, 64)
-		n, err2 := strconv.Atoi(count)
-		if err1 == nil && err2 == nil && n > 0 && part-windowParts <= when && when <= part+windowParts {
-			counts[when] = n
-			used += n
-		}
-	}
-	if free := b.Limit - used; free-units-b.Keep < 0 {
-		turn := SharedTurn{Left: max(free, 0), Wait: b.Window}
-		parts := make([]int64, 0, len(counts))
-		for when := range counts {
-			parts = append(parts, when)
-		}
-		slices.Sort(parts)
-		for _, when := range parts {
-			if free += counts[when]; free-units-b.Keep >= 0 {
-				turn.Wait = time.Duration((when+windowParts+1)*length - tx.Now)
-				break
-			}
-		}
-		return turn
-	}
-	head := strconv.FormatInt(part, 10) + " " + strconv.Itoa(counts[part]+units)
-	tx.Put(kindUnits, slot(part), lasting(tx, head, 3*b.Window))
-	return SharedTurn{Taken: true, Left: b.Limit - used - units}
+func (s *localShared) Take(ctx context.Context, b SharedBudget) (SharedTurn, error) {
+	turn, err := s.is.Take(ctx, link.Budget(b))
+	return SharedTurn(turn), err
 }
 
 func (s *localShared) Pause(ctx context.Context, budget string, d time.Duration) error {
-	return s.update(ctx, func(tx *sharedlog.Tx) {
-		if pause, ok := running(tx, kindPause, budget); !ok || pause.Until < tx.Now+int64(d) {
-			tx.Put(kindPause, budget, lasting(tx, "", d))
-		}
-	})
+	return s.is.Pause(ctx, budget, d)
 }
 
-func (s *localShared) Beat(ctx context.Context, replica string, ttl time.Duration) (replicas int, err error) {
-	err = s.update(ctx, func(tx *sharedlog.Tx) {
-		tx.Put(kindBeat, replica, lasting(tx, "", ttl))
-		replicas = 1
-		tx.Each(kindBeat, func(name string, item sharedlog.Item) {
-			if name != replica && item.At <= tx.Now+int64(clockBack) {
-				replicas++
-			}
-		})
-	})
-	return replicas, err
+func (s *localShared) Beat(ctx context.Context, replica string, ttl time.Duration) (int, error) {
+	return s.is.Beat(ctx, replica, ttl)
 }
 
-func readValue(tx *sharedlog.Tx, key string) SharedValue {
-	item, ok := tx.Read(kindValue, key)
-	if !ok {
-		return SharedValue{}
-	}
-	return SharedValue{Version: item.Head, Data: item.Data}
+func (s *localShared) Load(ctx context.Context, key string) (SharedValue, error) {
+	v, err := s.is.Load(ctx, key)
+	return SharedValue(v), err
 }
 
-func (s *localShared) Load(ctx context.Context, key string) (value SharedValue, err error) {
-	err = s.view(ctx, func(tx *sharedlog.Tx) { value = readValue(tx, key) })
-	return value, err
+func (s *localShared) Swap(ctx context.Context, key, version string, data []byte, ttl time.Duration) (SharedValue, bool, error) {
+	v, swapped, err := s.is.Swap(ctx, key, version, data, ttl)
+	return SharedValue(v), swapped, err
 }
 
-func (s *localShared) Swap(ctx context.Context, key, version string, data []byte, ttl time.Duration) (now SharedValue, swapped bool, err error) {
-	err = s.update(ctx, func(tx *sharedlog.Tx) {
-		if now = readValue(tx, key); now.Version != version {
-			return
-		}
-		swapped, now = true, SharedValue{}
-		if len(data) == 0 {
-			tx.Remove(kindValue, key)
-			return
-		}
-		now = SharedValue{Version: rand.Text(), Data: data}
-		item := lasting(tx, now.Version, ttl)
-		item.Data = data
-		tx.Put(kindValue, key, item)
-	})
-	if err != nil {
-		return SharedValue{}, false, err
-	}
-	return now, swapped, nil
-}
-
-func (s *localShared) Hint(ctx context.Context, keys ...string) error {
-	return s.update(ctx, func(tx *sharedlog.Tx) {
-		for _, key := range keys {
-			tx.Put(kindHint, key, lasting(tx, "", time.Second))
-		}
-	})
-}
+func (s *localShared) Hint(ctx context.Context, keys ...string) error { return s.is.Hint(ctx, keys...) }
 
 func (s *localShared) Listen(ctx context.Context, heard func(keys []string, gap bool)) error {
-	q := hints.New()
-	s.mu.Lock()
-	s.listeners[q] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		delete(s.listeners, q)
-	}()
-	if err := s.view(ctx, func(*sharedlog.Tx) {}); err != nil {
-		return err
-	}
-	q.Gap()
-	if s.log.IsMemory() {
-		return q.Deliver(ctx, heard)
-	}
-	ctx, end := context.WithCancelCause(ctx)
-	defer end(nil)
-	go func() {
-		tick := time.NewTicker(hintPoll)
-		defer tick.Stop()
-		for {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-				if err := s.log.Poll(ctx); err != nil {
-					end(err)
-					return
-				}
-			}
-		}
-	}()
-	_ = q.Deliver(ctx, heard)
-	return context.Cause(ctx)
+	return s.is.Listen(ctx, heard)
+}
+
+// Unreadable is how many bytes of the file could not be read and were skipped.
+func (s *localShared) Unreadable() int64 { return s.is.Unreadable() }
+
+// isMistake reports whether an error of a Shared is about what it was asked.
+func isMistake(err error) bool {
+	_, mistake := errors.AsType[*InputError](err)
+	return mistake
 }

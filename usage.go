@@ -498,17 +498,17 @@ func (u *usageEvents) joint(customer wire.UUID, meter string) *ledger.Joint {
 	}
 	key.meter = strings.Clone(meter)
 	cache, link := u.customers.cache, u.customers.replicas.link
-	name := link.name("usage", customer.String()+" "+meter)
+	name := link.Name("usage", customer.String()+" "+meter)
 	j := &ledger.Joint{
 		Load: func(ctx context.Context) (ledger.Stored, error) {
-			s, err := link.load(ctx, name)
+			s, err := link.Load(ctx, name)
 			return ledger.Stored(s), err
 		},
 		Swap: func(ctx context.Context, version string, data []byte) (ledger.Stored, bool, error) {
-			s, swapped, err := link.swap(ctx, name, version, data, usageLasts)
+			s, swapped, err := link.Swap(ctx, name, version, data, usageLasts)
 			return ledger.Stored(s), swapped, err
 		},
-		Holder: link.config.Holder + "-" + rand.Text()[:8], // another one after it was swept
+		Holder: link.Config.Holder + "-" + rand.Text()[:8], // another one after it was swept
 		Base: func() (count ledger.Count, ok bool) {
 			if book := cache.BookOf(customer); book != nil {
 				count, ok = book.Base(key.meter)
@@ -521,7 +521,7 @@ func (u *usageEvents) joint(customer wire.UUID, meter string) *ledger.Joint {
 			}
 		},
 		Now:  cache.PolarNow,
-		Life: link.life,
+		Life: link.Life,
 	}
 	u.joints[key] = j
 	return j

@@ -13,6 +13,7 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/keyring"
+	"github.com/polargate/polargate/internal/link"
 	"github.com/polargate/polargate/internal/listing"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
@@ -764,14 +765,14 @@ func pageFact(page listing.Page[listed], number int, at clock.Polar) fact.Page {
 // publishListed tells other replicas what lists say of customers, and reports whether all of
 // it is in the store. One that is slow, since so much comes at once, is waited for.
 func (r *replicas) publishListed(found map[wire.UUID]listedCustomer, leftOut func(wire.UUID) bool) bool {
-	var facts []sharedFact
+	var facts []link.Fact
 	put := func() bool {
 		for len(facts) > 0 {
-			younger, err := r.link.put(r.link.life, facts...)
+			younger, err := r.link.Put(r.link.Life, facts...)
 			r.takeIfOfUse(younger)
 			if err == nil {
 				facts = facts[:0]
-			} else if r.link.awayFor() > recallGivesUp || !pace.Sleep(r.link.life, recallAgain) {
+			} else if r.link.AwayFor() > recallGivesUp || !pace.Sleep(r.link.Life, recallAgain) {
 				return false
 			}
 		}
@@ -782,7 +783,7 @@ func (r *replicas) publishListed(found map[wire.UUID]listedCustomer, leftOut fun
 			continue
 		}
 		facts = append(facts, r.factsOf(memory.News{Value: one.state, Key: memory.IDsOf(one.state)[0], At: one.state.At(), Listed: true})...)
-		if len(facts) >= putBatch && !put() {
+		if len(facts) >= link.PutBatch && !put() {
 			return false
 		}
 	}
@@ -792,24 +793,24 @@ func (r *replicas) publishListed(found map[wire.UUID]listedCustomer, leftOut fun
 // finishWalk tells other replicas that the lists have been read.
 func (r *replicas) finishWalk(ctx context.Context, turn *relay.Turn, s WarmStats) {
 	w := walkOf{
-		Began: walkOfBytes(turn.Began()).Began, Ended: r.polarNow(), Holder: r.link.config.Holder,
+		Began: walkOfBytes(turn.Began()).Began, Ended: r.polarNow(), Holder: r.link.Config.Holder,
 		Customers: s.Customers, LeftOut: s.LeftOut, NoRoom: s.NoRoom,
 	}
 	ctx = context.WithoutCancel(ctx)
 	turn.Finish(ctx, w.bytes(), r.lasts())
-	r.link.hint(ctx, r.walkName())
+	r.link.Hint(ctx, r.walkName())
 }
 
 // afterWalk takes over what another replica read from Polar's lists, as far as it is about
 // customers in memory. Those who had something before, and are in none of the lists, are
 // asked about.
 func (r *replicas) afterWalk() {
-	last := r.lastWalk(r.link.life)
-	if last.Began == 0 || last.Holder == r.link.config.Holder {
+	last := r.lastWalk(r.link.Life)
+	if last.Began == 0 || last.Holder == r.link.Config.Holder {
 		return
 	}
-	for keys := range slices.Chunk(r.cache.All(), linkBatch) {
-		if !r.check(r.link.life, keys...) {
+	for keys := range slices.Chunk(r.cache.All(), link.Batch) {
+		if !r.check(r.link.Life, keys...) {
 			return
 		}
 	}

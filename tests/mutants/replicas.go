@@ -4,7 +4,7 @@ var replicas = []mutant{
 	{
 		name:  "what arrives last stays",
 		rule:  "of two facts the younger stays",
-		file:  "shared.go",
+		file:  "internal/localstore/localstore.go",
 		old:   `			case order > 0, order == 0 && endsLater(tx, record):`,
 		new:   `			case order != 0, order == 0 && endsLater(tx, record):`,
 		tests: "TestWhatIsSharedInMemoryKeepsTheContract",
@@ -12,7 +12,7 @@ var replicas = []mutant{
 	{
 		name:  "every replica asks about a cold customer",
 		rule:  "one replica asks, the others wait",
-		file:  "shared.go",
+		file:  "internal/localstore/localstore.go",
 		old:   `ok && claim.Head != q.Holder {`,
 		new:   `ok && claim.Head != q.Holder && tx == nil {`,
 		tests: "TestWhatIsSharedInMemoryKeepsTheContract",
@@ -20,7 +20,7 @@ var replicas = []mutant{
 	{
 		name:  "who is refused by the budget holds the claim",
 		rule:  "claim and unit are taken together or not at all",
-		file:  "shared.go",
+		file:  "internal/localstore/localstore.go",
 		old:   `			if a.Turn = take(tx, q.Budget); !a.Turn.Taken {`,
 		new:   `			if a.Turn = take(tx, q.Budget); !a.Turn.Taken && tx == nil {`,
 		tests: "TestWhatIsSharedInMemoryKeepsTheContract",
@@ -28,7 +28,7 @@ var replicas = []mutant{
 	{
 		name:  "twice the budget goes out around the middle of a window",
 		rule:  "one budget for all replicas, in any window",
-		file:  "shared.go",
+		file:  "internal/localstore/localstore.go",
 		old:   `part-windowParts <= when &&`,
 		new:   `part-windowParts/2 <= when &&`,
 		tests: "TestNoMoreRequestsThanTheBudgetLeaveInAnyMinute",
@@ -36,15 +36,15 @@ var replicas = []mutant{
 	{
 		name:  "a late writer replaces a value that was begun anew",
 		rule:  "a version is never used twice",
-		file:  "shared.go",
-		old:   `now = SharedValue{Version: rand.Text(), Data: data}`,
-		new:   `now = SharedValue{Version: "1"[:min(1, len(rand.Text()))], Data: data}`,
+		file:  "internal/localstore/localstore.go",
+		old:   `now = link.Value{Version: rand.Text(), Data: data}`,
+		new:   `now = link.Value{Version: "1"[:min(1, len(rand.Text()))], Data: data}`,
 		tests: "TestWhatIsSharedInMemoryKeepsTheContract",
 	},
 	{
 		name:  "what was learnt while the store was away stays on one replica",
 		rule:  "store back again: merged",
-		file:  "shared_link.go",
+		file:  "internal/link/link.go",
 		old:   `	l.lost.Add(int64(l.kept.Add(resendable(records)...)))`,
 		new:   ``,
 		tests: "TestWhatWasLearntWhileTheStoreWasAwayForHalfAMinuteIsMergedWhenItIsBack",
@@ -52,7 +52,7 @@ var replicas = []mutant{
 	{
 		name: "a write that a failing server acknowledged is lost",
 		rule: "after a gap what was put lately is put again",
-		file: "shared_link.go",
+		file: "internal/link/link.go",
 		old: `	if gap {
 		l.merge()`,
 		new:   `	if gap {`,
@@ -61,7 +61,7 @@ var replicas = []mutant{
 	{
 		name:  "a store that hangs keeps requests as long as it likes",
 		rule:  "nothing blocks longer than a bound",
-		file:  "shared_link.go",
+		file:  "internal/link/link.go",
 		old:   `breaker.Breaker{Bound: config.Bound,`,
 		new:   `breaker.Breaker{Bound: time.Hour,`,
 		tests: "TestASlowStoreIsWaitedForWithinTheBoundOnly",

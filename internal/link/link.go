@@ -1,4 +1,7 @@
-package polargate
+// Package link is a store that replicas share, as a server uses it. It bounds every call, and
+// makes none while the store is away. It seals what it writes, and stores again what the store
+// may have lost. It doesn't know what a record says.
+package link
 
 import (
 	"context"
@@ -17,20 +20,20 @@ import (
 	"github.com/polargate/polargate/internal/resend"
 )
 
-// sharedLink is a Shared as Customers use it. It bounds every call, and makes none while the
+// Link is a store as Customers use it. It bounds every call, and makes none while the
 // store is away. It seals records. It puts records again when the store is back: those that
 // it could not put, and those that a server may have lost. It listens again whenever
 // listening ends.
 //
 // If a method returns an error, the caller goes on as if there were no store.
-type sharedLink struct {
-	config  sharedLinkConfig
+type Link struct {
+	Config  Config
 	boxes   []*envelope.Box // the first seals, all open
 	open    *envelope.Box   // makes names that do not depend on the secrets
 	breaker breaker.Breaker
 	kept    resend.List
 
-	life context.Context
+	Life context.Context
 	end  context.CancelFunc
 	work sync.WaitGroup
 
@@ -48,16 +51,18 @@ type sharedLink struct {
 	lastOne time.Time // when a hint or a gap came
 }
 
-// sharedLinkConfig configures a sharedLink.
-type sharedLinkConfig struct {
-	Store Shared
+// Config configures a Link.
+type Config struct {
+	Store Store
+	// Mistake reports whether an error of the store is a mistake of the caller.
+	Mistake func(error) bool
 	// Purpose is what the records are about, such as an organization's id.
 	Purpose string
 	// Secrets seal the records. The first one seals what is written; each of them opens
 	// what is read. Without any, the secret is one that everybody knows.
 	Secrets []string
 	// Budget is what requests are taken from.
-	Budget SharedBudget
+	Budget Budget
 	// ClaimFor is how long the claim of a replica lasts that has died. 0 means 10 seconds.
 	ClaimFor time.Duration
 	// Bound is how long a call waits for the store. 0 means 300 milliseconds.
@@ -68,12 +73,12 @@ type sharedLinkConfig struct {
 }
 
 const (
-	// linkBound is how long a call waits for the store by default.
-	linkBound = 300 * time.Millisecond
-	// linkMaxPause is the longest pause after the store has failed.
-	linkMaxPause = 2 * time.Second
-	// claimFor outlasts a request to Polar with one retry.
-	claimFor = 10 * time.Second
+	// bound is how long a call waits for the store by default.
+	bound = 300 * time.Millisecond
+	// maxPause is the longest pause after the store has failed.
+	maxPause = 2 * time.Second
+	// ClaimFor outlasts a request to Polar with one retry.
+	ClaimFor = 10 * time.Second
 	// pollClaim is how often to look for a record that another replica has claimed, in
 	// case no hint comes.
 	pollClaim = 200 * time.Millisecond
@@ -88,33 +93,33 @@ const (
 	beatLasts = 35 * time.Second
 	// mergeEvery is the pause before records that could not be put are tried again.
 	mergeEvery = 500 * time.Millisecond
-	// linkBatch is how many records are read by one call at most, and putBatch how many are
+	// Batch is how many records are read by one call at most, and PutBatch how many are
 	// put: few enough for a slow disk.
-	linkBatch, putBatch = 500, 100
+	Batch, PutBatch = 500, 100
 )
 
-// sharedName is the name of a record or a value in the store: that by the first secret, and
+// Name is the name of a record or a value in the store: that by the first secret, and
 // those by the others.
-type sharedName struct {
-	key  string
+type Name struct {
+	Key  string
 	also []string
 }
 
-// sharedFact is an opened record.
-type sharedFact struct {
-	Name sharedName // only its key, in one that was read
+// Fact is an opened record.
+type Fact struct {
+	Name Name // only its key, in one that was read
 	At   time.Time
 	Data []byte
 	TTL  time.Duration
 }
 
-// newSharedLink makes a link. Nothing is sent before its first use; close ends it.
-func newSharedLink(config sharedLinkConfig) (*sharedLink, error) {
+// New makes a link. Nothing is sent before its first use; close ends it.
+func New(config Config) (*Link, error) {
 	if config.ClaimFor == 0 {
-		config.ClaimFor = claimFor
+		config.ClaimFor = ClaimFor
 	}
 	if config.Bound == 0 {
-		config.Bound = linkBound
+		config.Bound = bound
 	}
 	if config.Holder == "" {
 		config.Holder = rand.Text()
@@ -123,8 +128,8 @@ func newSharedLink(config sharedLinkConfig) (*sharedLink, error) {
 		config.Secrets = []string{""}
 	}
 	config.Logger = logs.Recovering(config.Logger)
-	l := &sharedLink{
-		config:  config,
+	l := &Link{
+		Config:  config,
 		kept:    resend.List{Bytes: maxKept, Records: maxKept / 1024, Safe: safeAfter},
 		waiting: map[string]map[chan struct{}]struct{}{},
 	}
@@ -139,76 +144,76 @@ func newSharedLink(config sharedLinkConfig) (*sharedLink, error) {
 		}
 		l.boxes = append(l.boxes, box)
 	}
-	l.life, l.end = context.WithCancel(context.Background())
-	l.breaker = breaker.Breaker{Bound: config.Bound, MaxPause: linkMaxPause, Fault: l.isFault, Back: l.back}
+	l.Life, l.end = context.WithCancel(context.Background())
+	l.breaker = breaker.Breaker{Bound: config.Bound, MaxPause: maxPause, Fault: l.isFault, Back: l.back}
 	l.replicas.Store(1)
 	return l, nil
 }
 
-// close ends listening, and waits for what is under way.
-func (l *sharedLink) close() {
+// Close ends listening, and waits for what is under way.
+func (l *Link) Close() {
 	l.end()
 	l.work.Wait()
 }
 
-// goBehind starts work in the background, which close waits for.
-func (l *sharedLink) goBehind(do func()) {
+// GoBehind starts work in the background, which close waits for.
+func (l *Link) GoBehind(do func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.life.Err() == nil {
+	if l.Life.Err() == nil {
 		l.work.Go(do)
 	}
 }
 
 // isFault reports whether an error shows that the store is failing. A mistake of the caller
 // doesn't show that.
-func (l *sharedLink) isFault(err error) bool {
-	if _, wrong := errors.AsType[*InputError](err); wrong {
+func (l *Link) isFault(err error) bool {
+	if l.Config.Mistake != nil && l.Config.Mistake(err) {
 		return false
 	}
 	if l.awayLogged.CompareAndSwap(false, true) {
-		l.config.Logger.Warn("polargate: the shared store is away; this replica goes on with its memory and Polar until it is back", "error", err)
+		l.Config.Logger.Warn("polargate: the shared store is away; this replica goes on with its memory and Polar until it is back", "error", err)
 	}
 	return true
 }
 
 // back is called when the store works again.
-func (l *sharedLink) back() {
+func (l *Link) back() {
 	if l.awayLogged.CompareAndSwap(true, false) {
-		l.config.Logger.Info("polargate: the shared store is back")
+		l.Config.Logger.Info("polargate: the shared store is back")
 	}
 	l.spread(nil, true)
 }
 
-// linkCall makes a call to the store.
-func linkCall[T any](ctx context.Context, l *sharedLink, call func(context.Context) (T, error)) (T, error) {
-	if err := l.life.Err(); err != nil {
+// doCall makes a call to the store.
+func doCall[T any](ctx context.Context, l *Link, call func(context.Context) (T, error)) (T, error) {
+	if err := l.Life.Err(); err != nil {
 		var none T
 		return none, err
 	}
 	return breaker.Do(ctx, &l.breaker, call)
 }
 
-// name is the name of what has that kind and id.
-func (l *sharedLink) name(kind, id string) sharedName {
-	name := sharedName{key: l.boxes[0].Name(kind, id)}
+// Name is the name of what has that kind and id.
+func (l *Link) Name(kind, id string) Name {
+	name := Name{Key: l.boxes[0].Name(kind, id)}
 	for _, box := range l.boxes[1:] {
 		name.also = append(name.also, box.Name(kind, id))
 	}
 	return name
 }
 
-// openName is a name that doesn't depend on the secrets. It is for what isn't secret, and
+// OpenName is a name that doesn't depend on the secrets. It is for what isn't secret, and
 // needs the same name on all replicas while secrets are replaced.
-func (l *sharedLink) openName(kind, id string) sharedName {
-	return sharedName{key: l.open.Name(kind, id)}
+func (l *Link) OpenName(kind, id string) Name {
+	return Name{Key: l.open.Name(kind, id)}
 }
 
-// isAway reports whether the store is failing.
-func (l *sharedLink) isAway() bool { return !l.breaker.Away().IsZero() }
+// IsAway reports whether the store is failing.
+func (l *Link) IsAway() bool { return !l.breaker.Away().IsZero() }
 
-// awayFor is for how long the store has been failing.
-func (l *sharedLink) awayFor() time.Duration {
+// AwayFor is for how long the store has been failing.
+func (l *Link) AwayFor() time.Duration {
 	since := l.breaker.Away()
 	if since.IsZero() {
 		return 0
@@ -216,91 +221,91 @@ func (l *sharedLink) awayFor() time.Duration {
 	return time.Since(since)
 }
 
-// hint tells all replicas that something under this name is new.
-func (l *sharedLink) hint(ctx context.Context, name sharedName) {
-	_, _ = linkCall(ctx, l, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, l.config.Store.Hint(ctx, name.key)
+// Hint tells all replicas that something under this name is new.
+func (l *Link) Hint(ctx context.Context, name Name) {
+	_, _ = doCall(ctx, l, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, l.Config.Store.Hint(ctx, name.Key)
 	})
 }
 
 // openRecord opens a record. If that fails, the record is counted and removed. Otherwise its
 // time could keep younger records from being stored.
-func (l *sharedLink) openRecord(r SharedRecord) (sharedFact, bool) {
+func (l *Link) openRecord(r Record) (Fact, bool) {
 	if r.Key == "" {
-		return sharedFact{}, false
+		return Fact{}, false
 	}
 	err := envelope.ErrUnreadable
 	for _, box := range l.boxes {
 		data, failure := box.Open(r.Key, string(r.At), r.Data)
 		if failure == nil {
-			return sharedFact{Name: sharedName{key: r.Key}, At: r.At.Time(), Data: data}, true
+			return Fact{Name: Name{Key: r.Key}, At: r.At.Time(), Data: data}, true
 		}
 		err = failure
 	}
-	l.cannotRead("a record", err)
+	l.CannotRead("a record", err)
 	if errors.Is(err, envelope.ErrUnreadable) {
-		l.goBehind(func() {
-			_, _ = linkCall(l.life, l, func(ctx context.Context) (struct{}, error) {
-				return struct{}{}, l.config.Store.Discard(ctx, r)
+		l.GoBehind(func() {
+			_, _ = doCall(l.Life, l, func(ctx context.Context) (struct{}, error) {
+				return struct{}{}, l.Config.Store.Discard(ctx, r)
 			})
 		})
 	}
-	return sharedFact{}, false
+	return Fact{}, false
 }
 
-func (l *sharedLink) cannotRead(what string, err error) {
+func (l *Link) CannotRead(what string, err error) {
 	l.unreadable.Add(1)
 	l.unreadableLog.Do(func() {
-		l.config.Logger.Warn("polargate: the shared store holds something that cannot be read; it is ignored and counted. Is another program using the same keys, or another secret?", "what", what, "error", err)
+		l.Config.Logger.Warn("polargate: the shared store holds something that cannot be read; it is ignored and counted. Is another program using the same keys, or another secret?", "what", what, "error", err)
 	})
 }
 
-// sharedAsk is the result of a look-up.
-type sharedAsk struct {
-	Fact  sharedFact // if Known, also when it is older than asked
+// Ask is the result of a look-up.
+type Ask struct {
+	Fact  Fact // if Known, also when it is older than asked
 	Known bool
 	Found bool // Fact is young enough
 	// Claimed: the caller is to ask Polar. Its unit of the budget is taken.
 	Claimed bool
 	// Busy: another replica asks, and did not get its answer in time.
 	Busy bool
-	Turn SharedTurn // why the budget refused, if nothing else is set
+	Turn Turn // why the budget refused, if nothing else is set
 }
 
-// lookup looks for a record that is young enough. If there is none, it takes the claim to ask
+// Lookup looks for a record that is young enough. If there is none, it takes the claim to ask
 // Polar, in the same round trip. If another replica has the claim, lookup waits for its record
 // until ctx or the claim ends.
-func (l *sharedLink) lookup(ctx context.Context, name sharedName, notBefore time.Time, keep int) (sharedAsk, error) {
+func (l *Link) Lookup(ctx context.Context, name Name, notBefore time.Time, keep int) (Ask, error) {
 	news := make(chan struct{}, 1)
-	defer l.await(name.key, news)()
-	budget := l.config.Budget
+	defer l.await(name.Key, news)()
+	budget := l.Config.Budget
 	budget.Keep = keep
-	q := SharedLookup{
-		Key: name.key, Also: name.also,
-		Holder: l.config.Holder, ClaimFor: l.config.ClaimFor, Budget: budget,
+	q := Lookup{
+		Key: name.Key, Also: name.also,
+		Holder: l.Config.Holder, ClaimFor: l.Config.ClaimFor, Budget: budget,
 	}
 	if !notBefore.IsZero() {
-		q.NotBefore = NewFactTime(notBefore)
+		q.NotBefore = NewTime(notBefore)
 	}
 	for began := time.Now(); ; {
-		answer, err := linkCall(ctx, l, func(ctx context.Context) (SharedAnswer, error) {
-			return l.config.Store.Lookup(ctx, q)
+		answer, err := doCall(ctx, l, func(ctx context.Context) (Answer, error) {
+			return l.Config.Store.Lookup(ctx, q)
 		})
 		if err != nil {
-			return sharedAsk{}, err
+			return Ask{}, err
 		}
-		ask := sharedAsk{Claimed: answer.Claimed, Busy: answer.Busy, Turn: answer.Turn}
+		ask := Ask{Claimed: answer.Claimed, Busy: answer.Busy, Turn: answer.Turn}
 		ask.Fact, ask.Known = l.openRecord(answer.Record)
 		if answer.Found && !ask.Known {
 			// Garbage, which is being removed. Whoever asks Polar now does no harm.
-			q.NotBefore = FactTime(maxFactTime)
-			if time.Since(began) > l.config.ClaimFor {
+			q.NotBefore = Latest
+			if time.Since(began) > l.Config.ClaimFor {
 				return ask, nil
 			}
 			continue
 		}
 		ask.Found = answer.Found
-		if !answer.Busy || time.Since(began) > l.config.ClaimFor {
+		if !answer.Busy || time.Since(began) > l.Config.ClaimFor {
 			return ask, nil
 		}
 		pause := min(answer.Wait, pollClaim/2+mathrand.N(pollClaim))
@@ -317,7 +322,7 @@ func (l *sharedLink) lookup(ctx context.Context, name sharedName, notBefore time
 }
 
 // await sends to a channel when a hint about a key comes, until stop is called.
-func (l *sharedLink) await(key string, news chan struct{}) (stop func()) {
+func (l *Link) await(key string, news chan struct{}) (stop func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.waiting[key] == nil {
@@ -333,23 +338,23 @@ func (l *sharedLink) await(key string, news chan struct{}) (stop func()) {
 	}
 }
 
-// get reads the youngest readable record under each name. The result is keyed by the name
+// Get reads the youngest readable record under each name. The result is keyed by the name
 // that the first secret gives.
-func (l *sharedLink) get(ctx context.Context, names ...sharedName) (facts map[string]sharedFact, err error) {
-	facts = make(map[string]sharedFact, len(names))
+func (l *Link) Get(ctx context.Context, names ...Name) (facts map[string]Fact, err error) {
+	facts = make(map[string]Fact, len(names))
 	first := map[string]string{}
 	var keys []string
 	for _, name := range names {
-		for _, key := range append([]string{name.key}, name.also...) {
-			first[key] = name.key
+		for _, key := range append([]string{name.Key}, name.also...) {
+			first[key] = name.Key
 			keys = append(keys, key)
 		}
 	}
 	for len(keys) > 0 {
-		part := keys[:min(len(keys), linkBatch)]
+		part := keys[:min(len(keys), Batch)]
 		keys = keys[len(part):]
-		records, err := linkCall(ctx, l, func(ctx context.Context) ([]SharedRecord, error) {
-			return l.config.Store.Get(ctx, part...)
+		records, err := doCall(ctx, l, func(ctx context.Context) ([]Record, error) {
+			return l.Config.Store.Get(ctx, part...)
 		})
 		if err != nil {
 			return facts, err
@@ -364,22 +369,22 @@ func (l *sharedLink) get(ctx context.Context, names ...sharedName) (facts map[st
 	return facts, nil
 }
 
-// put seals facts, stores them, and ends this replica's claims on them. It returns the facts
+// Put seals facts, stores them, and ends this replica's claims on them. It returns the facts
 // in the store that are younger. Facts that can't be put now are put when the store is back.
-func (l *sharedLink) put(ctx context.Context, facts ...sharedFact) (younger []sharedFact, err error) {
-	records := make([]SharedRecord, 0, len(facts))
+func (l *Link) Put(ctx context.Context, facts ...Fact) (younger []Fact, err error) {
+	records := make([]Record, 0, len(facts))
 	for _, fact := range facts {
-		at := NewFactTime(fact.At)
-		data, err := l.boxes[0].Seal(fact.Name.key, string(at), fact.Data)
+		at := NewTime(fact.At)
+		data, err := l.boxes[0].Seal(fact.Name.Key, string(at), fact.Data)
 		if err != nil { // it stays this replica's own, and others may ask for it
 			l.lost.Add(1)
 			l.tooLarge.Do(func() {
-				l.config.Logger.Warn("polargate: what is known of a customer is too large to be shared: each replica asks Polar for it", "bytes", len(fact.Data), "most", envelope.MaxPlain, "error", err)
+				l.Config.Logger.Warn("polargate: what is known of a customer is too large to be shared: each replica asks Polar for it", "bytes", len(fact.Data), "most", envelope.MaxPlain, "error", err)
 			})
-			l.goBehind(func() { _ = l.release(l.life, fact.Name) })
+			l.GoBehind(func() { _ = l.Release(l.Life, fact.Name) })
 			continue
 		}
-		records = append(records, SharedRecord{Key: fact.Name.key, At: at, Data: data, TTL: fact.TTL})
+		records = append(records, Record{Key: fact.Name.Key, At: at, Data: data, TTL: fact.TTL})
 	}
 	l.lost.Add(int64(l.kept.Add(resendable(records)...)))
 	stayed, err := l.send(ctx, records)
@@ -395,12 +400,12 @@ func (l *sharedLink) put(ctx context.Context, facts ...sharedFact) (younger []sh
 }
 
 // send puts records in small batches.
-func (l *sharedLink) send(ctx context.Context, records []SharedRecord) (younger []SharedRecord, err error) {
+func (l *Link) send(ctx context.Context, records []Record) (younger []Record, err error) {
 	for len(records) > 0 {
-		part := records[:min(len(records), putBatch)]
+		part := records[:min(len(records), PutBatch)]
 		records = records[len(part):]
-		stayed, err := linkCall(ctx, l, func(ctx context.Context) ([]SharedRecord, error) {
-			return l.config.Store.Put(ctx, l.config.Holder, part...)
+		stayed, err := doCall(ctx, l, func(ctx context.Context) ([]Record, error) {
+			return l.Config.Store.Put(ctx, l.Config.Holder, part...)
 		})
 		if err != nil {
 			return younger, err
@@ -412,7 +417,7 @@ func (l *sharedLink) send(ctx context.Context, records []SharedRecord) (younger 
 }
 
 // resendable are records as package resend has them.
-func resendable(records []SharedRecord) []resend.Record {
+func resendable(records []Record) []resend.Record {
 	all := make([]resend.Record, len(records))
 	for i, r := range records {
 		all[i] = resend.Record{Key: r.Key, At: string(r.At), Data: r.Data, TTL: r.TTL}
@@ -422,7 +427,7 @@ func resendable(records []SharedRecord) []resend.Record {
 
 // merge puts all kept records again until that works. It tells listeners about records in the
 // store that are younger.
-func (l *sharedLink) merge() {
+func (l *Link) merge() {
 	l.mu.Lock()
 	l.again = true
 	if l.merging {
@@ -431,23 +436,23 @@ func (l *sharedLink) merge() {
 	}
 	l.merging = true
 	l.mu.Unlock()
-	l.goBehind(func() {
+	l.GoBehind(func() {
 		for {
 			l.mu.Lock()
-			if !l.again || l.life.Err() != nil {
+			if !l.again || l.Life.Err() != nil {
 				l.merging = false
 				l.mu.Unlock()
 				return
 			}
 			l.again = false
 			l.mu.Unlock()
-			var records []SharedRecord
+			var records []Record
 			for _, r := range l.kept.All() {
-				records = append(records, SharedRecord{Key: r.Key, At: FactTime(r.At), Data: r.Data, TTL: r.TTL})
+				records = append(records, Record{Key: r.Key, At: Time(r.At), Data: r.Data, TTL: r.TTL})
 			}
-			younger, err := l.send(l.life, records)
+			younger, err := l.send(l.Life, records)
 			if err != nil && len(records) > 0 {
-				pace.Sleep(l.life, mergeEvery/2+mathrand.N(mergeEvery))
+				pace.Sleep(l.Life, mergeEvery/2+mathrand.N(mergeEvery))
 				l.mu.Lock()
 				l.again = true
 				l.mu.Unlock()
@@ -464,100 +469,100 @@ func (l *sharedLink) merge() {
 	})
 }
 
-// release ends this replica's claims, because it got no answer from Polar.
-func (l *sharedLink) release(ctx context.Context, names ...sharedName) error {
+// Release ends this replica's claims, because it got no answer from Polar.
+func (l *Link) Release(ctx context.Context, names ...Name) error {
 	keys := make([]string, len(names))
 	for i, name := range names {
-		keys[i] = name.key
+		keys[i] = name.Key
 	}
-	_, err := linkCall(ctx, l, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, l.config.Store.Release(ctx, l.config.Holder, keys...)
+	_, err := doCall(ctx, l, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, l.Config.Store.Release(ctx, l.Config.Holder, keys...)
 	})
 	return err
 }
 
-// take takes units of the budget, if at least keep are left for others.
-func (l *sharedLink) take(ctx context.Context, units, keep int) (SharedTurn, error) {
-	budget := l.config.Budget
+// Take takes units of the budget, if at least keep are left for others.
+func (l *Link) Take(ctx context.Context, units, keep int) (Turn, error) {
+	budget := l.Config.Budget
 	budget.Units, budget.Keep = units, keep
-	return linkCall(ctx, l, func(ctx context.Context) (SharedTurn, error) {
-		return l.config.Store.Take(ctx, budget)
+	return doCall(ctx, l, func(ctx context.Context) (Turn, error) {
+		return l.Config.Store.Take(ctx, budget)
 	})
 }
 
-// pause makes all replicas wait, because Polar asked for it.
-func (l *sharedLink) pause(ctx context.Context, d time.Duration) error {
-	_, err := linkCall(ctx, l, func(ctx context.Context) (struct{}, error) {
-		return struct{}{}, l.config.Store.Pause(ctx, l.config.Budget.Name, min(d, maxPause))
+// Pause makes all replicas wait, because Polar asked for it.
+func (l *Link) Pause(ctx context.Context, d time.Duration) error {
+	_, err := doCall(ctx, l, func(ctx context.Context) (struct{}, error) {
+		return struct{}{}, l.Config.Store.Pause(ctx, l.Config.Budget.Name, min(d, pace.MaxPause))
 	})
 	return err
 }
 
-// share is this replica's part of n while the store is away: an equal part for each replica
+// Share is this replica's part of n while the store is away: an equal part for each replica
 // that was there last.
-func (l *sharedLink) share(n int) int {
+func (l *Link) Share(n int) int {
 	return max(n/int(max(l.replicas.Load(), 1)), 1)
 }
 
-// sharedState is an opened value.
-type sharedState struct {
+// State is an opened value.
+type State struct {
 	Version string
 	Data    []byte
 }
 
 // openValue opens a value. One that can't be opened counts as none, but its version is kept:
 // the next Swap has to name it.
-func (l *sharedLink) openValue(key string, v SharedValue) sharedState {
+func (l *Link) openValue(key string, v Value) State {
 	if v.Version == "" {
-		return sharedState{}
+		return State{}
 	}
 	for _, box := range l.boxes {
 		if data, err := box.Open("value "+key, "", v.Data); err == nil {
-			return sharedState{v.Version, data}
+			return State{v.Version, data}
 		}
 	}
-	l.cannotRead("a value", envelope.ErrUnreadable)
-	return sharedState{Version: v.Version}
+	l.CannotRead("a value", envelope.ErrUnreadable)
+	return State{Version: v.Version}
 }
 
-// load reads a value. Its name is the one by the first secret, so values start again when
+// Load reads a value. Its name is the one by the first secret, so values start again when
 // the secret is replaced.
-func (l *sharedLink) load(ctx context.Context, name sharedName) (sharedState, error) {
-	value, err := linkCall(ctx, l, func(ctx context.Context) (SharedValue, error) {
-		return l.config.Store.Load(ctx, name.key)
+func (l *Link) Load(ctx context.Context, name Name) (State, error) {
+	value, err := doCall(ctx, l, func(ctx context.Context) (Value, error) {
+		return l.Config.Store.Load(ctx, name.Key)
 	})
-	return l.openValue(name.key, value), err
+	return l.openValue(name.Key, value), err
 }
 
-// swap replaces a value if it still has that version. It returns the value that is there
+// Swap replaces a value if it still has that version. It returns the value that is there
 // afterwards.
-func (l *sharedLink) swap(ctx context.Context, name sharedName, version string, data []byte, ttl time.Duration) (now sharedState, swapped bool, err error) {
+func (l *Link) Swap(ctx context.Context, name Name, version string, data []byte, ttl time.Duration) (now State, swapped bool, err error) {
 	sealed := []byte(nil)
 	if len(data) > 0 {
-		if sealed, err = l.boxes[0].Seal("value "+name.key, "", data); err != nil {
-			return sharedState{}, false, err
+		if sealed, err = l.boxes[0].Seal("value "+name.Key, "", data); err != nil {
+			return State{}, false, err
 		}
 	}
 	type outcome struct {
-		value   SharedValue
+		value   Value
 		swapped bool
 	}
-	o, err := linkCall(ctx, l, func(ctx context.Context) (o outcome, err error) {
-		o.value, o.swapped, err = l.config.Store.Swap(ctx, name.key, version, sealed, ttl)
+	o, err := doCall(ctx, l, func(ctx context.Context) (o outcome, err error) {
+		o.value, o.swapped, err = l.Config.Store.Swap(ctx, name.Key, version, sealed, ttl)
 		return o, err
 	})
 	if err != nil {
-		return sharedState{}, false, err
+		return State{}, false, err
 	}
 	if o.swapped {
-		return sharedState{o.value.Version, data}, true, nil
+		return State{o.value.Version, data}, true, nil
 	}
-	return l.openValue(name.key, o.value), false, nil
+	return l.openValue(name.Key, o.value), false, nil
 }
 
-// listen calls heard with the keys of records that changed, and with gaps, until close. There
+// Listen calls heard with the keys of records that changed, and with gaps, until close. There
 // is a gap after the store was away, too. It must not be called after close.
-func (l *sharedLink) listen(heard func(keys []string, gap bool)) {
+func (l *Link) Listen(heard func(keys []string, gap bool)) {
 	l.mu.Lock()
 	l.heard = append(l.heard, heard)
 	first := len(l.heard) == 1
@@ -565,41 +570,41 @@ func (l *sharedLink) listen(heard func(keys []string, gap bool)) {
 	if !first {
 		return
 	}
-	l.goBehind(func() {
-		for l.life.Err() == nil {
+	l.GoBehind(func() {
+		for l.Life.Err() == nil {
 			began := time.Now()
 			err := l.listenOnce()
-			if l.life.Err() != nil {
+			if l.Life.Err() != nil {
 				return
 			}
 			l.isFault(err)
-			if time.Since(began) < linkMaxPause {
-				pace.Sleep(l.life, linkMaxPause/4+mathrand.N(linkMaxPause/2))
+			if time.Since(began) < maxPause {
+				pace.Sleep(l.Life, maxPause/4+mathrand.N(maxPause/2))
 			}
 		}
 	})
-	l.goBehind(func() {
+	l.GoBehind(func() {
 		for {
 			l.beat()
-			if !pace.Sleep(l.life, beatEvery*9/10+mathrand.N(beatEvery/5)) {
+			if !pace.Sleep(l.Life, beatEvery*9/10+mathrand.N(beatEvery/5)) {
 				return
 			}
 		}
 	})
 }
 
-func (l *sharedLink) listenOnce() (err error) {
+func (l *Link) listenOnce() (err error) {
 	defer func() {
 		if p := recover(); p != nil {
 			err = &breaker.PanicError{Value: p}
 		}
 	}()
-	return l.config.Store.Listen(l.life, l.spread)
+	return l.Config.Store.Listen(l.Life, l.spread)
 }
 
-func (l *sharedLink) beat() {
-	n, err := linkCall(l.life, l, func(ctx context.Context) (int, error) {
-		return l.config.Store.Beat(ctx, l.config.Holder, beatLasts)
+func (l *Link) beat() {
+	n, err := doCall(l.Life, l, func(ctx context.Context) (int, error) {
+		return l.Config.Store.Beat(ctx, l.Config.Holder, beatLasts)
 	})
 	if err == nil {
 		l.replicas.Store(int64(n))
@@ -607,17 +612,17 @@ func (l *sharedLink) beat() {
 }
 
 // spread passes on what the store told.
-func (l *sharedLink) spread(keys []string, gap bool) {
+func (l *Link) spread(keys []string, gap bool) {
 	if gap {
 		l.merge()
-		if !l.isAway() && l.awayLogged.CompareAndSwap(true, false) { // only listening had failed
-			l.config.Logger.Info("polargate: the shared store is back")
+		if !l.IsAway() && l.awayLogged.CompareAndSwap(true, false) { // only listening had failed
+			l.Config.Logger.Info("polargate: the shared store is back")
 		}
 	}
 	l.tell(keys, gap)
 }
 
-func (l *sharedLink) tell(keys []string, gap bool) {
+func (l *Link) tell(keys []string, gap bool) {
 	l.mu.Lock()
 	l.lastOne = time.Now()
 	heard := l.heard
@@ -644,8 +649,8 @@ func wakeAll(waiting map[chan struct{}]struct{}) {
 	}
 }
 
-// sharedLinkStats tell how the store is doing.
-type sharedLinkStats struct {
+// Stats tell how the store is doing.
+type Stats struct {
 	// Away is since when the store has been failing; zero if it is not.
 	Away time.Time
 	// Unreadable counts what was in the store and could not be read. Lost counts records
@@ -660,11 +665,11 @@ type sharedLinkStats struct {
 	LastHint time.Time
 }
 
-func (l *sharedLink) stats() sharedLinkStats {
-	s := sharedLinkStats{
+func (l *Link) Stats() Stats {
+	s := Stats{
 		Away: l.breaker.Away(), Unreadable: l.unreadable.Load(), Lost: l.lost.Load(), Replicas: int(l.replicas.Load()), Waiting: l.kept.Unsent(),
 	}
-	if store, ok := l.config.Store.(interface{ Unreadable() int64 }); ok {
+	if store, ok := l.Config.Store.(interface{ Unreadable() int64 }); ok {
 		s.Unreadable += store.Unreadable()
 	}
 	l.mu.Lock()
