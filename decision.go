@@ -411,7 +411,7 @@ func soon(d time.Duration) string {
 	if d > 30*24*time.Hour {
 		return "later"
 	}
-	return "in " + spoken(d)
+	return "in " + inWords(d)
 }
 
 // report is a refusal as a problem report.

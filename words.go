@@ -9,6 +9,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/polargate/polargate/internal/spoken"
 )
 
 // Phrase names a text that a person can read. The word of each [Reason] is one: it
@@ -158,28 +160,26 @@ func (l *Language) FormatDuration(d time.Duration) string {
 	if l != nil && l.Duration != nil {
 		return l.Duration(d)
 	}
-	return spoken(d)
+	return inWords(d)
 }
 
-// spoken is a duration in words. It is rounded up, so that a person who waits that long rarely
-// comes too early.
-func spoken(d time.Duration) string {
-	const day = 24 * time.Hour
-	switch {
-	case d <= 15*time.Second:
-		return "a few seconds"
-	case d <= 50*time.Second:
-		return strconv.Itoa(int((d+5*time.Second-1)/(5*time.Second))*5) + " seconds"
-	case d <= 70*time.Second:
+// inWords is a duration in English.
+func inWords(d time.Duration) string {
+	switch n, unit := spoken.Round(d); {
+	case unit == spoken.Seconds:
+		return count(n, "second", "seconds")
+	case unit == spoken.Minutes && n == 1:
 		return "a minute"
-	case d <= 59*time.Minute:
-		return count(int((d+50*time.Second)/time.Minute), "minute", "minutes")
-	case d <= 70*time.Minute:
+	case unit == spoken.Minutes:
+		return count(n, "minute", "minutes")
+	case unit == spoken.Hours && n == 1:
 		return "an hour"
-	case d <= 36*time.Hour:
-		return count(int((d+50*time.Minute)/time.Hour), "hour", "hours")
+	case unit == spoken.Hours:
+		return count(n, "hour", "hours")
+	case unit == spoken.Days:
+		return count(n, "day", "days")
 	}
-	return count(int((d+20*time.Hour)/day), "day", "days")
+	return "a few seconds"
 }
 
 // count is a number with its noun.

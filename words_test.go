@@ -229,7 +229,7 @@ func TestADurationIsSaidAsAPersonWouldSayIt(t *testing.T) {
 		time.Minute: "a minute", 70 * time.Second: "a minute", 71 * time.Second: "2 minutes", 10 * time.Minute: "10 minutes", 59 * time.Minute: "59 minutes",
 		time.Hour: "an hour", 71 * time.Minute: "2 hours", 2 * time.Hour: "2 hours", 36 * time.Hour: "36 hours", 37 * time.Hour: "2 days", 72 * time.Hour: "3 days",
 	} {
-		assert.Equal(t, want, spoken(d), d)
+		assert.Equal(t, want, inWords(d), d)
 	}
 	german := &Language{Duration: func(d time.Duration) string { return fmt.Sprintf("%.0f Sekunden", d.Seconds()) }}
 	assert.Contains(t, german.Message(&Error{Op: "check", Reason: ErrRateLimited, RetryAfter: time.Minute}), "60 Sekunden")

@@ -161,7 +161,7 @@ func situations(t testing.TB) []stands {
 	links := vendorLinks
 	licensed := polargate.Status{
 		State: polargate.Active, Key: key, Features: []string{"export", "sync"}, CheckedAt: now.Add(-time.Hour),
-		ExpiresAt: now.AddDate(0, 0, 21), Usage: 3, LimitUsage: 10, Message: "Licensed.",
+		ExpiresAt: now.AddDate(0, 0, 21), Usage: 3, LimitUsage: 10, Seats: polargate.StatusSeats{Limit: 3}, Message: "Licensed.",
 	}
 	locked := func(reason polargate.Reason) polargate.Status {
 		err := &polargate.Error{Op: "check", Reason: reason}
@@ -182,12 +182,20 @@ func situations(t testing.TB) []stands {
 	unlimited.ExpiresAt, unlimited.LimitUsage = time.Time{}, polargate.Unlimited
 	inDoubt := unlicensed(polargate.ErrInDoubt)
 	inDoubt.Action = polargate.Action{Kind: polargate.ActionEnterKey}
+	trial := polargate.Status{
+		State: polargate.InTrial, Features: []string{"export"}, TrialUntil: now.AddDate(0, 0, 9),
+		Message: "Trial until then.", Action: polargate.Action{Kind: polargate.ActionEnterKey, URL: links.Buy},
+	}
+	ended := unlicensed(polargate.ErrTrialEnded)
+	ended.TrialUntil = now.AddDate(0, 0, -2)
 	do := func(phrase polargate.Phrase) []string { return []string{polargate.Phrases()[phrase+".do"]} }
 	return []stands{
 		{"no-license", unlicensed(polargate.ErrNoLicense), "No license yet", []string{"Enter your license key", "sends this computer's name, “studio-laptop”"}, "activate"},
-		{"active", licensed, "Licensed", []string{"****-0A1B2C", "studio-laptop", "export, sync", "in 21 days", "3 of 10"}, ""},
+		{"active", licensed, "Licensed", []string{"****-0A1B2C", "studio-laptop", "export, sync", "in 21 days", "3 of 10", "up to 3"}, ""},
 		{"active-without-end", unlimited, "Licensed", []string{"****-0A1B2C"}, ""},
 		{"grace", grace, "Working offline", []string{"Everything works until", "Last verified"}, "check"},
+		{"trial", trial, "Trial", []string{"Trial until then.", "in 9 days", "export", "Buy a license"}, "activate"},
+		{"trial-ended", ended, "Your trial has ended", do("trial_ended"), "activate"},
 		{"in-doubt", inDoubt, "Activation not confirmed", do("in_doubt"), "activate"},
 		{"unreadable", unlicensed(polargate.ErrUnreadableState), "No license yet", do("unreadable_state"), "activate"},
 		{"no-permission", unlicensed(polargate.ErrNoPermission), "Your license can't be opened", append(do("no_permission"), polargate.Phrases()["no_permission"][1:]), "check"},

@@ -194,6 +194,9 @@ func (p *Page) addFacts(v *view, now time.Time) {
 	if !status.TrialUntil.IsZero() {
 		add("page.fact.trial", p.day(status.TrialUntil, now))
 	}
+	if status.OK() && status.Seats.Limit > 0 {
+		add("page.fact.seats", p.text("page.seats", "{n}", strconv.FormatInt(status.Seats.Limit, 10)))
+	}
 	if status.OK() && !status.ExpiresAt.IsZero() {
 		add("page.fact.expires", p.day(status.ExpiresAt, now))
 	}
@@ -211,7 +214,7 @@ func (p *Page) addFacts(v *view, now time.Time) {
 
 func (p *Page) moment(t time.Time) string { return p.options.Language.FormatTime(t) }
 
-// day is a moment in the future, and how many midnights away it is.
+// day is a moment, and how many midnights away it is if it lies ahead.
 func (p *Page) day(t, now time.Time) string {
 	midnight := func(t time.Time) time.Time {
 		year, month, day := t.Local().Date()
@@ -219,10 +222,12 @@ func (p *Page) day(t, now time.Time) string {
 	}
 	name := polargate.Phrase("page.in")
 	away := midnight(t).Sub(midnight(now))
-	switch away {
-	case 0:
+	switch {
+	case t.Before(now):
+		return p.moment(t)
+	case away == 0:
 		name = "page.today"
-	case 24 * time.Hour:
+	case away == 24*time.Hour:
 		name = "page.tomorrow"
 	}
 	return p.text(name, "{time}", p.moment(t), "{wait}", p.options.Language.FormatDuration(away))

@@ -12,7 +12,7 @@ import (
 // stays English. A phrase may use what its English has in braces: {until} and {time} are
 // times, {wait} is a duration, {key} is a masked license key, {computer} the name of this
 // computer, {product} that of the program, {message} a sentence of package polargate, {button}
-// the name of a button, {portal} a link named "page.portal", {page} a link to the vendor's page.
+// the name of a button, {portal} a link named "page.portal", {page} a link to the vendor's page, {used}, {limit} and {n} are numbers.
 func Phrases() map[polargate.Phrase]string { return maps.Clone(english) }
 
 var english = map[polargate.Phrase]string{
@@ -59,10 +59,12 @@ var english = map[polargate.Phrase]string{
 	"page.fact.features": "Features",
 	"page.fact.expires":  "Expires",
 	"page.fact.trial":    "Trial until",
+	"page.fact.seats":    "Computers",
 	"page.fact.verified": "Last verified",
 	"page.fact.clock":    "This computer's clock",
 	"page.fact.uses":     "Uses",
 	"page.uses":          "{used} of {limit}",
+	"page.seats":         "up to {n}",
 	"page.today":         "{time} (today)",
 	"page.tomorrow":      "{time} (tomorrow)",
 	"page.in":            "{time} (in {wait})",
