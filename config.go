@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"math"
 	"net/http"
 	"net/url"
 	"os"
@@ -40,7 +41,9 @@ type Config struct {
 	Version string
 	// Features maps the ids of the benefits that this program accepts to the features
 	// that each unlocks. A key of any other benefit is refused with ErrWrongBenefit.
-	// Empty accepts every benefit of the organization and unlocks no feature.
+	// AnyBenefit in the place of an id accepts every benefit of the organization, and its
+	// features are unlocked beside those of the benefit itself. Empty accepts every benefit
+	// and unlocks no feature.
 	Features map[string][]string
 
 	// BaseURL and Server say where Polar is; see ClientConfig. Empty means Production.
@@ -112,7 +115,7 @@ type Config struct {
 	// hours; it must not be negative.
 	FreshFor time.Duration
 	// GracePeriod is how long the last granted answer counts if Polar can't be reached. 0
-	// means 14 days; negative means not beyond FreshFor.
+	// means 14 days; negative means not beyond FreshFor; UnlimitedGrace has no end.
 	GracePeriod time.Duration
 	// CheckTimeout bounds how long Check waits for Polar. 0 means 5 seconds; it must not
 	// be negative.
@@ -204,6 +207,13 @@ type Fallback struct {
 	// its key was made to Polar's last grant. 0 means no minimum; it must not be negative.
 	After time.Duration
 }
+
+// AnyBenefit stands for any benefit of the organization in Config.Features.
+const AnyBenefit = "*"
+
+// UnlimitedGrace is a Config.GracePeriod without an end: a license that was granted once works
+// offline until it expires, so a cancellation counts only once Polar can be reached.
+const UnlimitedGrace time.Duration = math.MaxInt64
 
 // Links are pages of the vendor, as absolute addresses that begin with https:, http: or
 // mailto:.
@@ -315,6 +325,11 @@ func (c Config) withDefaults() Config {
 		c.Store = defaultStore(c.App)
 	}
 	c.Features = normalFeatures(c.Features)
+	for id, names := range c.Features {
+		names = append(slices.Clip(names), c.Features[AnyBenefit]...)
+		slices.Sort(names)
+		c.Features[id] = slices.Compact(names)
+	}
 	c.Conditions, c.Meta = maps.Clone(c.Conditions), maps.Clone(c.Meta)
 	c.LeaseKeys = slices.Clone(c.LeaseKeys)
 	c.Trial.Features = slices.Clone(c.Trial.Features)
@@ -367,8 +382,13 @@ func (c Config) validate() error {
 	if namesDevice(c.App) {
 		return &InputError{"App", "is the name of a device on Windows, where no folder can have it: choose another, for all systems alike"}
 	}
-	if err := checkFeatures(c.Features); err != nil {
+	ids := maps.Clone(c.Features)
+	delete(ids, AnyBenefit)
+	if err := checkFeatures(ids); err != nil {
 		return err
+	}
+	if slices.Contains(c.Features[AnyBenefit], "") {
+		return &InputError{"Features", "has a feature without a name"}
 	}
 	if c.Language.hasUnknownPhrase() {
 		return &InputError{"Language", "translates a phrase that doesn't exist: the names are those of Phrases()"}
@@ -510,8 +530,16 @@ func (c Config) conditions(fingerprint string) json.RawMessage {
 
 // accepts reports whether keys of a benefit are for this program.
 func (c *Config) accepts(benefitID string) bool {
-	_, ok := c.Features[usualUUID(benefitID)]
+	_, ok := c.featuresOf(benefitID)
 	return ok || len(c.Features) == 0
+}
+
+// featuresOf are the features of a benefit. ok is false if Features has none for it.
+func (c *Config) featuresOf(benefitID string) (features []string, ok bool) {
+	if features, ok = c.Features[usualUUID(benefitID)]; !ok {
+		features, ok = c.Features[AnyBenefit]
+	}
+	return features, ok
 }
 
 // hasLeaseServer reports whether licenses come from the vendor's license server.

@@ -196,6 +196,8 @@ type Error struct {
 	// kept: the call was about a key that was just entered while the license of another
 	// key stays in use.
 	kept bool
+	// portal: the program's customers can deactivate their computers in a portal.
+	portal bool
 	// date is when Polar refused, by its own clock; zero if the answer doesn't say.
 	date time.Time
 	// places are those in a list that was sent of what Polar refused in it; nil if it didn't
@@ -274,9 +276,9 @@ func (e *Error) cause() Phrase {
 
 // words are what happened and what to do.
 func (e *Error) words(l *Language) (what, do string) {
-	what, do = l.words(Phrase(e.Reason), e.situation)
+	what, do = l.wordsWith(Phrase(e.Reason), e.situation, e.portal)
 	if e.kept {
-		what, do = l.wordsEntered(Phrase(e.Reason), e.situation)
+		what, do = l.wordsEntered(Phrase(e.Reason), e.situation, e.portal)
 	}
 	if e.Reason == ErrNotCovered && e.situation == "" {
 		what, do = e.wordsOfCover(l, what, do)
@@ -334,6 +336,17 @@ func (e *Error) recheck(l *Language) (what, do string, ok bool) {
 		return also.ownWords(l)
 	}
 	return "", "", false
+}
+
+// naming is an error whose advice may name the portal, if there is one.
+func naming(portal bool, err error) error {
+	e, ok := err.(*Error)
+	if !ok || !portal || e.portal {
+		return err
+	}
+	own := *e // other callers may have the same error
+	own.portal = true
+	return &own
 }
 
 func isDenial(err error) bool {

@@ -334,7 +334,7 @@ func (g *Gate) callError(op string, err error) error {
 	case err == context.Canceled, err == context.DeadlineExceeded:
 		return &Error{Op: op, Reason: ErrUnreachable, Err: err, situation: callEnded}
 	}
-	return err
+	return naming(g.config.Links.Portal != "", err)
 }
 
 // statusError is the error that belongs to a Status: nil if the program may run, cause if
@@ -346,7 +346,7 @@ func statusError(s Status, cause error) error {
 	var failed Reason
 	if e, ok := errors.AsType[*Error](cause); ok {
 		if e.Reason == s.Reason {
-			return cause
+			return naming(s.portal, cause)
 		}
 		failed = e.Reason
 	}
@@ -758,6 +758,7 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		InDoubt:      rec.inDoubt(now, around.underWay),
 
 		ReleasePending: rec.state.waiting(),
+		portal:         c.Links.Portal != "",
 		store:          rec.unread,
 	}}
 	if rec.unread == nil {
@@ -781,6 +782,9 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		next.status.situation = limitPool
 	case rec.state.Seat.byFile() && (s.state == Grace || s.reason == ErrGraceEnded):
 		next.status.situation = byFile
+	}
+	if rec.verdict != nil && c.GracePeriod == UnlimitedGrace && s.graceUntil.Equal(rec.verdict.CheckedAt.Add(UnlimitedGrace)) {
+		next.status.GraceUntil = time.Time{}
 	}
 	if rec.verdict != nil {
 		next.status.CheckedAt = rec.verdict.CheckedAt

@@ -142,7 +142,10 @@ func (g *Gate) keepImport(rec record, s *seat, a ImportedActivation, why error) 
 	case rec.untouched() && !g.config.hasLeaseServer():
 		benefit := a.BenefitID
 		if len(g.config.Features) == 1 && benefit == "" {
-			for benefit = range g.config.Features {
+			for id := range g.config.Features {
+				if id != AnyBenefit {
+					benefit = id
+				}
 			}
 		}
 		if benefit == "" || g.accepts(benefit) {

@@ -91,7 +91,7 @@ var forever = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
 
 // featuresOf are those of a benefit and of a lease, sorted.
 func featuresOf(v *verdict, c *Config) []string {
-	features := c.Features[normalUUID(v.BenefitID)]
+	features, _ := c.featuresOf(v.BenefitID)
 	if !v.proven() || len(v.proof.Features) == 0 {
 		return features
 	}

@@ -226,7 +226,7 @@ func (g *Gate) Ensure(ctx context.Context, licenseKey string) (Status, error) {
 	case rec.state.Seat.has(key):
 		return g.Check(ctx)
 	case i != nil && i.Key == key.Reveal() && g.now().Sub(i.At).Abs() < doubtRests:
-		err = &Error{Op: opActivate, Reason: ErrInDoubt, situation: inDoubtHere}
+		err = g.callError(opActivate, &Error{Op: opActivate, Reason: ErrInDoubt, situation: inDoubtHere})
 	default:
 		_, err = g.Activate(ctx, key.Reveal())
 	}

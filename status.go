@@ -56,7 +56,8 @@ type Status struct {
 	// CheckedAt is when Polar last granted or refused; zero if never.
 	CheckedAt time.Time
 	// FreshUntil is until when Polar need not be asked again. GraceUntil is until when
-	// the license works offline. Each is zero if it doesn't apply.
+	// the license works offline. Each is zero if it doesn't apply, and GraceUntil also if
+	// there is no end.
 	FreshUntil, GraceUntil time.Time
 	// ExpiresAt is when the key ends, as far as that is known: see LicenseKey.EndsAt. It is
 	// zero if it has no known end.
@@ -94,6 +95,7 @@ type Status struct {
 	cause     Phrase // why Polar couldn't be reached last time; "" if that isn't known
 	situation Phrase // what is known more exactly than the reason tells; "" if nothing is
 	store     error  // why the Store couldn't be read or, if Unsaved, written
+	portal    bool   // customers can deactivate computers in a portal
 	// subscribed: the key came with a subscription.
 	subscribed bool
 	covers     string // the newest version that a lease covers; "" if it doesn't say
@@ -140,7 +142,10 @@ func (s Status) message(l *Language, failed Reason, inMemory bool) string {
 
 func (s Status) validity(l *Language, failed Reason) string {
 	situation := s.situationSince(failed)
-	until := l.FormatTime(s.GraceUntil)
+	until, end := l.FormatTime(s.GraceUntil), Phrase("")
+	if s.GraceUntil.IsZero() {
+		end = unlimited
+	}
 	switch {
 	case s.State == Active && s.ExpiresAt.IsZero():
 		return l.text(phraseActive)
@@ -153,13 +158,13 @@ func (s Status) validity(l *Language, failed Reason) string {
 	case s.State == Grace && s.situation == byFile:
 		return l.text(phraseGraceFile, "{until}", until)
 	case s.State == Grace && failed == "":
-		return l.text(phraseGraceDue, "{until}", until)
+		return l.text(phraseGraceDue+end, "{until}", until)
 	case s.State == Grace && s.Reason == ErrUnreachable && (situation == "" || situation == causeName): // which is what being offline looks like
 		what, do := l.words(Phrase(s.Reason), situation)
-		return l.text(phraseGrace, "{what}", what, "{do}", do, "{until}", until)
+		return l.text(phraseGrace+end, "{what}", what, "{do}", do, "{until}", until)
 	case s.State == Grace:
 		what, do := l.words(Phrase(s.Reason), situation)
-		return l.text(phraseGraceCause, "{what}", what, "{do}", do, "{until}", until)
+		return l.text(phraseGraceCause+end, "{what}", what, "{do}", do, "{until}", until)
 	}
 	return l.sentences(s.problem(failed).words(l))
 }
@@ -167,7 +172,7 @@ func (s Status) validity(l *Language, failed Reason) string {
 // problem is why the program may not run. failed is why Polar couldn't verify the license since
 // it last did.
 func (s Status) problem(failed Reason) *Error {
-	return &Error{Reason: s.Reason, situation: s.situationSince(failed), store: s.unread(), covered: s.CoveredUntil, covers: s.covers}
+	return &Error{Reason: s.Reason, situation: s.situationSince(failed), store: s.unread(), portal: s.portal, covered: s.CoveredUntil, covers: s.covers}
 }
 
 // situationSince is what is known more exactly than the reason tells, after Polar

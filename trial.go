@@ -227,7 +227,7 @@ func (c *Config) fallBack(v *verdict, s validity, now time.Time) validity {
 
 // fallbackFeatures are those that a license that lapsed keeps: no more than it had.
 func (c *Config) fallbackFeatures(v *verdict) []string {
-	had := c.Features[normalUUID(v.BenefitID)]
+	had, _ := c.featuresOf(v.BenefitID)
 	if g := v.lastGrant(); g != nil && g.proof != nil {
 		had = slices.Sorted(slices.Values(append(slices.Clone(had), g.proof.Features...)))
 		had = slices.Compact(had)

@@ -86,6 +86,12 @@ func (p Phrase) exists() bool {
 // the other to the reason. A license that wasn't verified for too long always says
 // so; the situation is why, and says what to do.
 func (l *Language) words(reason, situation Phrase) (what, do string) {
+	return l.wordsWith(reason, situation, false)
+}
+
+// wordsWith are words that may name the portal in which customers deactivate computers: a
+// phrase with ".portal" at its end is the one for that.
+func (l *Language) wordsWith(reason, situation Phrase, portal bool) (what, do string) {
 	first, second := reason, reason+".do"
 	if situation.exists() && reason != graceEnded {
 		first = situation
@@ -93,13 +99,21 @@ func (l *Language) words(reason, situation Phrase) (what, do string) {
 	if (situation + ".do").exists() {
 		second = situation + ".do"
 	}
-	return l.text(first), l.text(second)
+	return l.text(first), l.advice(second, portal)
+}
+
+// advice is what to do, with the portal in it or without.
+func (l *Language) advice(do Phrase, portal bool) string {
+	if named := do + inPortal; portal && named.exists() {
+		do = named
+	}
+	return l.text(do)
 }
 
 // wordsEntered are those about a key that was just entered while the license of
 // another key stays in use. A reason that isn't the key's fault says so.
-func (l *Language) wordsEntered(reason, situation Phrase) (what, do string) {
-	what, do = l.words(reason, situation)
+func (l *Language) wordsEntered(reason, situation Phrase, portal bool) (what, do string) {
+	what, do = l.wordsWith(reason, situation, portal)
 	switch {
 	case (situation + entered).exists():
 		what = l.text(situation + entered)
@@ -109,7 +123,7 @@ func (l *Language) wordsEntered(reason, situation Phrase) (what, do string) {
 		return l.text(phraseEntered, "{what}", what), do
 	}
 	if !(situation + ".do").exists() && (reason + entered + ".do").exists() {
-		do = l.text(reason + entered + ".do")
+		do = l.advice(reason+entered+".do", portal)
 	}
 	return what, do
 }
@@ -250,6 +264,12 @@ const (
 	phraseKeyAfter       Phrase = "license_key.after"
 	phraseKeyAfterOne    Phrase = "license_key.after_one"
 
+	// inPortal at the end of an advice makes it the one for programs whose customers can
+	// deactivate their computers in a portal. unlimited at the end of a phrase about the grace
+	// period makes it the one for a grace period without an end.
+	inPortal  Phrase = ".portal"
+	unlimited Phrase = ".unlimited"
+
 	// entered at the end of a phrase about a license key makes it the one about a key
 	// that was just entered, while another one stays in use. phraseEntered is for
 	// what isn't the key's fault.
@@ -351,6 +371,11 @@ var english = map[Phrase]string{
 	"note_unsaved.cause":   "We couldn't save the last check of your license: {what}. {do}",
 	"note_unstored":        "Your license couldn't be saved and will be lost when you quit. Make sure that this program can write to its settings folder and that the disk isn't full.",
 
+	// The same with a grace period that has no end.
+	"grace.unlimited":       "Working offline. You can keep using this program.",
+	"grace.cause.unlimited": "We couldn't verify your license: {what}. {do} You can keep using this program in the meantime.",
+	"grace_due.unlimited":   "We'll recheck your license when you're online.",
+
 	// Everything else: what happened, and what to do.
 	"refused":                   "{what}. {do}",
 	"try_again_in":              "Try again in {wait}.",
@@ -402,9 +427,9 @@ var english = map[Phrase]string{
 	"wrong_customer":                 "this license key belongs to another customer",
 	"wrong_customer.do":              "Enter a license key from your own account.",
 	"activation_limit":               "this key is already in use on the maximum number of computers",
-	"activation_limit.do":            "Deactivate one, on that computer or in the customer portal, then try again.",
-	"activation_limit.earlier.do":    "An earlier attempt on this computer may count as one of them. Deactivate it in the customer portal, then try again.",
-	"activation_limit.unreadable.do": "This computer may be one of them, because its saved license couldn't be read. Deactivate it in the customer portal, then try again.",
+	"activation_limit.do":            "Deactivate one of them, then try again.",
+	"activation_limit.earlier.do":    "An earlier attempt on this computer may count as one of them. Deactivate another one and try again, or contact support.",
+	"activation_limit.unreadable.do": "This computer may be one of them, because its saved license couldn't be read. Deactivate another one and try again, or contact support.",
 	"activation_limit.pool":          "this license is in use on the maximum number of computers right now",
 	"activation_limit.pool.do":       "Close the program on one of them, or try again later.",
 	"activations_unsupported":        "this key isn't set up for activation",
@@ -431,12 +456,22 @@ var english = map[Phrase]string{
 	"wrong_customer.entered":             "that key belongs to another customer",
 	"wrong_customer.entered.do":          "Enter a license key from your own account.",
 	"activation_limit.entered":           "that key is already in use on the maximum number of computers",
-	"activation_limit.entered.do":        "Deactivate one of them, on that computer or in the customer portal, then try again.",
+	"activation_limit.entered.do":        "Deactivate one of them, then try again.",
 	"activations_unsupported.entered":    "that key isn't set up for activation",
 	"activations_unsupported.entered.do": "Please contact support.",
 	"denied.entered":                     "the license server rejected that key",
 	"denied.entered.do":                  "Please contact support.",
 	"in_doubt.entered":                   "we couldn't confirm the activation of that key",
+
+	// What to do if customers can deactivate their computers in a portal.
+	"activation_limit.do.portal":            "Deactivate one, on that computer or in the customer portal, then try again.",
+	"activation_limit.earlier.do.portal":    "An earlier attempt on this computer may count as one of them. Deactivate it in the customer portal, then try again.",
+	"activation_limit.unreadable.do.portal": "This computer may be one of them, because its saved license couldn't be read. Deactivate it in the customer portal, then try again.",
+	"activation_limit.entered.do.portal":    "Deactivate one of them, on that computer or in the customer portal, then try again.",
+	"in_doubt.do.portal":                    "Check your internet connection and try again. If the key is then in use on too many computers, deactivate this one in the customer portal.",
+	"in_doubt.here.do.portal":               "Enter your license key again. If it's then in use on too many computers, deactivate this one in the customer portal.",
+	"in_doubt.page.do.portal":               "A Wi-Fi login page or a proxy answered instead of the license server. Log in to the Wi-Fi, then activate again. If the key is then in use on too many computers, deactivate this one in the customer portal.",
+	"unreadable_state.seat.do.portal":       "So this computer couldn't be deactivated. Deactivate it in the customer portal.",
 
 	// The license couldn't be verified.
 	"unreachable":                  "the license server couldn't be reached",
@@ -468,10 +503,10 @@ var english = map[Phrase]string{
 	"misconfigured":                "the license server rejected this program's request",
 	"misconfigured.do":             "There's nothing wrong with your license. Please contact support.",
 	"in_doubt":                     "we couldn't confirm the activation",
-	"in_doubt.do":                  "Check your internet connection and try again. If the key is then in use on too many computers, deactivate this one in the customer portal.",
+	"in_doubt.do":                  "Check your internet connection and try again. If the key is then in use on too many computers, please contact support.",
 	"in_doubt.here":                "we couldn't confirm an activation on this computer",
-	"in_doubt.here.do":             "Enter your license key again. If it's then in use on too many computers, deactivate this one in the customer portal.",
-	"in_doubt.page.do":             "A Wi-Fi login page or a proxy answered instead of the license server. Log in to the Wi-Fi, then activate again. If the key is then in use on too many computers, deactivate this one in the customer portal.",
+	"in_doubt.here.do":             "Enter your license key again. If it's then in use on too many computers, please contact support.",
+	"in_doubt.page.do":             "A Wi-Fi login page or a proxy answered instead of the license server. Log in to the Wi-Fi, then activate again. If the key is then in use on too many computers, please contact support.",
 	"in_doubt.uses":                "we couldn't confirm that your uses were counted",
 	"in_doubt.uses.do":             "They may have been. If you try again, they may be counted twice.",
 	"ended":                        "cancelled",
@@ -516,7 +551,7 @@ var english = map[Phrase]string{
 	"unreadable_state.disk.do":   "Restart the program. If that doesn't help, check the disk for errors, or contact support.",
 	"unreadable_state.folder":    "there's a folder where the license file should be: {file}",
 	"unreadable_state.folder.do": "Move that folder away, then restart the program.",
-	"unreadable_state.seat.do":   "So this computer couldn't be deactivated. Deactivate it in the customer portal.",
+	"unreadable_state.seat.do":   "So this computer couldn't be deactivated. Please contact support to deactivate it.",
 	"no_permission":              "this program isn't allowed to use its license file",
 	"no_permission.do":           "Give your user account access to the file and its folder, then try again.",
 	"no_permission.file":         "this program isn't allowed to use {file}",

@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -34,6 +35,9 @@ var reasons = []Reason{
 func situations() []Error {
 	var all []Error
 	for _, p := range slices.Sorted(maps.Keys(english)) {
+		if strings.HasSuffix(string(p), string(inPortal)) {
+			continue // the other form of an advice
+		}
 		name := strings.TrimSuffix(string(p), ".do")
 		reason, _, exact := strings.Cut(name, ".")
 		if p == callEnded {
@@ -78,6 +82,10 @@ func messages() string {
 			status("grace, "+string(cause), Status{State: Grace, Reason: ErrUnreachable, GraceUntil: until, cause: cause}, ErrUnreachable, false)
 		}
 	}
+	status("grace without an end, not asked yet", Status{State: Grace, Reason: ErrUnreachable}, "", false)
+	for _, reason := range []Reason{ErrUnreachable, ErrRateLimited} {
+		status("grace without an end, "+string(reason), Status{State: Grace, Reason: reason}, reason, false)
+	}
 	for _, reason := range reasons {
 		status("locked, "+string(reason), Status{State: Locked, Reason: reason}, "", false)
 	}
@@ -119,6 +127,19 @@ func messages() string {
 	}
 	line("a license key", Message(&keptError{errKeyTooLong}))
 	line("the disk", Message(&keptError{&StoreError{"save", errors.New("disk full")}}))
+
+	part("With a portal in which customers deactivate their computers")
+	for _, e := range append(situations(), Error{Op: opActivate, Reason: ErrActivationLimit}, Error{Op: opActivate, Reason: ErrInDoubt}) {
+		for _, kept := range []bool{false, true} {
+			without := e
+			without.kept = kept
+			with := without
+			with.portal = true
+			if text := Message(&with); text != Message(&without) {
+				line(cmp.Or(string(e.situation), string(e.Reason)), text)
+			}
+		}
+	}
 
 	part("An error of the disk")
 	line("unknown", Message(&StoreError{"save", errors.New("disk full")}))

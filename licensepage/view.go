@@ -142,7 +142,7 @@ func (p *Page) view(now time.Time) view {
 		v.Words = p.text("page.active.about")
 	case status.State == polargate.Grace && p.options.Offline && status.Key.IsZero():
 		v.Headline, v.Next = p.text("page.grace.file"), "file"
-	case status.State == polargate.Grace && status.Reason == polargate.ErrUnreachable:
+	case status.State == polargate.Grace && status.Reason == polargate.ErrUnreachable && !status.GraceUntil.IsZero():
 		v.Words = p.text("page.grace.about", "{until}", p.moment(status.GraceUntil))
 	}
 	p.addFacts(&v, now)

@@ -337,7 +337,7 @@ func deactivate(ctx context.Context, c *call, gate *polargate.Gate) (answer, err
 		a.text = "There is no license on this computer.\n"
 	case !had || !gate.Status().Key.IsZero():
 	case errors.Is(err, polargate.ErrUnknownKey):
-		a.text = "The license was removed from this computer. Its key has been replaced: to use the license on another computer, deactivate this one with the new key or in the customer portal.\n"
+		a.text = "The license was removed from this computer. Its key has been replaced: to use the license on another computer, activate the new key here and deactivate again, or contact support.\n"
 	default:
 		a.text = "The license was removed from this computer. We'll deactivate it at the license server when you start the program again.\n"
 	}

@@ -259,7 +259,7 @@ func (c *call) describe(s polargate.Status, err error) string {
 		line("Last verified", moment(s.CheckedAt))
 	}
 	switch {
-	case s.State == polargate.Grace:
+	case s.State == polargate.Grace && !s.GraceUntil.IsZero():
 		line("Works until", day(s.GraceUntil, now))
 	case s.State == polargate.Active && !s.GraceUntil.IsZero():
 		line("Works offline", "until "+day(s.GraceUntil, now))

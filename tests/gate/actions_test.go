@@ -2,6 +2,7 @@ package gate
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,4 +140,80 @@ func TestALinkThatIsNoAddressIsRejected(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestThePortalIsNamedOnlyIfCustomersCanDeactivateThere(t *testing.T) {
+	t.Parallel()
+	for _, portal := range []string{"", vendorPages.Portal} {
+		synctest.Test(t, func(t *testing.T) {
+			w := kit.NewWorld(t, kit.Limit(1), func(k *polartest.LicenseKey) { k.Activations = []polartest.Activation{{}} })
+			w.Config.Links.Portal = portal
+			gate := w.Open()
+			_, full := gate.Activate(t.Context(), w.Key.Key)
+			require.ErrorIs(t, full, polargate.ErrActivationLimit)
+			w.Inject(kit.PathActivate, 1, polartest.AnswerLost())
+			_, doubt := gate.Activate(t.Context(), w.Key.Key)
+			require.ErrorIs(t, doubt, polargate.ErrInDoubt)
+			status, check := gate.Check(t.Context())
+			require.ErrorIs(t, check, polargate.ErrInDoubt)
+			_, ensure := gate.Ensure(t.Context(), w.Key.Key)
+			require.ErrorIs(t, ensure, polargate.ErrInDoubt)
+			for _, text := range []string{polargate.Message(full), full.Error(), polargate.Message(doubt), status.Message, polargate.Message(check), polargate.Message(ensure)} {
+				assert.Equal(t, portal != "", strings.Contains(text, "customer portal"), text)
+			}
+		})
+	}
+}
+
+func TestAnyBenefitUnlocksItsFeaturesBesideThoseOfTheBenefit(t *testing.T) {
+	t.Parallel()
+	const another = "6b43a9a5-8d86-4c5a-9c5e-3a1f9a0b7c11"
+	synctest.Test(t, func(t *testing.T) {
+		w := kit.NewWorld(t)
+		w.Config.Features = map[string][]string{polargate.AnyBenefit: {"open", "export"}, w.Key.BenefitID: {"sync", "export"}}
+		gate := w.Activated()
+		assert.Equal(t, []string{"export", "open", "sync"}, gate.Status().Features)
+		w.Polar.Update(w.Key.ID, func(k *polartest.LicenseKey) { k.BenefitID = another })
+		status, err := gate.Refresh(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, []string{"export", "open"}, status.Features)
+		assert.False(t, gate.Has("sync"))
+	})
+	w := kit.NewWorld(t)
+	w.Config.Features = map[string][]string{polargate.AnyBenefit: {""}}
+	_, err := polargate.Open(w.Config)
+	var input *polargate.InputError
+	require.ErrorAs(t, err, &input)
+}
+
+func TestAGracePeriodWithoutAnEndLastsForDecadesAndNamesNoDate(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := kit.NewWorld(t)
+		w.Config.GracePeriod = polargate.UnlimitedGrace
+		gate := w.Activated()
+		w.Polar.SetOffline(true)
+		require.NoError(t, gate.Close())
+		time.Sleep(30 * 365 * kit.Day)
+		status, err := w.Open().Check(t.Context())
+		require.NoError(t, err)
+		assert.Equal(t, polargate.Grace, status.State)
+		assert.True(t, status.GraceUntil.IsZero())
+		assert.Equal(t, polargate.Phrases()["grace.unlimited"], status.Message)
+	})
+	synctest.Test(t, func(t *testing.T) {
+		w := kit.NewWorld(t)
+		w.Config.GracePeriod = polargate.UnlimitedGrace
+		end := time.Now().Add(10 * kit.Day)
+		expireAt(w, end)
+		gate := w.Activated()
+		w.Polar.SetOffline(true)
+		time.Sleep(5 * kit.Day)
+		status, err := gate.Check(t.Context())
+		require.NoError(t, err)
+		assert.True(t, end.Equal(status.GraceUntil), "a key with an end has one")
+		time.Sleep(6 * kit.Day)
+		_, err = gate.Check(t.Context())
+		require.ErrorIs(t, err, polargate.ErrExpired)
+	})
 }
