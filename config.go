@@ -53,7 +53,8 @@ type Config struct {
 	// proxy variables of the environment.
 	HTTPClient *http.Client
 	// Store keeps the state. nil means a FileStore in the folder <App>/license of
-	// os.UserConfigDir. It has one file license-<hash>-<hash>.sealed for each computer
+	// os.UserConfigDir, and on Windows of %LocalAppData%; what earlier versions stored in
+	// %AppData% is found. It has one file license-<hash>-<hash>.sealed for each computer
 	// that uses the folder, because such a folder can be shared, and
 	// license-<hash>.index, which lists them. A service without a home uses license in its
 	// STATE_DIRECTORY. SystemStore keeps one license for all users of a computer.

@@ -45,7 +45,9 @@ const maxState = 1 << 20
 
 // FileStore keeps the state in the folder with that path. The folder is created, for this
 // user only, when something is saved. Its files have mode 0600. What the superuser
-// creates in another user's folder belongs to that user.
+// creates in another user's folder belongs to that user. Windows has no modes: there, folder
+// and files inherit who may open them, which in a user's profile are that user, the system and
+// administrators. For a folder elsewhere, set that yourself.
 //
 // Errors about files that this user may not open are also ErrNoPermission. If a file
 // system has no locks, like some network drives, Lock fails with errors.ErrUnsupported.
@@ -69,6 +71,48 @@ func (s FileStore) Lock(ctx context.Context, name string) (func(), error) {
 }
 
 func (s FileStore) folder() folder { return folder{at: string(s), sys: theSystem} }
+
+// movedStore is a folder, with the one in which earlier versions kept the same. What is only
+// there is read there until it is saved. It stays there, for a program that goes back to an
+// earlier version.
+type movedStore struct {
+	folder
+
+	earlier folder
+	// here has the names that were found in the new folder. They are not looked for in
+	// the other one any more, where they are older.
+	here sync.Map
+}
+
+// storeIn is the folder of an app in a folder of the user's, which was in another one earlier;
+// "" if there was none.
+func storeIn(now, earlier, app string) Store {
+	at := FileStore(filepath.Join(now, app, "license"))
+	if earlier == "" || earlier == now {
+		return at
+	}
+	return &movedStore{folder: at.folder(), earlier: FileStore(filepath.Join(earlier, app, "license")).folder()}
+}
+
+func (s *movedStore) Load(ctx context.Context, name string) ([]byte, error) {
+	data, err := s.folder.Load(ctx, name)
+	if !errors.Is(err, ErrNotStored) {
+		s.here.Store(name, true)
+		return data, err
+	}
+	if _, known := s.here.Load(name); known {
+		return nil, err
+	}
+	return s.earlier.Load(ctx, name)
+}
+
+func (s *movedStore) Save(ctx context.Context, name string, data []byte) error {
+	err := s.folder.Save(ctx, name, data)
+	if err == nil {
+		s.here.Store(name, true)
+	}
+	return err
+}
 
 // SystemStore keeps one license for all users of a computer, which uses one activation. Its
 // folder is <app>/license in
@@ -675,12 +719,16 @@ func (e noFolderError) ownWords(l *Language) (what, do string, ok bool) {
 }
 
 // defaultStore is a folder of the program's own where the system wants such things:
-// ~/.config on Linux, AppData on Windows, Library on macOS. A service has no home, but
+// ~/.config on Linux, AppData\Local on Windows, Library on macOS. A service has no home, but
 // perhaps a folder from systemd.
 func defaultStore(app string) Store {
-	folder, err := os.UserConfigDir()
+	settings, err := os.UserConfigDir()
+	if local, localErr := os.UserCacheDir(); runtime.GOOS == "windows" && localErr == nil {
+		// Settings roam there: they follow their user to other computers, a license doesn't.
+		return storeIn(local, settings, app)
+	}
 	if err == nil {
-		return FileStore(filepath.Join(folder, app, "license"))
+		return storeIn(settings, settings, app)
 	}
 	if at := stateDirectory(); at != "" {
 		return FileStore(filepath.Join(at, "license"))

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/testprogram"
+	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 )
@@ -248,6 +249,68 @@ func TestAStateIsSavedWhileOthersKeepReadingIt(t *testing.T) {
 		}
 		return f.Close()
 	}))
+}
+
+func TestALicenseThatAnEarlierVersionStoredInAnotherFolderIsFoundAndSavedInTheNewOne(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		roaming, local := t.TempDir(), t.TempDir()
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		open := func(store Store) *Gate {
+			return openGate(t, polar, func(c *Config) { c.Store, c.Features = store, withExport(key) })
+		}
+		earlier := open(storeIn(roaming, roaming, "inkwell"))
+		_, err := earlier.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		require.NoError(t, earlier.Close())
+
+		gate := open(storeIn(local, roaming, "inkwell"))
+		assert.True(t, gate.Has("export"), "at once")
+		assert.NoDirExists(t, filepath.Join(local, "inkwell"), "reading writes nothing")
+		_, err = gate.Refresh(t.Context())
+		require.NoError(t, err)
+		assert.FileExists(t, filepath.Join(local, "inkwell", "license", gate.name))
+		assert.Equal(t, 1, polar.Count("/activate"))
+		require.NoError(t, gate.Deactivate(t.Context()))
+		require.NoError(t, gate.Close())
+		assert.Zero(t, polar.Seats(key.ID))
+
+		assert.Equal(t, Unlicensed, open(storeIn(local, roaming, "inkwell")).Status().State, "the older one is not looked at any more")
+		assert.FileExists(t, filepath.Join(roaming, "inkwell", "license", gate.name), "for a program that goes back to an earlier version")
+	})
+}
+
+func TestAStateThatIsDeletedFromTheNewFolderIsNotReplacedByAnOlderOne(t *testing.T) {
+	t.Parallel()
+	roaming, local := t.TempDir(), t.TempDir()
+	require.NoError(t, storeIn(roaming, "", "inkwell").Save(t.Context(), "a", []byte("older")))
+	s := storeIn(local, roaming, "inkwell")
+	data, err := s.Load(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, "older", string(data))
+	require.NoError(t, s.Save(t.Context(), "a", []byte("newer")))
+	require.NoError(t, os.Remove(filepath.Join(local, "inkwell", "license", "a")))
+	_, err = s.Load(t.Context(), "a")
+	require.ErrorIs(t, err, ErrNotStored)
+	_, err = s.Load(t.Context(), "b")
+	require.ErrorIs(t, err, ErrNotStored)
+}
+
+func TestTheDefaultFolderOnWindowsDoesNotRoam(t *testing.T) {
+	if runtime.GOOS != "windows" {
+		t.Skip("only Windows has two folders for a user's settings")
+	}
+	roaming, local := t.TempDir(), t.TempDir()
+	t.Setenv("AppData", roaming)
+	t.Setenv("LocalAppData", local)
+	require.NoError(t, FileStore(filepath.Join(roaming, "inkwell", "license")).Save(t.Context(), "a", []byte("earlier")))
+	s := defaultStore("inkwell")
+	data, err := s.Load(t.Context(), "a")
+	require.NoError(t, err)
+	assert.Equal(t, "earlier", string(data))
+	require.NoError(t, s.Save(t.Context(), "a", []byte("now")))
+	assert.FileExists(t, filepath.Join(local, "inkwell", "license", "a"))
 }
 
 func TestFilesWithTheAttributeReadOnlyAreWritten(t *testing.T) {
