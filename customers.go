@@ -19,6 +19,7 @@ import (
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/rights"
+	"github.com/polargate/polargate/internal/tally"
 	"golang.org/x/time/rate"
 )
 
@@ -124,10 +125,10 @@ type CustomersConfig struct {
 	Overlay func(ctx context.Context, customer CustomerRef, have *Entitlements) []Overlay
 
 	// OnDecision is told of each decision of Route, Decide, DecideLicense, Reserve and Watch,
-	// for an audit log, metrics (see package metrics) or traces, and of a stream that Watch ends. It
+	// for an audit log or traces, and of a stream that Watch ends. It
 	// is called after the decision and before the handler, with the context of the caller, so
 	// it must be quick, and safe for use by many goroutines. A panic in it is caught and
-	// logged. nil costs nothing.
+	// logged. nil costs nothing. For figures alone, see Decisions.
 	OnDecision func(context.Context, Decision)
 
 	// UpgradeURL is where customers find your plans. A problem report names it, and a
@@ -332,6 +333,7 @@ type Customers struct {
 	client *Client
 	cache  *memory.Cache
 	counts customersCounts
+	tally  atomic.Pointer[tally.Tally] // of decisions; nil until somebody wants to know
 	// replicas are nil unless they share what they know.
 	replicas *replicas
 

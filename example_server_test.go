@@ -90,6 +90,23 @@ func ExampleCustomersConfig_overlay() {
 	// usr_bob false []
 }
 
+// Figures about decisions, for a metrics system of your own. Package metrics has them for
+// Prometheus.
+func ExampleCustomers_Decisions() {
+	_, customers := demoCustomers()
+	defer customers.Close()
+	customers.Decisions() // are counted from now on
+	for _, feature := range []string{"export", "import"} {
+		customers.Decide(context.Background(), polargate.ExternalID("usr_1337"), polargate.Feature(feature))
+	}
+	for _, n := range customers.Decisions() {
+		fmt.Println(n.Feature, n.Outcome, n.Count)
+	}
+	// Output:
+	// export allowed 1
+	// import unpaid 1
+}
+
 // An audit log keeps who was let in where, and why not.
 func ExampleCustomersConfig_onDecision() {
 	polar := polartest.New(polartest.Config{})

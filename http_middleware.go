@@ -178,7 +178,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	}
 	route.Require, route.Fallback = ownRequirements(route.Require), slices.Clone(route.Fallback)
 	route.Spend.MeterID, route.UpgradeURL = strings.Clone(route.Spend.MeterID), strings.Clone(route.UpgradeURL)
-	feature := featuresIn(route.Require)
+	place := &site{feature: featuresIn(route.Require)}
 	route.Spend.Usage.Metadata = maps.Clone(route.Spend.Usage.Metadata)
 	all = All(route.Require...)
 	free := all.without(normalUUID(route.Spend.MeterID)) // what lets in without a charge
@@ -206,8 +206,9 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				key, err = route.LicenseKeyOrError(r)
 			}
 			var q question
-			if c.config.OnDecision != nil {
-				q.route, q.feature = cmp.Or(route.Name, r.Pattern), feature
+			listened := c.listened()
+			if listened {
+				q.route, q.site = cmp.Or(route.Name, r.Pattern), place
 			}
 			if err != nil {
 				c.refuse(w, r, &route, &q, c.unresolved(r, err))
@@ -243,7 +244,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 				c.counts.failedOpen.Add(1)
 			}
 			charged := value != nil && spends && !opens && !value.Meets(free)
-			if !charged {
+			if listened && !charged {
 				c.tell(r.Context(), &q, route.Require, value, refusal, opens)
 			}
 			switch {

@@ -73,7 +73,7 @@ func (c *Customers) watch(ctx context.Context, q *question, value *Entitlements,
 	}
 	key := q.key.Own()
 	requirements = ownRequirements(requirements)
-	route, feature := q.route, q.feature
+	route, site := q.route, q.site
 	var overlays alarm
 	tell := func(value *Entitlements, err error) {
 		if err != nil && failOpen && c.cache.Life.Err() == nil {
@@ -82,7 +82,7 @@ func (c *Customers) watch(ctx context.Context, q *question, value *Entitlements,
 		have, refusal := c.decideWatched(ctx, key, value, c.callError(err), requirements)
 		if refusal != nil && watched.Err() == nil {
 			end(refusal)
-			c.tell(ctx, &question{key: key, route: route, feature: feature, seen: inMemory}, requirements, nil, refusal, false)
+			c.tell(ctx, &question{key: key, route: route, site: site, seen: inMemory}, requirements, nil, refusal, false)
 		}
 		overlays.set(have)
 	}

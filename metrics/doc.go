@@ -2,7 +2,7 @@
 // and whatever reads its text format, without a dependency.
 //
 //	m := metrics.New()
-//	customers, err := polargate.NewCustomers(polargate.CustomersConfig{…, OnDecision: m.Decided})
+//	customers, err := polargate.NewCustomers(polargate.CustomersConfig{…})
 //	m.Customers("", customers)
 //	mux.Handle("GET /metrics", m)
 //
@@ -11,8 +11,8 @@
 //
 // Nothing that a caller of your program chooses becomes a label: no customer, key or address. The
 // labels of decisions are routes and features, which your program names, and Polargate's own
-// words. Should a program take these from its callers all the same, there are at most a
-// thousand series; what comes after them is counted under the route "other".
+// words. Should a program take these from its callers all the same, there are about a
+// thousand series at most; what comes after them is counted under the route "other".
 //
 // Put the handler on an address that only your own systems reach.
 package metrics

@@ -18,8 +18,7 @@ func Example() {
 	m := metrics.New()
 	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
 		AccessToken: polar.AddToken(polartest.Token{}), // from the environment, in a server
-		OnDecision:  m.Decided,
-		BaseURL:     polar.URL(), // a server leaves these two out
+		BaseURL:     polar.URL(),                       // a server leaves these two out
 		HTTPClient:  polar.Client(),
 	})
 	if err != nil {
@@ -35,7 +34,14 @@ func Example() {
 	w := httptest.NewRecorder()
 	mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
 	fmt.Println(regexp.MustCompile(`polargate_decisions_total\{.*`).FindString(w.Body.String()))
-	// Output: polargate_decisions_total{feature="export",outcome="unpaid",source="network"} 1
+	for _, figure := range metrics.Describe() {
+		if figure.Name == "polargate.shared.away" {
+			fmt.Println(figure.Prometheus()+":", figure.Help)
+		}
+	}
+	// Output:
+	// polargate_decisions_total{feature="export",outcome="unpaid",source="network"} 1
+	// polargate_shared_away_seconds: For how long the shared store has been failing.
 }
 
 // A program without a server writes the state of its license into a file that a collector

@@ -1,7 +1,6 @@
 package metrics
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -74,23 +73,13 @@ func sample(value float64, labels ...Label) Sample {
 	return Sample{labels, value}
 }
 
-func (f *families) decisions(series map[labels]*counted) {
-	samples := make([]Sample, 0, len(series))
-	for l, one := range series {
-		samples = append(samples, sample(float64(one.n.Load()), Label{"route", l.route}, Label{"feature", l.feature},
-			Label{"outcome", string(l.outcome)}, Label{"source", string(l.source)}, Label{"reason", string(l.reason)}))
+func (f *families) decisions(name string, counts []polargate.DecisionCount) {
+	samples := make([]Sample, len(counts))
+	for i, n := range counts {
+		samples[i] = sample(float64(n.Count), Label{"name", name}, Label{"route", n.Route}, Label{"feature", n.Feature},
+			Label{"outcome", string(n.Outcome)}, Label{"source", string(n.Source)}, Label{"reason", string(n.Reason)})
 	}
-	slices.SortFunc(samples, func(a, b Sample) int {
-		return slices.CompareFunc(a.Labels, b.Labels, func(a, b Label) int {
-			return cmp.Or(strings.Compare(a.Name, b.Name), strings.Compare(a.Value, b.Value))
-		})
-	})
 	f.put(Metric{Name: "decisions", Help: "Decisions about customers and license keys.", Counter: true}, samples...)
-}
-
-// own are the same labels in memory that nobody else writes to.
-func (l labels) own() labels {
-	return labels{strings.Clone(l.route), strings.Clone(l.feature), l.outcome, l.source, l.reason}
 }
 
 func (f *families) customers(name string, s polargate.CustomersStats) {

@@ -1,7 +1,6 @@
 package metrics_test
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -9,9 +8,7 @@ import (
 	"os/exec"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/metrics"
@@ -31,7 +28,7 @@ func everything(t *testing.T) *metrics.Metrics {
 	m := metrics.New()
 	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
 		AccessToken: polar.AddToken(polartest.Token{}), BaseURL: polar.URL(), HTTPClient: polar.Client(),
-		Features: map[string][]string{benefit: {"export"}}, OnDecision: m.Decided, Shared: polargate.SharedInMemory(),
+		Features: map[string][]string{benefit: {"export"}}, Shared: polargate.SharedInMemory(),
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = customers.Close() })
@@ -41,7 +38,10 @@ func everything(t *testing.T) *metrics.Metrics {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = gate.Close() })
 	m.Customers("", customers)
-	m.Customers("eu", customers)
+	other, err := polargate.NewCustomers(polargate.CustomersConfig{AccessToken: "polar_oat_other"})
+	require.NoError(t, err)
+	t.Cleanup(func() { _ = other.Close() })
+	m.Customers("eu", other)
 	m.Gate("", gate)
 	route := customers.Route(polargate.Route{
 		Name: `say "hi\` + "\n", Customer: func(r *http.Request) polargate.CustomerRef { return polargate.ExternalID(r.Header.Get("X-User")) },
@@ -82,11 +82,20 @@ func TestPromtoolFindsNothingToSayAboutTheMetrics(t *testing.T) {
 	assert.Contains(t, text, `polargate_decisions_total{feature="export",outcome="allowed",route="say \"hi\\\n",source="memory"} 1`)
 	assert.Contains(t, text, `polargate_decisions_total{feature="a,b",outcome="unpaid",source="memory"} 1`)
 	assert.Contains(t, text, "\npolargate_customers_cached 1\n")
-	assert.Contains(t, text, `polargate_customers_cached{name="eu"} 1`)
+	assert.Contains(t, text, `polargate_customers_cached{name="eu"} 0`)
 	assert.Contains(t, text, `polargate_gate_state{state="unlicensed"} 1`)
 	assert.Contains(t, text, `polargate_gate_refused{reason="no_license"} 1`)
 	assert.NotContains(t, text, "usr_")
 	assert.Empty(t, promtool(t, text, "check", "metrics"))
+}
+
+func TestEachMetricIsDescribed(t *testing.T) {
+	t.Parallel()
+	all := everything(t).Gather()
+	for i := range all {
+		all[i].Samples = nil
+	}
+	assert.Equal(t, all, metrics.Describe())
 }
 
 func TestNoTwoMetricsMeetOnceTheyAreRenamed(t *testing.T) {
@@ -104,42 +113,6 @@ func TestNoTwoMetricsMeetOnceTheyAreRenamed(t *testing.T) {
 			labels[fmt.Sprint(s.Labels)] = true
 		}
 	}
-}
-
-func TestDecisionsHaveNoMoreThanAThousandSeriesWhateverTheProgramNames(t *testing.T) {
-	t.Parallel()
-	m := metrics.New()
-	for i := range 5000 {
-		m.Decided(t.Context(), polargate.Decision{Route: fmt.Sprint("GET /", i), Outcome: polargate.Allowed})
-	}
-	m.Decided(t.Context(), polargate.Decision{Route: "GET /1", Outcome: polargate.Allowed})
-	text := scrape(t, m)
-	assert.Equal(t, 1001, strings.Count(text, "\npolargate_decisions_total{"))
-	assert.Contains(t, text, `{outcome="allowed",route="other"} 4000`)
-	assert.Contains(t, text, `{outcome="allowed",route="GET /1"} 2`)
-}
-
-func TestDecisionsAreCountedOnceEachFromManyGoroutines(t *testing.T) {
-	t.Parallel()
-	m := metrics.New()
-	var all sync.WaitGroup
-	for range 8 {
-		all.Go(func() {
-			for i := range 1000 {
-				m.Decided(t.Context(), polargate.Decision{Route: fmt.Sprint(i % 10), Outcome: polargate.Allowed})
-			}
-		})
-	}
-	all.Wait()
-	for _, s := range m.Gather()[0].Samples {
-		assert.InDelta(t, 800, s.Value, 0)
-	}
-}
-
-func TestCountingADecisionAllocatesNothing(t *testing.T) {
-	m, ctx := metrics.New(), context.Background()
-	d := polargate.Decision{Route: "GET /export", Required: []polargate.Requirement{polargate.Feature("export")}, Outcome: polargate.Allowed, Source: polargate.FromMemory}
-	assert.Zero(t, testing.AllocsPerRun(1000, func() { m.Decided(ctx, d) }))
 }
 
 func TestOnlyReadingIsAllowed(t *testing.T) {
@@ -181,13 +154,4 @@ func TestPromtoolAcceptsTheAlertsAndTheQueriesOfTheDashboard(t *testing.T) {
 	file := t.TempDir() + "/rules.yml"
 	require.NoError(t, os.WriteFile(file, []byte(rules), 0o600))
 	assert.Contains(t, promtool(t, "", "check", "rules", file), "SUCCESS")
-}
-
-func BenchmarkDecided(b *testing.B) {
-	m, ctx := metrics.New(), b.Context()
-	d := polargate.Decision{At: time.Now(), Route: "GET /export", Required: []polargate.Requirement{polargate.Feature("export")}, Outcome: polargate.Allowed, Source: polargate.FromMemory}
-	b.ReportAllocs()
-	for b.Loop() {
-		m.Decided(ctx, d)
-	}
 }

@@ -213,8 +213,6 @@ type settings struct {
 }
 
 func newServer(s settings) (http.Handler, *polargate.Customers, error) {
-	figures := metrics.New()
-	s.customers.OnDecision = figures.Decided
 	customers, err := polargate.NewCustomers(s.customers)
 	if err != nil {
 		return nil, nil, err
@@ -240,6 +238,7 @@ func newServer(s settings) (http.Handler, *polargate.Customers, error) {
 	mux.Handle("GET /api/data", keys(http.HandlerFunc(data)))
 	mux.Handle("POST /webhooks/polar", customers.WebhookHandler(s.secrets...))
 	mux.HandleFunc("GET /healthz", healthz(customers))
+	figures := metrics.New()
 	figures.Customers("", customers)
 	mux.Handle("GET /metrics", figures) // a product has it on an address of its own
 	if s.demo != nil {

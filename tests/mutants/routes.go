@@ -428,4 +428,12 @@ var routes = []mutant{
 		new:   `			if refusal != nil {`,
 		tests: "TestFallbackKeepsAFeatureOpenWhilePolarCannotBeReached",
 	},
+	{
+		name:  "an audit log has the customers' own ids",
+		rule:  "a decision is written without what is personal",
+		file:  "decision.go",
+		old:   `	p := plain{d.At, d.Route, d.Customer.CustomerID(),`,
+		new:   `	p := plain{d.At, d.Route, d.Customer.CustomerID() + d.Customer.ExternalID(),`,
+		tests: "TestADecisionPrintsNothingThatIsPersonal",
+	},
 }

@@ -155,6 +155,50 @@ func TestDecisionsAboutLicenseKeysUnitsAndStreamsAreToldOfToo(t *testing.T) {
 	})
 }
 
+// count is a figure about decisions that need pro.
+func count(route string, outcome polargate.Outcome, source polargate.Source, reason polargate.Reason, n int64) polargate.DecisionCount {
+	return polargate.DecisionCount{Route: route, Feature: "pro", Outcome: outcome, Source: source, Reason: reason, Count: n}
+}
+
+func TestDecisionsAreCountedByRouteFeatureOutcomeSourceAndReason(t *testing.T) {
+	for name, change := range map[string]func(*polargate.CustomersConfig){
+		"alone":             func(*polargate.CustomersConfig) {},
+		"beside OnDecision": (&heard{}).hear,
+		"with an Overlay":   giving(forever),
+	} {
+		t.Run(name, func(t *testing.T) {
+			kit.Bubbled(t, func(t *testing.T) {
+				s := kit.NewShop(t)
+				customers := s.Open(change)
+				required := []polargate.Requirement{polargate.Feature("pro")}
+				named := customers.Route(polargate.Route{Name: "named", Customer: byHeader, Require: required})(shown)
+				mux, byPattern := http.NewServeMux(), customers.Route(polargate.Route{Customer: byHeader, Require: required})(shown)
+				mux.Handle("GET /a", byPattern)
+				mux.Handle("GET /b", byPattern)
+				get(named, "/", "X-User", kit.Paying)
+				assert.Empty(t, customers.Decisions(), "it begins with the first call")
+				for range 3 {
+					get(named, "/", "X-User", kit.Paying)
+					get(mux, "/a", "X-User", kit.Paying)
+					get(mux, "/b", "X-User", kit.Paying)
+				}
+				get(named, "/", "X-User", "usr_1")
+				customers.Decide(t.Context(), paying, polargate.Feature("pro"))
+				s.Polar.SetOffline(true)
+				get(named, "/", "X-User", "usr_2")
+				assert.Equal(t, []polargate.DecisionCount{
+					count("", polargate.Allowed, polargate.FromMemory, "", 1),
+					count("GET /a", polargate.Allowed, polargate.FromMemory, "", 3),
+					count("GET /b", polargate.Allowed, polargate.FromMemory, "", 3),
+					count("named", polargate.Allowed, polargate.FromMemory, "", 3),
+					count("named", polargate.Undecided, "", polargate.ErrUnreachable, 1),
+					count("named", polargate.Unpaid, polargate.FromNetwork, "", 1),
+				}, customers.Decisions())
+			})
+		})
+	}
+}
+
 func TestADecisionPrintsNothingThatIsPersonal(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
