@@ -80,7 +80,7 @@ func (c *Customers) startMembers() (err error) {
 		return err
 	}
 	cache, of := m.cache, c.cache
-	cache.Start, cache.Keys = of.Start, of.Keys
+	cache.Clock.Start, cache.Keys = of.Clock.Start, of.Keys
 	cache.FreshFor, cache.StaleFor, cache.GraceFor = of.FreshFor, of.StaleFor, of.GraceFor
 	cache.UnknownFor, cache.Timeout = of.UnknownFor, of.Timeout
 	cache.Flights.Keep, m.reads.Keep = config.Timeout, config.Timeout

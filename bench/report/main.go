@@ -228,14 +228,16 @@ func (r *report) Rows(benchmark string, names ...string) []row {
 	return rows
 }
 
-// LookupRows are the look-ups of today's build, of the one before, and of a cache by hand.
+// LookupRows are the look-ups of today's build, of the one before, and of what programs do by
+// hand.
 func (r *report) LookupRows() []row {
 	var rows []row
 	for _, goroutines := range []string{"1", "8"} {
 		for _, of := range []struct{ name, benchmark string }{
 			{"polargate", "./Lookup/polargate"}, {"23 November 2026", "before/Lookup/polargate"}, {"2Q with a lock", "./Lookup/2Q with a lock"},
+			{"a map with a lock", "./Lookup/map with a lock"}, {"sync.Map", "./Lookup/sync.Map"},
 		} {
-			x := r.Rows(of.benchmark, "goroutines="+goroutines)[0]
+			x := r.lookup(of.benchmark, goroutines)
 			x.Name = of.name + ", " + goroutines + " goroutines"
 			if goroutines == "1" {
 				x.Name = of.name + ", 1 goroutine"
@@ -420,6 +422,7 @@ func (r *report) Budgets() []budget {
 	one, eight := r.Lookups("./Lookup")
 	_, eightBefore := r.Lookups("before/Lookup")
 	faster := eightBefore.Least / eight.Least
+	byHand := r.lookup("./Lookup/map with a lock", "8")
 	cold, _, _ := r.middle("../ColdStart", "ns/op")
 	_, memory, _ := r.middle("../CustomerMemory", "B/customer")
 	_, memoryBefore, _ := r.middle("before/../CustomerMemory", "B/customer")
@@ -440,12 +443,13 @@ func (r *report) Budgets() []budget {
 		{"customers served after all replicas were restarted, Polar down", "0 %", "100 %", r.Cell("store", "polargate", 0), known == 100, "Some were not in the store"},
 		{"a webhook on one replica decides on another (99 of 100)", notMeasured, "50 ms", fmt.Sprintf("%.1f ms", p99), p99 <= 50, "The computer was busy with something else, or a hint was lost and found by the sweep"},
 		{"look-up among 100,000 customers, 8 goroutines", "1×", "4× faster", fmt.Sprintf("%.1f× faster", faster), faster >= 4,
-			fmt.Sprintf("Before, it took %s, now %s. What is left is two waits for memory, for the slot of the table and for the answer. How long they take depends on what else the computer does: in this run it was busy with other programs, which share the processor's cache and its memory", nanoseconds(eightBefore.Least), nanoseconds(eight.Least))},
+			fmt.Sprintf("Before, it took %s, now %s. What is left is waits for memory, for the slot of the table, the answer and the text of the id. A map with a lock, which knows no ages, counts nothing and drops nobody, takes %s, and isn't four times faster either. How long the waits are depends on what else the computer does: other programs share the processor's cache and its memory", nanoseconds(eightBefore.Least), nanoseconds(eight.Least), nanoseconds(byHand.Least))},
+		{"the same, beside a map with a lock", notMeasured, "3×", fmt.Sprintf("%.2f×", eight.Least/byHand.Least), eight.Least <= 3*byHand.Least, "The answers lie anywhere in memory"},
 		{"the same, 8 goroutines beside 1", notMeasured, "1×", fmt.Sprintf("%.2f×", eight.Least/one.Least), eight.Least <= one.Least, "Goroutines wait for each other"},
 		{"memory of a customer with ten benefits", fmt.Sprintf("%.0f B", memoryBefore), "400 B", fmt.Sprintf("%.0f B", memory), memory <= 400, "What is kept has grown: the ends of subscriptions, and when Polar counted a meter, came since"},
 		{"`SharedFile` with 100,000 customers: load at start", notMeasured, "500 ms", fmt.Sprintf("%.0f ms", load/1e6), load <= 500e6, "The disk or the processor was slow"},
 		{"middleware, beside a map by hand", fmt.Sprintf("%.2f×", gatedBefore.Times), "1.05×", fmt.Sprintf("%.2f×", gated.Times), gated.Times <= 1.05,
-			"A map by hand that nobody ever writes has no ages and counts nothing. A profile of what is added: half is the reading of the clock, by which an answer is fresh or not; a fifth the counter of hits in Stats; the rest brings back to the outer request what the handler has changed in its copy"},
+			"A map by hand that nobody ever writes has no ages and counts nothing. Of the 22 ns that are added, 14 find the customer by a hash and a comparison of the id, and 8 bring back to the outer request what the handler has changed in its copy. To give the handler the request itself would save more than that, and would be a data race in programs whose handlers leave a goroutine behind that reads it"},
 		{"middleware, allocations", fmt.Sprint(gatedBefore.Allocs), "2", fmt.Sprint(gated.Allocs), gated.Allocs <= 2, "Something escapes"},
 		{"`Has`, beside a bare pointer and map", notMeasured, "2×", fmt.Sprintf("%.2f×", has.Times), has.Times <= 2, "It reads no clock and takes no lock: a profile will say what it does instead"},
 		{"`Has`", notMeasured, "10 ns", fmt.Sprintf("%.1f ns", has.Least), has.Least <= 10,
@@ -454,16 +458,23 @@ func (r *report) Budgets() []budget {
 		{"start with a license on disk, to a decision", notMeasured, "2 ms", fmt.Sprintf("%.2f ms", cold/1e6), cold <= 2e6, "The disk is slow, or the state has grown"},
 		{"verifying and checking a lease", notMeasured, "60 µs", nanoseconds(lease), lease <= 60e3, "It is one Ed25519 signature, whose time is the processor's"},
 		{"a program with a `Client`, beside net/http", client.MoreBefore, "+0.50 MB", client.More, more(client) <= .5,
-			"It grew by what finds a key in a pasted text, by the proxy and address of each request, and by limits that processes share. A table of HTML entities and the scanner of fmt, 135 kB, are out again; log/slog and httptrace, 110 kB, are part of the API and of telling whether a request was sent"},
+			"It grew by what finds a key in a pasted text, by the proxy and address of each request, and by limits that processes share. A table of HTML entities and the scanner of fmt, 135 kB, are out again; log/slog, 70 kB, is part of the API"},
 		{"a program with a `Gate`, beside net/http", gate.MoreBefore, "+0.75 MB", gate.More, more(gate) <= .75,
-			"The same, and the state of each machine, moves and imports, which came since"},
+			"The same, and the state of each machine, moves, imports and leases, which came since. What only servers use isn't in it, nor what calls functions by reflection: a test looks for them"},
 	}
 }
 
 // Lookups are those of one goroutine and of eight.
 func (r *report) Lookups(benchmark string) (one, eight row) {
-	rows := r.Rows(benchmark, "polargate/goroutines=1", "polargate/goroutines=8")
-	return rows[0], rows[1]
+	return r.lookup(benchmark+"/polargate", "1"), r.lookup(benchmark+"/polargate", "8")
+}
+
+// lookup is a row of look-ups by so many goroutines, as they are while the computer does nothing
+// else: they wait for memory, which others use too, and so a run as a whole is none to go by.
+func (r *report) lookup(benchmark, goroutines string) row {
+	x := r.Rows(benchmark, "goroutines="+goroutines)[0]
+	x.Least, x.Middle, x.Most = r.middle(benchmark+"/goroutines="+goroutines, "ns/undisturbed")
+	return x
 }
 
 // Short are the budgets that were not kept.

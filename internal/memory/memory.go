@@ -59,11 +59,11 @@ type Cache struct {
 	Expired            string
 	// Keys has the license keys that customers' benefits come with; nil counts all.
 	Keys *keyring.Ring
-	// Flights are the questions under way. Life ends when the cache is closed, and Start is
-	// when its clock began.
+	// Flights are the questions under way. Life ends when the cache is closed, and Clock is
+	// what its times are by.
 	Flights flight.Group
 	Life    context.Context
-	Start   time.Time
+	Clock   clock.Coarse
 	// Counts are for metrics.
 	Counts counters
 
@@ -149,6 +149,9 @@ const (
 	// touchEvery is how often it is noted that an entry is in use. It costs much more than
 	// a look-up, and who is to go is not decided by seconds.
 	touchEvery = time.Minute
+	// exactFor is how long before the end of an answer's freshness look-ups read the exact
+	// time. It is many ticks of the clock, should a busy computer be late with them.
+	exactFor = time.Second
 	// FirstPause is how long a refusal is believed at first. Each answer after it that
 	// says the same is believed twice as long as the one before, up to UnknownFor: a
 	// purchase is in Polar's state seconds after the checkout, at times minutes.
@@ -175,7 +178,7 @@ const (
 )
 
 func New(size int) (*Cache, error) {
-	c := &Cache{Start: time.Now().Add(-longAgo), books: map[wire.UUID]*ledger.Book{}}
+	c := &Cache{Clock: clock.Coarse{Start: time.Now().Add(-longAgo)}, books: map[wire.UUID]*ledger.Book{}}
 	var err error
 	if c.known, err = newKnownEntries(size); err != nil {
 		return nil, err
@@ -191,7 +194,7 @@ func New(size int) (*Cache, error) {
 	return c, nil
 }
 
-func (c *Cache) Now() clock.Local { return clock.Since(c.Start) }
+func (c *Cache) Now() clock.Local { return c.Clock.Exact() }
 
 // PolarNow is the time by Polar's clock, as far as it is known from its last answer: up to a
 // second early, since those are dated by whole seconds.
@@ -230,13 +233,19 @@ func (c *Cache) find(key Key) (*entry, *answer) {
 
 // Hit is the answer for a key if there is one that is fresh: the hot path.
 func (c *Cache) Hit(key Key) (*rights.State, bool) {
-	now := c.Now()
+	now := c.Clock.Now()
 	a := c.known.use(key, now)
-	if a == nil || now >= a.freshUntil || c.distrusted.Load() || a.more().book.Changed() {
+	if a == nil || !c.isFreshAt(a, now) || c.distrusted.Load() || a.more().book.Changed() {
 		return nil, false
 	}
 	c.Counts.Hits.Add()
 	return &a.value, true
+}
+
+// isFreshAt reports whether an answer is fresh, by a time that may be a little late. Shortly before
+// the answer is no longer fresh, the exact time decides.
+func (c *Cache) isFreshAt(a *answer, now clock.Local) bool {
+	return now.After(exactFor) < a.freshUntil || c.Now() < a.freshUntil
 }
 
 // Settled is what is known of a customer if that is fresh in all but the balance of meters;
