@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"testing/synctest"
 	"time"
 	"unsafe"
 
@@ -191,4 +192,23 @@ func TestAnAnswerTakesTwoLinesOfMemory(t *testing.T) {
 	t.Parallel()
 	assert.LessOrEqual(t, unsafe.Sizeof(answer{}), uintptr(128))
 	assert.LessOrEqual(t, unsafe.Offsetof(answer{}.value), uintptr(16), "what a look-up reads stands in the first")
+}
+
+func TestFreshnessEndsExactlyWhileLookUpsComeOften(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := smallCache(t)
+		defer c.Close()
+		c.Store(external("usr_1"), said(1, "usr_1", clock.PolarTime(time.Now())), c.Now())
+		for _, wait := range []time.Duration{time.Minute, 58*time.Minute + 59*time.Second, time.Second - time.Millisecond} {
+			time.Sleep(wait)
+			for range 3 { // by now the clock is read from memory
+				_, fresh := c.Hit(external("usr_1"))
+				require.True(t, fresh)
+			}
+		}
+		time.Sleep(time.Millisecond)
+		_, fresh := c.Hit(external("usr_1"))
+		assert.False(t, fresh)
+	})
 }

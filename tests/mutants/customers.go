@@ -76,9 +76,17 @@ var customers = []mutant{
 		name:  "a fresh answer stays fresh",
 		rule:  "an answer is fresh for FreshFor",
 		file:  "internal/memory/memory.go",
-		old:   `	if a == nil || now >= a.freshUntil || c`,
+		old:   `	if a == nil || !c.isFreshAt(a, now) || c`,
 		new:   `	if a == nil || c`,
 		tests: "TestAgesOfAnswersAreExact",
+	},
+	{
+		name:  "an answer ends when the timer of the clock says so",
+		rule:  "freshness ends exactly, also while look-ups read a clock that may be late",
+		file:  "internal/memory/memory.go",
+		old:   `now.After(exactFor) < a.freshUntil || c.Now() < a.freshUntil`,
+		new:   `now < a.freshUntil`,
+		tests: "TestFreshnessEndsExactlyWhileLookUpsComeOften",
 	},
 	{
 		name: "a stale answer is served and not refreshed",

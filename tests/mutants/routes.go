@@ -124,8 +124,8 @@ var routes = []mutant{
 		name:  "what may have changed on another replica is served as fresh",
 		rule:  "after a gap everything in memory is checked before it is trusted as fresh",
 		file:  "internal/memory/memory.go",
-		old:   `now >= a.freshUntil || c.distrusted.Load() || a`,
-		new:   `now >= a.freshUntil || a`,
+		old:   `!c.isFreshAt(a, now) || c.distrusted.Load() || a`,
+		new:   `!c.isFreshAt(a, now) || a`,
 		tests: "TestAfterAGapNothingInMemoryIsTrustedBeforeItIsChecked",
 	},
 	{
