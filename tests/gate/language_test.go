@@ -25,7 +25,7 @@ func TestEveryPhraseCanBeTranslatedAndIsUsed(t *testing.T) {
 			assert.Regexp(t, `^[A-Z].*\.$`, text, "what to do is a whole sentence")
 		}
 		for _, p := range placeholder.FindAllString(text, -1) {
-			assert.Contains(t, []string{"{until}", "{wait}", "{file}", "{what}", "{do}", "{field}", "{problem}", "{scope}", "{place}", "{char}", "{n}", "{time}", "{clock}"}, p, name)
+			assert.Contains(t, []string{"{until}", "{wait}", "{file}", "{what}", "{do}", "{field}", "{problem}", "{scope}", "{place}", "{char}", "{n}", "{time}", "{clock}", "{version}"}, p, name)
 		}
 	}
 	for _, reason := range []polargate.Reason{
