@@ -112,6 +112,14 @@ type Config struct {
 	// The zero value means no fallback.
 	Fallback Fallback
 
+	// RemindBefore is how long before the end of a license or a trial a program reminds of it:
+	// 14*24*time.Hour is two weeks. Then, once on each day, Status.Reminder is set in the run
+	// of the program whose Check or Run comes first, OnChange is called, and the message says
+	// so; later runs on that day don't repeat it. It stays set in that run. An end that isn't
+	// known, such as that of a subscription that renews, isn't reminded of. 0 means no
+	// reminders; it must not be negative.
+	RemindBefore time.Duration
+
 	// FreshFor is how long a granted answer counts without asking again. 0 means 24
 	// hours; it must not be negative.
 	FreshFor time.Duration
@@ -157,7 +165,7 @@ type Config struct {
 	// key. nil means that nothing is logged.
 	Logger *slog.Logger
 	// OnChange is called when the state, the reason, the features, or one of the flags
-	// Unsaved and InDoubt has changed, with the Status before and after. Calls come one
+	// Unsaved and InDoubt has changed, and once a day for a Reminder, with the Status before and after. Calls come one
 	// at a time and in order, from a goroutine of the Gate, often after the call that
 	// caused the change has returned. OnChange may call the Gate. It isn't called for the
 	// Status at Open, nor for Close. A panic in it is logged and goes no further. nil
@@ -401,6 +409,9 @@ func (c Config) validate() error {
 	}
 	if c.FreshFor < 0 {
 		return &InputError{"FreshFor", "is negative: give a duration, or 0 for 24 hours"}
+	}
+	if c.RemindBefore < 0 {
+		return &InputError{"RemindBefore", "is negative: give a duration, or 0 for no reminders"}
 	}
 	if c.CheckTimeout < 0 {
 		return &InputError{"CheckTimeout", "is negative: give a duration, or 0 for 5 seconds"}

@@ -675,3 +675,31 @@ func ExampleTrial() {
 	// trial <nil> true false
 	// 336h0m0s
 }
+
+// A loop in a goroutine of its own hears of each change.
+func ExampleGate_Subscribe() {
+	polar := polartest.New(polartest.Config{})
+	key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+	gate, err := polargate.Open(polargate.Config{
+		OrganizationID: polar.OrganizationID(), App: "inkwell", Store: &polargate.MemoryStore{},
+		BaseURL: polar.URL(), HTTPClient: polar.Client(),
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer gate.Close()
+	licensed := make(chan polargate.Status)
+	go func() {
+		for status := range gate.Subscribe() {
+			if status.OK() {
+				licensed <- status
+				return
+			}
+		}
+	}()
+	if _, err := gate.Activate(context.Background(), key.Key); err != nil {
+		panic(err)
+	}
+	fmt.Println((<-licensed).Message)
+	// Output: Licensed.
+}

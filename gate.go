@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"reflect"
 	"runtime/debug"
@@ -67,6 +68,8 @@ type Gate struct {
 	timer     *time.Timer
 	complaint string   // the last one logged about the Store
 	changes   []change // OnChange hasn't been called for them yet
+	// news is closed when another snapshot is published; nil if no loop waits for one.
+	news      chan struct{}
 	notifying bool
 }
 
@@ -80,6 +83,8 @@ type circumstances struct {
 	inMemory bool   // the record is kept in memory because the Store can't be written
 	underWay string // the attempt that this Gate is making to activate; "" for none
 	untried  error  // why a trial couldn't begin; nil if nothing is in its way
+	// reminded is when this Gate last reminded of the license's end; zero if never.
+	reminded time.Time
 }
 
 // snapshot is a Status, and what Has reads. It never changes.
@@ -217,6 +222,51 @@ func (g *Gate) Status() Status {
 	s := g.current.Load().status
 	s.Features = slices.Clone(s.Features)
 	return s
+}
+
+// Subscribe returns the Status as it changes, for a loop in a goroutine of its own: first the
+// current one, then each that differs in any field. It ends when the Gate is closed, or when the
+// loop is left.
+//
+//	go func() {
+//		for status := range gate.Subscribe() {
+//			// show it
+//		}
+//	}()
+//
+// A loop that takes its time holds up nothing: it misses what came in between, and gets the
+// latest. What it runs is no part of the user interface's own thread: hand the Status over as
+// your toolkit wants it.
+func (g *Gate) Subscribe() iter.Seq[Status] {
+	return func(yield func(Status) bool) {
+		var seen *snapshot
+		for {
+			g.mu.Lock()
+			latest, closed := g.current.Load(), g.closed
+			if g.news == nil {
+				g.news = make(chan struct{})
+			}
+			news := g.news
+			g.mu.Unlock()
+			switch {
+			case closed:
+				return
+			case latest != seen:
+				seen = latest
+				status := latest.status
+				status.Features = slices.Clone(status.Features)
+				if !yield(status) {
+					return
+				}
+				continue
+			}
+			select {
+			case <-news:
+			case <-g.ctx.Done():
+				return
+			}
+		}
+	}
 }
 
 // Check reports whether the program may run. It answers from memory or from the Store
@@ -556,7 +606,7 @@ func (g *Gate) consider(ctx context.Context, when occasion, waited *record) (rec
 		g.restore(ctx)
 		rec = g.holding()
 	}
-	if g.beginTrial(ctx, &rec) {
+	if g.beginTrial(ctx, &rec) || g.remind(ctx, &rec) {
 		rec = g.holding()
 	}
 	now := g.now()
@@ -587,6 +637,28 @@ func (g *Gate) beginTrial(ctx context.Context, rec *record) bool {
 			return false
 		}
 		g.around.untried = err
+		return true
+	})
+	return true
+}
+
+// remind reminds of the end of the license or trial if that is due, and reports whether it
+// did: once a day, by the first run of the program that finds it due.
+func (g *Gate) remind(ctx context.Context, rec *record) bool {
+	now := g.now()
+	g.mu.Lock()
+	end := g.evaluate(now).end(rec.verdict)
+	due := g.config.remindsOf(end, now) && !sameDay(rec.state.Reminded, now) && !sameDay(g.around.reminded, now)
+	g.mu.Unlock()
+	if !due {
+		return false
+	}
+	_, effects, err := g.change(ctx, reminded{now})
+	if err == nil && len(effects) == 0 {
+		return false // another process was faster
+	}
+	g.update(func() bool {
+		g.around.reminded = now
 		return true
 	})
 	return true
@@ -821,6 +893,9 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 			next.status.cause = rec.verdict.Cause
 		}
 	}
+	if end := s.end(rec.verdict); c.remindsOf(end, now) && !around.reminded.IsZero() {
+		next.status.Reminder, next.status.reminded = true, around.reminded
+	}
 	next.status.Message = next.status.message(c.Language, failed, around.inMemory)
 	next.status.Action = next.status.action(c.Links, failed)
 	return next
@@ -860,6 +935,10 @@ func (g *Gate) show(now time.Time) {
 	next, last := statusOf(&g.record, now, &g.config, g.around), g.current.Load()
 	if last == nil || !last.same(next) {
 		g.current.Store(next)
+		if g.news != nil {
+			close(g.news)
+			g.news = nil
+		}
 	}
 	if last != nil && changed(last.status, next.status) {
 		g.notify(last.status, next.status)
@@ -906,7 +985,8 @@ func (g *Gate) tick() {
 
 // changed reports whether OnChange is called for the change from a to b.
 func changed(a, b Status) bool {
-	return a.State != b.State || a.Reason != b.Reason || a.Unsaved != b.Unsaved || a.InDoubt != b.InDoubt || !slices.Equal(a.Features, b.Features)
+	return a.State != b.State || a.Reason != b.Reason || a.Unsaved != b.Unsaved || a.InDoubt != b.InDoubt || !slices.Equal(a.Features, b.Features) ||
+		b.Reminder && !a.reminded.Equal(b.reminded)
 }
 
 // notify has OnChange called from its own goroutine, so that OnChange can call the Gate.

@@ -38,6 +38,8 @@ type state struct {
 	OutboxRetry time.Time `json:"outbox_retry,omitzero"`
 	// Trial is the trial without a license; nil if none has begun.
 	Trial *trial `json:"trial,omitempty"`
+	// Reminded is when a program last reminded of the end of the license or trial.
+	Reminded time.Time `json:"reminded,omitzero"`
 	// Request is for a license file that has not come yet.
 	Request *offlineRequest `json:"request,omitempty"`
 	// Newest is when the newest lease was issued that counted here, and a second more if
@@ -390,6 +392,29 @@ type validity struct {
 	covered    time.Time // until when the releases of the program are covered; zero if that doesn't matter
 	// changes is when time alone changes this; zero if it doesn't.
 	changes time.Time
+}
+
+// end is when a license that lets the program run ends, or a trial; zero if that isn't known.
+func (s validity) end(v *verdict) time.Time {
+	switch {
+	case s.state == InTrial:
+		return s.trialUntil
+	case v != nil && (s.state == Active || s.state == Grace) && !v.ExpiresAt.IsZero():
+		return v.ExpiresAt.Add(-v.Skew)
+	}
+	return time.Time{}
+}
+
+// remindsOf reports whether a program reminds of an end at a moment.
+func (c *Config) remindsOf(end, now time.Time) bool {
+	return !end.IsZero() && now.Before(end) && end.Sub(now) <= c.RemindBefore
+}
+
+// sameDay reports whether two moments are on the same day where the computer is.
+func sameDay(a, b time.Time) bool {
+	y, m, d := a.Local().Date()
+	year, month, day := b.Local().Date()
+	return y == year && m == month && d == day
 }
 
 // evaluate has all rules of working offline: the verdict, the clock, and the two periods

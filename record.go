@@ -143,6 +143,17 @@ func (e trialSeen) apply(rec *record, _ time.Time, _ rules) bool {
 	return true
 }
 
+// reminded: a program reminds of the end of the license or trial, once a day.
+type reminded struct{ at time.Time }
+
+func (e reminded) apply(rec *record, _ time.Time, _ rules) bool {
+	if sameDay(rec.state.Reminded, e.at) {
+		return false
+	}
+	rec.state.Reminded = e.at
+	return true
+}
+
 // unsaved: the Store failed earlier. A license that is only in memory is stored.
 type unsaved struct{}
 

@@ -92,7 +92,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	if rec.missing {
 		r.g.restore(ctx)
 	}
-	if r.g.beginTrial(ctx, &rec) {
+	if r.g.beginTrial(ctx, &rec) || r.g.remind(ctx, &rec) {
 		rec = r.g.holding()
 	}
 	r.g.saveAgain(ctx)

@@ -86,6 +86,8 @@ type Status struct {
 	// because Polar couldn't be reached. It is deactivated once Polar can be reached: by
 	// Check, by Run, or at a later start.
 	ReleasePending bool
+	// Reminder: the license or the trial ends soon; see Config.RemindBefore.
+	Reminder bool
 	// Message tells a person what happened and what to do.
 	Message string
 	// Action is the button to show beside Message. Its Kind is ActionNone if there is
@@ -98,6 +100,7 @@ type Status struct {
 	portal    bool   // customers can deactivate computers in a portal
 	// subscribed: the key came with a subscription.
 	subscribed bool
+	reminded   time.Time
 	covers     string // the newest version that a lease covers; "" if it doesn't say
 }
 
@@ -122,6 +125,9 @@ func (s Status) message(l *Language, failed Reason, inMemory bool) string {
 	text := s.validity(l, failed)
 	if s.InDoubt && s.Reason != ErrInDoubt {
 		text = inTurn(text, l.text(phraseNoteInDoubt))
+	}
+	if s.Reminder && s.State == Grace {
+		text = inTurn(text, l.text(phraseNoteEnds, "{until}", l.FormatTime(s.ExpiresAt)))
 	}
 	if s.ReleasePending {
 		text = inTurn(text, l.text(phraseNoteRelease))
@@ -149,6 +155,8 @@ func (s Status) validity(l *Language, failed Reason) string {
 	switch {
 	case s.State == Active && s.ExpiresAt.IsZero():
 		return l.text(phraseActive)
+	case s.State == Active && s.Reminder:
+		return l.text(phraseActiveReminder, "{until}", l.FormatTime(s.ExpiresAt))
 	case s.State == Active:
 		return l.text(phraseActiveUntil, "{until}", l.FormatTime(s.ExpiresAt))
 	case s.State == Perpetual:
@@ -200,6 +208,8 @@ func (s Status) situationSince(failed Reason) Phrase {
 // action is the button that belongs to a Status.
 func (s Status) action(l Links, failed Reason) Action {
 	switch {
+	case s.State == Active && s.Reminder:
+		return Action{ActionRenew, cmp.Or(l.Renew, l.Buy)}
 	case s.State == Active:
 		return Action{}
 	case s.State == InTrial:
@@ -324,7 +334,7 @@ type wireAction struct {
 }
 
 // MarshalJSON writes every field: the key masked, times in UTC or null, the action null if
-// there is none, usage and seats only if there is a limit, trial_until and covered_until only if they apply, and unsaved, in_doubt and release_pending
+// there is none, usage and seats only if there is a limit, trial_until and covered_until only if they apply, and unsaved, reminder, in_doubt and release_pending
 // only if they are true. It is for other programs to read; there is no way back to a Status.
 func (s Status) MarshalJSON() ([]byte, error) {
 	when := func(t time.Time) *time.Time {
@@ -372,6 +382,7 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		LimitUsage *int64       `json:"limit_usage,omitempty"`
 		Source     Source       `json:"source"`
 		Unsaved    bool         `json:"unsaved,omitempty"`
+		Reminder   bool         `json:"reminder,omitempty"`
 		InDoubt    bool         `json:"in_doubt,omitempty"`
 		Pending    bool         `json:"release_pending,omitempty"`
 		Message    string       `json:"message"`
@@ -379,6 +390,6 @@ func (s Status) MarshalJSON() ([]byte, error) {
 		Action *wireAction `json:"action"`
 	}{
 		s.State, string(s.Reason), s.Key, features, s.BenefitID, s.ActivationID, s.LicenseKeyID, s.CustomerID,
-		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), when(s.TrialUntil), when(s.CoveredUntil), seats, usage, limit, s.Source, s.Unsaved, s.InDoubt, s.ReleasePending, s.Message, action,
+		when(s.CheckedAt), when(s.FreshUntil), when(s.GraceUntil), when(s.ExpiresAt), when(s.TrialUntil), when(s.CoveredUntil), seats, usage, limit, s.Source, s.Unsaved, s.Reminder, s.InDoubt, s.ReleasePending, s.Message, action,
 	})
 }

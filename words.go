@@ -246,6 +246,8 @@ const (
 	phraseGraceFile      Phrase = "grace.file"
 	phraseTrial          Phrase = "trial"
 	phrasePerpetual      Phrase = "perpetual"
+	phraseActiveReminder Phrase = "active_until.reminder"
+	phraseNoteEnds       Phrase = "note_ends"
 	phraseRefused        Phrase = "refused"
 	phraseNoteInDoubt    Phrase = "note_in_doubt"
 	phraseNoteUnsaved    Phrase = "note_unsaved"
@@ -357,19 +359,21 @@ const (
 // letter, because they may follow a colon. testdata/messages.txt shows the texts in use.
 var english = map[Phrase]string{
 	// A license that may be used.
-	"active":               "Licensed.",
-	"active_until":         "Licensed until {until}.",
-	"grace":                "Working offline. Connect before {until} to keep using this program.",
-	"grace.cause":          "We couldn't verify your license: {what}. {do} You can keep using this program until {until}.",
-	"grace.file":           "Your license file has to be renewed. Load a new one before {until} to keep using this program.",
-	"trial":                "Trial until {until}. To keep using this program after that, activate a license key.",
-	"perpetual":            "Your license has ended, but you can keep using this version of the program. Renew your license to get newer versions.",
-	"grace_due":            "We'll recheck your license when you're online. Connect before {until} to keep using this program.",
-	"note_in_doubt":        "An earlier activation didn't finish. The license key may count it as a computer in use.",
-	"note_release_pending": "We'll deactivate your previous license once you're online.",
-	"note_unsaved":         "We couldn't save the last check of your license. Make sure that this program can write to its settings folder and that the disk isn't full.",
-	"note_unsaved.cause":   "We couldn't save the last check of your license: {what}. {do}",
-	"note_unstored":        "Your license couldn't be saved and will be lost when you quit. Make sure that this program can write to its settings folder and that the disk isn't full.",
+	"active":                "Licensed.",
+	"active_until":          "Licensed until {until}.",
+	"grace":                 "Working offline. Connect before {until} to keep using this program.",
+	"grace.cause":           "We couldn't verify your license: {what}. {do} You can keep using this program until {until}.",
+	"grace.file":            "Your license file has to be renewed. Load a new one before {until} to keep using this program.",
+	"trial":                 "Trial until {until}. To keep using this program after that, activate a license key.",
+	"active_until.reminder": "Licensed until {until}. Renew your license before then to keep using this program.",
+	"note_ends":             "Your license ends on {until}. Renew it before then to keep using this program.",
+	"perpetual":             "Your license has ended, but you can keep using this version of the program. Renew your license to get newer versions.",
+	"grace_due":             "We'll recheck your license when you're online. Connect before {until} to keep using this program.",
+	"note_in_doubt":         "An earlier activation didn't finish. The license key may count it as a computer in use.",
+	"note_release_pending":  "We'll deactivate your previous license once you're online.",
+	"note_unsaved":          "We couldn't save the last check of your license. Make sure that this program can write to its settings folder and that the disk isn't full.",
+	"note_unsaved.cause":    "We couldn't save the last check of your license: {what}. {do}",
+	"note_unstored":         "Your license couldn't be saved and will be lost when you quit. Make sure that this program can write to its settings folder and that the disk isn't full.",
 
 	// The same with a grace period that has no end.
 	"grace.unlimited":       "Working offline. You can keep using this program.",

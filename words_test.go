@@ -70,6 +70,8 @@ func messages() string {
 	status("active", Status{State: Active}, "", false)
 	status("active, with an end", Status{State: Active, ExpiresAt: until}, "", false)
 	status("trial", Status{State: InTrial, TrialUntil: until}, "", false)
+	status("active, ends soon", Status{State: Active, ExpiresAt: until, Reminder: true}, "", false)
+	status("grace, ends soon", Status{State: Grace, Reason: ErrUnreachable, GraceUntil: until, ExpiresAt: until, Reminder: true}, ErrUnreachable, false)
 	status("perpetual", Status{State: Perpetual, Reason: ErrExpired, CoveredUntil: until}, "", false)
 	status("locked, released after what is covered", Status{State: Locked, Reason: ErrNotCovered, CoveredUntil: until}, "", false)
 	status("locked, a version that isn't covered", Status{State: Locked, Reason: ErrNotCovered, covers: "3.2"}, "", false)

@@ -53,7 +53,7 @@ var chapters = []chapter{
 	{"What an answer means", verdicts},
 	{"Clocks, freshness and grace", clocks},
 	{"Trials", trials},
-	{"Fallbacks", fallbacks},
+	{"Fallbacks and reminders", fallbacks},
 	{"Seats", seats},
 	{"Limits", limits},
 	{"Fingerprint and state", fences},

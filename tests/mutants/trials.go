@@ -84,4 +84,20 @@ var fallbacks = []mutant{
 		new:   `	kept := slices.Clone(c.Fallback.Features)`,
 		tests: "TestAFallbackUnlocksNoMoreThanTheLicenseDid",
 	},
+	{
+		name:  "a reminder is repeated at each start",
+		rule:  "a program reminds of an end once a day",
+		file:  "record.go",
+		old:   `	rec.state.Reminded = e.at`,
+		new:   ``,
+		tests: "TestAProgramRemindsOfTheEndOfALicenseOnceADay",
+	},
+	{
+		name:  "a loop isn't told of changes",
+		rule:  "a loop over Subscribe gets the latest Status",
+		file:  "gate.go",
+		old:   `			close(g.news)`,
+		new:   ``,
+		tests: "TestALoopGetsTheStatusAsItChangesUntilTheGateIsClosed|TestALoopCanBeLeftAndManyGetTheSame",
+	},
 }
