@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/incontext"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/refusalpage"
 	"github.com/polargate/polargate/internal/tally"
@@ -29,7 +30,8 @@ import (
 type Decision struct {
 	// At is when it was decided.
 	At time.Time
-	// Route is Route.Name, or else the pattern of the request; empty outside of routes.
+	// Route is Route.Name, or else the pattern of the request, or the procedure of a call
+	// that package rpcgate gates; empty outside of these.
 	Route string
 	// Customer is who was decided about, as they were named; for a license key, the
 	// customer whose key it is. It is nobody if nobody was named or the key is unknown.
@@ -58,7 +60,8 @@ type Outcome string
 const (
 	// Allowed: the requirements are met.
 	Allowed Outcome = "allowed"
-	// Opened: nobody could say, and the Route has FailOpen or a Fallback.
+	// Opened: nobody could say, and the Route, or the rule of package rpcgate, has FailOpen,
+	// or the Route a Fallback.
 	Opened Outcome = "opened"
 	// Unidentified: nobody is signed in, or the id or the license key is unknown (400, 401).
 	Unidentified Outcome = "unidentified"
@@ -268,7 +271,14 @@ func (c *Customers) tell(ctx context.Context, q *question, required []Requiremen
 		q.site.passed(counts, q.route)
 		return
 	}
+	if ctx == nil {
+		ctx = context.Background()
+	}
 	d := Decision{Route: q.route, Required: required, Outcome: Allowed}
+	if called, ok := ctx.Value(incontext.Call{}).(incontext.Called); ok && d.Route == "" {
+		d.Route = called.Procedure
+		opened = called.FailsOpen && refusal != nil && refusal.Status == http.StatusServiceUnavailable && ctx.Err() == nil
+	}
 	if q.site != nil {
 		d.feature = q.site.feature
 	}
@@ -308,9 +318,6 @@ func (c *Customers) tell(ctx context.Context, q *question, required []Requiremen
 		d.Customer = CustomerRef{q.key.Own()}
 	}
 	defer c.caughtOnDecision()
-	if ctx == nil {
-		ctx = context.Background()
-	}
 	hook(ctx, d)
 }
 

@@ -573,8 +573,6 @@ func FromContext(ctx context.Context) (e *Entitlements, ok bool) {
 	switch value := ctx.Value(incontext.Entitlements{}).(type) {
 	case *Entitlements:
 		e = value
-	case func() *Entitlements:
-		e = value()
 	case *incontext.State:
 		e = value.Read(readTestState).(*Entitlements)
 	}

@@ -640,11 +640,6 @@ func (u *usageEvents) stats() UsageStats {
 // is the Reservation of the message that was received last. ok is false if the request isn't
 // charged.
 func ReservationFromContext(ctx context.Context) (r *Reservation, ok bool) {
-	switch value := ctx.Value(incontext.Reservation{}).(type) {
-	case *Reservation:
-		r = value
-	case func() *Reservation:
-		r = value()
-	}
+	r, _ = ctx.Value(incontext.Reservation{}).(*Reservation)
 	return r, r != nil
 }

@@ -50,19 +50,54 @@ func (c *Call) reservation() *polargate.Reservation {
 	return c.held
 }
 
-// hold holds units. The error is a refusal.
-func (c *Call) hold(ctx context.Context, units float64) error {
-	if c.entitlements() == nil {
-		return nil // nobody could say
+// begin decides, watches, and holds what the call costs. The error is a refusal.
+func (c *Call) begin(watches bool) error {
+	known := false
+	if watches {
+		c.ctx, c.cancel = context.WithCancelCause(c.ctx)
+		refusal := c.follow()
+		switch {
+		case refusal == nil:
+			known = true
+		case c.refused() != nil:
+			return c.refused()
+		default:
+			return nil // nobody can say, and the rule fails open
+		}
 	}
-	held, refusal := c.gate.customers.Reserve(ctx, c.who.Customer, c.rule.Spend.MeterID, units, c.rule.Require...)
+	if !c.rule.Spend.isZero() && c.rule.Spend.UnitsOf == nil {
+		return c.hold(c.rule.Spend.Units)
+	}
+	if known && !c.gate.config.ByLicenseKey { // decided already
+		if value, err := c.gate.customers.Entitlements(c.ctx, c.who.Customer); err == nil {
+			c.set(value)
+			return nil
+		}
+	}
+	value, refusal := c.gate.decide(c.ctx, &c.who, c.rule)
+	if refusal != nil && !c.gate.opens(c.ctx, c.rule, refusal) {
+		return c.gate.config.Error(refusal)
+	}
+	c.set(value)
+	return nil
+}
+
+func (c *Call) set(value *polargate.Entitlements) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.value = value
+}
+
+// hold holds units. The error is a refusal.
+func (c *Call) hold(units float64) error {
+	held, refusal := c.gate.customers.Reserve(c.ctx, c.who.Customer, c.rule.Spend.MeterID, units, c.rule.Require...)
 	switch {
-	case refusal != nil && c.gate.opens(ctx, c.rule, refusal):
+	case refusal != nil && c.gate.opens(c.ctx, c.rule, refusal):
 		return nil
 	case refusal != nil:
 		return c.gate.config.Error(refusal)
 	}
-	rest, err := c.gate.customers.Entitlements(ctx, c.who.Customer)
+	rest, err := c.gate.customers.Entitlements(c.ctx, c.who.Customer)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.held, c.units = held, units
@@ -159,10 +194,10 @@ func (c *Call) Received(message any) error {
 	if refusal != nil {
 		return c.gate.config.Error(refusal)
 	}
-	if units == 0 {
+	if units == 0 || c.entitlements() == nil { // nobody could say
 		return nil
 	}
-	return c.hold(c.ctx, units)
+	return c.hold(units)
 }
 
 // Interrupt says how the handler of a stream is interrupted that waits for its client when the
@@ -228,9 +263,14 @@ func (c *Call) refused() error {
 	return c.ended
 }
 
-// follow watches the right.
-func (c *Call) follow() {
+// follow watches the right. It returns the refusal if there is no right now.
+func (c *Call) follow() *polargate.Refusal {
 	watched, stop := c.watch()
+	if refusal, ok := errors.AsType[*polargate.Refusal](context.Cause(watched)); ok {
+		stop()
+		c.rightEnded(refusal)
+		return refusal
+	}
 	detach := context.AfterFunc(watched, func() {
 		if refusal, ok := errors.AsType[*polargate.Refusal](context.Cause(watched)); ok {
 			c.rightEnded(refusal)
@@ -249,6 +289,7 @@ func (c *Call) follow() {
 		detach()
 		stop()
 	}
+	return nil
 }
 
 func (c *Call) watch() (context.Context, context.CancelFunc) {
@@ -267,7 +308,7 @@ func (c *Call) rightEnded(refusal *polargate.Refusal) {
 		return
 	}
 	if c.gate.opens(c.ctx, c.rule, refusal) && refusal.Reason != polargate.ErrClosed {
-		c.timer = time.AfterFunc(openAgain, c.follow)
+		c.timer = time.AfterFunc(openAgain, func() { c.follow() })
 		return
 	}
 	c.ended = c.gate.config.Error(refusal)

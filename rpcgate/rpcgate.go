@@ -233,33 +233,49 @@ func (g *Gate) Begin(ctx context.Context, procedure string, streams bool) (conte
 	if err != nil {
 		return ctx, nil, g.config.Error(g.unresolved(ctx, err))
 	}
-	value, refusal := g.decide(ctx, &who, rule)
+	inner := &callContext{Context: ctx, procedure: procedure, failsOpen: rule.FailOpen && !g.config.ByLicenseKey}
+	if watches := streams && !rule.DecideOnce; watches || !rule.Spend.isZero() {
+		call := &Call{gate: g, rule: rule, who: who, ctx: inner}
+		inner.call = call
+		if err := call.begin(watches); err != nil {
+			call.Close()
+			return ctx, nil, err
+		}
+		return call.ctx, call, nil
+	}
+	value, refusal := g.decide(inner, &who, rule)
 	if refusal != nil && !g.opens(ctx, rule, refusal) {
 		return ctx, nil, g.config.Error(refusal)
 	}
-	watches := streams && !rule.DecideOnce
-	if rule.Spend.isZero() && !watches {
-		return context.WithValue(ctx, incontext.Entitlements{}, value), nil, nil
-	}
-	c := &Call{gate: g, rule: rule, who: who, value: value}
-	if rule.Spend.isZero() {
-		ctx = context.WithValue(ctx, incontext.Entitlements{}, value)
-	} else {
-		if rule.Spend.UnitsOf == nil {
-			if err := c.hold(ctx, rule.Spend.Units); err != nil {
-				return ctx, nil, err
-			}
+	inner.value = value
+	return inner, nil, nil
+}
+
+// callContext is the context of a call. It has in one piece what decisions and handlers look
+// for.
+type callContext struct {
+	context.Context
+	procedure string
+	failsOpen bool
+	value     *polargate.Entitlements // unless there is a call
+	call      *Call                   // whose balances fall with each message
+}
+
+func (c *callContext) Value(key any) any {
+	switch key.(type) {
+	case incontext.Entitlements:
+		if c.call != nil {
+			return c.call.entitlements()
 		}
-		ctx = context.WithValue(ctx, incontext.Entitlements{}, c.entitlements)
-		ctx = context.WithValue(ctx, incontext.Reservation{}, c.reservation)
+		return c.value
+	case incontext.Reservation:
+		if c.call != nil && !c.call.rule.Spend.isZero() {
+			return c.call.reservation()
+		}
+	case incontext.Call:
+		return incontext.Called{Procedure: c.procedure, FailsOpen: c.failsOpen}
 	}
-	if watches {
-		ctx, c.cancel = context.WithCancelCause(ctx)
-		c.ctx = ctx
-		c.follow()
-	}
-	c.ctx = ctx
-	return ctx, c, nil
+	return c.Context.Value(key)
 }
 
 // decide decides about a caller.

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -245,6 +246,44 @@ func TestAMessageThatCannotBePricedIsNotSold(t *testing.T) {
 	})
 }
 
+func TestAnErrorGivesBackWhatACallHolds(t *testing.T) {
+	bubbled(t, func(t *testing.T, _ *polartest.Polar, customers *polargate.Customers) {
+		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{Spend: rpcgate.Cost{MeterID: pagesMeter, Units: 4}}})
+		for _, one := range []struct {
+			err  error
+			left float64
+		}{{errors.New("out of paper"), 10}, {nil, 6}} {
+			ctx, call, err := gate.Begin(t.Context(), procedure, false)
+			require.NoError(t, err)
+			have, _ := polargate.FromContext(ctx)
+			pages, _ := have.Meter(pagesMeter)
+			assert.InDelta(t, 6, pages.Balance, 0, "the handler sees what is left")
+			assert.Equal(t, one.err, call.End(one.err))
+			have, err = customers.Entitlements(t.Context(), polargate.ExternalID("usr_1337"))
+			require.NoError(t, err)
+			pages, _ = have.Meter(pagesMeter)
+			assert.InDelta(t, one.left, pages.Balance, 0)
+		}
+	})
+}
+
+func TestALicenseKeyNeverFailsOpen(t *testing.T) {
+	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
+		key := polar.AddKey(polartest.LicenseKey{})
+		gate := rpcgate.New(customers, rpcgate.Config{
+			Who:          func(context.Context) (rpcgate.Caller, error) { return rpcgate.Caller{LicenseKey: key.Key}, nil },
+			ByLicenseKey: true, Default: &rpcgate.Rule{FailOpen: true},
+		})
+		polar.SetOffline(true)
+		for _, streams := range []bool{true, false} {
+			_, _, err := gate.Begin(t.Context(), procedure, streams)
+			var refusal *polargate.Refusal
+			require.ErrorAs(t, err, &refusal)
+			assert.Equal(t, http.StatusServiceUnavailable, refusal.Status)
+		}
+	})
+}
+
 func TestCustomersWithTheFeatureAreNotCharged(t *testing.T) {
 	bubbled(t, func(t *testing.T, _ *polartest.Polar, customers *polargate.Customers) {
 		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{
@@ -258,5 +297,79 @@ func TestCustomersWithTheFeatureAreNotCharged(t *testing.T) {
 		require.NoError(t, err)
 		pages, _ := have.Meter(pagesMeter)
 		assert.InDelta(t, 10, pages.Balance, 0)
+	})
+}
+
+func TestAProgramHearsOfEachDecisionOnceAndByTheProcedure(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{Unlimited: true})
+		polar.AddCustomer(polartest.Customer{
+			ExternalID: "usr_1337",
+			Benefits:   []polartest.Benefit{{BenefitID: reportsBenefit}},
+			Meters:     []polartest.Meter{{MeterID: pagesMeter, CreditedUnits: 10}},
+		})
+		var mu sync.Mutex
+		var heard []string
+		customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+			AccessToken: polar.AddToken(polartest.Token{}), BaseURL: polar.URL(), HTTPClient: polar.Client(),
+			Features: map[string][]string{reportsBenefit: {"reports"}}, Logger: slog.New(slog.DiscardHandler),
+			OnDecision: func(_ context.Context, d polargate.Decision) {
+				mu.Lock()
+				defer mu.Unlock()
+				heard = append(heard, d.Route+" "+string(d.Outcome))
+			},
+		})
+		require.NoError(t, err)
+		defer customers.Close()
+		assertHeard := func(want ...string) {
+			t.Helper()
+			mu.Lock()
+			defer mu.Unlock()
+			assert.Equal(t, want, heard)
+			heard = nil
+		}
+		user := "usr_1337"
+		gate := rpcgate.New(customers, rpcgate.Config{
+			Who: func(context.Context) (rpcgate.Caller, error) {
+				return rpcgate.Caller{Customer: polargate.ExternalID(user)}, nil
+			},
+			Rules: map[string]rpcgate.Rule{
+				service:           {Require: needsReports},
+				service + "Print": {Require: needsReports, Spend: rpcgate.Cost{MeterID: pagesMeter, Units: 6}},
+				service + "Sync":  {Require: []polargate.Requirement{polargate.Feature("sync")}},
+				service + "Open":  {Require: needsReports, FailOpen: true},
+			},
+			Logger: slog.New(slog.DiscardHandler),
+		})
+		begin := func(method string, streams bool) *rpcgate.Call {
+			_, call, _ := gate.Begin(t.Context(), service+method, streams)
+			return call
+		}
+		begin("Render", false).Close()
+		assertHeard(service + "Render allowed")
+		begin("Sync", false).Close()
+		assertHeard(service + "Sync unpaid")
+		begin("Sync", true).Close()
+		assertHeard(service + "Sync unpaid")
+		call := begin("Print", false)
+		assertHeard(service + "Print allowed")
+		begin("Print", false).Close()
+		assertHeard(service + "Print unpaid")
+		call.Close()
+
+		call = begin("Render", true)
+		assertHeard(service + "Render allowed")
+		polar.RevokeBenefit("usr_1337", reportsBenefit)
+		time.Sleep(10 * time.Minute)
+		assertHeard(service + "Render unpaid")
+		call.Close()
+
+		polar.SetOffline(true)
+		user = "usr_new"
+		begin("Open", false).Close()
+		assertHeard(service + "Open opened")
+		begin("Render", false).Close()
+		assertHeard(service + "Render undecided")
 	})
 }

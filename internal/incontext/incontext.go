@@ -9,13 +9,19 @@ import (
 )
 
 type (
-	// Entitlements is the key of a *polargate.Entitlements, or of a function that returns
-	// them, for streams, whose balances fall with each message.
+	// Entitlements is the key of a *polargate.Entitlements.
 	Entitlements struct{}
-	// Reservation is the key of a *polargate.Reservation, or of a function that returns it,
-	// for streams, whose messages are charged one after the other.
+	// Reservation is the key of a *polargate.Reservation.
 	Reservation struct{}
+	// Call is the key of a Called.
+	Call struct{}
 )
+
+// Called is the procedure that a decision is about.
+type Called struct {
+	Procedure string
+	FailsOpen bool
+}
 
 // State is what package polartest puts under the key Entitlements: a customer as Polar
 // writes them, and the features that their benefits unlock. Package polargate reads it when

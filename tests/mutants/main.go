@@ -59,6 +59,7 @@ var chapters = []chapter{
 	{"Fingerprint and state", fences},
 	{"Customers: what is cached", customers},
 	{"Customers: webhooks and routes", routes},
+	{"Customers: calls by RPC", rpc},
 	{"Customers: lists", lists},
 	{"What an access token can do", admin},
 	{"What replicas share", replicas},

@@ -1,0 +1,68 @@
+package main
+
+var rpc = []mutant{
+	{
+		name:  "a procedure without a rule is open",
+		rule:  "whatever has no rule is refused",
+		file:  "rpcgate/rpcgate.go",
+		old:   `	return g.otherwise`,
+		new:   `	return open`,
+		tests: "TestTheRuleOfAProcedureGoesBeforeThatOfItsService",
+	},
+	{
+		name:  "the rule of a service goes first",
+		rule:  "the rule of a procedure goes before that of its service",
+		file:  "rpcgate/rpcgate.go",
+		old:   `	if rule := g.rules[procedure]; rule != nil {`,
+		new:   `	if rule := g.rules[procedure]; rule != nil && g.rules[procedure[:strings.LastIndexByte(procedure, '/')+1]] == nil {`,
+		tests: "TestTheRuleOfAProcedureGoesBeforeThatOfItsService",
+	},
+	{
+		name:  "a stream goes on when the right to it has ended",
+		rule:  "a right that ends, ends the stream",
+		file:  "rpcgate/rpcgate.go",
+		old:   `streams && !rule.DecideOnce`,
+		new:   `streams && rule.DecideOnce`,
+		tests: "TestManyStreamsNeedNoGoroutines|TestLastWordsTakeHalfASecondAndThenTheHandlerIsInterrupted",
+	},
+	{
+		name:  "an RPC handler that doesn't look at its context goes on",
+		rule:  "it is interrupted after half a second",
+		file:  "rpcgate/call.go",
+		old:   `	if c.late != nil {`,
+		new:   `	if c.late == nil {`,
+		tests: "TestLastWordsTakeHalfASecondAndThenTheHandlerIsInterrupted",
+	},
+	{
+		name:  "a stream that failed open ends at the next look",
+		rule:  "it goes on while nobody can say",
+		file:  "rpcgate/call.go",
+		old:   `	if c.gate.opens(c.ctx, c.rule, refusal) && refusal.Reason != polargate.ErrClosed {`,
+		new:   `	if c.gate.opens(c.ctx, c.rule, refusal) && refusal.Reason == polargate.ErrClosed {`,
+		tests: "TestAStreamThatFailedOpenEndsWhenSomebodyCanSayThatThereIsNoRight",
+	},
+	{
+		name:  "an error of the handler's costs what success costs",
+		rule:  "units are given back if the handler fails",
+		file:  "rpcgate/call.go",
+		old:   `	c.settle(err == nil)`,
+		new:   `	c.settle(true)`,
+		tests: "TestAnErrorGivesBackWhatACallHolds",
+	},
+	{
+		name:  "the text of a program's error reaches its log",
+		rule:  "an error of the session store may contain a session",
+		file:  "rpcgate/rpcgate.go",
+		old:   `	err = &resolverError{err}`,
+		new:   `	err = fmt.Errorf("%w", err)`,
+		tests: "TestWhatAProgramCouldNotFindOutIsLoggedOnceAMinuteWithoutItsText",
+	},
+	{
+		name:  "a license key fails open",
+		rule:  "who sends a key can bring about that nobody can say",
+		file:  "rpcgate/rpcgate.go",
+		old:   `StatusServiceUnavailable && !g.config.ByLicenseKey`,
+		new:   `StatusServiceUnavailable`,
+		tests: "TestALicenseKeyNeverFailsOpen",
+	},
+}
