@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/keyring"
 	"github.com/polargate/polargate/internal/link"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
-	"github.com/polargate/polargate/internal/relay"
+	"github.com/polargate/polargate/internal/replicas"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
@@ -379,12 +380,12 @@ func (c *Customers) join(budget *pace.Budget) error {
 		return nil
 	}
 	limit := cmp.Or(config.RequestsPerMinute, defaultPerMinute(config.Server, config.BaseURL))
-	r := &replicas{
-		cache: c.cache, features: config.Features, budget: budget, limit: limit, turns: make(chan struct{}, 1),
-		organization: c.organizationID, learn: c.learn,
-		eventHeard: func() { c.warming.lastEvent.Store(int64(c.cache.Now())) },
+	r := &replicas.Replicas{
+		Cache: c.cache, Features: config.Features, Budget: budget, Limit: limit,
+		Organization: c.organizationID, Learn: c.learn,
+		License: licenseFact, StateOf: c.stateOfLicenseFact, Refused: refusedTurn, WrongBenefit: string(ErrWrongBenefit),
+		EventHeard: func() { c.warming.lastEvent.Store(int64(c.cache.Now())) },
 	}
-	r.listsRead = r.afterWalk
 	settings := link.Config{
 		Store:    storeOf(config.Shared),
 		Mistake:  isMistake,
@@ -397,14 +398,56 @@ func (c *Customers) join(budget *pace.Budget) error {
 		settings.Secrets = append(settings.Secrets, config.OtherSecret)
 	}
 	config.Secret, config.OtherSecret = "", "" // they are in the link now
-	var err error
-	if r.link, err = link.New(settings); err != nil {
+	if err := r.Start(settings); err != nil {
 		return err
 	}
-	r.link.Config.Budget = link.Budget{Name: r.link.OpenName("budget", "requests").Key, Limit: limit, Window: time.Minute}
-	c.replicas, c.cache.Others, c.client.pace = r, r, &sharedPace{budget, r}
-	r.lists = relay.Relay{Values: relayValues{r.link}, Name: "lists", Holder: r.link.Config.Holder, Lasts: turnLasts, Kept: listsKept}
-	r.link.Listen(r.heard)
-	r.link.GoBehind(r.sweep)
+	c.replicas, c.cache.Others, c.client.pace = r, r, &replicas.Pace{Budget: budget, R: r}
 	return nil
+}
+
+// licenseFact is what other replicas are told of the license key that a state is about; nil if
+// it is about none.
+func licenseFact(s *rights.State) *fact.License {
+	l := (*Entitlements)(s).license()
+	if l == nil {
+		return nil
+	}
+	told := &fact.License{
+		ID: l.ID, Organization: l.OrganizationID, Benefit: l.BenefitID, Customer: l.CustomerID, External: l.Customer.ExternalID,
+		Display: l.DisplayKey, Status: string(l.Status), LimitActivations: l.LimitActivations, Usage: l.Usage, LimitUsage: l.LimitUsage,
+		Validations: l.Validations, LastValidated: rights.PolarTime(l.LastValidatedAt), Expires: rights.PolarTime(l.ExpiresAt),
+		Created: rights.PolarTime(l.CreatedAt), Modified: rights.PolarTime(l.ModifiedAt),
+	}
+	if ends := l.EndsAt(); l.Subscription != nil && ends != l.ExpiresAt {
+		told.Ends = rights.PolarTime(ends)
+	}
+	return told
+}
+
+// stateOfLicenseFact is what a license key allows by what another replica told of it.
+func (c *Customers) stateOfLicenseFact(l *fact.License, key string, at clock.Polar) *rights.State {
+	license := &LicenseKey{
+		ID: l.ID, OrganizationID: l.Organization, BenefitID: l.Benefit, CustomerID: l.Customer,
+		Key: newKey(key), DisplayKey: l.Display, Status: KeyStatus(l.Status),
+		LimitActivations: l.LimitActivations, Usage: l.Usage, LimitUsage: l.LimitUsage,
+		Validations: l.Validations, LastValidatedAt: rights.TimeOf(l.LastValidated), ExpiresAt: rights.TimeOf(l.Expires),
+		CreatedAt: rights.TimeOf(l.Created), ModifiedAt: rights.TimeOf(l.Modified), answeredAt: at.Time(),
+	}
+	if l.Ends != 0 { // which is all that replicas need of it
+		license.Subscription = &KeySubscription{EndsAt: rights.TimeOf(l.Ends)}
+	}
+	license.Customer.ID, license.Customer.OrganizationID, license.Customer.ExternalID = l.Customer, l.Organization, l.External
+	if len(c.config.Features) > 0 && !hasFeatures(c.config.Features, l.Benefit) {
+		return rights.Refused(string(ErrWrongBenefit), at)
+	}
+	return ofLicense(license, c.config.Features)
+}
+
+// refusedTurn is that the budget of all replicas has no request.
+func refusedTurn(turn link.Turn) error {
+	e := &Error{Op: opEntitlements, Reason: ErrRateLimited, RetryAfter: max(turn.Wait, time.Second), Detail: replicas.SharedLimit + " is used up", unasked: true}
+	if turn.Paused {
+		e.Detail, e.heldBack, e.unasked = "waiting out a pause that Polar asked for", true, false
+	}
+	return e
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
+	"github.com/polargate/polargate/internal/replicas"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/tally"
 	"golang.org/x/time/rate"
@@ -335,7 +336,7 @@ type Customers struct {
 	counts customersCounts
 	tally  atomic.Pointer[tally.Tally] // of decisions; nil until somebody wants to know
 	// replicas are nil unless they share what they know.
-	replicas *replicas
+	replicas *replicas.Replicas
 
 	learning     sync.Mutex // held while the organization is found out
 	organization struct {
@@ -418,7 +419,7 @@ func NewCustomers(config CustomersConfig) (*Customers, error) {
 	if err := c.openUsage(); err != nil {
 		c.cache.Close()
 		if r := c.replicas; r != nil {
-			r.link.Close()
+			r.Link.Close()
 		}
 		return nil, err
 	}
@@ -451,7 +452,7 @@ func (c *Customers) Close() error {
 	c.usage.close(c.config.Timeout)
 	c.members.close()
 	if r := c.replicas; r != nil {
-		r.link.Close()
+		r.Link.Close()
 	}
 	c.client.Close()
 	return nil
@@ -635,7 +636,7 @@ func (c *Customers) Stats() CustomersStats {
 	s.Warm = c.warmStats()
 	s.Usage = c.usage.stats()
 	if r := c.replicas; r != nil {
-		l := r.link.Stats()
+		l := r.Link.Stats()
 		s.Shared = SharedStats{Away: l.Away, Replicas: l.Replicas, Waiting: l.Waiting, Lost: l.Lost, Unreadable: l.Unreadable, LastHint: l.LastHint}
 	}
 	s.Pause = c.client.pace.PauseLeft()

@@ -274,12 +274,12 @@ func (c *Customers) handle(ctx context.Context, id, sent string, body []byte) (h
 		return true, nil
 	}
 	if r := c.replicas; r != nil {
-		done, ok := r.claimEvent(id)
+		done, ok := r.ClaimEvent(id)
 		if !ok {
 			return true, errUnderWay
 		}
 		defer done()
-		if !r.firstTime(id) {
+		if !r.FirstTime(id) {
 			c.counts.eventsTwice.Add(1)
 			return true, nil
 		}

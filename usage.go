@@ -497,7 +497,7 @@ func (u *usageEvents) joint(customer wire.UUID, meter string) *ledger.Joint {
 		return j
 	}
 	key.meter = strings.Clone(meter)
-	cache, link := u.customers.cache, u.customers.replicas.link
+	cache, link := u.customers.cache, u.customers.replicas.Link
 	name := link.Name("usage", customer.String()+" "+meter)
 	j := &ledger.Joint{
 		Load: func(ctx context.Context) (ledger.Stored, error) {

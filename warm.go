@@ -2,22 +2,19 @@ package polargate
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/polargate/polargate/internal/census"
 	"github.com/polargate/polargate/internal/clock"
-	"github.com/polargate/polargate/internal/fact"
 	"github.com/polargate/polargate/internal/keyring"
-	"github.com/polargate/polargate/internal/link"
 	"github.com/polargate/polargate/internal/listing"
-	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/relay"
+	"github.com/polargate/polargate/internal/replicas"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
@@ -28,72 +25,13 @@ import (
 // about them when they come, as about all who are in none of the lists.
 
 const (
-	// listsKept is how long pages that were read are of use to the next call of Warm.
-	listsKept = 10 * time.Minute
 	// listRetry is the first pause after a page that failed, and listRetryMost the longest.
 	listRetry, listRetryMost = time.Second, 30 * time.Second
-	// turnLasts is how long after the last sign of life of the replica that reads the lists
-	// another one goes on, and turnPoll how often others look.
-	turnLasts, turnPoll = 12 * time.Second, time.Second
+	// turnPoll is how often others look whether the replica that reads the lists goes on.
+	turnPoll = time.Second
 	// progressEvery is how often the log says how far a walk has come.
 	progressEvery = 30 * time.Second
 )
-
-// customerList is one of Polar's lists of what customers have.
-type customerList struct {
-	name string
-	// path is that of the list, sorted by when its entries came into it, and cameAt the
-	// field that has that time. What comes after the time in sorting keeps those of the same
-	// time in one order, page after page. Source: Polar's server, which takes all of these.
-	path, cameAt string
-	read         func(entry wire.Fields, have *rights.Parts)
-}
-
-var customerLists = [...]customerList{
-	{"benefit grants", "/v1/benefit-grants/?is_granted=true&sorting=granted_at&sorting=created_at", "granted_at", func(g wire.Fields, have *rights.Parts) { have.ReadGrant(g) }},
-	// Subscriptions that can become active again are read too, so that none comes
-	// back into the list at its old place.
-	{"subscriptions", "/v1/subscriptions/?status=active&status=trialing&status=past_due&status=unpaid&status=paused&sorting=started_at&sorting=customer&sorting=product", "started_at",
-		func(s wire.Fields, have *rights.Parts) { have.ReadSubscription(s) }},
-	{"meters of customers", "/v1/customer-meters/?sorting=created_at&sorting=customer_id&sorting=meter_id", "created_at",
-		func(m wire.Fields, have *rights.Parts) { have.ReadMeter(m) }},
-}
-
-// listed is an entry of a list.
-type listed struct {
-	external string
-	deleted  bool // the customer
-	have     rights.Parts
-}
-
-// listsWalk is how far Polar's lists have been read.
-type listsWalk struct {
-	work     string // what it is called among replicas; "" if it is this one's own
-	began    clock.Local
-	readLast clock.Local // when the last page came; guarded by warming.mu
-	lists    [len(customerLists)]listWalk
-	// leftOut are customers of whom something is new that could not be read; guarded by
-	// warming.mu.
-	leftOut map[wire.UUID]bool
-}
-
-// listWalk is how far one list has been read. One goroutine at a time works on it.
-type listWalk struct {
-	*listing.Walk[listed]
-	pages []pageTime // those that were read
-	// told is the next page if another replica has read it, and note tells of one that
-	// this replica has read.
-	told *fact.Page
-	note func(fact.Page)
-	// count and total are what Pages gives; guarded by warming.mu.
-	count, total int
-}
-
-// pageTime is when a page was asked for, and when Polar answered.
-type pageTime struct {
-	asked clock.Local
-	at    clock.Polar
-}
 
 // warming is what Customers have for reading Polar's lists.
 type warming struct {
@@ -105,8 +43,8 @@ type warming struct {
 	swept     atomic.Int64 // how many answers were served fresh before the last sweep
 
 	mu    sync.Mutex
-	sweep *time.Timer // nil without sweeps
-	walk  *listsWalk  // the last one, unless it came to its end
+	sweep *time.Timer  // nil without sweeps
+	walk  *census.Walk // the last one, unless it came to its end
 	said  clock.Local
 	stats WarmStats
 }
@@ -182,16 +120,16 @@ func (c *Customers) readLists(ctx context.Context, recent time.Duration) (n int,
 	if w.ended.Load() != ended { // while this call waited
 		return c.warmStats().Customers, nil
 	}
-	ctx, cancel := context.WithCancel(context.WithValue(ctx, unwaited{}, true))
+	ctx, cancel := context.WithCancel(replicas.Unwaited(ctx))
 	defer cancel()
 	defer context.AfterFunc(c.cache.Life, cancel)()
 	r := c.replicas
 	if r == nil {
 		return c.walkLists(ctx, nil)
 	}
-	called := r.polarNow()
+	called := r.PolarNow()
 	for {
-		turn, err := r.lists.Take(ctx, walkOf{Began: r.polarNow()}.bytes())
+		turn, err := r.Lists.Take(ctx, census.Report{Began: r.PolarNow()}.Bytes())
 		switch {
 		case ctx.Err() != nil:
 			return 0, ctx.Err()
@@ -199,7 +137,7 @@ func (c *Customers) readLists(ctx context.Context, recent time.Duration) (n int,
 			return c.walkLists(ctx, nil)
 		case turn != nil:
 			defer turn.End()
-			if last := r.lastWalk(ctx); last.Ended != 0 && (last.Ended >= called || r.polarNow().Sub(last.Ended) < recent) {
+			if last := r.LastWalk(ctx); last.Ended != 0 && (last.Ended >= called || r.PolarNow().Sub(last.Ended) < recent) {
 				c.noteWalk(last)
 				return last.Customers, nil
 			}
@@ -222,20 +160,26 @@ func (c *Customers) walkLists(ctx context.Context, turn *relay.Turn) (n int, err
 	if err := r.readAll(ctx); err != nil {
 		return 0, err
 	}
-	found := r.walk.customers(c.config.Features)
+	found := r.walk.Customers(c.config.Features)
 	n = c.takeListed(r.walk, found)
 	err = r.readKeys(ctx, found)
 	if replicas := c.replicas; replicas != nil {
-		all := replicas.publishListed(found, func(id wire.UUID) bool { return c.isLeftOut(r.walk, id) })
+		all := replicas.PublishListed(found, func(id wire.UUID) bool { return c.isLeftOut(r.walk, id) })
 		if turn != nil && all { // else others would look for them in vain
-			replicas.finishWalk(ctx, turn, c.warmStats())
+			replicas.FinishWalk(ctx, turn, c.walkReport())
 		}
 	}
 	return n, err
 }
 
+// walkReport is what came of the last walk of this replica.
+func (c *Customers) walkReport() census.Report {
+	s := c.warmStats()
+	return census.Report{Customers: s.Customers, LeftOut: s.LeftOut, NoRoom: s.NoRoom}
+}
+
 // noteWalk keeps what came of a walk of another replica.
-func (c *Customers) noteWalk(last walkOf) {
+func (c *Customers) noteWalk(last census.Report) {
 	c.warming.mu.Lock()
 	defer c.warming.mu.Unlock()
 	s := &c.warming.stats
@@ -244,13 +188,13 @@ func (c *Customers) noteWalk(last walkOf) {
 
 // beginWalk is the walk that was broken off a short while ago, by this replica or another
 // one, or a new one.
-func (c *Customers) beginWalk(ctx context.Context, turn *relay.Turn) *listsWalk {
+func (c *Customers) beginWalk(ctx context.Context, turn *relay.Turn) *census.Walk {
 	w := &c.warming
 	w.mu.Lock()
 	now := c.cache.Now()
-	old := w.walk != nil && now <= w.walk.readLast.After(listsKept)
+	old := w.walk != nil && now <= w.walk.ReadLast.After(census.Kept)
 	if turn != nil {
-		old = old && w.walk.work == turn.Work()
+		old = old && w.walk.Work == turn.Work()
 	}
 	if !old {
 		w.walk = c.newWalk(now)
@@ -260,10 +204,10 @@ func (c *Customers) beginWalk(ctx context.Context, turn *relay.Turn) *listsWalk 
 	w.stats.Running, w.said = true, now
 	w.mu.Unlock()
 	if turn != nil {
-		c.replicas.relayWalk(ctx, walk, turn)
+		walk.Relay(ctx, turn, c.cache)
 		if !old {
-			for i := range walk.lists {
-				c.replicas.replay(ctx, turn, i, &walk.lists[i], func() { c.noteProgress(walk, &walk.lists[i]) })
+			for i := range walk.Lists {
+				walk.Lists[i].Replay(ctx, turn, i, c.cache, func() { c.noteProgress(walk, &walk.Lists[i]) })
 			}
 		}
 	}
@@ -271,20 +215,20 @@ func (c *Customers) beginWalk(ctx context.Context, turn *relay.Turn) *listsWalk 
 	return walk
 }
 
-func (c *Customers) newWalk(now clock.Local) *listsWalk {
-	walk := &listsWalk{began: now, readLast: now, leftOut: map[wire.UUID]bool{}}
-	for i := range walk.lists {
-		l := &walk.lists[i]
-		l.Walk = listing.New(func(ctx context.Context, number int) (listing.Page[listed], error) {
-			if told := l.told; told != nil {
-				return l.read(c.cache, number, told)
+func (c *Customers) newWalk(now clock.Local) *census.Walk {
+	walk := &census.Walk{Began: now, ReadLast: now, LeftOut: map[wire.UUID]bool{}}
+	for i := range walk.Lists {
+		l := &walk.Lists[i]
+		l.Walk = listing.New(func(ctx context.Context, number int) (listing.Page[census.Entry], error) {
+			if told := l.Told; told != nil {
+				return l.ReadTold(c.cache, number, told)
 			}
 			asked := c.cache.Now()
-			page, at, err := c.client.customersOf(ctx, &customerLists[i], number, c.organizationID(), c.learn)
+			page, at, err := c.client.customersOf(ctx, &census.Lists[i], number, c.organizationID(), c.learn)
 			if err == nil {
-				l.pages = append(l.pages, pageTime{asked, at})
-				if l.note != nil {
-					l.note(pageFact(page, number, at))
+				l.Times = append(l.Times, census.PageTime{Asked: asked, At: at})
+				if l.Note != nil {
+					l.Note(census.FactOf(page, number, at))
 				}
 			}
 			if e, ok := errors.AsType[*Error](err); !ok || !e.unasked { // what was not sent, nobody was turned away for
@@ -312,7 +256,7 @@ func (c *Customers) warmStats() WarmStats {
 type listReader struct {
 	*Customers
 	turns pace.Background
-	walk  *listsWalk
+	walk  *census.Walk
 	turn  *relay.Turn // among replicas
 }
 
@@ -322,11 +266,11 @@ func (r *listReader) readAll(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var group sync.WaitGroup
-	for i := range r.walk.lists {
-		l := &r.walk.lists[i]
+	for i := range r.walk.Lists {
+		l := &r.walk.Lists[i]
 		group.Go(func() {
 			err := r.repeat(ctx, func() (done bool, err error) {
-				if done, err = l.Step(ctx, len(l.pages)); err == nil {
+				if done, err = l.Step(ctx, len(l.Times)); err == nil {
 					r.noteProgress(r.walk, l)
 				}
 				return done, err
@@ -408,17 +352,17 @@ func (c *Customers) noteLists(err error) {
 }
 
 // noteProgress keeps how far a walk has come, after a page of one of its lists.
-func (c *Customers) noteProgress(walk *listsWalk, l *listWalk) {
+func (c *Customers) noteProgress(walk *census.Walk, l *census.One) {
 	w := &c.warming
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	now := c.cache.Now()
-	walk.readLast = now
-	l.count, l.total = l.Pages()
+	walk.ReadLast = now
+	l.Count, l.Total = l.Pages()
 	w.stats.Pages, w.stats.TotalPages = 0, 0
-	for i := range walk.lists {
-		w.stats.Pages += walk.lists[i].count
-		w.stats.TotalPages += walk.lists[i].total
+	for i := range walk.Lists {
+		w.stats.Pages += walk.Lists[i].Count
+		w.stats.TotalPages += walk.Lists[i].Total
 	}
 	if now >= w.said.After(progressEvery) {
 		w.said = now
@@ -426,68 +370,23 @@ func (c *Customers) noteProgress(walk *listsWalk, l *listWalk) {
 	}
 }
 
-// listedCustomer is a customer as the lists have them: their state, when the first page
-// with it was asked for, or that they changed meanwhile.
-type listedCustomer struct {
-	state   *rights.State
-	asked   clock.Local
-	changed bool
-}
-
-// customers puts together what the lists say of each customer.
-func (walk *listsWalk) customers(features map[string][]string) map[wire.UUID]listedCustomer {
-	type gathered struct {
-		listedCustomer
-		have rights.Parts
-	}
-	all := map[wire.UUID]*gathered{}
-	for i := range walk.lists {
-		l := &walk.lists[i]
-		for owner, o := range l.Owners() {
-			page := l.pages[o.Since]
-			g := all[owner]
-			if g == nil {
-				g = &gathered{listedCustomer: listedCustomer{
-					state: rights.Of(owner, o.Rows[0].Value.external, true, page.at), asked: page.asked}}
-				all[owner] = g
-			}
-			g.changed = g.changed || o.Changed
-			g.asked = min(g.asked, page.asked)
-			g.state.SetAt(min(g.state.At(), page.at))
-			for _, row := range o.Rows {
-				entry := row.Value
-				g.changed = g.changed || entry.deleted || entry.external != g.state.External()
-				g.have.Add(entry.have)
-			}
-		}
-	}
-	found := make(map[wire.UUID]listedCustomer, len(all))
-	for id, g := range all {
-		if !g.changed {
-			g.state.Grant(g.have, features)
-		}
-		found[id] = g.listedCustomer
-	}
-	return found
-}
-
 // takeListed takes what the lists say into the cache, and notes that a walk has ended. It
 // returns how many customers are in the cache by it.
-func (c *Customers) takeListed(walk *listsWalk, found map[wire.UUID]listedCustomer) (n int) {
+func (c *Customers) takeListed(walk *census.Walk, found map[wire.UUID]census.Customer) (n int) {
 	leftOut, noRoom := 0, 0
 	for _, one := range found {
 		switch {
-		case one.changed || c.isLeftOut(walk, one.state.Customer()):
+		case one.Changed || c.isLeftOut(walk, one.State.Customer()):
 			leftOut++
-		case c.cache.StoreListed(one.state, one.asked, c.config.CacheSize):
+		case c.cache.StoreListed(one.State, one.Asked, c.config.CacheSize):
 			n++
 		default:
 			noRoom++
 		}
 	}
-	c.cache.ExpireUnlisted(walk.began, func(id wire.UUID) bool {
+	c.cache.ExpireUnlisted(walk.Began, func(id wire.UUID) bool {
 		one, ok := found[id]
-		return ok && !one.changed && !c.isLeftOut(walk, id)
+		return ok && !one.Changed && !c.isLeftOut(walk, id)
 	})
 	w := &c.warming
 	w.mu.Lock()
@@ -498,7 +397,7 @@ func (c *Customers) takeListed(walk *listsWalk, found map[wire.UUID]listedCustom
 	w.stats.EndedAt = c.client.now()
 	w.ended.Add(1)
 	c.config.Logger.Info("polargate: Polar's lists of customers are in the cache", "customers", n, "changed_meanwhile", leftOut,
-		"without_room", noRoom, "pages_read", w.stats.Pages, "seconds", int(c.cache.Now().Sub(walk.began).Seconds()))
+		"without_room", noRoom, "pages_read", w.stats.Pages, "seconds", int(c.cache.Now().Sub(walk.Began).Seconds()))
 	if noRoom > 0 {
 		c.config.Logger.Warn("polargate: more customers have something than CacheSize has room for", "without_room", noRoom)
 	}
@@ -510,25 +409,25 @@ func (c *Customers) leaveOut(id wire.UUID) {
 	c.warming.mu.Lock()
 	defer c.warming.mu.Unlock()
 	if walk := c.warming.walk; walk != nil {
-		walk.leftOut[id] = true
+		walk.LeftOut[id] = true
 	}
 }
 
-func (c *Customers) isLeftOut(walk *listsWalk, id wire.UUID) bool {
+func (c *Customers) isLeftOut(walk *census.Walk, id wire.UUID) bool {
 	c.warming.mu.Lock()
 	defer c.warming.mu.Unlock()
-	return walk.leftOut[id]
+	return walk.LeftOut[id]
 }
 
 // readKeys reads the license keys that come with benefits of many of these customers.
-func (r *listReader) readKeys(ctx context.Context, found map[wire.UUID]listedCustomer) error {
+func (r *listReader) readKeys(ctx context.Context, found map[wire.UUID]census.Customer) error {
 	ring := r.cache.Keys
 	count := map[string]int{}
 	for _, one := range found {
-		if one.changed {
+		if one.Changed {
 			continue
 		}
-		one.state.KeyedGrants(func(b rights.Benefit, key wire.UUID) {
+		one.State.KeyedGrants(func(b rights.Benefit, key wire.UUID) {
 			if key != (wire.UUID{}) {
 				count[b.ID()]++
 			}
@@ -558,69 +457,22 @@ func (r *listReader) readKeys(ctx context.Context, found map[wire.UUID]listedCus
 
 // customersOf reads a page of a list. If the organization is not known, learn is told which
 // the list names.
-func (c *Client) customersOf(ctx context.Context, list *customerList, number int, organizationID string, learn func(organization string)) (page listing.Page[listed], at clock.Polar, err error) {
+func (c *Client) customersOf(ctx context.Context, list *census.List, number int, organizationID string, learn func(organization string)) (page listing.Page[census.Entry], at clock.Polar, err error) {
 	var broken error
-	path := fmt.Sprintf("%s&limit=100&page=%d", list.path, number)
+	path := fmt.Sprintf("%s&limit=100&page=%d", list.Path, number)
 	err = c.exchange(ctx, exchange{op: opLists, path: path, repeatable: true, most: longestList}, func(body []byte, when time.Time) error {
-		f, err := wire.Object(body)
-		if err != nil {
-			return err
+		page, at, broken = listing.Page[census.Entry]{}, clock.PolarTime(when), nil
+		organization := ""
+		page, organization, broken, err = list.Page(body, organizationID)
+		if err == nil && broken == nil && organizationID == "" && organization != "" {
+			learn(organization)
 		}
-		var entries []json.RawMessage
-		var pages wire.Fields
-		size, last := -1, -1
-		wire.Optional(f, "pagination", &pages)
-		wire.Optional(pages, "total_count", &size)
-		wire.Optional(pages, "max_page", &last)
-		if json.Unmarshal(f["items"], &entries) != nil || entries == nil || size < 0 || last < 0 {
-			return errors.New("a list without its entries or pages")
-		}
-		page, at, broken = listing.Page[listed]{Last: last, Size: size}, clock.PolarTime(when), nil
-		for _, entry := range entries {
-			row, organization, err := list.row(entry, organizationID)
-			if err != nil {
-				broken = fmt.Errorf("an entry in Polar's list of %s cannot be read: %w", list.name, err)
-				return nil
-			}
-			if organizationID == "" {
-				learn(organization)
-			}
-			page.Rows = append(page.Rows, row)
-		}
-		return nil
+		return err
 	})
 	if err == nil {
 		err = broken
 	}
 	return page, at, err
-}
-
-// row reads an entry. Without its customer and time nothing in the list would be certain.
-func (list *customerList) row(entry json.RawMessage, organizationID string) (row listing.Row[listed], organization string, err error) {
-	f, err := wire.Object(entry)
-	if err != nil {
-		return row, "", err
-	}
-	var id string
-	var came, deleted time.Time
-	var customer wire.Fields
-	f.Text("id", &id)
-	f.Time(list.cameAt, &came)
-	wire.Optional(f, "customer", &customer)
-	of, err := rights.ReadCustomer(customer, organizationID)
-	if err != nil {
-		return row, "", err
-	}
-	entryID, ok := wire.ParseUUID(id)
-	if !ok || came.IsZero() {
-		return row, "", fmt.Errorf("id or %s is missing", list.cameAt)
-	}
-	customer.Text("organization_id", &organization)
-	customer.Time("deleted_at", &deleted)
-	row = listing.Row[listed]{ID: entryID, Owner: of.Customer(), Came: came.UnixNano()}
-	row.Value.external, row.Value.deleted = of.External(), !deleted.IsZero()
-	list.read(f, &row.Value.have)
-	return row, organization, nil
 }
 
 // startSweeps has the lists read whenever webhooks have been silent for SweepAfter, if
@@ -671,152 +523,3 @@ func (c *Customers) sweepIfSilent() {
 		c.sweepIn(c.config.SweepAfter)
 	})
 }
-
-// walkOf is a walk through Polar's lists as replicas tell each other. Times are Polar's.
-type walkOf struct {
-	Began                      clock.Polar
-	Ended                      clock.Polar
-	Holder                     string
-	Customers, LeftOut, NoRoom int
-}
-
-func (w walkOf) bytes() []byte {
-	data, _ := json.Marshal(w) // it is all numbers and text
-	return data
-}
-
-// walkOfBytes is the zero walkOf if that cannot be read.
-func walkOfBytes(data []byte) (w walkOf) {
-	if json.Unmarshal(data, &w) != nil {
-		return walkOf{}
-	}
-	return w
-}
-
-// lastWalk is the last walk that came to its end; zero if none is known.
-func (r *replicas) lastWalk(ctx context.Context) walkOf {
-	data, _ := r.lists.Result(ctx)
-	return walkOfBytes(data)
-}
-
-// relayWalk connects a walk with those who go on if this replica dies.
-func (r *replicas) relayWalk(ctx context.Context, walk *listsWalk, turn *relay.Turn) {
-	walk.work = turn.Work()
-	if began := walkOfBytes(turn.Began()).Began; began != 0 {
-		walk.began = min(walk.began, r.cache.Now().After(-max(0, r.polarNow().Sub(began))))
-	}
-	for i := range walk.lists {
-		l := &walk.lists[i]
-		l.note = func(page fact.Page) {
-			page.Asked = r.polarNow().Before(r.cache.Now().Sub(l.pages[len(l.pages)-1].asked))
-			turn.Note(ctx, i, len(l.pages)-1, page.Bytes())
-		}
-	}
-}
-
-// replay has a walk take in the pages of a list that another replica has read.
-func (r *replicas) replay(ctx context.Context, turn *relay.Turn, list int, l *listWalk, progress func()) {
-	for done := false; !done; progress() {
-		page, err := fact.ParsePage(turn.Step(ctx, list, len(l.pages)))
-		if err != nil {
-			return // there is none
-		}
-		page.Asked = min(page.Asked, r.polarNow())
-		l.told = &page
-		done, err = l.Step(ctx, len(l.pages))
-		l.told = nil
-		if err != nil {
-			return
-		}
-	}
-}
-
-var errOtherPage = errors.New("another replica has read another page here")
-
-// read takes in a page that another replica has read.
-func (l *listWalk) read(c *memory.Cache, number int, told *fact.Page) (page listing.Page[listed], err error) {
-	if told.Number != number {
-		return page, errOtherPage
-	}
-	l.pages = append(l.pages, pageTime{c.Now().After(-c.PolarNow().Sub(told.Asked)), told.At})
-	page = listing.Page[listed]{Last: told.Last, Size: told.Size}
-	for _, row := range told.Rows {
-		page.Rows = append(page.Rows, listing.Row[listed]{
-			ID: row.ID, Owner: row.Owner, Came: row.Came,
-			Value: listed{external: row.External, deleted: row.Deleted, have: partsOf(row.Benefits, row.Products, row.Subscriptions, row.Meters)},
-		})
-	}
-	return page, nil
-}
-
-// pageFact is a page as other replicas are told of it.
-func pageFact(page listing.Page[listed], number int, at clock.Polar) fact.Page {
-	f := fact.Page{Number: number, Last: page.Last, Size: page.Size, At: at}
-	for _, row := range page.Rows {
-		f.Rows = append(f.Rows, fact.Row{
-			ID: row.ID, Owner: row.Owner, Came: row.Came, External: row.Value.external, Deleted: row.Value.deleted,
-			Benefits: benefitFacts(row.Value.have.Benefits), Products: row.Value.have.Products(), Meters: meterFacts(row.Value.have.Meters),
-			Subscriptions: subscriptionFacts(row.Value.have.Subscriptions),
-		})
-	}
-	return f
-}
-
-// publishListed tells other replicas what lists say of customers, and reports whether all of
-// it is in the store. One that is slow, since so much comes at once, is waited for.
-func (r *replicas) publishListed(found map[wire.UUID]listedCustomer, leftOut func(wire.UUID) bool) bool {
-	var facts []link.Fact
-	put := func() bool {
-		for len(facts) > 0 {
-			younger, err := r.link.Put(r.link.Life, facts...)
-			r.takeIfOfUse(younger)
-			if err == nil {
-				facts = facts[:0]
-			} else if r.link.AwayFor() > recallGivesUp || !pace.Sleep(r.link.Life, recallAgain) {
-				return false
-			}
-		}
-		return true
-	}
-	for id, one := range found {
-		if one.changed || leftOut(id) {
-			continue
-		}
-		facts = append(facts, r.factsOf(memory.News{Value: one.state, Key: memory.IDsOf(one.state)[0], At: one.state.At(), Listed: true})...)
-		if len(facts) >= link.PutBatch && !put() {
-			return false
-		}
-	}
-	return put()
-}
-
-// finishWalk tells other replicas that the lists have been read.
-func (r *replicas) finishWalk(ctx context.Context, turn *relay.Turn, s WarmStats) {
-	w := walkOf{
-		Began: walkOfBytes(turn.Began()).Began, Ended: r.polarNow(), Holder: r.link.Config.Holder,
-		Customers: s.Customers, LeftOut: s.LeftOut, NoRoom: s.NoRoom,
-	}
-	ctx = context.WithoutCancel(ctx)
-	turn.Finish(ctx, w.bytes(), r.lasts())
-	r.link.Hint(ctx, r.walkName())
-}
-
-// afterWalk takes over what another replica read from Polar's lists, as far as it is about
-// customers in memory. Those who had something before, and are in none of the lists, are
-// asked about.
-func (r *replicas) afterWalk() {
-	last := r.lastWalk(r.link.Life)
-	if last.Began == 0 || last.Holder == r.link.Config.Holder {
-		return
-	}
-	for keys := range slices.Chunk(r.cache.All(), link.Batch) {
-		if !r.check(r.link.Life, keys...) {
-			return
-		}
-	}
-	age := r.polarNow().Sub(last.Began) + clockFine
-	r.cache.ExpireUnlisted(r.cache.Now().After(-age), func(wire.UUID) bool { return false })
-}
-
-// clockFine is how exactly Polar's time is known: answers are dated in whole seconds.
-const clockFine = 2 * time.Second

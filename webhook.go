@@ -136,7 +136,7 @@ func (c *Customers) deliver(ctx context.Context, id, sent string, body []byte) e
 	}
 	again, _ := c.seen.ContainsOrAdd(id, struct{}{})
 	r := c.replicas
-	if again || r != nil && !r.firstTime(id) {
+	if again || r != nil && !r.FirstTime(id) {
 		c.counts.eventsTwice.Add(1)
 		return nil
 	}
@@ -156,7 +156,7 @@ func (c *Customers) takeIn(sent string, body []byte) {
 func (c *Customers) noteSeen(id string) {
 	c.seen.Add(id, struct{}{})
 	if r := c.replicas; r != nil {
-		r.noteApplied(id, max(c.config.GracePeriod, 2*webhookTolerance))
+		r.NoteApplied(id, max(c.config.GracePeriod, 2*webhookTolerance))
 	}
 }
 
@@ -487,7 +487,7 @@ func (c *Customers) takeGrant(n notice) {
 	}
 	c.cache.DropLicenses(who, ids, false, revoked)
 	if r := c.replicas; r != nil && !n.at.IsZero() {
-		r.publishDrop(who.Customer(), ids, clock.PolarTime(n.at), revoked != 0)
+		r.PublishDrop(who.Customer(), ids, clock.PolarTime(n.at), revoked != 0)
 	}
 	c.counts.events.Add(1)
 }

@@ -92,9 +92,9 @@ var admin = []mutant{
 	{
 		name:  "replicas don't tell each other when a subscription ends",
 		rule:  "a key ends with its cancelled subscription on every replica",
-		file:  "replicas.go",
-		old:   `			f.License.Ends = rights.PolarTime(ends)`,
-		new:   `			_ = ends`,
+		file:  "cache.go",
+		old:   `		told.Ends = rights.PolarTime(ends)`,
+		new:   `		_ = ends`,
 		tests: "TestAKeyOfACancelledSubscriptionEndsForAServerToo",
 	},
 	{
@@ -138,9 +138,9 @@ var admin = []mutant{
 		name: "each replica handles a delivery",
 		rule: "an event comes to one replica",
 		file: "events.go",
-		old: `		done, ok := r.claimEvent(id)
+		old: `		done, ok := r.ClaimEvent(id)
 		if !ok {`,
-		new: `		done, ok := r.claimEvent(id)
+		new: `		done, ok := r.ClaimEvent(id)
 		if !ok && id == "" {`,
 		tests: "TestReplicasHandleADeliveryOnce",
 	},

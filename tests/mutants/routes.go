@@ -160,7 +160,7 @@ var routes = []mutant{
 	{
 		name:  "each replica has a budget of its own",
 		rule:  "one request budget for all replicas",
-		file:  "replicas.go",
+		file:  "internal/replicas/requests.go",
 		old:   `		case turn.Taken:`,
 		new:   `		case turn.Wait >= 0:`,
 		tests: "TestRequestsOfEveryKindCountInTheCommonBudget",
@@ -169,7 +169,7 @@ var routes = []mutant{
 		name:  "a delivery is applied by each replica",
 		rule:  "once per Shared: webhook ids",
 		file:  "webhook.go",
-		old:   `	if again || r != nil && !r.firstTime(id) {`,
+		old:   `	if again || r != nil && !r.FirstTime(id) {`,
 		new:   `	if again || r != nil && id == "" {`,
 		tests: "TestADeliveryOutOfAQueueIsAppliedOnceByWhicheverReplica",
 	},
@@ -186,8 +186,8 @@ var routes = []mutant{
 		name:  "a revoked license key lives on, on other replicas",
 		rule:  "an event about a license key is known to all",
 		file:  "webhook.go",
-		old:   `		r.publishDrop(`,
-		new:   `		_ = r.publishDrop; func(wire.UUID, []wire.UUID, clock.Polar, bool) {}(`,
+		old:   `		r.PublishDrop(`,
+		new:   `		_ = r.PublishDrop; func(wire.UUID, []wire.UUID, clock.Polar, bool) {}(`,
 		tests: "TestAGrantThatIsRevokedEndsItsLicenseKeyOnEveryReplica",
 	},
 	{
@@ -201,7 +201,7 @@ var routes = []mutant{
 	{
 		name:  "a record holds the license key",
 		rule:  "a record holds no license key",
-		file:  "replicas.go",
+		file:  "cache.go",
 		old:   `Display: l.DisplayKey, Status`,
 		new:   `Display: l.Key.Reveal(), Status`,
 		tests: "TestWhatReplicasTellOfALicenseKeyHoldsNeitherTheKeyNorWhatIsPersonal",

@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"github.com/polargate/polargate/internal/fact"
-	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -25,15 +24,15 @@ func TestWhatReplicasTellOfALicenseKeyHoldsNeitherTheKeyNorWhatIsPersonal(t *tes
 			BillingAddress: &Address{Line1: "12 St James's Square"}, Metadata: map[string]any{"note": "VIP"}, AvatarURL: "https://example.com/ada.png",
 		},
 	}
-	data := licenseFact(fact.Fact{At: rights.PolarTime(at)}, ofLicense(license, nil))
+	data := fact.Fact{At: rights.PolarTime(at), License: licenseFact(ofLicense(license, nil))}.Bytes()
 	for _, secret := range []string{"1C285B2D", "ada", "Ada", "James", "VIP"} {
 		assert.NotContains(t, string(data), secret)
 	}
 
 	f, err := fact.Parse(data)
 	require.NoError(t, err)
-	r := &replicas{features: map[string][]string{license.BenefitID: {"pro"}}}
-	got := r.newsOfLicense(f, rights.PolarTime(at), memory.Key{Kind: memory.ByLicenseKey, ID: license.Key.Reveal()}).Value
+	c := &Customers{config: CustomersConfig{Features: map[string][]string{license.BenefitID: {"pro"}}}}
+	got := c.stateOfLicenseFact(f.License, license.Key.Reveal(), f.At)
 	assert.True(t, got.Has("pro"))
 	read, ok := (*Entitlements)(got).License()
 	require.True(t, ok)
@@ -41,7 +40,7 @@ func TestWhatReplicasTellOfALicenseKeyHoldsNeitherTheKeyNorWhatIsPersonal(t *tes
 	want.Customer = Customer{ID: benchCustomer, OrganizationID: testOrganization, ExternalID: "usr_1337"}
 	assert.Equal(t, want, read)
 
-	r.features = map[string][]string{"32234c6d-03fe-42a8-8a2f-d3d416d0b60a": {"other"}}
-	got = r.newsOfLicense(f, rights.PolarTime(at), memory.Key{Kind: memory.ByLicenseKey, ID: license.Key.Reveal()}).Value
+	c.config.Features = map[string][]string{"32234c6d-03fe-42a8-8a2f-d3d416d0b60a": {"other"}}
+	got = c.stateOfLicenseFact(f.License, license.Key.Reveal(), f.At)
 	assert.False(t, got.Known(), "each build decides which benefits it accepts")
 }
