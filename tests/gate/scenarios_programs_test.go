@@ -552,9 +552,9 @@ func TestAProgramStartsWhateverHasBecomeOfItsState(t *testing.T) {
 		}
 	})
 	for name, env := range map[string][]string{
-		"without a home":                     {"HOME=", "XDG_CONFIG_HOME=", "AppData=", "USERPROFILE="},
-		"with a home that is nowhere":        {"HOME=/dev/null/nowhere", "XDG_CONFIG_HOME=/dev/null/nowhere", "AppData=NUL:\\nowhere"},
-		"with a home that cannot be written": {"HOME=/proc/self", "XDG_CONFIG_HOME=/proc/self/fdinfo", "AppData=NUL:\\"},
+		"without a home":                     {"HOME=", "XDG_CONFIG_HOME=", "AppData=", "LocalAppData=", "USERPROFILE="},
+		"with a home that is nowhere":        {"HOME=/dev/null/nowhere", "XDG_CONFIG_HOME=/dev/null/nowhere", "AppData=NUL:\\nowhere", "LocalAppData=NUL:\\nowhere"},
+		"with a home that cannot be written": {"HOME=/proc/self", "XDG_CONFIG_HOME=/proc/self/fdinfo", "AppData=NUL:\\", "LocalAppData=NUL:\\"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

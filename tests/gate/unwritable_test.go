@@ -147,7 +147,7 @@ func TestALicenseThatCannotBeKeptLastsUntilClose(t *testing.T) {
 
 // Not parallel: it takes the folder for settings away.
 func TestWithoutASettingsFolderNothingIsActivatedByDefault(t *testing.T) {
-	for _, variable := range []string{"HOME", "XDG_CONFIG_HOME", "AppData", "home"} {
+	for _, variable := range []string{"HOME", "XDG_CONFIG_HOME", "AppData", "LocalAppData", "home"} {
 		t.Setenv(variable, "")
 	}
 	if _, err := os.UserConfigDir(); err == nil {
