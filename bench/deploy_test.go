@@ -89,6 +89,7 @@ func TestColdDeploy(t *testing.T) {
 			o := &organizationOf{customers: count, grants: x.grants, meters: x.meters}
 			customers := manyCustomers(t, func(c *polargate.CustomersConfig) {
 				c.HTTPClient, c.RequestsPerMinute = &http.Client{Transport: o}, 300
+				c.AccessToken = fmt.Sprintf("polar_oat_deploy_%d", x.grants) // all clients with one token share its requests
 			})
 			warmed := make(chan error, 1)
 			go func() { _, err := customers.Warm(t.Context()); warmed <- err }()

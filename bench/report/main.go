@@ -267,7 +267,14 @@ func (r *report) Cell(table, row string, cell int) string {
 
 // number is a cell that is one.
 func (r *report) number(table, row string, cell int) float64 {
-	n, err := strconv.ParseFloat(strings.TrimSuffix(r.Cell(table, row, cell), " %"), 64)
+	return asNumber(r.Cell(table, row, cell))
+}
+
+// lastNumber is a cell of the last row that is one.
+func (r *report) lastNumber(table string, cell int) float64 { return asNumber(r.Last(table, cell)) }
+
+func asNumber(cell string) float64 {
+	n, err := strconv.ParseFloat(strings.TrimSuffix(cell, " %"), 64)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -447,6 +454,8 @@ func (r *report) Budgets() []budget {
 		{"the same, beside a map with a lock", notMeasured, "3×", fmt.Sprintf("%.2f×", eight.Least/byHand.Least), eight.Least <= 3*byHand.Least, "The answers lie anywhere in memory"},
 		{"the same, 8 goroutines beside 1", notMeasured, "1×", fmt.Sprintf("%.2f×", eight.Least/one.Least), eight.Least <= one.Least, "Goroutines wait for each other"},
 		{"memory of a customer with ten benefits", fmt.Sprintf("%.0f B", memoryBefore), "400 B", fmt.Sprintf("%.0f B", memory), memory <= 400, "What is kept has grown: the ends of subscriptions, and when Polar counted a meter, came since"},
+		{"garbage collection of an idle server with " + r.figures["garbage"][0].Row + " cached customers, of one core", notMeasured, "10 %", r.Last("garbage", 1), r.lastNumber("garbage", 1) <= 10, "What is cached has many pointers"},
+		{"the same, nine of ten pauses", notMeasured, "1 ms", r.Last("garbage", 3) + " ms", r.lastNumber("garbage", 3) <= 1, "A pause ends when all goroutines have stopped, which a busy computer is late with"},
 		{"`SharedFile` with 100,000 customers: load at start", notMeasured, "500 ms", fmt.Sprintf("%.0f ms", load/1e6), load <= 500e6, "The disk or the processor was slow"},
 		{"middleware, beside a map by hand", fmt.Sprintf("%.2f×", gatedBefore.Times), "1.05×", fmt.Sprintf("%.2f×", gated.Times), gated.Times <= 1.05,
 			"A map by hand that nobody ever writes has no ages and counts nothing. Of the 22 ns that are added, 14 find the customer by a hash and a comparison of the id, and 8 bring back to the outer request what the handler has changed in its copy. To give the handler the request itself would save more than that, and would be a data race in programs whose handlers leave a goroutine behind that reads it"},
