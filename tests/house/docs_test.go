@@ -75,3 +75,43 @@ func TestThePageForOperationsExplainsEveryFigureAndNamesMetricsThatExist(t *test
 		assert.True(t, exists["polargate_"+name[1]+name[2]], name[0])
 	}
 }
+
+// declarations are the parts of Go code that blank lines separate, at the left margin.
+func declarations(code string) []string {
+	var parts []string
+	for part := range strings.SplitSeq(code, "\n\n") {
+		if n := len(parts); n > 0 && (strings.HasPrefix(part, "\t") || strings.HasPrefix(part, "}") || strings.HasPrefix(part, " ")) {
+			parts[n-1] += "\n\n" + part
+			continue
+		}
+		parts = append(parts, part)
+	}
+	return parts
+}
+
+func TestTheCookbookShowsCodeThatTestsCompileAndRun(t *testing.T) {
+	t.Parallel()
+	var sources strings.Builder
+	for _, folder := range []string{"examples/cookbook", "examples/desktop/testdata", "tests/sqlstore"} {
+		paths, err := filepath.Glob(filepath.Join(root, filepath.FromSlash(folder), "*.*"))
+		require.NoError(t, err)
+		for _, path := range paths {
+			source, err := os.ReadFile(path)
+			require.NoError(t, err)
+			sources.WriteString("\n" + strings.ReplaceAll(string(source), "\r\n", "\n"))
+		}
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "cookbook.md"))
+	require.NoError(t, err)
+	blocks := regexp.MustCompile("(?s)```(\\w*)\n(.*?)\n```").FindAllStringSubmatch(strings.ReplaceAll(string(page), "\r\n", "\n"), -1)
+	assert.Greater(t, len(blocks), 12)
+	for _, block := range blocks {
+		parts := []string{block[2]}
+		if block[1] == "go" {
+			parts = declarations(block[2])
+		}
+		for _, part := range parts {
+			assert.Contains(t, sources.String(), "\n"+part+"\n", "docs/cookbook.md shows what isn't compiled: %s", part)
+		}
+	}
+}
