@@ -55,6 +55,7 @@ var chapters = []chapter{
 	{"Trials", trials},
 	{"Fallbacks and reminders", fallbacks},
 	{"Seats", seats},
+	{"What vendors sell and take over", vendors},
 	{"Limits", limits},
 	{"Fingerprint and state", fences},
 	{"Customers: what is cached", customers},
