@@ -29,8 +29,8 @@ var leases = []mutant{
 		name:  "a lease in a state is not checked again",
 		rule:  "a lease is believed for its signature, and for nothing that lies beside it",
 		file:  "record_io.go",
-		old:   `fingerprints(st)); err != nil {`,
-		new:   `fingerprints(st)); err != nil && said.BenefitID == "" {`,
+		old:   `if said.proof, err = g.readLease(said.Lease, g.fingerprints(st)); err != nil {`,
+		new:   `if said.proof, err = g.readLease(said.Lease, g.fingerprints(st)); err != nil && said.BenefitID == "" {`,
 		tests: "TestAStateWithALeaseOfAnUnknownKeyIsNoLicense",
 	},
 	{
