@@ -138,9 +138,13 @@ func (s *seat) has(key Key) bool {
 // maxFormer bounds how many replaced keys an activation remembers.
 const maxFormer = 4
 
-// rename gives the activation the key that replaced its own.
+// rename gives the activation the key that replaced its own. One from a license file had none.
 func (s *seat) rename(key string) {
-	if s.Key == key || s.Key == "" {
+	if s.Key == key {
+		return
+	}
+	if s.Key == "" {
+		s.Key = key
 		return
 	}
 	former := slices.DeleteFunc(append([]string{s.Key}, s.Former...), func(k string) bool { return k == key })
