@@ -3,6 +3,7 @@ package rpcgate
 import (
 	"context"
 	"errors"
+	"net/http"
 	"sync"
 	"time"
 
@@ -98,12 +99,13 @@ func (c *Call) hold(units float64) error {
 		return c.gate.config.Error(refusal)
 	}
 	rest, err := c.gate.customers.Entitlements(c.ctx, c.who.Customer)
+	if err != nil {
+		held.Release()
+		return c.gate.config.Error(&polargate.Refusal{Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Err: err})
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held, c.units = held, units
-	if err == nil {
-		c.value = rest
-	}
+	c.held, c.units, c.value = held, units, rest
 	return nil
 }
 
@@ -210,6 +212,28 @@ func (c *Call) Interrupt(soon, late func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.soon, c.late = soon, late
+	if c.ended != nil { // since Begin
+		c.interrupt()
+	}
+}
+
+// interrupt interrupts the handler, with the lock held.
+func (c *Call) interrupt() {
+	if c.over {
+		return
+	}
+	if c.soon != nil {
+		c.soon()
+	}
+	if c.late != nil {
+		c.timer = time.AfterFunc(lastWords, func() {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			if !c.over {
+				c.late()
+			}
+		})
+	}
 }
 
 // End ends a call whose handler has returned err, and returns what the client is told: the
@@ -308,21 +332,14 @@ func (c *Call) rightEnded(refusal *polargate.Refusal) {
 		return
 	}
 	if c.gate.opens(c.ctx, c.rule, refusal) && refusal.Reason != polargate.ErrClosed {
+		if c.unfollow != nil { // what has ended is of no more use
+			c.unfollow()
+			c.unfollow = nil
+		}
 		c.timer = time.AfterFunc(openAgain, func() { c.follow() })
 		return
 	}
 	c.ended = c.gate.config.Error(refusal)
 	c.cancel(c.ended)
-	if c.soon != nil {
-		c.soon()
-	}
-	if c.late != nil {
-		c.timer = time.AfterFunc(lastWords, func() {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			if !c.over {
-				c.late()
-			}
-		})
-	}
+	c.interrupt()
 }

@@ -188,6 +188,22 @@ func TestLastWordsTakeHalfASecondAndThenTheHandlerIsInterrupted(t *testing.T) {
 	})
 }
 
+func TestARightThatEndsBeforeTheHandlerBeginsInterruptsItAllTheSame(t *testing.T) {
+	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
+		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{Require: needsReports}})
+		ctx, call, err := gate.Begin(t.Context(), procedure, true)
+		require.NoError(t, err)
+		defer call.Close()
+		polar.RevokeBenefit("usr_1337", reportsBenefit)
+		<-ctx.Done()
+		soon, late := false, false
+		call.Interrupt(func() { soon = true }, func() { late = true })
+		time.Sleep(time.Second)
+		assert.True(t, soon)
+		assert.True(t, late)
+	})
+}
+
 func TestWhatAProgramCouldNotFindOutIsLoggedOnceAMinuteWithoutItsText(t *testing.T) {
 	bubbled(t, func(t *testing.T, _ *polartest.Polar, customers *polargate.Customers) {
 		var log strings.Builder

@@ -115,7 +115,7 @@ func hijack(w http.ResponseWriter) {
 	if err == nil {
 		_, _ = buffered.WriteString("HTTP/1.1 101 Switching Protocols\r\n\r\n")
 		_ = buffered.Flush()
-		_, err = buffered.ReadByte() // blocks until somebody closes
+		_, _ = buffered.ReadByte() // blocks until somebody closes
 	}
 }
 

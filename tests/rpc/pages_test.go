@@ -31,12 +31,12 @@ const pages = kit.CallsMeter
 
 type sessionKey struct{}
 
-// signIn stands for an interceptor of a program that checks a session.
-func signIn(ctx context.Context, request any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// fromSession stands for a function of a program that checks the session of a call.
+func fromSession(ctx context.Context) (polargate.CustomerRef, error) {
 	if user := metadata.ValueFromIncomingContext(ctx, "x-user"); len(user) == 1 {
-		ctx = context.WithValue(ctx, sessionKey{}, user[0])
+		return polargate.ExternalID(user[0]), nil
 	}
-	return handler(ctx, request)
+	return polargate.CustomerRef{}, nil
 }
 
 func signedIn(ctx context.Context) (polargate.CustomerRef, error) {
@@ -52,7 +52,7 @@ func pagesOf(_ context.Context, message any) (float64, error) {
 
 func pageGRPC(customers *polargate.Customers, service reports.ReportsServer) *grpc.Server {
 	gate := polargategrpc.New(customers, polargategrpc.Config{
-		Customer: signedIn, // func(context.Context) (polargate.CustomerRef, error)
+		Customer: fromSession, // func(context.Context) (polargate.CustomerRef, error)
 		Rules: map[string]polargategrpc.Rule{
 			"/reports.v1.Reports/": {
 				Require: []polargate.Requirement{polargate.Feature("export")},
@@ -64,10 +64,7 @@ func pageGRPC(customers *polargate.Customers, service reports.ReportsServer) *gr
 		},
 		Open: []string{polargategrpc.Health, polargategrpc.Reflection},
 	})
-	server := grpc.NewServer(
-		grpc.ChainUnaryInterceptor(signIn, gate.Unary), // from the outside in
-		grpc.ChainStreamInterceptor(gate.Stream),
-	)
+	server := grpc.NewServer(gate.ServerOptions()...)
 	reports.RegisterReportsServer(server, service)
 	return server
 }
@@ -192,6 +189,15 @@ func TestTheServersThatThePagesShowLetThePayingCustomerThrough(t *testing.T) {
 		explain(err)
 	}
 	assert.InDelta(t, 94, balance(t, customers), 0, "two of them sell pages")
+
+	c := callGRPC(t, serveHTTP(t, pageGRPC(customers, printer{}))).as(kit.Paying, "")
+	_, err := c.render(within(t), &reports.Order{Pages: 50})
+	require.NoError(t, err)
+	assert.InDelta(t, 92, balance(t, customers), 0, "two pages were printed")
+	go func() { news <- &reports.Report{Text: "printed"} }()
+	report, err := c.watch(within(t), &reports.Order{}).recv()
+	require.NoError(t, err)
+	assert.Equal(t, "printed", report.GetText())
 	held := byLicenseKey(customers)
 	assert.NotNil(t, held.ServerOptions())
 	customer, err := byCertificate(peer.NewContext(t.Context(), &peer.Peer{}))
