@@ -177,6 +177,7 @@ func TestLastWordsTakeHalfASecondAndThenTheHandlerIsInterrupted(t *testing.T) {
 				call.Close()
 			}
 			time.Sleep(time.Minute)
+			synctest.Wait()
 			call.Close()
 			assert.Equal(t, ended, soon)
 			if quick {
@@ -199,6 +200,7 @@ func TestARightThatEndsBeforeTheHandlerBeginsInterruptsItAllTheSame(t *testing.T
 		soon, late := false, false
 		call.Interrupt(func() { soon = true }, func() { late = true })
 		time.Sleep(time.Second)
+		synctest.Wait()
 		assert.True(t, soon)
 		assert.True(t, late)
 	})
