@@ -185,6 +185,10 @@ type Config struct {
 // a license is activated. Each computer has one: after it, or after a license, there is no
 // other. A clock that is set back doesn't prolong it. Somebody who deletes the state, for
 // example by reinstalling their system, gets another one.
+//
+// With a license server (LeaseURL), that gives the trial, counts it for each computer, and signs
+// it: see issuer.Config.Trial. It needs the server once, also says how long the trial lasts, and
+// may unlock more features; Days only says that there is one.
 type Trial struct {
 	// Days is how long the trial lasts, in days of 24 hours: at most 3653. 0 means no trial.
 	// A version of the program with another number changes the trials that have begun.

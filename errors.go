@@ -323,7 +323,7 @@ func (e *Error) message(l *Language) string {
 
 // recheck is why the reason couldn't be checked again, where that is a fact of its own.
 func (e *Error) recheck(l *Language) (what, do string, ok bool) {
-	if e.StatusCode != 0 || e.Reason.provesNothing() || e.Reason == ErrGraceEnded { // which says it itself
+	if e.StatusCode != 0 || e.Reason.provesNothing() || e.Reason == ErrGraceEnded || e.situation == trialUnasked { // which says it itself
 		return "", "", false
 	}
 	switch also := e.Err.(type) {

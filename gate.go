@@ -59,10 +59,12 @@ type Gate struct {
 	checked  bool // a Check has read the Store; until then, memory doesn't answer one
 	record   record
 	around   circumstances
-	renewing bool      // a renewal is under way
-	enlisted bool      // this computer is on the list of those with a state
-	inList   bool      // this license is on the list of those with a name
-	looked   time.Time // when a Check from memory last looked at the Store
+	renewing bool // a renewal is under way
+	// trialAsked is when the license server was last asked for a trial.
+	trialAsked time.Time
+	enlisted   bool      // this computer is on the list of those with a state
+	inList     bool      // this license is on the list of those with a name
+	looked     time.Time // when a Check from memory last looked at the Store
 	// adoptions counts how often another record was taken into memory.
 	adoptions int
 	timer     *time.Timer
@@ -572,8 +574,9 @@ func (g *Gate) check(ctx context.Context, when occasion) error {
 	ctx, cancel := context.WithTimeout(ctx, g.budget.asking)
 	defer cancel()
 	rec, todo := g.consider(ctx, when, nil)
+	trialErr := g.leaseTrial(ctx, &rec)
 	if todo == doNothing {
-		return nil
+		return trialErr
 	}
 	g.leaveMemory(ctx)
 	if todo == releaseWaiting {
@@ -628,7 +631,7 @@ func (g *Gate) consider(ctx context.Context, when occasion, waited *record) (rec
 // beginTrial begins the trial if the record has neither a license nor a trial, and reports
 // whether it tried to. A trial that can't be stored doesn't begin: it would begin at each start.
 func (g *Gate) beginTrial(ctx context.Context, rec *record) bool {
-	if g.config.Trial.Days == 0 || !rec.mayTry() || g.fallback.inUse() {
+	if g.config.Trial.Days == 0 || g.config.hasLeaseServer() || !rec.mayTry() || g.fallback.inUse() {
 		return false
 	}
 	_, _, err := g.change(ctx, trialStarted{})
@@ -843,7 +846,7 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 	}
 	switch {
 	case s.reason == ErrNoLicense && around.untried != nil:
-		next.status.situation, next.status.store = trialUnstored, around.untried
+		next.status.explainTrial(around.untried)
 	case s.reason == ErrOtherMachine && rec.state.Seat != nil:
 		next.status.situation = movingHere
 	case rec.elsewhere() && rec.others[0].byFile():
@@ -874,7 +877,7 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		}
 	}
 	if next.status.OK() {
-		next.status.Features = c.Trial.Features
+		next.status.Features = c.trialFeatures(rec.state.Trial)
 		switch {
 		case s.state == Perpetual:
 			next.status.Features = c.fallbackFeatures(rec.verdict)

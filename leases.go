@@ -209,6 +209,69 @@ func (g *Gate) Borrow(ctx context.Context, d time.Duration) (Status, error) {
 // maxBorrow is the longest time that a request can ask for.
 const maxBorrow = 3653 * 24 * time.Hour
 
+// leaseTrial asks the license server for a trial if this computer has neither a license nor a
+// trial. The error is why there is none. A server that can't be reached isn't asked again for
+// half a minute.
+func (g *Gate) leaseTrial(ctx context.Context, rec *record) error {
+	if g.config.Trial.Days == 0 || !g.config.hasLeaseServer() || !rec.wantsTrialLease() || g.fallback.inUse() {
+		return nil
+	}
+	g.mu.Lock()
+	resting := time.Since(g.trialAsked) < vainFresh
+	err := g.around.untried
+	g.trialAsked = time.Now()
+	g.mu.Unlock()
+	if resting {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, questionTime)
+	defer cancel()
+	given, err := g.askTrial(ctx, rec)
+	if errors.Is(err, ErrTrialEnded) {
+		now := g.now()
+		given, err = &trial{Began: now, HighWater: now, Refused: true}, nil
+	}
+	if err == nil {
+		_, _, err = g.change(ctx, trialLeased{given})
+	}
+	g.update(func() bool {
+		known := g.around.untried == nil && err == nil
+		g.around.untried = err
+		return !known
+	})
+	return err
+}
+
+// askTrial asks the license server for the trial of this computer.
+func (g *Gate) askTrial(ctx context.Context, rec *record) (*trial, error) {
+	own := g.fingerprints(&rec.state)
+	request, err := lease.Request{
+		ID: rand.Text(), Made: g.now(), OrganizationID: g.client.organizationID, Fingerprint: own[0], ReceiptHash: lease.ReceiptHash(lease.NewSecret(rand.Text())),
+		App: g.config.App, Version: shorten(cleanText(g.config.Version), 100), Label: shorten(cleanText(g.label(&rec.state)), 100),
+	}.Encode()
+	if err != nil {
+		return nil, &InputError{"Fingerprint", "has characters that a request can't have"}
+	}
+	answer, err := g.askLeaseServer(ctx, "trial", request, Key{})
+	if err != nil {
+		return nil, err
+	}
+	text, err := lease.Unarmor(answer, lease.KindLease)
+	if err != nil {
+		return nil, &Error{Op: "trial", Reason: ErrUnreachable, Detail: "the answer is no lease", Err: err}
+	}
+	proof, err := g.readLease(text, own[:1])
+	if err == nil && (!proof.Trial || proof.Expires.IsZero()) {
+		err = errNoTrial
+	}
+	if err != nil {
+		return nil, &Error{Op: "trial", Reason: ErrUnreachable, Detail: "the answer is no trial for this computer", Err: err}
+	}
+	return leasedTrialOf(proof, g.now()), nil
+}
+
+var errNoTrial = errors.New("the lease is no trial with an end")
+
 // askLease is ask for a new activation, by the license server.
 func (a *attempt) askLease(ctx, hard context.Context) (*seat, *LicenseKey, error) {
 	if err := ctx.Err(); err != nil {
@@ -348,6 +411,8 @@ func (g *Gate) leaseRefusal(op string, resp *http.Response, body []byte, tidy ex
 		e.Reason, e.situation = ErrActivationLimit, limitPool
 	case reason == "refused":
 		e.Reason = ErrDenied
+	case reason == Reason("trial_ended") && resp.StatusCode == http.StatusForbidden:
+		e.Reason = ErrTrialEnded
 	case reason == "bad_request", reason == "wrong_organization":
 		e.Reason = ErrMisconfigured
 	case reason.Denial() && (resp.StatusCode == http.StatusPaymentRequired || resp.StatusCode == http.StatusForbidden):

@@ -132,6 +132,17 @@ func (trialStarted) apply(rec *record, now time.Time, _ rules) bool {
 	return true
 }
 
+// trialLeased: the license server gave a trial to this computer, or refused one.
+type trialLeased struct{ trial *trial }
+
+func (e trialLeased) apply(rec *record, _ time.Time, _ rules) bool {
+	if !rec.wantsTrialLease() {
+		return false
+	}
+	rec.state.Trial = e.trial
+	return true
+}
+
 // trialSeen: the clock was read during a trial.
 type trialSeen struct{ at time.Time }
 
@@ -424,6 +435,13 @@ func (rec *record) worthKeeping() bool {
 // mayTry reports whether a trial may begin: there was never a license here, nor a trial.
 func (rec *record) mayTry() bool {
 	return rec.state.Seat == nil && !rec.state.Left && rec.state.Trial == nil && rec.trouble == "" && rec.unread == nil && len(rec.others) == 0
+}
+
+// wantsTrialLease reports whether a trial may begin by a lease: there is none yet, or one of
+// before the license server.
+func (rec *record) wantsTrialLease() bool {
+	t := rec.state.Trial
+	return rec.mayTry() && (rec.tried == nil || !rec.tried.Over) || rec.trying() && t.proof == nil && !t.Refused
 }
 
 // trying reports whether a trial began, and no license came since.

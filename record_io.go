@@ -408,6 +408,13 @@ func (g *Gate) claim(st *state) (said *verdict, ours bool, err error) {
 			said = nil
 		}
 	}
+	if t := st.Trial; t != nil && t.Lease != "" {
+		tried := *t
+		if tried.proof, err = g.readLease(t.Lease, g.fingerprints(st)); err != nil {
+			tried.proof = nil
+		}
+		st.Trial = &tried
+	}
 	if said != nil && said.Grant != nil && said.Grant.Lease != "" {
 		last := *said.Grant
 		if last.proof, err = g.readLease(last.Lease, g.fingerprints(st)); err != nil {

@@ -95,6 +95,7 @@ func (r *runner) step(ctx context.Context) time.Duration {
 	if r.g.beginTrial(ctx, &rec) || r.g.remind(ctx, &rec) {
 		rec = r.g.holding()
 	}
+	_ = r.g.leaseTrial(ctx, &rec) // what fails is tried again
 	r.g.saveAgain(ctx)
 	r.flush(ctx, rec)
 	due := r.due(rec)

@@ -111,6 +111,17 @@ type StatusSeats struct {
 	Limit int64 `json:"limit"`
 }
 
+// explainTrial says why a trial couldn't begin.
+func (s *Status) explainTrial(err error) {
+	e, asked := err.(*Error)
+	switch {
+	case !asked:
+		s.situation, s.store = trialUnstored, err
+	case e.Reason == ErrUnreachable, e.Reason == ErrRateLimited:
+		s.situation = trialUnasked
+	}
+}
+
 // unread is why there is no license: the Store couldn't be read, or no trial stored in it.
 func (s Status) unread() error {
 	if s.Reason == ErrNoPermission || s.Reason == ErrUnreadableState || s.situation == trialUnstored {

@@ -20,13 +20,35 @@ type trial struct {
 	HighWater time.Time `json:"mark"`
 	// Over: a license was activated, which ends a trial for good.
 	Over bool `json:"over,omitempty"`
+	// Lease is the text of the license server's lease for the trial, and proof what it says,
+	// once it was found to be genuine; "" and nil without one. Skew is how far the server's
+	// clock was ahead of ours when it came, plus how far ours was set back since.
+	Lease string        `json:"lease,omitempty"`
+	Skew  time.Duration `json:"skew,omitempty"`
+	proof *lease.Lease
+	// Refused: the license server has no trial for this computer, or none any more.
+	Refused bool `json:"refused,omitempty"`
 }
 
 // trialDay is a day of a trial.
 const trialDay = 24 * time.Hour
 
-// ends is when a trial of so many days ends.
-func (t *trial) ends(days int) time.Time { return t.Began.Add(time.Duration(days) * trialDay) }
+// ends is when a trial ends: after so many days, or when its lease says so.
+func (t *trial) ends(days int) time.Time {
+	if t.proof == nil {
+		return t.Began.Add(time.Duration(days) * trialDay)
+	}
+	return earlier(t.Began.Add(t.proof.Expires.Sub(t.proof.Issued)), t.proof.Expires.Add(-max(t.Skew, -clockJump)))
+}
+
+// leasedTrialOf is a trial that begins with a lease.
+func leasedTrialOf(proof *lease.Lease, now time.Time) *trial {
+	t := &trial{Began: now, HighWater: now, Lease: proof.Text, proof: proof}
+	if skew := proof.Issued.Sub(now); skew.Abs() > maxSkew {
+		t.Skew = skew
+	}
+	return t
+}
 
 // seen is the trial after the clock showed a time. If the clock was set back by more than
 // clockSlack, its begin moves back as well: what has passed stays passed. It returns t itself if
@@ -35,7 +57,7 @@ func (t *trial) seen(now time.Time) *trial {
 	moved := *t
 	switch back := t.HighWater.Sub(now); {
 	case back > clockSlack:
-		moved.Began, moved.HighWater = t.Began.Add(-back), now
+		moved.Began, moved.HighWater, moved.Skew = t.Began.Add(-back), now, t.Skew+back
 	case back < 0:
 		moved.HighWater = now
 	default:
@@ -63,6 +85,10 @@ func (t *trial) further(u *trial) *trial {
 		if u.Over {
 			return u
 		}
+	case t.Lease != u.Lease: // a lease began after what had no lease
+		if t.Lease == "" {
+			return u
+		}
 	case u.HighWater.Sub(u.Began) > t.HighWater.Sub(t.Began):
 		return u
 	}
@@ -81,8 +107,13 @@ func (t *trial) over() *trial {
 
 // validity is what the trial is worth at a moment. ok is false if there is none.
 func (t *trial) validity(now time.Time, c *Config) (s validity, ok bool) {
-	if t == nil || t.Over || c.Trial.Days == 0 {
+	switch {
+	case t == nil || t.Over || c.Trial.Days == 0:
 		return validity{}, false
+	case t.Refused:
+		return validity{state: Unlicensed, reason: ErrTrialEnded}, true
+	case c.hasLeaseServer() && t.proof == nil:
+		return validity{}, false // what isn't signed shows nothing
 	}
 	end := t.ends(c.Trial.Days)
 	if now.Before(t.HighWater) {
@@ -92,6 +123,14 @@ func (t *trial) validity(now time.Time, c *Config) (s validity, ok bool) {
 		return validity{state: InTrial, trialUntil: end, changes: end}, true
 	}
 	return validity{state: Unlicensed, reason: ErrTrialEnded, trialUntil: end}, true
+}
+
+// trialFeatures are those of a trial, and of its lease.
+func (c *Config) trialFeatures(t *trial) []string {
+	if t == nil || t.proof == nil || len(t.proof.Features) == 0 {
+		return c.Trial.Features
+	}
+	return slices.Compact(slices.Sorted(slices.Values(append(slices.Clone(c.Trial.Features), t.proof.Features...))))
 }
 
 // The rules of a fallback: which versions of the program a license that lapsed still covers.

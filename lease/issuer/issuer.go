@@ -51,6 +51,9 @@ type Config struct {
 	// Features maps the benefits that leases are issued for to the features that a
 	// lease names, as in polargate.Config. Empty accepts every benefit and names none.
 	Features map[string][]string
+	// Trial answers requests without a license key with a trial, once for each computer. The
+	// zero value answers none.
+	Trial Trial
 	// Pools makes benefits floating, by their ids.
 	Pools map[string]Pool
 	// Recheck is how long a floating lease is renewed without asking Polar again. 0
@@ -109,6 +112,7 @@ type Issuer struct {
 	vain      atomic.Int64 // when Polar last gave no answer to a recheck, in nanoseconds since 1970
 	limits    limits
 	newcomers *rate.Limiter
+	trials    *rate.Limiter
 }
 
 // newcomersPerMinute is how many license keys that were never seen are asked about. Each
@@ -132,6 +136,8 @@ func New(config Config) (*Issuer, error) {
 		return bad("For", "is less than a minute: give how long a lease lasts, or 0 for 30 days")
 	case config.Recheck < 0:
 		return bad("Recheck", "is negative: give a duration, or 0 for 5 minutes")
+	case config.Trial.Days < 0 || config.Trial.Days > maxTrial:
+		return bad("Trial", "must last between 1 and 3653 days, or 0 for no trials")
 	case config.PerAddress < 0:
 		return bad("PerAddress", "is negative: give requests a minute, or 0 for 1,200")
 	case config.State != nil && config.Shared != nil:
@@ -167,7 +173,7 @@ func New(config Config) (*Issuer, error) {
 	if config.clock == nil {
 		config.clock = time.Now
 	}
-	s := &Issuer{config: config, newcomers: rate.NewLimiter(newcomersPerMinute/60.0, newcomersPerMinute)}
+	s := &Issuer{config: config, newcomers: rate.NewLimiter(newcomersPerMinute/60.0, newcomersPerMinute), trials: rate.NewLimiter(trialsPerMinute/60.0, trialsPerMinute)}
 	switch {
 	case config.Shared != nil:
 		s.book = &sharedBook{shared: config.Shared}
@@ -213,6 +219,8 @@ const (
 	// ErrClockAhead: the program has seen a lease that this server's clock has not
 	// come to yet.
 	ErrClockAhead Reason = "clock_ahead"
+	// ErrTrialEnded: this computer had its trial.
+	ErrTrialEnded Reason = "trial_ended"
 	// ErrNotProven: the receipt does not show the secret that was promised, or its
 	// lease is not known here.
 	ErrNotProven Reason = "not_proven"
@@ -242,6 +250,7 @@ var words = []struct {
 	{ErrPoolFull, http.StatusConflict, "this license is in use on as many computers as it allows. Close the program on one of them, or try again later"},
 	{ErrRequestUsed, http.StatusConflict, "this computer was deactivated. Make a new request on it"},
 	{ErrClockAhead, http.StatusConflict, "the computer has a license from the future. Try again later"},
+	{ErrTrialEnded, http.StatusForbidden, "the trial of this computer has ended. Buy a license to keep using the program"},
 	{ErrNotProven, http.StatusForbidden, "this receipt does not belong to a license that was issued here"},
 	{ErrRefused, http.StatusForbidden, "the license does not allow this"},
 	{ErrUnavailable, http.StatusServiceUnavailable, "the license server cannot be reached right now. Try again later"},
@@ -297,6 +306,10 @@ func (s *Issuer) issue(ctx context.Context, q lease.Request) (text string, about
 	about = About{App: q.App, Version: q.Version}
 	if q.OrganizationID != s.config.OrganizationID {
 		return "", about, &Error{Reason: ErrWrongOrganization}
+	}
+	if q.Key.IsZero() && s.config.Trial.Days > 0 {
+		text, err = s.trial(ctx, q, about)
+		return text, about, err
 	}
 	key, err := polargate.ParseKey(q.Key.Reveal())
 	if err != nil {

@@ -41,6 +41,22 @@ var trials = []mutant{
 		new:   `		end.IsZero()`,
 		tests: "TestATrialThatEndedStaysSoByAClockThatIsSetBackAMinute",
 	},
+	{
+		name:  "an unsigned trial counts beside a license server",
+		rule:  "with a license server, only a signed trial counts",
+		file:  "trial.go",
+		old:   `	case c.hasLeaseServer() && t.proof == nil:`,
+		new:   `	case false:`,
+		tests: "TestATrialOfALicenseServerHasToBeSigned",
+	},
+	{
+		name:  "a license server begins a trial at each request",
+		rule:  "a computer has one trial of a license server",
+		file:  "lease/issuer/trial.go",
+		old:   `		if t.Began.IsZero() {`,
+		new:   `		if true {`,
+		tests: "TestALicenseServerGivesEachComputerOneTrial|TestATrialThatIsAskedForTwiceIsOne",
+	},
 }
 
 var fallbacks = []mutant{
