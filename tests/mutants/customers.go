@@ -89,6 +89,14 @@ var customers = []mutant{
 		tests: "TestFreshnessEndsExactlyWhileLookUpsComeOften",
 	},
 	{
+		name:  "a crowd that comes once pushes out those that come often",
+		rule:  "those that came once go first, once they are a quarter of the cache",
+		file:  "internal/lookup/twoqueue.go",
+		old:   `case n > 0 && (n > q.mostRecent || n == q.mostRecent && !back):`,
+		new:   `case q.count[frequent] == 0:`,
+		tests: "TestWhoIsKeptIsWhomA2QCacheOfHashicorpKeeps|TestEntriesUsedOnceDoNotEvictThoseUsedOften",
+	},
+	{
 		name: "a stale answer is served and not refreshed",
 		rule: "a stale answer is refreshed in the background",
 		file: "internal/memory/memory.go",
