@@ -17,6 +17,7 @@ import (
 
 	"github.com/polargate/polargate/internal/link"
 	"github.com/polargate/polargate/internal/machine"
+	"github.com/polargate/polargate/internal/signed"
 	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
@@ -407,7 +408,7 @@ func servesByPolicy(ctx context.Context) error {
 	defer customers.Close()
 	for _, secret := range []string{"x", "whsec_eA==", "whsec_MTIzNDU2Nzg5MA==", "thirteen byte", "fourteen bytes", strings.Repeat("long ", 30)} {
 		handler := customers.WebhookHandler(secret)
-		for _, signedBy := range webhookKeys(secret) {
+		for _, signedBy := range signed.KeysOf(secret) {
 			body := `{"type":"benefit.created","timestamp":"` + time.Now().UTC().Format(time.RFC3339) + `","data":{}}`
 			r := httptest.NewRequest(http.MethodPost, "/webhooks/polar", strings.NewReader(body))
 			id, at := rand.Text(), fmt.Sprint(time.Now().Unix())

@@ -1,7 +1,6 @@
 package polargate
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"io"
 	"maps"
 	"math"
-	"net"
 	"net/http"
 	"slices"
 	"strings"
@@ -20,6 +18,7 @@ import (
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
+	"github.com/polargate/polargate/internal/writers"
 )
 
 // Route says which customers may use a route of an HTTP server, and how others are
@@ -191,8 +190,8 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	}
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodOptions && isPreflight(r) {
-				servePreflight(w, r, next)
+			if r.Method == http.MethodOptions && writers.IsPreflight(r) {
+				writers.ServePreflight(w, r, next)
 				return
 			}
 			var value *Entitlements
@@ -309,57 +308,6 @@ func (e *resolverError) Unwrap() error { return e.err }
 // Format prints the same whatever the verb.
 func (e *resolverError) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, e.Error()) }
 
-// isPreflight reports whether a browser asks with this request whether a page of another
-// origin may send one. Browsers send nothing with it that identifies a user, and no body.
-// A request with either is no preflight and must pass the gate; otherwise people who are
-// signed in could make a handler run that they haven't paid for.
-func isPreflight(r *http.Request) bool {
-	for _, name := range []string{"Cookie", "Authorization", "Proxy-Authorization"} {
-		if r.Header.Get(name) != "" {
-			return false
-		}
-	}
-	return r.Method == http.MethodOptions && r.ContentLength == 0 &&
-		r.Header.Get("Origin") != "" && r.Header.Get("Access-Control-Request-Method") != ""
-}
-
-// servePreflight lets the handler answer a preflight, and sends only what a preflight is
-// about: a handler that doesn't check the method would give away what is behind the gate.
-func servePreflight(w http.ResponseWriter, r *http.Request, next http.Handler) {
-	answer := &preflightWriter{w: w, header: w.Header().Clone()}
-	next.ServeHTTP(answer, r)
-	answer.WriteHeader(http.StatusOK)
-}
-
-type preflightWriter struct {
-	w      http.ResponseWriter
-	header http.Header
-	begun  bool
-}
-
-func (p *preflightWriter) Header() http.Header { return p.header }
-
-func (p *preflightWriter) Write(b []byte) (int, error) {
-	p.WriteHeader(http.StatusOK)
-	return len(b), nil
-}
-
-func (p *preflightWriter) WriteHeader(status int) {
-	if p.begun || status < 200 {
-		return
-	}
-	p.begun = true
-	for name, values := range p.header {
-		if strings.HasPrefix(name, "Access-Control-") || name == "Vary" || name == "Allow" {
-			p.w.Header()[name] = values
-		}
-	}
-	p.w.WriteHeader(status)
-}
-
-// Flush is for handlers that expect it.
-func (p *preflightWriter) Flush() { p.WriteHeader(http.StatusOK) }
-
 // warnOfLockedFeatures logs which features of a route nobody can have.
 func (c *Customers) warnOfLockedFeatures(required []Requirement) {
 	for _, r := range required {
@@ -470,11 +418,11 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 		return
 	}
 	c.tell(r.Context(), q, route.Require, value, nil, false)
-	watched := &statusWriter{ResponseWriter: w}
+	watched := &writers.Status{ResponseWriter: w}
 	served := false
 	defer func() {
 		switch {
-		case !served || watched.status >= 500:
+		case !served || watched.Sent >= 500:
 			reserved.Release()
 		case route.Spend.Usage.Name == "":
 			reserved.spend()
@@ -510,61 +458,6 @@ func (c *Customers) unpriced(r *http.Request, err error) Refusal {
 	}
 	return c.unresolved(r, err)
 }
-
-// statusWriter sees the status of an answer.
-type statusWriter struct {
-	http.ResponseWriter
-	status int
-}
-
-func (w *statusWriter) WriteHeader(status int) {
-	if status >= 200 || status == http.StatusSwitchingProtocols {
-		w.begin(status)
-	}
-	w.ResponseWriter.WriteHeader(status)
-}
-
-// begin records the status that is sent; later ones have no effect.
-func (w *statusWriter) begin(status int) {
-	if w.status == 0 {
-		w.status = status
-	}
-}
-
-func (w *statusWriter) Write(p []byte) (int, error) {
-	w.begin(http.StatusOK)
-	return w.ResponseWriter.Write(p)
-}
-
-// Flush is for handlers that stream. http.ResponseController finds everything else
-// through Unwrap.
-func (w *statusWriter) Flush() { _ = w.FlushError() }
-
-// FlushError flushes as http.ResponseController does, also if the writer further out only
-// unwraps to one that can.
-func (w *statusWriter) FlushError() error {
-	err := http.NewResponseController(w.ResponseWriter).Flush()
-	if !errors.Is(err, http.ErrNotSupported) {
-		w.begin(http.StatusOK)
-	}
-	return err
-}
-
-// ReadFrom lets a writer further out send a file without reading it, if it can.
-func (w *statusWriter) ReadFrom(from io.Reader) (int64, error) {
-	n, err := io.Copy(w.ResponseWriter, from)
-	if n > 0 { // else nothing was sent, and an error may follow
-		w.begin(http.StatusOK)
-	}
-	return n, err
-}
-
-// Hijack is for handlers that don't use http.ResponseController.
-func (w *statusWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	return http.NewResponseController(w.ResponseWriter).Hijack()
-}
-
-func (w *statusWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // FromContext returns the Entitlements of the customer whose request a Route let through, or
 // whose call an interceptor of package rpcgate did. ok is false outside of these, and if the

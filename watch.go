@@ -1,11 +1,9 @@
 package polargate
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"iter"
-	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -13,6 +11,7 @@ import (
 	"github.com/polargate/polargate/internal/flight"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
+	"github.com/polargate/polargate/internal/writers"
 )
 
 // Watch returns a context that ends when a customer no longer meets requirements, for
@@ -189,9 +188,6 @@ func (a *alarm) stop() {
 	}
 }
 
-// connectionEnds is how long a handler whose right has ended has for its last words.
-const connectionEnds = 500 * time.Millisecond
-
 // decideWatched decides about a stream, which ends with the refusal. An answer of late may be
 // doubted, as any refusal is.
 func (c *Customers) decideWatched(ctx context.Context, key memory.Key, value *Entitlements, err error, required []Requirement) (*Entitlements, *Refusal) {
@@ -201,59 +197,6 @@ func (c *Customers) decideWatched(ctx context.Context, key memory.Key, value *En
 	return c.decideCustomer(ctx, key, value, err, required)
 }
 
-// watchedWriter is the answer to a request whose connection ends when the right to it
-// does.
-type watchedWriter struct {
-	statusWriter
-	mu       sync.Mutex
-	hijacked net.Conn
-	cut      *time.Timer
-	ended    bool // the connection ended, or the handler did
-}
-
-// Hijack is for WebSockets.
-func (w *watchedWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	conn, buffered, err := w.statusWriter.Hijack()
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.hijacked = conn
-	return conn, buffered, err
-}
-
-// cutSoon ends the connection after the handler had time for its last words.
-func (w *watchedWriter) cutSoon() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if !w.ended {
-		w.cut = time.AfterFunc(connectionEnds, w.cutNow)
-	}
-}
-
-func (w *watchedWriter) cutNow() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	switch {
-	case w.ended: // the connection serves another request by now
-	case w.hijacked != nil:
-		_ = w.hijacked.Close()
-	default:
-		control, past := http.NewResponseController(w.ResponseWriter), time.Unix(1, 0)
-		_ = control.SetReadDeadline(past)
-		_ = control.SetWriteDeadline(past)
-	}
-	w.ended = true
-}
-
-// handled notes that the handler has ended.
-func (w *watchedWriter) handled() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.ended = true
-	if w.cut != nil {
-		w.cut.Stop()
-	}
-}
-
 // serveWatched serves a request with a context that ends when the right to it does, and
 // ends the connection of a handler that doesn't. charged is whether it costs what the
 // route spends.
@@ -261,11 +204,11 @@ func (c *Customers) serveWatched(w http.ResponseWriter, r *http.Request, next ht
 	failOpen := route.FailOpen || c.fallenBack(r.Context(), route, CustomerRef{q.key}) != nil
 	ctx, stop := c.watch(r.Context(), q, value, nil, route.Require, failOpen)
 	defer stop()
-	watched := &watchedWriter{statusWriter: statusWriter{ResponseWriter: w}}
-	defer watched.handled()
+	watched := &writers.Watched{Status: writers.Status{ResponseWriter: w}}
+	defer watched.Handled()
 	defer context.AfterFunc(ctx, func() {
 		if _, refused := context.Cause(ctx).(*Refusal); refused {
-			watched.cutSoon()
+			watched.CutSoon()
 		}
 	})()
 	inner := r.WithContext(ctx)

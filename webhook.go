@@ -2,9 +2,6 @@ package polargate
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"io"
 	"net/http"
@@ -18,20 +15,14 @@ import (
 	"github.com/polargate/polargate/internal/clock"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
-	"github.com/polargate/polargate/internal/seal"
+	"github.com/polargate/polargate/internal/signed"
 	"github.com/polargate/polargate/internal/wire"
 )
 
-// Polar signs webhooks according to the Standard Webhooks specification, version v1.
 const (
-	webhookTolerance = 5 * time.Minute
 	// maxEvent bounds a body. A customer state with hundreds of benefits takes
 	// 200 KiB.
 	maxEvent = 1 << 20
-	// maxSignatures bounds how many signatures are checked: one for each secret that is
-	// valid at a time.
-	maxSignatures = 10
-	maxEventID    = 256
 	// bodyTime is how long a body may take to arrive.
 	bodyTime = 5 * time.Second
 	// rememberedEvents suffice for the tolerance: 30 a second for 5 minutes.
@@ -83,7 +74,7 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 	if len(secrets) == 0 {
 		secrets = c.config.WebhookSecrets
 	}
-	keys := allWebhookKeys(secrets)
+	keys := signed.Keys(secrets)
 	if len(keys) == 0 {
 		c.config.Logger.Error("polargate: this webhook handler has no secret and refuses every event: pass the endpoint's secret from Polar")
 	}
@@ -103,7 +94,7 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 		_ = control.SetReadDeadline(time.Now().Add(bodyTime))
 		id, sent := r.Header.Get("Webhook-Id"), r.Header.Get("Webhook-Timestamp")
 		signatures := r.Header.Get("Webhook-Signature")
-		if problem := checkWebhook(id, sent, signatures, time.Now(), webhookTolerance); problem != "" {
+		if problem := signed.Check(id, sent, signatures, time.Now(), signed.Tolerance); problem != "" {
 			c.refuseEvent(w, http.StatusUnauthorized, problem)
 			return
 		}
@@ -113,7 +104,7 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 			return
 		}
 		_ = control.SetReadDeadline(time.Time{})
-		if !signedWith(keys, id, sent, signatures, body) {
+		if !signed.By(keys, id, sent, signatures, body) {
 			problem := "no signature fits; if that goes on, the secret is not that of the endpoint"
 			if len(body) == 0 {
 				problem = "its body is empty: none was sent, or a handler before this one has read it"
@@ -156,7 +147,7 @@ func (c *Customers) takeIn(sent string, body []byte) {
 func (c *Customers) noteSeen(id string) {
 	c.seen.Add(id, struct{}{})
 	if r := c.replicas; r != nil {
-		r.NoteApplied(id, max(c.config.GracePeriod, 2*webhookTolerance))
+		r.NoteApplied(id, max(c.config.GracePeriod, 2*signed.Tolerance))
 	}
 }
 
@@ -177,14 +168,14 @@ func (c *Customers) Apply(ctx context.Context, rawBody []byte, header http.Heade
 		return err
 	}
 	id, sent, signatures := header.Get("Webhook-Id"), header.Get("Webhook-Timestamp"), header.Get("Webhook-Signature")
-	problem := checkWebhook(id, sent, signatures, time.Now(), max(webhookTolerance, c.config.GracePeriod))
-	switch keys := allWebhookKeys(c.config.WebhookSecrets); {
+	problem := signed.Check(id, sent, signatures, time.Now(), max(signed.Tolerance, c.config.GracePeriod))
+	switch keys := signed.Keys(c.config.WebhookSecrets); {
 	case problem != "":
 	case len(keys) == 0:
 		problem = "cannot be verified: set CustomersConfig.WebhookSecrets to the endpoint's secret from Polar"
 	case len(rawBody) > maxEvent:
 		problem = "is longer than 1 MiB"
-	case !signedWith(keys, id, sent, signatures, rawBody):
+	case !signed.By(keys, id, sent, signatures, rawBody):
 		problem = "has no signature that fits: give the body as it was sent, and the secret of the endpoint"
 	}
 	if problem != "" {
@@ -192,14 +183,6 @@ func (c *Customers) Apply(ctx context.Context, rawBody []byte, header http.Heade
 		return &InputError{"delivery", strings.TrimPrefix(problem, "it ")}
 	}
 	return c.deliver(ctx, id, sent, rawBody)
-}
-
-// allWebhookKeys are the keys that secrets may stand for.
-func allWebhookKeys(secrets []string) (keys [][]byte) {
-	for _, secret := range secrets {
-		keys = append(keys, webhookKeys(secret)...)
-	}
-	return keys
 }
 
 func (c *Customers) refuseEvent(w http.ResponseWriter, status int, problem string) {
@@ -230,69 +213,6 @@ func bodyProblem(r *http.Request, body []byte, err error) (string, int) {
 		return readBefore, http.StatusInternalServerError // else the end would have come unexpectedly
 	}
 	return "", 0
-}
-
-// webhookKeys are the keys that a secret may stand for.
-func webhookKeys(secret string) [][]byte {
-	secret = strings.TrimSpace(secret) // a file that a secret comes from ends with a line break
-	if secret == "" {
-		return nil
-	}
-	keys := [][]byte{[]byte(secret)}
-	// Standard Webhooks libraries take a secret without the prefix too, and so does Polar's
-	// own since version 1.0 of its SDK.
-	text := strings.TrimPrefix(secret, "whsec_")
-	for _, encoding := range []*base64.Encoding{base64.StdEncoding, base64.RawStdEncoding} {
-		if key, err := encoding.DecodeString(text); err == nil && len(key) > 0 {
-			keys = append(keys, key)
-		}
-	}
-	return keys
-}
-
-// checkWebhook reports what is wrong with the headers of an event; "" if nothing.
-func checkWebhook(id, timestamp, signatures string, now time.Time, oldest time.Duration) string {
-	if id == "" || len(id) > maxEventID || timestamp == "" || signatures == "" {
-		return "it is not signed"
-	}
-	seconds, err := strconv.ParseInt(timestamp, 10, 64)
-	if err != nil {
-		return "its time cannot be read"
-	}
-	if age := now.Unix() - seconds; age > int64(oldest/time.Second) || age < -int64(webhookTolerance/time.Second) {
-		if oldest > webhookTolerance {
-			return "it was signed longer ago than GracePeriod, or more than 5 minutes ahead; if that goes on, this computer's clock is wrong"
-		}
-		return "it was signed more than 5 minutes ago or ahead; if that goes on, this computer's clock is wrong"
-	}
-	return ""
-}
-
-// signedWith reports whether an event is signed with one of the keys.
-func signedWith(keys [][]byte, id, timestamp, signatures string, body []byte) bool {
-	var given [][]byte
-	for part := range strings.SplitSeq(signatures, " ") {
-		text, ok := strings.CutPrefix(part, "v1,")
-		if !ok {
-			continue // of a version that is not known here
-		}
-		if mac, err := base64.StdEncoding.DecodeString(text); err == nil && len(given) < maxSignatures {
-			given = append(given, mac)
-		}
-	}
-	fits := false
-	for _, key := range keys {
-		mac := hmac.New(sha256.New, seal.MACKey(key))
-		_, _ = io.WriteString(mac, id+"."+timestamp+".")
-		_, _ = mac.Write(body)
-		want := mac.Sum(nil)
-		for _, have := range given {
-			if hmac.Equal(want, have) {
-				fits = true
-			}
-		}
-	}
-	return fits
 }
 
 // notice is a signed event of a type that matters here.

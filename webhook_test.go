@@ -28,6 +28,7 @@ import (
 	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/seal"
+	"github.com/polargate/polargate/internal/signed"
 	"github.com/polargate/polargate/internal/wire"
 	standardwebhooks "github.com/standard-webhooks/standard-webhooks/libraries/go"
 	"github.com/stretchr/testify/assert"
@@ -152,9 +153,9 @@ func TestTheSignaturesOfStandardWebhooksAreVerified(t *testing.T) {
 		strings.TrimPrefix(newSecret, "whsec_"): "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=",
 		"open sesame":                           "v1,IHfZRFSWyUcSWdJ9RhdSXqW1RvZWN1JoTqYHS7D9E/c=",
 	} {
-		assert.True(t, signedWith(webhookKeys(secret), id, sent, signature, []byte(body)), secret)
-		assert.False(t, signedWith(webhookKeys(secret), id, sent, signature, []byte(body+" ")), secret)
-		assert.False(t, signedWith(webhookKeys(secret+"x"), id, sent, signature, []byte(body)), secret)
+		assert.True(t, signed.By(signed.KeysOf(secret), id, sent, signature, []byte(body)), secret)
+		assert.False(t, signed.By(signed.KeysOf(secret), id, sent, signature, []byte(body+" ")), secret)
+		assert.False(t, signed.By(signed.KeysOf(secret+"x"), id, sent, signature, []byte(body)), secret)
 	}
 }
 
@@ -819,7 +820,7 @@ func TestRecordedEventsOfGrantsDropTheLicenseKeysThatTheyName(t *testing.T) {
 			}
 			require.NoError(t, json.Unmarshal(data, &recorded))
 			h, body := recorded.Delivery.Headers, []byte(recorded.Delivery.RawBody)
-			require.True(t, signedWith(webhookKeys(recorded.Secret), h["webhook-id"], h["webhook-timestamp"], h["webhook-signature"], body))
+			require.True(t, signed.By(signed.KeysOf(recorded.Secret), h["webhook-id"], h["webhook-timestamp"], h["webhook-signature"], body))
 			var said struct {
 				Data struct {
 					Customer struct {
@@ -861,7 +862,7 @@ func FuzzWebhookBody(f *testing.F) {
 		require.Equal(t, 401, answerOf(h, e.signedBy(t, []byte("another"))))
 		require.Zero(t, customers.Stats().Cached)
 		r := e.signedBy(t, []byte(oldSecret))
-		if id == "" || len(id) > maxEventID || len(body) > maxEvent {
+		if id == "" || len(id) > signed.MaxEventID || len(body) > maxEvent {
 			require.NotEqual(t, 204, answerOf(h, r))
 			require.Zero(t, customers.Stats().Cached)
 			return

@@ -5,7 +5,7 @@ var routes = []mutant{
 	{
 		name: "any signature will do",
 		rule: "an event is signed with the endpoint's secret",
-		file: "webhook.go",
+		file: "internal/signed/signed.go",
 		old: `	return fits
 }`,
 		new: `	return fits || len(given) > 0
@@ -15,7 +15,7 @@ var routes = []mutant{
 	{
 		name:  "secrets made before September 2026 verify nothing",
 		rule:  "three key derivations: the raw bytes of the secret",
-		file:  "webhook.go",
+		file:  "internal/signed/signed.go",
 		old:   `	keys := [][]byte{[]byte(secret)}`,
 		new:   `	keys := [][]byte{}`,
 		tests: "TestWebhooksAreVerifiedWithAllKeysThatAreMadeOfASecret",
@@ -23,7 +23,7 @@ var routes = []mutant{
 	{
 		name:  "secrets made since September 2026 verify nothing",
 		rule:  "three key derivations: base64, with whsec_ or without",
-		file:  "webhook.go",
+		file:  "internal/signed/signed.go",
 		old:   `	text := strings.TrimPrefix(secret, "whsec_")`,
 		new:   `	text := secret`,
 		tests: "TestWebhooksAreVerifiedWithAllKeysThatAreMadeOfASecret",
@@ -31,7 +31,7 @@ var routes = []mutant{
 	{
 		name: "a secret without whsec_ is no base64",
 		rule: "three key derivations: base64, with whsec_ or without",
-		file: "webhook.go",
+		file: "internal/signed/signed.go",
 		old: `err == nil && len(key) > 0 {
 			keys = append(keys, key)`,
 		new: `err == nil && len(key) > 0 && text != secret {
@@ -41,7 +41,7 @@ var routes = []mutant{
 	{
 		name:  "an old event is taken in",
 		rule:  "5 minutes' tolerance",
-		file:  "webhook.go",
+		file:  "internal/signed/signed.go",
 		old:   `age > int64(oldest/time.Second) || age`,
 		new:   `age`,
 		tests: "TestEventsWithoutAValidSignatureAreRefused",
@@ -340,7 +340,7 @@ var routes = []mutant{
 		name:  "units are gone after a handler that failed",
 		rule:  "a cost is given back after a 5xx",
 		file:  "http_middleware.go",
-		old:   `case !served || watched.status >= 500:`,
+		old:   `case !served || watched.Sent >= 500:`,
 		new:   `case !served:`,
 		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse",
 	},
@@ -348,8 +348,8 @@ var routes = []mutant{
 		name:  "units are gone after a handler that panicked",
 		rule:  "a cost is given back after a panic",
 		file:  "http_middleware.go",
-		old:   `case !served || watched.status >= 500:`,
-		new:   `case served && watched.status >= 500:`,
+		old:   `case !served || watched.Sent >= 500:`,
+		new:   `case served && watched.Sent >= 500:`,
 		tests: "TestUnitsComeBackAfterAPanicOrA5xxAndAfterNothingElse|TestAHandlerThatEndsItsGoroutineGivesTheUnitsBack",
 	},
 	{
@@ -382,7 +382,7 @@ var routes = []mutant{
 	{
 		name:  "a handler that doesn't look at its context goes on",
 		rule:  "a watched connection ends",
-		file:  "watch.go",
+		file:  "internal/writers/writers.go",
 		old:   `		_ = control.SetWriteDeadline(past)`,
 		new:   ``,
 		tests: "TestTheConnectionOfAWatchedHandlerThatGoesOnIsEnded",
@@ -391,7 +391,7 @@ var routes = []mutant{
 		name:  "the next request on a connection is cut",
 		rule:  "a watched connection serves the next request",
 		file:  "watch.go",
-		old:   `	defer watched.handled()`,
+		old:   `	defer watched.Handled()`,
 		new:   ``,
 		tests: "TestAHandlerThatEndedInTimeLeavesItsConnectionUsable",
 	},

@@ -52,7 +52,7 @@ var rpc = []mutant{
 	{
 		name:  "the text of a program's error reaches its log",
 		rule:  "an error of the session store may contain a session",
-		file:  "rpcgate/rpcgate.go",
+		file:  "http_middleware.go",
 		old:   `	err = &resolverError{err}`,
 		new:   `	err = fmt.Errorf("%w", err)`,
 		tests: "TestWhatAProgramCouldNotFindOutIsLoggedOnceAMinuteWithoutItsText",
