@@ -29,7 +29,10 @@
 // Config.Fallback lets a license that has ended keep the version that was bought.
 //
 // [Gate.Import] adopts an activation that an earlier version of your program made in
-// another way. Config.Ephemeral is for build jobs and containers; add Config.WaitForTurn
+// another way, also offline, and [Gate.Export] is the way back. [Gate.Ensure] is for a key
+// from the environment, [SystemStore] for one license of all users of a computer, and
+// [Licenses] for several keys in one program. Status.Action is the button that belongs to
+// a message, and Config.Links has the pages that it opens. Config.Ephemeral is for build jobs and containers; add Config.WaitForTurn
 // if many of them share one address. [Gate.Diagnose] writes a report that a user can
 // paste into an email to support.
 //

@@ -49,9 +49,9 @@ type Status struct {
 	Features []string
 	// BenefitID is the benefit that the key belongs to; "" if not known.
 	BenefitID string
-	// ActivationID is this computer's activation; "" if it has none. LicenseKeyID and
-	// CustomerID are Polar's ids of the key and of its owner; "" if not known. With any of
-	// them, support finds the customer.
+	// ActivationID is this computer's activation, or its last one if Polar ended it; "" if it
+	// has none. LicenseKeyID and CustomerID are Polar's ids of the key and of its owner; "" if
+	// not known. With any of them, support finds the customer.
 	ActivationID, LicenseKeyID, CustomerID string
 	// CheckedAt is when Polar last granted or refused; zero if never.
 	CheckedAt time.Time
