@@ -603,3 +603,23 @@ const (
 	vectorMachine      = "3f2e1d0c4b5a69788796a5b4c3d2e1f0"
 	vectorName         = "license-bd198d4cba63.sealed"
 )
+
+func TestAnActivationRemembersTheLastFourKeysThatPolarReplaced(t *testing.T) {
+	t.Parallel()
+	s := seat{Lease: &seatLease{}}
+	s.rename("a") // it came in a file
+	assert.Equal(t, "a", s.Key)
+	assert.Empty(t, s.Former)
+	s.rename("a")
+	assert.Empty(t, s.Former)
+	for _, key := range []string{"b", "c", "d", "e", "f"} {
+		s.rename(key)
+	}
+	assert.Equal(t, []string{"e", "d", "c", "b"}, s.Former)
+	s.rename("d")
+	assert.Equal(t, "d", s.Key)
+	assert.Equal(t, []string{"f", "e", "c", "b"}, s.Former)
+	assert.True(t, s.has(newKey("c")))
+	assert.False(t, s.has(newKey("a")))
+	assert.False(t, (*seat)(nil).has(newKey("a")))
+}
