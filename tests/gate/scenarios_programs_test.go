@@ -235,9 +235,11 @@ func TestNoClockMakesGraceEndlessAndNoSmallCorrectionAlarms(t *testing.T) {
 				require.NoError(t, err)
 				assert.True(t, g.Has("export"))
 			}
+			synctest.Wait() // until it is stored that the clock was put right
 			p.clock.set(13 * aDay)
 			_, err := p.open().Check(t.Context())
 			assert.NoError(t, err)
+			synctest.Wait()
 			p.clock.set(15 * aDay)
 			locked(t, polargate.ErrGraceEnded, gate, p.open())
 			p.clock.set(-2 * time.Hour)
