@@ -646,7 +646,7 @@ func TestStatesThatEarlierVersionsWroteOpen(t *testing.T) {
 	t.Parallel()
 	files, err := filepath.Glob("testdata/state/v*/*.sealed")
 	require.NoError(t, err)
-	require.Len(t, files, 12)
+	require.Len(t, files, 14)
 	s := newSealer(vectorOrganization, vectorApp, vectorSecret)
 	for _, file := range files {
 		t.Run(file, func(t *testing.T) {
@@ -698,6 +698,8 @@ func TestAGateReadsTheStateOfEveryEarlierVersion(t *testing.T) {
 		"v1/no-license":  {Unlicensed, ErrNoLicense},
 		"v1.1/granted":   {Active, ""},
 		"v1.1/imported":  {Grace, ErrUnreachable},
+		"v1.1/trial":     {InTrial, ""},
+		"v1.1/lapsed":    {Perpetual, ErrInactive},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -706,6 +708,7 @@ func TestAGateReadsTheStateOfEveryEarlierVersion(t *testing.T) {
 			config := Config{
 				OrganizationID: vectorOrganization, App: vectorApp, Secret: vectorSecret, Fingerprint: vectorMachine,
 				Store: FileStore(t.TempDir()), Clock: func() time.Time { return written.Add(time.Minute) },
+				Trial: Trial{Days: 14}, Fallback: Fallback{Released: written.Add(-days)},
 			}
 			require.NoError(t, config.Store.Save(t.Context(), vectorName, sealed))
 			gate, err := Open(config)

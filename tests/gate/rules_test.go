@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -340,6 +341,20 @@ func play(t *testing.T, seed uint64, steps []step) (problem string, trace []stri
 	return w.problem, w.trace
 }
 
+// trialFeature is what a trial unlocks, in the worlds that have one.
+const trialFeature = "trying"
+
+// judgeTrial holds a trial against what the program believes. w.mu is held.
+func (p *program) judgeTrial(status polargate.Status) {
+	held := slices.ContainsFunc(p.beliefs, func(b belief) bool { return b.seat != "" && b.machine == p.machine })
+	switch {
+	case !p.w.trials || !slices.Equal(status.Features, []string{trialFeature}) || !p.gate.Has(trialFeature):
+		p.w.failf("SAFE: %s is in a trial with %v", p.machine, status.Features)
+	case p.sure && p.natural && len(p.beliefs) == 1 && (held || p.had && bytes.Equal(p.holds, p.file)):
+		p.w.failf("SAFE: %s is in a trial beside or after a license, and believes %+v", p.machine, p.beliefs)
+	}
+}
+
 // judge holds what a program does against what it believes.
 func (p *program) judge() {
 	synctest.Wait()
@@ -351,7 +366,10 @@ func (p *program) judge() {
 	}
 	p.w.mu.Lock()
 	defer p.w.mu.Unlock()
-	in := status.OK()
+	in := status.OK() && status.State != polargate.InTrial
+	if status.State == polargate.InTrial {
+		p.judgeTrial(status)
+	}
 	for _, f := range rulesFeatures[benefitLarge] {
 		if has := slices.Contains(status.Features, f); p.gate.Has(f) != has || status.Has(f) != has {
 			p.w.failf("%s: Has(%q) is %v, and the status has %v", p.machine, f, p.gate.Has(f), status.Features)

@@ -30,6 +30,7 @@ type rulesWorld struct {
 	log    bytes.Buffer
 	logger *slog.Logger
 
+	trials  bool      // programs offer a trial
 	faulty  bool      // something is in the way of Polar, or may be
 	jumps   int       // how often a clock was set, or the computers slept
 	jumped  time.Time // when it was the last time
@@ -51,6 +52,7 @@ type computer struct {
 	names   kit.StateNames
 	file    []byte            // the state of its own; nil: none
 	beside  map[string][]byte // what else is in its Store, by name: the list of machines, and what was copied
+	had     bool              // a license was stored in the file, and nobody tampered with it since
 	natural bool              // the file is as a program left it that nobody had tampered with
 	copies  [][]byte
 	locks   polargate.MemoryStore
@@ -161,6 +163,7 @@ func (p *program) Save(_ context.Context, name string, data []byte) error {
 		}
 	}
 	p.file, p.natural = bytes.Clone(data), p.sure
+	p.had = p.had || p.sure && slices.ContainsFunc(p.beliefs, func(b belief) bool { return b.seat != "" && b.machine == p.machine })
 	p.holds = p.file
 	p.w.known[string(data)] = slices.Clone(p.beliefs)
 	return nil
@@ -225,6 +228,7 @@ func (w *rulesWorld) begin(seed uint64) {
 			w.breach = r.Path + ": " + what
 		},
 	})
+	w.trials = seed%2 == 1
 	key := w.polar.AddKey(polartest.LicenseKey{BenefitID: benefitSmall, LimitActivations: polartest.Limit(1 + int64(seed%4))})
 	w.full = w.polar.AddKey(polartest.LicenseKey{BenefitID: benefitLarge, LimitActivations: polartest.Limit(1), Activations: []polartest.Activation{{}}}).Key
 	w.id, w.key, w.keys = key.ID, key.Key, []string{key.Key, w.full}
@@ -249,8 +253,12 @@ func (w *rulesWorld) failf(format string, args ...any) {
 
 func (c *computer) open(i int) {
 	p := &program{computer: c}
+	var trial polargate.Trial
+	if c.w.trials {
+		trial = polargate.Trial{Days: 2, Features: []string{trialFeature}}
+	}
 	gate, err := polargate.Open(polargate.Config{
-		OrganizationID: c.w.polar.OrganizationID(), App: "inkwell", Label: "a computer",
+		OrganizationID: c.w.polar.OrganizationID(), App: "inkwell", Label: "a computer", Trial: trial,
 		Features: rulesFeatures, Fingerprint: c.machine, Store: p, Logger: c.w.logger,
 		BaseURL: c.w.polar.URL(), HTTPClient: &http.Client{Transport: p}, Clock: p.clock,
 	})
