@@ -451,3 +451,22 @@ func refusedTurn(turn link.Turn) error {
 	}
 	return e
 }
+
+// readState reads the state of the customer who was asked about, as Polar writes it.
+func readState(body []byte, at time.Time, asked CustomerRef, organizationID string, features map[string][]string) (*rights.State, error) {
+	s, err := rights.ReadState(body, organizationID, features)
+	switch {
+	case err != nil:
+		return nil, err
+	case !asked.is(s.CustomerID(), s.External()):
+		return nil, rights.ErrForeign
+	}
+	s.SetAt(clock.PolarTime(at))
+	return s, nil
+}
+
+// hasFeatures reports whether a map of features names a benefit.
+func hasFeatures(features map[string][]string, benefitID string) bool {
+	_, ok := features[normalUUID(benefitID)]
+	return ok
+}

@@ -559,25 +559,6 @@ func (r Requirement) String() string {
 	return "nothing that can be met"
 }
 
-// readState reads the state of the customer who was asked about, as Polar writes it.
-func readState(body []byte, at time.Time, asked CustomerRef, organizationID string, features map[string][]string) (*rights.State, error) {
-	s, err := rights.ReadState(body, organizationID, features)
-	switch {
-	case err != nil:
-		return nil, err
-	case !asked.is(s.CustomerID(), s.External()):
-		return nil, rights.ErrForeign
-	}
-	s.SetAt(clock.PolarTime(at))
-	return s, nil
-}
-
-// hasFeatures reports whether a map of features names a benefit.
-func hasFeatures(features map[string][]string, benefitID string) bool {
-	_, ok := features[normalUUID(benefitID)]
-	return ok
-}
-
 // permits reports whether these are the entitlements of a customer who meets all
 // requirements, and is known, or meets them by an overlay.
 func (e *Entitlements) permits(requirements []Requirement) bool {

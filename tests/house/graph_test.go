@@ -42,11 +42,9 @@ var floors = [][]string{
 	{"doc.go"},
 }
 
-// knots are the arrows that go up all the same. The list may only get shorter: put what
-// both files need on the lower floor.
-var knots = []string{
-	"entitlements.go uses customers.go",
-}
+// knots are the arrows that go up all the same. There are none: put what both files need on
+// the lower floor.
+var knots []string
 
 // mostFiles is how many product files the root has at most. It may only get smaller: what
 // no user meets belongs in internal/.
@@ -171,6 +169,19 @@ func TestAProgramWithAGateDoesNotLinkTheLicensePageOrTranslations(t *testing.T) 
 	require.NoError(t, err)
 	for _, path := range strings.Fields(string(out)) {
 		assert.NotRegexp(t, `^html/template$|^image|/polargate/(licensepage|lang|internal/qr)$`, path)
+	}
+}
+
+func TestWhatNoUserMeetsKnowsNothingOfTheRoot(t *testing.T) {
+	t.Parallel()
+	cmd := exec.Command("go", "list", "-f", "{{.ImportPath}}: {{join .Imports \" \"}} ", "./internal/...")
+	cmd.Dir = root
+	out, err := cmd.Output()
+	require.NoError(t, err)
+	packages := strings.Split(strings.TrimSpace(string(out)), "\n")
+	assert.Greater(t, len(packages), 20)
+	for _, imports := range packages {
+		assert.NotContains(t, imports, " github.com/polargate/polargate ", "hand in what it needs")
 	}
 }
 

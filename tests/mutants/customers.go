@@ -5,7 +5,7 @@ var customers = []mutant{
 	{
 		name:  "an answer about another customer is believed",
 		rule:  "only an answer about the right customer counts",
-		file:  "entitlements.go",
+		file:  "cache.go",
 		old:   `	case !asked.is(s.CustomerID(), s.External()):`,
 		new:   `	case s.CustomerID() == "":`,
 		tests: "TestAnAnswerAboutAnotherCustomerIsNotBelieved",
