@@ -274,6 +274,16 @@ func (e *Entitlements) meets(r *Requirement, supposed rights.Lists) bool {
 	return false
 }
 
+// meetsAll reports whether all requirements are met.
+func (e *Entitlements) meetsAll(requirements []Requirement) bool {
+	for i := range requirements {
+		if !e.meets(&requirements[i], 0) {
+			return false
+		}
+	}
+	return true
+}
+
 // undecided is why it can't be decided whether requirements are met: a list on which that
 // depends couldn't be read. It is nil if they are met, and if they are unmet whatever is
 // in that list.

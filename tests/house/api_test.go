@@ -22,7 +22,7 @@ var ownMethods = map[string]bool{
 
 func TestEverythingExportedIsDocumentedAndEachFunctionIsShownInAnExample(t *testing.T) {
 	t.Parallel()
-	for _, folder := range []string{".", "polartest", "lease", "lease/issuer", "janitor", "storetest", "metrics", "polargateotel", "rpcgate", "licensepage", "lang", "polargategrpc", "polargateconnect", "polargateconnectv2"} {
+	for _, folder := range []string{".", "polartest", "lease", "lease/issuer", "janitor", "storetest", "metrics", "polargateotel", "polargateopenfeature", "rpcgate", "licensepage", "lang", "polargategrpc", "polargateconnect", "polargateconnectv2"} {
 		fset := token.NewFileSet()
 		paths, err := filepath.Glob(filepath.Join(root, folder, "*.go"))
 		require.NoError(t, err)
