@@ -136,16 +136,19 @@ func ExampleGate_Language() {
 		OrganizationID: polar.OrganizationID(),
 		Language:       &polargate.Language{Tag: "de", Time: func(t time.Time) string { return t.Format("2.1.2006") }},
 		Links:          polargate.Links{Buy: "https://example.com/kaufen"},
+		Label:          "Studio",
 		BaseURL:        polar.URL(),
 		HTTPClient:     polar.Client(),
 		Store:          &polargate.MemoryStore{},
 	})
 	defer gate.Close()
 
+	fmt.Println("Lizenz für", gate.Label())
 	fmt.Println("Kaufen bis", gate.Language().FormatTime(time.Date(2030, 12, 24, 0, 0, 0, 0, time.UTC)), "auf", gate.Links().Buy)
 	var english *polargate.Language
 	fmt.Println("The sale ends in", english.FormatDuration(71*time.Hour))
 	// Output:
+	// Lizenz für Studio
 	// Kaufen bis 24.12.2030 auf https://example.com/kaufen
 	// The sale ends in 3 days
 }

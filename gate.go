@@ -178,6 +178,14 @@ func (g *Gate) Language() *Language { return g.config.Language.copied() }
 // Links are Config.Links.
 func (g *Gate) Links() Links { return g.config.Links }
 
+// Label is the name under which customers find this computer in the list of their
+// activations: Config.Label, the computer's name, or a neutral word and a short id. A page
+// that asks for a key can say that it is sent.
+func (g *Gate) Label() string {
+	rec := g.holding()
+	return g.label(&rec.state)
+}
+
 // Close ends all work of the Gate and waits for it, for at most 5 seconds. Calls in
 // progress return; later calls fail with ErrClosed, and Has reports nothing. The license
 // stays stored. An Ephemeral Gate deactivates within the same 5 seconds; if that fails,

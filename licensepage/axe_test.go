@@ -12,6 +12,7 @@ import (
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/internal/chromium"
+	"github.com/polargate/polargate/lang"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -100,6 +101,19 @@ func TestAccessibilityOfEveryPageAsAxeCoreSeesIt(t *testing.T) {
 	show("a warning", "/", notice{Tone: "warn", Text: "Your license still works."})
 	show("without a network", "/offline", notice{})
 
+	// Words of other languages are longer, or have no spaces to break lines at.
+	for _, l := range []*polargate.Language{lang.German(), lang.French(), lang.Portuguese(), lang.Japanese()} {
+		for _, s := range all {
+			if s.name != "active" && s.name != "no-license" {
+				continue
+			}
+			b = open(t, shown(&pretended{status: s.status, language: l, links: vendorLinks}))
+			b.Sees(l.Tag, "document.documentElement.lang")
+			b.Sees("complete", "document.readyState")
+			accessible(t, b, script, s.name+" in "+l.Tag)
+		}
+	}
+
 	waiting := &pretended{status: all[0].status, waiting: make(chan struct{})}
 	p = shown(waiting)
 	b = open(t, p)
@@ -125,21 +139,22 @@ func TestPicturesOfThePageForTheDocuments(t *testing.T) {
 	b := open(t, shown(l))
 	take := func(name string, status polargate.Status, wide, high int, night bool) {
 		l.set(status)
-		reload(b)
-		dark(b, night)
 		b.Do("Emulation.setDeviceMetricsOverride", map[string]any{"width": wide, "height": high, "deviceScaleFactor": 1, "mobile": false})
-		time.Sleep(100 * time.Millisecond) // the browser draws
+		dark(b, night)
+		reload(b)
+		b.Sees(true, "document.documentElement.clientWidth === innerWidth") // no bar to scroll by
+		time.Sleep(100 * time.Millisecond)                                  // the browser draws
 		require.NoError(t, os.WriteFile(filepath.Join("..", "docs", "images", name+".png"), b.Screenshot(), 0o644))
 	}
 	for _, s := range situations(t) {
 		switch s.name {
 		case "active":
-			take("active", s.status, 700, 720, false)
-			take("active-dark", s.status, 390, 860, true)
+			take("active", s.status, 700, 800, false)
+			take("active-dark", s.status, 390, 1000, true)
 		case "grace":
-			take("grace", s.status, 700, 720, false)
+			take("grace", s.status, 700, 800, false)
 		case "no-license":
-			take("no-license", s.status, 390, 760, false)
+			take("no-license", s.status, 390, 800, false)
 		}
 	}
 }

@@ -24,7 +24,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"path"
 	"regexp"
 	"strings"
@@ -48,6 +47,7 @@ type License interface {
 	Deactivate(ctx context.Context) error
 	Language() *polargate.Language
 	Links() polargate.Links
+	Label() string
 	OfflineRequest() (string, error)
 	ActivateFile(data []byte) (polargate.Status, error)
 	OfflineReceipt() (string, error)
@@ -67,7 +67,8 @@ type Options struct {
 	Links polargate.Links
 	// Language is what the page is written in. nil means that of the Gate.
 	Language *polargate.Language
-	// Computer is what the page calls this computer. Empty means its name.
+	// Computer is what the page calls this computer. Empty means the Label of the Gate, which
+	// is usually the computer's name.
 	Computer string
 	// FeatureNames are what users call the features, by name of a feature. A feature that is
 	// missing here is shown by its name.
@@ -182,10 +183,7 @@ func Handler(license License, options Options) *Page {
 		p.options.Language = license.Language()
 	}
 	p.options.Logger = logs.Recovering(options.Logger)
-	if p.computer == "" {
-		p.computer, _ = os.Hostname()
-	}
-	p.computer = cmp.Or(p.computer, p.text("page.fact.computer"))
+	p.computer = cmp.Or(p.computer, license.Label(), p.text("page.fact.computer"))
 	p.handler = p.guard(p.routes())
 	return p
 }

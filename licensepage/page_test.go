@@ -61,6 +61,7 @@ func (p *pretended) Move(context.Context) (polargate.Status, error) { return p.S
 func (p *pretended) Deactivate(context.Context) error               { return p.err }
 func (p *pretended) Language() *polargate.Language                  { return p.language }
 func (p *pretended) Links() polargate.Links                         { return p.links }
+func (p *pretended) Label() string                                  { return "studio-laptop" }
 func (p *pretended) OfflineRequest() (string, error)                { return "v1.request", p.err }
 func (p *pretended) OfflineReceipt() (string, error)                { return "", polargate.ErrNoLicense }
 func (p *pretended) ActivateFile([]byte) (polargate.Status, error)  { return p.Status(), p.err }
@@ -188,6 +189,9 @@ func situations(t testing.TB) []stands {
 	}
 	ended := unlicensed(polargate.ErrTrialEnded)
 	ended.TrialUntil = now.AddDate(0, 0, -2)
+	perpetual := licensed
+	perpetual.State, perpetual.Reason, perpetual.Message = polargate.Perpetual, polargate.ErrExpired, "Your license has ended."
+	perpetual.ExpiresAt, perpetual.Action = now.AddDate(0, 0, -3), polargate.Action{Kind: polargate.ActionRenew, URL: links.Renew}
 	do := func(phrase polargate.Phrase) []string { return []string{polargate.Phrases()[phrase+".do"]} }
 	return []stands{
 		{"no-license", unlicensed(polargate.ErrNoLicense), "No license yet", []string{"Enter your license key", "sends this computer's name, “studio-laptop”"}, "activate"},
@@ -196,6 +200,7 @@ func situations(t testing.TB) []stands {
 		{"grace", grace, "Working offline", []string{"Everything works until", "Last verified"}, "check"},
 		{"trial", trial, "Trial", []string{"Trial until then.", "in 9 days", "export", "Buy a license"}, "activate"},
 		{"trial-ended", ended, "Your trial has ended", do("trial_ended"), "activate"},
+		{"perpetual", perpetual, "Licensed for this version", []string{"Your license has ended.", "Renew your license"}, ""},
 		{"in-doubt", inDoubt, "Activation not confirmed", do("in_doubt"), "activate"},
 		{"unreadable", unlicensed(polargate.ErrUnreadableState), "No license yet", do("unreadable_state"), "activate"},
 		{"no-permission", unlicensed(polargate.ErrNoPermission), "Your license can't be opened", append(do("no_permission"), polargate.Phrases()["no_permission"][1:]), "check"},

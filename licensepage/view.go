@@ -247,6 +247,9 @@ func (v view) Options() Options { return v.page.options }
 // Computer is what this computer is called.
 func (v view) Computer() string { return v.page.computer }
 
+// Label is the name of this computer that is sent when a key is activated.
+func (v view) Label() string { return v.page.license.Label() }
+
 // Tag names the language.
 func (v view) Tag() string {
 	if l := v.page.options.Language; l != nil && l.Tag != "" {
