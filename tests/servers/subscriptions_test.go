@@ -68,7 +68,7 @@ func TestASubscriptionThatWasCanceledEndsWhenPolarSaidAlsoWhilePolarIsAway(t *te
 	for name, openAgain := range map[string]func(s *kit.Shop, shared polargate.Shared, customers *polargate.Customers) *polargate.Customers{
 		"in memory": func(_ *kit.Shop, _ polargate.Shared, c *polargate.Customers) *polargate.Customers { return c },
 		"on another replica, by the store": func(s *kit.Shop, shared polargate.Shared, _ *polargate.Customers) *polargate.Customers {
-			return replica(s, shared)
+			return kit.Replica(s, shared)
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -79,7 +79,7 @@ func TestASubscriptionThatWasCanceledEndsWhenPolarSaidAlsoWhilePolarIsAway(t *te
 				subscribe(s, alsoSold, 0)
 				began := time.Now()
 				shared := polargate.SharedInMemory()
-				customers := replica(s, shared)
+				customers := kit.Replica(s, shared)
 				isSubscribed(t, customers, soldProduct, true)
 				s.Polar.SetOffline(true)
 				time.Sleep(time.Hour)
@@ -123,11 +123,11 @@ func TestAReplicaThatFindsAnOlderRecordOfASubscriptionThatHasEndedAsksPolar(t *t
 		s := kit.NewShop(t)
 		is := subscribe(s, soldProduct, 2*time.Minute)
 		shared := polargate.SharedInMemory()
-		isSubscribed(t, replica(s, shared), soldProduct, true)
+		isSubscribed(t, kit.Replica(s, shared), soldProduct, true)
 		s.Polar.RestoreSubscription(kit.Paying, is.ID) // and no webhook told
 		time.Sleep(3 * time.Minute)
 		asked := s.Asked()
-		isSubscribed(t, replica(s, shared), soldProduct, true)
+		isSubscribed(t, kit.Replica(s, shared), soldProduct, true)
 		assert.Equal(t, asked+1, s.Asked())
 	})
 }
@@ -186,11 +186,11 @@ func TestAWebhookThatASubscriptionGoesOnTakesItsEndAway(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
 		is := subscribe(s, soldProduct, time.Hour)
-		customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{hookSecret} })
-		receiving(s, customers)
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{kit.HookSecret} })
+		kit.Receiving(s, customers)
 		isSubscribed(t, customers, soldProduct, true)
 		s.Polar.RestoreSubscription(kit.Paying, is.ID)
-		settled(s)
+		kit.Settled(s)
 		s.Polar.SetOffline(true)
 		time.Sleep(2 * time.Hour)
 		isSubscribed(t, customers, soldProduct, true)

@@ -551,7 +551,7 @@ func TestReservationsAtTheSameTimeNeverExceedTheBalance(t *testing.T) {
 func TestReplicasReserveTogetherWhatThereIs(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := metered(t)
-		all := fleet(s, 3, polargate.SharedInMemory())
+		all := kit.Fleet(s, 3, polargate.SharedInMemory())
 		var sum atomic.Int64
 		var group sync.WaitGroup
 		for _, customers := range all {
@@ -580,7 +580,7 @@ func TestReplicasReserveTogetherWhatThereIs(t *testing.T) {
 func TestTheHoldsOfAReplicaThatEndedAreFreeAfterAMinute(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := metered(t)
-		all := fleet(s, 2, polargate.SharedInMemory())
+		all := kit.Fleet(s, 2, polargate.SharedInMemory())
 		ref := polargate.ExternalID(kit.Paying)
 		_, refusal := all[0].Reserve(t.Context(), ref, kit.CallsMeter, 80)
 		require.Nil(t, refusal)
@@ -610,12 +610,12 @@ func TestTheHoldsOfAReplicaThatEndedAreFreeAfterAMinute(t *testing.T) {
 func TestWithoutTheStoreNothingIsReservedAndNothingSpentIsLost(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := metered(t)
-		store := &faultyStore{Shared: polargate.SharedInMemory()}
-		all := fleet(s, 2, store)
+		store := &kit.FaultyStore{Shared: polargate.SharedInMemory()}
+		all := kit.Fleet(s, 2, store)
 		ref := polargate.ExternalID(kit.Paying)
 		r, refusal := all[0].Reserve(t.Context(), ref, kit.CallsMeter, 60)
 		require.Nil(t, refusal)
-		store.setAway(true)
+		store.SetAway(true)
 		began := time.Now()
 		_, refusal = all[0].Reserve(t.Context(), ref, kit.CallsMeter, 1)
 		require.NotNil(t, refusal)
@@ -626,7 +626,7 @@ func TestWithoutTheStoreNothingIsReservedAndNothingSpentIsLost(t *testing.T) {
 		assert.Equal(t, 503, get(all[0].Route(polargate.Route{Customer: always(kit.Paying), Spend: spend})(whoever), "/").Code)
 		assert.Equal(t, 200, get(all[0].Route(polargate.Route{Customer: always(kit.Paying), Spend: spend, FailOpen: true})(whoever), "/").Code)
 		time.Sleep(20 * time.Second)
-		store.setAway(false)
+		store.SetAway(false)
 		time.Sleep(20 * time.Second)
 		_, refusal = all[1].Reserve(t.Context(), ref, kit.CallsMeter, 31)
 		require.NotNil(t, refusal)

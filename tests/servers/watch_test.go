@@ -52,13 +52,13 @@ func TestAStreamEndsWhenAWebhookSaysThatTheRightHasEnded(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			kit.Bubbled(t, func(t *testing.T) {
 				s := kit.NewShop(t)
-				customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{hookSecret} })
-				receiving(s, customers)
+				customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{kit.HookSecret} })
+				kit.Receiving(s, customers)
 				stays, stop := customers.Watch(t.Context(), polargate.ExternalID("usr_other"))
 				defer stop()
 				require.Error(t, stays.Err(), "an unknown customer is refused at once")
 				s.Add("usr_other")
-				settled(s)
+				kit.Settled(s)
 				stays, stop = customers.Watch(t.Context(), polargate.ExternalID("usr_other"), polargate.Feature("pro"))
 				defer stop()
 				watched, stop := customers.Watch(t.Context(), paying, polargate.Feature("pro"))
@@ -79,8 +79,8 @@ func TestAStreamEndsWhenAWebhookSaysThatTheRightHasEnded(t *testing.T) {
 func TestAStreamOnAnyReplicaEndsByAWebhookToOne(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
-		all := fleet(s, 3, polargate.SharedInMemory())
-		receiving(s, all[0])
+		all := kit.Fleet(s, 3, polargate.SharedInMemory())
+		kit.Receiving(s, all[0])
 		var streams []context.Context
 		for _, customers := range all {
 			watched, stop := customers.Watch(t.Context(), paying, polargate.Feature("pro"))
@@ -163,14 +163,14 @@ func TestAStreamOfACustomerPushedOutOfTheCacheOutlivesAnOutageToo(t *testing.T) 
 func TestAPurchaseDuringAStreamAndARefusalThatIsDoubtedEndNothing(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
-		customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{hookSecret} })
-		receiving(s, customers)
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{kit.HookSecret} })
+		kit.Receiving(s, customers)
 		watched, stop := customers.Watch(t.Context(), paying, polargate.Any(polargate.Feature("pro"), polargate.Benefit(kit.TeaBenefit)))
 		defer stop()
 		s.Polar.GrantBenefit(kit.Paying, polartest.Benefit{BenefitID: kit.TeaBenefit})
-		settled(s)
+		kit.Settled(s)
 		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
-		settled(s)
+		kit.Settled(s)
 		time.Sleep(time.Hour)
 		goesOn(t, watched)
 	})
@@ -274,8 +274,8 @@ func TestManyWatchedCustomersLeaveTheRequestsToOthers(t *testing.T) {
 func TestChangesGivesWhatIsNewAndNothingTwice(t *testing.T) {
 	kit.Bubbled(t, func(t *testing.T) {
 		s := kit.NewShop(t)
-		customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{hookSecret} })
-		receiving(s, customers)
+		customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{kit.HookSecret} })
+		kit.Receiving(s, customers)
 		ctx, cancel := context.WithCancel(t.Context())
 		var mu sync.Mutex
 		var got []bool
@@ -291,10 +291,10 @@ func TestChangesGivesWhatIsNewAndNothingTwice(t *testing.T) {
 		}()
 		time.Sleep(time.Hour)
 		s.Polar.RevokeBenefit(kit.Paying, kit.ProBenefit)
-		settled(s)
+		kit.Settled(s)
 		time.Sleep(time.Hour)
 		s.Polar.GrantBenefit(kit.Paying, polartest.Benefit{BenefitID: kit.ProBenefit})
-		settled(s)
+		kit.Settled(s)
 		time.Sleep(time.Hour)
 		cancel()
 		<-done
@@ -331,8 +331,8 @@ func TestChangesSaysOnceThatNobodyCanSay(t *testing.T) {
 func streaming(t *testing.T, route polargate.Route, handler http.HandlerFunc) (s *kit.Shop, ask func() *http.Response) {
 	t.Helper()
 	s = kit.NewShop(t)
-	customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{hookSecret} })
-	receiving(s, customers)
+	customers := s.Open(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{kit.HookSecret} })
+	kit.Receiving(s, customers)
 	route.Watch, route.Require = true, []polargate.Requirement{polargate.Feature("pro")}
 	route.Customer = func(*http.Request) polargate.CustomerRef { return paying }
 	server := httptest.NewServer(customers.Route(route)(handler))
