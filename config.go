@@ -218,6 +218,7 @@ type Fallback struct {
 	Features []string
 	// After is how long a license must have been granted before it has a fallback: from when
 	// its key was made to Polar's last grant. 0 means no minimum; it must not be negative.
+	// A lease doesn't say when a key was made, so it must be 0 with a license server.
 	After time.Duration
 }
 
@@ -518,6 +519,8 @@ func (c Config) checkFallback() error {
 		return &InputError{"Fallback", "has another Released than the Config: leave one of the two empty"}
 	case c.Fallback.After < 0:
 		return &InputError{"Fallback", "has a negative After: give a duration, or 0 for no minimum"}
+	case c.Fallback.After > 0 && c.hasLeaseServer():
+		return &InputError{"Fallback", "has an After, but leases don't say when a key was made: leave it 0"}
 	case slices.Contains(c.Fallback.Features, ""):
 		return &InputError{"Fallback", "has a feature without a name"}
 	}

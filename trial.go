@@ -190,7 +190,7 @@ func (v *verdict) lastGrant() *grant {
 // still counts, if that isn't known, or if it was taken back.
 func (v *verdict) lapse(now time.Time) (covered time.Time, ok bool) {
 	g := v.lastGrant()
-	if g == nil {
+	if g == nil || g.Unpaid {
 		return time.Time{}, false
 	}
 	refused := v.answered()
@@ -217,7 +217,7 @@ func (v *verdict) lapse(now time.Time) (covered time.Time, ok bool) {
 		end = g.Paid
 	}
 	switch {
-	case g.Ordered, g.Unpaid, g.Dated:
+	case g.Ordered, g.Dated:
 		return time.Time{}, false
 	case end.IsZero():
 		return g.At, true // when it was last seen to be paid

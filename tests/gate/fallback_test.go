@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"crypto/ed25519"
 	"encoding/json"
 	"sync/atomic"
 	"testing"
@@ -251,6 +252,30 @@ func TestWhatPolarSaysOfASubscriptionTellsItsEndFromARefund(t *testing.T) {
 	}
 }
 
+func TestATrialAtPolarThatEndsOfflineHasNoFallback(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		end := time.Now().Add(7 * kit.Day).UTC()
+		polar, key, _ := soldFor(t, polartest.Subscription{Status: "trialing", CancelAtPeriodEnd: true, CurrentPeriodEnd: end, EndsAt: end})
+		gate, err := polargate.Open(polargate.Config{
+			OrganizationID: polar.OrganizationID(), App: "inkwell", Store: &polargate.MemoryStore{}, Fingerprint: kit.ThisMachine, BaseURL: polar.URL(), HTTPClient: polar.Client(),
+			Fallback: polargate.Fallback{Released: time.Now()},
+		})
+		require.NoError(t, err)
+		defer gate.Close()
+		_, err = gate.Activate(t.Context(), key.Key)
+		require.NoError(t, err)
+		time.Sleep(kit.Day)
+		_, err = gate.Refresh(t.Context())
+		require.NoError(t, err)
+		polar.SetOffline(true)
+		time.Sleep(7 * kit.Day)
+		status, err := gate.Check(t.Context())
+		require.ErrorIs(t, err, polargate.ErrExpired)
+		assert.Equal(t, polargate.Locked, status.State, "nothing was paid")
+	})
+}
+
 func TestAFallbackUnlocksNoMoreThanTheLicenseDid(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -315,8 +340,11 @@ func TestAnImportedLicenseThatPolarNeverGrantedHasNoFallback(t *testing.T) {
 func TestAFallbackThatCannotWorkIsRefused(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*polargate.Config){
-		"no day":             func(c *polargate.Config) { c.Fallback = polargate.Fallback{Features: []string{"export"}} },
-		"two days":           func(c *polargate.Config) { c.Released = time.Now().Add(kit.Day) },
+		"no day":   func(c *polargate.Config) { c.Fallback = polargate.Fallback{Features: []string{"export"}} },
+		"two days": func(c *polargate.Config) { c.Released = time.Now().Add(kit.Day) },
+		"leases don't say": func(c *polargate.Config) {
+			c.Fallback.After, c.LeaseURL, c.LeaseKeys = kit.Day, "https://licenses.example.com/lease", []ed25519.PublicKey{ed25519.NewKeyFromSeed(make([]byte, 32)).Public().(ed25519.PublicKey)}
+		},
 		"negative":           func(c *polargate.Config) { c.Fallback.After = -1 },
 		"a nameless feature": func(c *polargate.Config) { c.Fallback.Features = []string{""} },
 	} {
