@@ -65,6 +65,7 @@ var chapters = []chapter{
 	{"What an access token can do", admin},
 	{"What replicas share", replicas},
 	{"Leases", leases},
+	{"The license page", licensePage},
 }
 
 func all() []mutant {
