@@ -82,6 +82,12 @@
 // their portal at Polar. [Customers.On] calls a function of yours for each verified
 // webhook, such as a payment that failed.
 //
+// CustomersConfig.Overlay gives features beside Polar: to staff, in a beta, as a favor.
+// CustomersConfig.OnDecision hears of each decision, for an audit log, and
+// [Customers.Decisions] counts them. Package metrics writes figures for Prometheus, and the
+// module polargateotel gives them to OpenTelemetry; see docs/telemetry.md. The module
+// polargateopenfeature answers the flags of OpenFeature.
+//
 // docs/operations.md covers sizing, webhooks, replicas, the order of middleware, and what
 // to watch.
 //

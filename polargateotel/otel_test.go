@@ -149,7 +149,7 @@ func TestADecisionIsAnEventOnTheSpanOfItsRequestWithoutTheCustomer(t *testing.T)
 		event := span.Events()[0]
 		assert.Equal(t, "polargate.decision", event.Name)
 		for _, a := range event.Attributes {
-			said = append(said, string(a.Key)+"="+a.Value.Emit())
+			said = append(said, string(a.Key)+"="+a.Value.String())
 		}
 	}
 	assert.Equal(t, []string{
