@@ -815,8 +815,8 @@ func TestAServerThatCannotStartSaysWhyAndExitsWithOne(t *testing.T) {
 		env   map[string]string
 		words []string
 	}{
-		"address in use":      {map[string]string{"ADDR": taken.Addr().String()}, []string{taken.Addr().String(), "in use", "Set ADDR"}},
-		"no address":          {map[string]string{"ADDR": "nonsense"}, []string{"nonsense", "Set ADDR"}},
+		"address in use":      {map[string]string{"ADDR": taken.Addr().String()}, []string{taken.Addr().String(), "in use", "set ADDR"}},
+		"no address":          {map[string]string{"ADDR": "nonsense"}, []string{"nonsense", "set ADDR"}},
 		"features":            {map[string]string{"POLARGATE_FEATURES": "pro"}, []string{"POLARGATE_FEATURES", "benefit=feature"}},
 		"a benefit not an id": {map[string]string{"POLARGATE_FEATURES": "gold=pro", "POLAR_ACCESS_TOKEN": token}, []string{"Features", "UUID"}},
 		"base URL":            {map[string]string{"POLAR_API_URL": "not a url", "POLAR_ACCESS_TOKEN": token}, []string{"BaseURL"}},
