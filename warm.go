@@ -19,10 +19,10 @@ import (
 	"github.com/polargate/polargate/internal/wire"
 )
 
-// What is here fills the cache from Polar's lists, 100 entries a request, where a question
-// is about one customer. Package listing says why what it reads is complete although the
-// lists change meanwhile. A customer for whom that cannot be said is left out: Polar is asked
-// about them when they come, as about all who are in none of the lists.
+// This file fills the cache from Polar's lists: 100 entries a request, while a question is about
+// one customer. Package listing explains why the result is complete although the lists change
+// meanwhile. A customer for whom this can't be shown is left out. Polar is asked about them when
+// they come, and about everybody who is in none of the lists.
 
 const (
 	// listRetry is the first pause after a page that failed, and listRetryMost the longest.

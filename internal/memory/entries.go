@@ -29,7 +29,7 @@ const (
 	ByPolarID Kind = iota
 	ByExternalID
 	ByLicenseKey
-	// ByMember names a member of a customer. Nothing is cached by it: see members.go.
+	// ByMember names a member of a customer. Nothing is cached by it: a member is put together from a customer and a list.
 	ByMember
 	Kinds
 )

@@ -116,7 +116,7 @@ type Failure struct {
 	RetryAfter time.Duration
 }
 
-// source says where an answer came from.
+// Source says where an answer came from.
 type Source int
 
 const (

@@ -59,7 +59,7 @@ var customers = []mutant{
 	return false
 }
 
-// undecided`,
+// meetsAll`,
 		new: `				return true
 			}
 		}
@@ -67,7 +67,7 @@ var customers = []mutant{
 	return true
 }
 
-// undecided`,
+// meetsAll`,
 		tests: "TestRequirementsMeanWhatTheySay|TestNilEntitlementsAllowNothing",
 	},
 
