@@ -5,8 +5,8 @@ var trials = []mutant{
 		name:  "a clock that is set back prolongs a trial",
 		rule:  "a trial counts the time that has passed, whatever the clock says",
 		file:  "trial.go",
-		old:   `		moved.Began, moved.HighWater = t.Began.Add(-back), now`,
-		new:   `		moved.HighWater = now`,
+		old:   `		moved.Began, moved.HighWater, moved.Skew = t.Began.Add(-back), now, t.Skew+back`,
+		new:   `		moved.HighWater, moved.Skew = now, t.Skew+back`,
 		tests: "TestAClockThatIsSetBackDoesNotProlongATrial|TestNoSequenceOfEventsProlongsATrialOrCutsItShort",
 	},
 	{
