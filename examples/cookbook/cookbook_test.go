@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/licensepage"
 	"github.com/polargate/polargate/polartest"
 	"github.com/stretchr/testify/assert"
@@ -24,7 +25,7 @@ func TestMain(m *testing.M) {
 		polarURL = os.Getenv("INKWELL_POLAR")
 		os.Exit(Main(context.Background(), organization, polargate.FileStore(os.Getenv("INKWELL_STATE")), os.Args[1:], os.Stdout))
 	}
-	os.Exit(m.Run())
+	os.Exit(testprogram.Main(m, nil)) // with a home of its own
 }
 
 // config is that of a program on an embedded Polar, with a key of each edition.
