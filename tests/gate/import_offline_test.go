@@ -3,6 +3,7 @@ package gate
 import (
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -176,15 +177,15 @@ func TestAnImportCountsForTheRestOfTheGracePeriodAtMost(t *testing.T) {
 func TestAnImportCannotBeProlongedByTheClock(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		var wrong time.Duration
+		var wrong atomic.Int64
 		w := kit.NewWorld(t)
-		w.Config.Clock = func() time.Time { return time.Now().Add(wrong) }
+		w.Config.Clock = func() time.Time { return time.Now().Add(time.Duration(wrong.Load())) }
 		gate, _ := importedOffline(t, w, func(a *polargate.ImportedActivation) { a.CheckedAt = time.Now() })
 		time.Sleep(13 * kit.Day)
 		_, err := gate.Check(t.Context())
 		require.NoError(t, err)
 		require.NoError(t, gate.Close())
-		wrong = -10 * kit.Day
+		wrong.Store(int64(-10 * kit.Day))
 		_, err = w.Open().Check(t.Context())
 		require.ErrorIs(t, err, polargate.ErrClockSetBack)
 	})

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -191,8 +192,8 @@ func TestAClockThatIsSetBackBuysALeaseNoTime(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inTime(t, nil, func(t *testing.T, v *vendor) {
-				var back time.Duration
-				v.Config.Clock = func() time.Time { return time.Now().Add(-back) }
+				var back atomic.Int64 // background work reads the clock, too
+				v.Config.Clock = func() time.Time { return time.Now().Add(-time.Duration(back.Load())) }
 				gate := v.Open(v.withoutNetwork)
 				file := v.load(gate)
 				time.Sleep(36 * kit.Day)
@@ -201,7 +202,7 @@ func TestAClockThatIsSetBackBuysALeaseNoTime(t *testing.T) {
 				time.Sleep(kit.Day)
 				_, err = gate.Check(t.Context())
 				require.ErrorIs(t, err, polargate.ErrGraceEnded)
-				back = c.back
+				back.Store(int64(c.back))
 				status, _ := gate.Check(t.Context())
 				assert.Equal(t, c.want, status.State)
 				_, err = gate.ActivateFile([]byte(file))
