@@ -8,8 +8,14 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/storetest"
 )
+
+func TestMain(m *testing.M) {
+	testprogram.Overlap() // the rules wait for what ends by itself
+	os.Exit(m.Run())
+}
 
 func TestStoresKeepTheirContract(t *testing.T) {
 	t.Parallel()

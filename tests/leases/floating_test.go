@@ -39,7 +39,7 @@ import (
 // a Polar that cannot be reached. For longer:
 //
 //	go test ./tests/leases -run TestAPool -chaos 5m -v
-var chaosFor = flag.Duration("chaos", 3*time.Second, "for how long TestAPoolNeverHasMoreHoldersThanPlaces kills and cuts")
+var chaosFor = flag.Duration("chaos", 2*time.Second, "for how long TestAPoolNeverHasMoreHoldersThanPlaces kills and cuts")
 
 const (
 	floating  = "b0000000-0000-4000-8000-000000000001" // a benefit
