@@ -104,7 +104,10 @@ func TestNoUsageOfAKilledProgramIsLostOrCountedTwice(t *testing.T) {
 		})
 	}
 	group.Wait()
-	require.NoError(t, testprogram.Command(t, "sell", append(args, "drain")...).Run())
+	// Close sends for a bounded time, which a busy computer may need more than once.
+	for try := 0; try < 10 && (try == 0 || waits(t, folder)); try++ {
+		require.NoError(t, testprogram.Command(t, "sell", append(args, "drain")...).Run())
+	}
 
 	counted := map[string]int{}
 	for _, e := range polar.Events() {
@@ -122,16 +125,19 @@ func TestNoUsageOfAKilledProgramIsLostOrCountedTwice(t *testing.T) {
 	}
 	assert.Greater(t, len(sold), 100)
 	t.Logf("%d kills, %d sales that were said to be stored, %d events at Polar", kills, len(sold), len(counted))
-	left, err := filepath.Glob(filepath.Join(folder, "box-*"))
+	assert.False(t, waits(t, folder), "nothing waits any more")
+}
+
+// waits reports whether events are left in a folder.
+func waits(t *testing.T, folder string) bool {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(folder, "box-*", "*.log"))
 	require.NoError(t, err)
-	for _, box := range left {
-		logs, _ := filepath.Glob(filepath.Join(box, "*.log"))
-		for _, log := range logs {
-			info, err := os.Stat(log)
-			require.NoError(t, err)
-			assert.Zero(t, info.Size(), "nothing waits any more")
-		}
-	}
+	return slices.ContainsFunc(logs, func(log string) bool {
+		info, err := os.Stat(log)
+		require.NoError(t, err)
+		return info.Size() > 0
+	})
 }
 
 // burst reserves two hundred times at once when it is told to, and says how many it served.
