@@ -95,7 +95,7 @@ var clocks = []mutant{
 	{
 		name: "Polar is asked although the stored verdict is fresh",
 		rule: "Check with a fresh verdict asks nobody",
-		file: "gate.go",
+		file: "check.go",
 		old: `	case now.Before(s.freshUntil):
 		if renewable`,
 		new: `	case now.Before(s.freshUntil) && when == renewal:
@@ -105,7 +105,7 @@ var clocks = []mutant{
 	{
 		name:  "nothing is renewed before it is stale",
 		rule:  "past half its freshness, Check renews an answer in the background",
-		file:  "gate.go",
+		file:  "check.go",
 		old:   `	return (s.state == Active || s.state == Perpetual) && now.After(renewalOf(v, s)) && !v.backingOff(now)`,
 		new:   `	return (s.state == Active || s.state == Perpetual) && now.After(s.freshUntil) && !v.backingOff(now)`,
 		tests: "TestShortRunsPastHalfFreshnessAskOnce|TestManyChecksPastHalfFreshnessRenewOnce",
@@ -113,7 +113,7 @@ var clocks = []mutant{
 	{
 		name:  "a network that hangs holds up every short run",
 		rule:  "after a failure, Polar is not asked again at once",
-		file:  "gate.go",
+		file:  "check.go",
 		old:   `	return (s.state == Active || s.state == Perpetual) && now.After(renewalOf(v, s)) && !v.backingOff(now)`,
 		new:   `	return (s.state == Active || s.state == Perpetual) && now.After(renewalOf(v, s))`,
 		tests: "TestShortRunsAreHeldUpOnceByANetworkThatHangs",
@@ -121,7 +121,7 @@ var clocks = []mutant{
 	{
 		name: "a Check waits for as long as Polar takes",
 		rule: "Check is bounded by CheckTimeout",
-		file: "gate.go",
+		file: "check.go",
 		old: `	ctx, cancel := context.WithTimeout(ctx, g.budget.all)
 	defer cancel()
 	out, err := flight.Do(`,
@@ -159,7 +159,7 @@ var clocks = []mutant{
 	{
 		name:  "no feature is unlocked in grace",
 		rule:  "in grace the last granted verdict still counts",
-		file:  "gate.go",
+		file:  "publish.go",
 		old:   `	if next.status.OK() {`,
 		new:   `	if next.status.State == Active {`,
 		tests: "TestALicenseAgesFromFreshToGraceToLocked",
@@ -167,7 +167,7 @@ var clocks = []mutant{
 	{
 		name:  "features stay unlocked when grace ends",
 		rule:  "the snapshot is replaced at its deadline",
-		file:  "gate.go",
+		file:  "publish.go",
 		old:   `	if next.status.OK() {`,
 		new:   `	if next.status.State != Unlicensed {`,
 		tests: "TestALicenseAgesFromFreshToGraceToLocked|TestARefusalLocksUntilPolarGrantsAgain",

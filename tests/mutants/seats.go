@@ -52,7 +52,7 @@ var seats = []mutant{
 	{
 		name:  "an activation is validated with the conditions of this version",
 		rule:  "conditions are stored as sent, since Polar compares them exactly",
-		file:  "gate.go",
+		file:  "check.go",
 		old:   `		r.Conditions = s.conditions()`,
 		new:   `		r.Conditions = (&seat{Conditions: g.config.conditions(s.Machine)}).conditions()`,
 		tests: "TestConditionsOfAnUpgradeDoNotLockOutTheOld|TestConditionsThatGrowInAnUpgradeLockNoCustomerOut",
@@ -176,7 +176,7 @@ var seats = []mutant{
 	{
 		name: "Check doesn't release an activation that waits without a license",
 		rule: "later runs drain the outbox",
-		file: "gate.go",
+		file: "check.go",
 		old: `	if todo == releaseWaiting {
 		return g.flushReleases(ctx)
 	}`,
@@ -209,7 +209,7 @@ var seats = []mutant{
 	{
 		name:  "an interrupted move is never finished",
 		rule:  "a check finishes a move that this computer began",
-		file:  "gate.go",
+		file:  "check.go",
 		old:   `	case activation.State != reactivating:`,
 		new:   `	case rec != nil:`,
 		tests: "TestAMoveThatFailsHalfWayIsFinishedByALaterCheck",

@@ -119,7 +119,7 @@ var fallbacks = []mutant{
 	{
 		name:  "a loop isn't told of changes",
 		rule:  "a loop over Subscribe gets the latest Status",
-		file:  "gate.go",
+		file:  "publish.go",
 		old:   `			close(g.news)`,
 		new:   ``,
 		tests: "TestALoopGetsTheStatusAsItChangesUntilTheGateIsClosed|TestALoopCanBeLeftAndManyGetTheSame",
