@@ -5,8 +5,6 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"strings"
-	"time"
 
 	"connectrpc.com/connect"
 	"github.com/polargate/polargate"
@@ -70,7 +68,7 @@ func New(customers *polargate.Customers, config Config) *Gate {
 	}
 	if name := http.CanonicalHeaderKey(config.LicenseKey); name != "" {
 		who = func(ctx context.Context) (rpcgate.Caller, error) {
-			return rpcgate.Caller{LicenseKey: licenseKey(headerOf(ctx).Get(name), name)}, nil
+			return rpcgate.Caller{LicenseKey: rpcgate.LicenseKey(name, headerOf(ctx).Get(name))}, nil
 		}
 	}
 	return &Gate{rpcgate.New(customers, rpcgate.Config{
@@ -91,14 +89,6 @@ func headerOf(ctx context.Context) http.Header {
 		return info.RequestHeader()
 	}
 	return nil
-}
-
-// licenseKey is the license key in a header.
-func licenseKey(sent, name string) string {
-	if scheme, key, ok := strings.Cut(sent, " "); ok && name == "Authorization" && strings.EqualFold(scheme, "Bearer") {
-		return key
-	}
-	return sent
 }
 
 // canceled reports whether a handler ended because its context did.
@@ -143,13 +133,10 @@ func (g *Gate) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 			return told(next(ctx, conn))
 		}
 		defer call.Close()
-		call.Interrupt(interrupts(ctx, spec.StreamType&connect.StreamTypeClient != 0))
+		call.InterruptHTTP(spec.StreamType&connect.StreamTypeClient != 0)
 		return call.End(told(next(ctx, &gatedConn{conn, call, conn.Receive})))
 	}
 }
-
-// controlKey is the key of the *http.ResponseController of a call.
-type controlKey struct{}
 
 // Handler wraps the handler of an HTTP server, so that streams can be interrupted whose
 // handler waits for its client when the right to the stream has ended: such a wait needs no
@@ -157,28 +144,7 @@ type controlKey struct{}
 //
 // Put it inside middleware that replaces the http.ResponseWriter by one without Unwrap.
 func (g *Gate) Handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), controlKey{}, http.NewResponseController(w))))
-	})
-}
-
-// interrupts are how the handler of a stream is interrupted: while it reads, at once, and while
-// it writes, when it has had time for its last words.
-func interrupts(ctx context.Context, clientStreams bool) (soon, late func()) {
-	control, ok := ctx.Value(controlKey{}).(*http.ResponseController)
-	past := time.Unix(1, 0)
-	switch {
-	case !ok && clientStreams:
-		return nil, nil
-	case !clientStreams:
-		soon = func() {} // it has received its one message
-	default:
-		soon = func() { _ = control.SetReadDeadline(past) }
-	}
-	if ok {
-		late = func() { _ = control.SetWriteDeadline(past) }
-	}
-	return soon, late
+	return rpcgate.Handler(next)
 }
 
 // gatedConn is a stream that charges for messages.

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net/http"
 	"strings"
-	"time"
 
 	"connectrpc.com/connect/v2"
 	"connectrpc.com/connect/v2/connectproto"
@@ -87,11 +86,7 @@ func licenseKey(ctx context.Context, name string) string {
 	if !ok {
 		return ""
 	}
-	sent := info.RequestHeader().Get(name)
-	if scheme, key, ok := strings.Cut(sent, " "); ok && name == "authorization" && strings.EqualFold(scheme, "Bearer") {
-		return key
-	}
-	return sent
+	return rpcgate.LicenseKey(name, info.RequestHeader().Get(name))
 }
 
 // canceled reports whether a handler ended because its context did.
@@ -108,13 +103,10 @@ func (g *Gate) Intercept(next connect.ServerFunc) connect.ServerFunc {
 			return told(next(ctx, spec, stream))
 		}
 		defer call.Close()
-		call.Interrupt(interrupts(ctx, spec.StreamType&connect.StreamTypeClient != 0))
+		call.InterruptHTTP(spec.StreamType&connect.StreamTypeClient != 0)
 		return call.End(told(next(ctx, spec, &gatedStream{stream, call, stream.Receive})))
 	}
 }
-
-// controlKey is the key of the *http.ResponseController of a call.
-type controlKey struct{}
 
 // Handler wraps the handler of an HTTP server, so that streams can be interrupted whose
 // handler waits for its client when the right to the stream has ended: such a wait needs no
@@ -122,28 +114,7 @@ type controlKey struct{}
 //
 // Put it inside middleware that replaces the http.ResponseWriter by one without Unwrap.
 func (g *Gate) Handler(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), controlKey{}, http.NewResponseController(w))))
-	})
-}
-
-// interrupts are how the handler of a stream is interrupted: while it reads, at once, and while
-// it writes, when it has had time for its last words.
-func interrupts(ctx context.Context, clientStreams bool) (soon, late func()) {
-	control, ok := ctx.Value(controlKey{}).(*http.ResponseController)
-	past := time.Unix(1, 0)
-	switch {
-	case !ok && clientStreams:
-		return nil, nil
-	case !clientStreams:
-		soon = func() {} // it has received its one message
-	default:
-		soon = func() { _ = control.SetReadDeadline(past) }
-	}
-	if ok {
-		late = func() { _ = control.SetWriteDeadline(past) }
-	}
-	return soon, late
+	return rpcgate.Handler(next)
 }
 
 // gatedStream is a stream that charges for messages.

@@ -83,10 +83,7 @@ func licenseKey(ctx context.Context, name string) string {
 	if len(values) == 0 {
 		return ""
 	}
-	if scheme, key, ok := strings.Cut(values[0], " "); ok && name == "authorization" && strings.EqualFold(scheme, "Bearer") {
-		return key
-	}
-	return values[0]
+	return rpcgate.LicenseKey(name, values[0])
 }
 
 // canceled reports whether a handler ended because its context did.

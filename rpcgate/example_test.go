@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 
 	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/polartest"
@@ -138,4 +139,32 @@ func ExampleRefused_WithMetadata() {
 	told = told.WithMetadata(map[string]string{"required": "feature reports", "upgrade_url": "https://example.com/pricing"})
 	fmt.Println(told.Required, told.UpgradeURL)
 	// Output: feature reports https://example.com/pricing
+}
+
+// A library on top of net/http lets the connection interrupt its handlers, and takes license
+// keys out of headers.
+func ExampleHandler() {
+	customers := demo()
+	defer customers.Close()
+	type headerKey struct{}
+	gate := rpcgate.New(customers, rpcgate.Config{
+		Who: func(ctx context.Context) (rpcgate.Caller, error) {
+			header, _ := ctx.Value(headerKey{}).(http.Header)
+			return rpcgate.Caller{LicenseKey: rpcgate.LicenseKey("Authorization", header.Get("Authorization"))}, nil
+		},
+		ByLicenseKey: true,
+		Default:      &rpcgate.Rule{},
+	})
+	stream := func(w http.ResponseWriter, r *http.Request) {
+		ctx, call, err := gate.Begin(context.WithValue(r.Context(), headerKey{}, r.Header), r.URL.Path, true)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusForbidden) // or as the protocol has it
+			return
+		}
+		defer call.Close()
+		call.InterruptHTTP(true)
+		<-ctx.Done() // or receive messages from r.Body, and send some
+		_ = call.End(nil)
+	}
+	_ = &http.Server{Handler: rpcgate.Handler(http.HandlerFunc(stream))}
 }

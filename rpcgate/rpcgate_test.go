@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"sync"
@@ -204,6 +205,64 @@ func TestARightThatEndsBeforeTheHandlerBeginsInterruptsItAllTheSame(t *testing.T
 		assert.True(t, soon)
 		assert.True(t, late)
 	})
+}
+
+// connection is an http.ResponseWriter whose deadlines can be set.
+type connection struct {
+	http.ResponseWriter
+	read, written time.Time // when they were set
+}
+
+func (c *connection) SetReadDeadline(time.Time) error {
+	c.read = time.Now()
+	return nil
+}
+
+func (c *connection) SetWriteDeadline(time.Time) error {
+	c.written = time.Now()
+	return nil
+}
+
+func TestTheDeadlinesOfAConnectionInterruptAHandlerThatReadsAtOnceAndOneThatWritesLater(t *testing.T) {
+	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
+		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{Require: needsReports}})
+		for _, clientStreams := range []bool{true, false} {
+			polar.GrantBenefit("usr_1337", polartest.Benefit{BenefitID: reportsBenefit})
+			time.Sleep(time.Hour)
+			var on connection
+			rpcgate.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+				ctx, call, err := gate.Begin(r.Context(), procedure, true)
+				require.NoError(t, err)
+				defer call.Close()
+				call.InterruptHTTP(clientStreams)
+				polar.RevokeBenefit("usr_1337", reportsBenefit)
+				<-ctx.Done()
+				ended := time.Now()
+				time.Sleep(time.Second)
+				synctest.Wait()
+				if clientStreams {
+					assert.Equal(t, ended, on.read)
+				} else {
+					assert.Zero(t, on.read, "it has received its one message")
+				}
+				assert.Equal(t, 500*time.Millisecond, on.written.Sub(ended))
+			})).ServeHTTP(&on, httptest.NewRequestWithContext(t.Context(), http.MethodPost, procedure, nil))
+		}
+	})
+}
+
+func TestALicenseKeyFollowsBearerInAuthorizationAlone(t *testing.T) {
+	t.Parallel()
+	for _, one := range [][3]string{
+		{"Authorization", "Bearer POLAR-1", "POLAR-1"},
+		{"authorization", "bearer POLAR-1", "POLAR-1"},
+		{"authorization", "POLAR-1", "POLAR-1"},
+		{"Authorization", "Basic POLAR-1", "Basic POLAR-1"},
+		{"X-License-Key", "Bearer POLAR-1", "Bearer POLAR-1"},
+		{"X-License-Key", "", ""},
+	} {
+		assert.Equal(t, one[2], rpcgate.LicenseKey(one[0], one[1]), one)
+	}
 }
 
 func TestWhatAProgramCouldNotFindOutIsLoggedOnceAMinuteWithoutItsText(t *testing.T) {
