@@ -217,7 +217,7 @@ func (c *Customers) askLicense(ctx context.Context, key string) (*rights.State, 
 	license, err := c.client.validateIn(ctx, organization, ValidateRequest{Key: newKey(key)})
 	var e *Error
 	switch {
-	case err == nil && len(c.config.Features) > 0 && !hasFeatures(c.config.Features, license.BenefitID):
+	case err == nil && !c.config.accepts(license.BenefitID):
 		return refusedKey(ErrWrongBenefit), nil
 	case err == nil:
 		return ofLicense(license, c.config.Features), nil
@@ -437,7 +437,7 @@ func (c *Customers) stateOfLicenseFact(l *fact.License, key string, at clock.Pol
 		license.Subscription = &KeySubscription{EndsAt: rights.TimeOf(l.Ends)}
 	}
 	license.Customer.ID, license.Customer.OrganizationID, license.Customer.ExternalID = l.Customer, l.Organization, l.External
-	if len(c.config.Features) > 0 && !hasFeatures(c.config.Features, l.Benefit) {
+	if !c.config.accepts(l.Benefit) {
 		return rights.Refused(string(ErrWrongBenefit), at)
 	}
 	return ofLicense(license, c.config.Features)
@@ -465,8 +465,8 @@ func readState(body []byte, at time.Time, asked CustomerRef, organizationID stri
 	return s, nil
 }
 
-// hasFeatures reports whether a map of features names a benefit.
-func hasFeatures(features map[string][]string, benefitID string) bool {
-	_, ok := features[normalUUID(benefitID)]
-	return ok
+// accepts reports whether license keys of a benefit count.
+func (c *CustomersConfig) accepts(benefitID string) bool {
+	_, ok := rights.FeaturesOf(c.Features, normalUUID(benefitID))
+	return ok || len(c.Features) == 0
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/polargate/polargate/internal/logs"
 	"github.com/polargate/polargate/internal/machine"
+	"github.com/polargate/polargate/internal/rights"
 )
 
 // Config configures a Gate. Only OrganizationID is required.
@@ -222,8 +223,9 @@ type Fallback struct {
 	After time.Duration
 }
 
-// AnyBenefit stands for any benefit of the organization in Config.Features.
-const AnyBenefit = "*"
+// AnyBenefit stands for any benefit of the organization in Config.Features and
+// CustomersConfig.Features.
+const AnyBenefit = rights.AnyBenefit
 
 // UnlimitedGrace is a Config.GracePeriod without an end: a license that was granted once works
 // offline until it expires, so a cancellation counts only once Polar can be reached.
@@ -339,11 +341,6 @@ func (c Config) withDefaults() Config {
 		c.Store = defaultStore(c.App)
 	}
 	c.Features = normalFeatures(c.Features)
-	for id, names := range c.Features {
-		names = append(slices.Clip(names), c.Features[AnyBenefit]...)
-		slices.Sort(names)
-		c.Features[id] = slices.Compact(names)
-	}
 	c.Conditions, c.Meta = maps.Clone(c.Conditions), maps.Clone(c.Meta)
 	c.LeaseKeys = slices.Clone(c.LeaseKeys)
 	c.Trial.Features = slices.Clone(c.Trial.Features)
@@ -396,13 +393,8 @@ func (c Config) validate() error {
 	if namesDevice(c.App) {
 		return &InputError{"App", "is the name of a device on Windows, where no folder can have it: choose another, for all systems alike"}
 	}
-	ids := maps.Clone(c.Features)
-	delete(ids, AnyBenefit)
-	if err := checkFeatures(ids); err != nil {
+	if err := checkFeatures(c.Features); err != nil {
 		return err
-	}
-	if slices.Contains(c.Features[AnyBenefit], "") {
-		return &InputError{"Features", "has a feature without a name"}
 	}
 	if c.Language.hasUnknownPhrase() {
 		return &InputError{"Language", "translates a phrase that doesn't exist: the names are those of Phrases()"}
@@ -555,10 +547,7 @@ func (c *Config) accepts(benefitID string) bool {
 
 // featuresOf are the features of a benefit. ok is false if Features has none for it.
 func (c *Config) featuresOf(benefitID string) (features []string, ok bool) {
-	if features, ok = c.Features[usualUUID(benefitID)]; !ok {
-		features, ok = c.Features[AnyBenefit]
-	}
-	return features, ok
+	return rights.FeaturesOf(c.Features, usualUUID(benefitID))
 }
 
 // hasLeaseServer reports whether licenses come from the vendor's license server.

@@ -37,9 +37,11 @@ type CustomersConfig struct {
 	// license key is asked about before. Webhooks of another organization have no effect,
 	// and webhooks that arrive before it is known take effect only then.
 	OrganizationID string
-	// Features maps the ids of benefits to the features that each unlocks. For license
-	// keys, it is also the list of benefits whose keys are accepted; empty accepts every
-	// key of the organization.
+	// Features maps the ids of benefits to the features that each unlocks. AnyBenefit in the
+	// place of an id stands for every benefit of the organization: its features are unlocked
+	// for customers with any benefit at all, beside those of the benefit itself. For license
+	// keys, Features is also the list of benefits whose keys are accepted; AnyBenefit, or an
+	// empty map, accepts every key of the organization.
 	Features map[string][]string
 
 	// BaseURL and Server say where Polar is; see ClientConfig.

@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/polargate/polargate/internal/redact"
+	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
 )
 
@@ -141,7 +142,7 @@ func cleanDetail(s string, secrets ...string) string {
 }
 
 // normalFeatures is a copy of a map of features with ids in their usual form, and the
-// features of each sorted and without duplicates.
+// features of each sorted and without duplicates. Each benefit has those of any benefit, too.
 func normalFeatures(given map[string][]string) map[string][]string {
 	features := make(map[string][]string, len(given))
 	for id, names := range given {
@@ -150,6 +151,11 @@ func normalFeatures(given map[string][]string) map[string][]string {
 		for i := range names {
 			names[i] = strings.Clone(names[i])
 		}
+		features[id] = names
+	}
+	ofAny := features[rights.AnyBenefit]
+	for id, names := range features {
+		names = append(slices.Clip(names), ofAny...)
 		slices.Sort(names)
 		features[id] = slices.Compact(names)
 	}
@@ -158,8 +164,8 @@ func normalFeatures(given map[string][]string) map[string][]string {
 
 func checkFeatures(features map[string][]string) error {
 	for id, names := range features {
-		if _, ok := canonicalUUID4(id); !ok {
-			return &InputError{"Features", "has a key that is not a UUID of version 4: use the benefits' ids as Polar shows them"}
+		if _, ok := canonicalUUID4(id); !ok && id != rights.AnyBenefit {
+			return &InputError{"Features", "has a key that is not a UUID of version 4: use the benefits' ids as Polar shows them, or AnyBenefit"}
 		}
 		if slices.Contains(names, "") {
 			return &InputError{"Features", "has a feature without a name"}

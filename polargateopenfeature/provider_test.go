@@ -31,7 +31,7 @@ var options = polargateopenfeature.Options{
 }
 
 // shop is a Polar with a customer, usr_1, who has export, a theme and 99.5 calls.
-func shop(t testing.TB) (*polartest.Polar, *polargate.Customers) {
+func shop(t testing.TB, change ...func(*polargate.CustomersConfig)) (*polartest.Polar, *polargate.Customers) {
 	t.Helper()
 	polar := polartest.New(polartest.Config{Unlimited: true})
 	polar.AddCustomer(polartest.Customer{
@@ -39,10 +39,14 @@ func shop(t testing.TB) (*polartest.Polar, *polargate.Customers) {
 		Benefits:   []polartest.Benefit{{BenefitID: pro}, {BenefitID: theme, Metadata: map[string]any{"color": "teal", "size": 3, "ratio": 1.5, "dark": true}}},
 		Meters:     []polartest.Meter{{MeterID: calls, CreditedUnits: 100, ConsumedUnits: 0.5}},
 	})
-	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+	config := polargate.CustomersConfig{
 		AccessToken: polar.AddToken(polartest.Token{}), BaseURL: polar.URL(), HTTPClient: polar.Client(),
 		Features: map[string][]string{pro: {"export"}},
-	})
+	}
+	for _, c := range change {
+		c(&config)
+	}
+	customers, err := polargate.NewCustomers(config)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = customers.Close() })
 	return polar, customers
@@ -84,6 +88,28 @@ func TestFlagsOfEachTypeAnswerWhatACustomerHas(t *testing.T) {
 		o, err := c.ObjectValue(t.Context(), "theme", nil, user("usr_1"))
 		require.NoError(t, err)
 		assert.Equal(t, map[string]any{"color": "teal", "size": int64(3), "ratio": 1.5, "dark": true}, o)
+	}
+}
+
+func TestAFlagIsOnForAnyBenefitIfItsFeatureComesWithAny(t *testing.T) {
+	t.Parallel()
+	_, customers := shop(t, func(c *polargate.CustomersConfig) {
+		c.Features = map[string][]string{polargate.AnyBenefit: {"sync"}, pro: {"export"}}
+	})
+	c := client(t, provide(t, customers))
+	for flag, want := range map[string]bool{"sync": true, "export": true} {
+		on, err := c.BooleanValue(t.Context(), flag, false, user("usr_1"))
+		require.NoError(t, err)
+		assert.Equal(t, want, on, flag)
+	}
+	_, customers = shop(t, func(c *polargate.CustomersConfig) {
+		c.Features = map[string][]string{polargate.AnyBenefit: {"sync"}, "6b43a9a5-8d86-4c5a-9c5e-3a1f9a0b7c11": {"export"}}
+	})
+	c = client(t, provide(t, customers))
+	for flag, want := range map[string]bool{"sync": true, "export": false} {
+		on, err := c.BooleanValue(t.Context(), flag, !want, user("usr_1"))
+		require.NoError(t, err)
+		assert.Equal(t, want, on, flag)
 	}
 }
 

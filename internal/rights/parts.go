@@ -214,9 +214,22 @@ func (s *State) parts() Parts {
 func (p Parts) unlocking(benefits []Benefit, features map[string][]string) Parts {
 	p.Benefits, p.features = benefits, nil
 	for _, b := range benefits {
-		p.features = append(p.features, features[b.ID()]...)
+		of, _ := FeaturesOf(features, b.ID())
+		p.features = append(p.features, of...)
 	}
 	return p
+}
+
+// AnyBenefit stands for the benefits that a map of features doesn't name.
+const AnyBenefit = "*"
+
+// FeaturesOf are those that a benefit unlocks; false if the map has nothing for it. Ids are in
+// their usual form.
+func FeaturesOf(features map[string][]string, benefit string) (of []string, ok bool) {
+	if of, ok = features[benefit]; !ok {
+		of, ok = features[AnyBenefit]
+	}
+	return of, ok
 }
 
 // set makes these the parts of s. It sorts what came in no fixed order, drops duplicates, and

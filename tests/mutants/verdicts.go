@@ -93,6 +93,18 @@ var verdicts = []mutant{
 		new:   `	return ok || c != nil`,
 		tests: "TestAKeyForAnotherProductOfTheVendorUnlocksNothing|TestAKeyOfAnotherProductIsDeactivatedAgain",
 	},
+	{
+		name: "what any benefit unlocks stays locked",
+		rule: "AnyBenefit stands for the benefits that Features doesn't name",
+		file: "internal/rights/parts.go",
+		old: `	if of, ok = features[benefit]; !ok {
+		of, ok = features[AnyBenefit]
+	}
+	return of, ok`,
+		new: `	of, ok = features[benefit]
+	return of, ok`,
+		tests: "TestAnyBenefitUnlocksItsFeaturesBesideThoseOfTheBenefit|TestAnyBenefitUnlocksItsFeaturesForCustomersWhoHaveOne|TestLicenseKeysOfAnyBenefitAreAcceptedOnEveryReplica",
+	},
 
 	// Denied.
 	{

@@ -674,3 +674,58 @@ func TestOneRequestIsCountedOnce(t *testing.T) {
 		assert.EqualValues(t, 1, customers.Stats().Fresh-before)
 	})
 }
+
+// opening is a configuration in which any benefit unlocks one feature, and pro some more.
+func opening(c *polargate.CustomersConfig) {
+	c.Features = map[string][]string{polargate.AnyBenefit: {"open", "export"}, kit.ProBenefit: {"pro", "export"}}
+}
+
+func TestAnyBenefitUnlocksItsFeaturesForCustomersWhoHaveOne(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		s.Polar.AddCustomer(polartest.Customer{ExternalID: "usr_tea", Benefits: []polartest.Benefit{{BenefitID: kit.TeaBenefit}}})
+		s.Polar.AddCustomer(polartest.Customer{ExternalID: "usr_free"})
+		customers := s.Open(opening, func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{kit.HookSecret} })
+		kit.Receiving(s, customers)
+		for external, want := range map[string][]string{kit.Paying: {"export", "open", "pro"}, "usr_tea": {"export", "open"}, "usr_free": nil} {
+			e, err := customers.Entitlements(t.Context(), polargate.ExternalID(external))
+			require.NoError(t, err)
+			assert.Equal(t, want, e.Features(), external)
+			assert.Equal(t, want != nil, e.Has("open"), external)
+			assert.Equal(t, external == kit.Paying, e.Has("pro"), external)
+		}
+		route := customers.Middleware(byHeader, polargate.Feature("open"))(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusTeapot) }))
+		assert.Equal(t, http.StatusTeapot, get(route, "/", "X-User", "usr_tea").Code)
+		assert.NotContains(t, s.Log.String(), "nobody can have it")
+		refused := get(route, "/", "X-User", "usr_free")
+		assert.Equal(t, http.StatusPaymentRequired, refused.Code)
+		assert.Equal(t, "feature open", problemIn(t, refused)["required"])
+		page := get(route, "/", "X-User", "usr_free", "Accept", "text/html")
+		assert.Equal(t, http.StatusPaymentRequired, page.Code)
+		assert.Contains(t, page.Body.String(), "Your plan doesn&#39;t include this.")
+
+		watched, stop := customers.Watch(t.Context(), polargate.ExternalID("usr_tea"), polargate.Feature("open"))
+		defer stop()
+		time.Sleep(time.Minute)
+		goesOn(t, watched)
+		s.Polar.RevokeBenefit("usr_tea", kit.TeaBenefit)
+		took, refusal := ended(t, watched)
+		assert.Less(t, took, time.Second)
+		assert.Equal(t, http.StatusPaymentRequired, refusal.Status)
+		s.Polar.GrantBenefit("usr_free", polartest.Benefit{BenefitID: kit.TeaBenefit})
+		kit.Settled(s)
+		assert.Equal(t, http.StatusTeapot, get(route, "/", "X-User", "usr_free").Code)
+	})
+}
+
+func TestLicenseKeysOfAnyBenefitAreAcceptedOnEveryReplica(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s, key := sold(t, func(k *polartest.LicenseKey) { k.BenefitID = kit.TeaBenefit })
+		shared := polargate.SharedInMemory()
+		for _, customers := range append(kit.Fleet(s, 2, shared, opening), s.Open(opening)) {
+			assert.Equal(t, "true "+key.ID+" [export open]", keyed(customers, secretKey, polargate.Feature("open")).Body.String())
+			assert.Equal(t, http.StatusPaymentRequired, keyed(customers, secretKey, polargate.Feature("pro")).Code)
+		}
+		assert.Equal(t, 2, s.Asked(), "once by the two that share, and once by the other")
+	})
+}
