@@ -398,3 +398,39 @@ func BenchmarkHoldAndSettle(b *testing.B) {
 		book.Settle("calls", Of(0.7), Of(0.6), at(1), true)
 	}
 }
+
+// FuzzAccount reads accounts out of a store, and goes on with them.
+func FuzzAccount(f *testing.F) {
+	f.Add([]byte(`{"base":{"consumed":[1,0],"balance":[100,500000000],"at":5},"counted":true,"lots":[{"from":1,"to":2,"untold":[3,0],"told":[0,1],"by":9}],"holds":[{"holder":"a","units":[7,0],"until":60000000000,"step":3}]}`), int64(7), int64(1))
+	f.Add([]byte(`{"lots":[{"from":9,"to":1,"untold":[-3,0]}],"holds":[{"units":[1152921504606846976,0]},{"units":[1152921504606846976,0]}]}`), int64(-1), int64(9))
+	f.Add([]byte(`null`), int64(1), int64(0))
+	f.Add([]byte(`{"base":{"balance":[1152921504606846977,0]}}`), int64(1), int64(0))
+	f.Fuzz(func(t *testing.T, data []byte, units, at int64) {
+		a, err := Read(data)
+		if err != nil {
+			return
+		}
+		written, err := json.Marshal(a)
+		require.NoError(t, err)
+		b, err := Read(written)
+		require.NoError(t, err)
+		require.Equal(t, a.Left(), b.Left(), "it is the same when it is read again")
+
+		want, now := Of(float64(units)/8), clock.Polar(at)
+		left := a.Left()
+		if granted := a.Hold("us", want, Units{}); granted {
+			require.False(t, left.Minus(want).Less(Units{}), "more is held than is left")
+		} else {
+			require.Equal(t, left, a.Left(), "a refusal takes nothing")
+		}
+		a.Release("us", want)
+		a.Spend(want, now, at%2 == 0)
+		a.Told(want, now, now)
+		a.Undo(want, now)
+		a.Observe(Count{Consumed: want, Balance: want, At: now})
+		a.Restore(b.Lots)
+		a.Expire(now)
+		_, err = json.Marshal(a)
+		require.NoError(t, err)
+	})
+}

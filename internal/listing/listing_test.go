@@ -249,3 +249,60 @@ func TestAListThatGrowsFasterThanItIsReadIsGivenUp(t *testing.T) {
 	}
 	assert.Fail(t, fmt.Sprint("it does not end: ", len(l.past)))
 }
+
+// FuzzWalk reads lists of a server that answers anything.
+func FuzzWalk(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte{1, 1, 1, 1, 1, 0})
+	f.Add([]byte{3, 2, 5, 9, 1, 2, 2, 1, 1, 5, 9, 0, 0, 7, 7, 7, 200, 100})
+	f.Add(slices.Repeat([]byte{2, 4, 2, 1, 1, 1, 2, 2, 2}, 20))
+	f.Fuzz(func(t *testing.T, bytes []byte) {
+		next := func(below int) int {
+			if len(bytes) == 0 {
+				return 0
+			}
+			n := int(bytes[0]) % below
+			bytes = bytes[1:]
+			return n
+		}
+		requests := 0
+		w := New(func(_ context.Context, number int) (page Page[int], err error) {
+			require.Positive(t, number)
+			requests++
+			page.Last, page.Size = next(20), next(50)
+			for range next(4) {
+				page.Rows = append(page.Rows, Row[int]{ID: id(next(30)), Owner: id(next(5)), Came: int64(next(100)), Value: requests})
+			}
+			if next(50) == 49 {
+				err = errors.New("no answer")
+			}
+			return page, err
+		})
+		for range 2000 {
+			done, err := w.Step(t.Context(), requests)
+			read, of := w.Pages()
+			require.LessOrEqual(t, read, of)
+			if errors.Is(err, ErrOrder) || errors.Is(err, ErrMissed) {
+				return
+			}
+			if !done {
+				continue
+			}
+			seen := map[ID]bool{}
+			for owner, o := range w.Owners() {
+				require.NotEmpty(t, o.Rows)
+				for _, row := range o.Rows {
+					seen[row.ID] = true
+					require.Equal(t, owner, row.Owner)
+				}
+			}
+			read, _ = w.Pages()
+			_, err = w.Step(t.Context(), requests)
+			require.NoError(t, err)
+			again, _ := w.Pages()
+			require.Equal(t, read, again, "what is done asks no more")
+			return
+		}
+		require.Fail(t, "it does not end")
+	})
+}

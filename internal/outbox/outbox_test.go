@@ -385,3 +385,60 @@ func TestAStateIsJSONForAnyNote(t *testing.T) {
 	require.NoError(t, err)
 	assert.JSONEq(t, `{"done":{"segment":3,"offset":9}}`, string(data))
 }
+
+// FuzzBox opens what a process that was killed, or a disk, has left of an outbox.
+func FuzzBox(f *testing.F) {
+	whole := func(messages ...string) (all []byte) {
+		b := &box{}
+		b.begin(1)
+		for _, m := range messages {
+			require.NoError(f, b.add([]byte(m)))
+		}
+		return b.segments[0].data
+	}
+	f.Add(whole("a", "bc", ""), []byte(`{"done":{"segment":1,"offset":9},"note":{"a":1}}`))
+	f.Add(whole("a", "bc")[:13], []byte(`{"done":{"segment":9,"offset":-9}}`))
+	f.Add(whole("a"), []byte(`{"done":{"segment":18446744073709551615,"offset":1e3}}`))
+	f.Add([]byte{255, 255, 255, 255, 0, 0, 0, 0}, []byte(`{"done":{"segment":1,"offset":9223372036854775807}}`))
+	f.Add([]byte{}, []byte(`null`))
+	f.Fuzz(func(t *testing.T, segment, state []byte) {
+		folder := t.TempDir()
+		dir := filepath.Join(folder, boxPrefix+"killed")
+		require.NoError(t, os.Mkdir(dir, 0o700))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, "000000000001.log"), segment, 0o600))
+		require.NoError(t, os.WriteFile(filepath.Join(dir, stateName), state, 0o600))
+		b, err := openBox(dir)
+		require.NoError(t, err, "no bytes keep messages from being sent")
+		waiting, _ := b.left()
+		require.Len(t, b.peek(), waiting)
+		require.NoError(t, b.add([]byte("later")))
+		var got []string
+		for range waiting + 1 {
+			if next := b.take(100); next != nil {
+				for _, m := range next.messages {
+					got = append(got, string(m))
+				}
+				next.finish()
+			}
+		}
+		require.Len(t, got, waiting+1)
+		require.Equal(t, "later", got[waiting], "what comes later is sent, and last")
+		// As save and close do it, without waiting for a disk.
+		done, err := json.Marshal(b.done)
+		require.NoError(t, err)
+		require.NoError(t, os.WriteFile(filepath.Join(dir, stateName), fmt.Appendf(nil, `{"done":%s}`, done), 0o600))
+		leave := func(b *box) {
+			for _, s := range b.segments {
+				_ = s.file.Close() // the last may have none
+			}
+			require.NoError(t, b.unlock())
+		}
+		leave(b)
+
+		b, err = openBox(dir)
+		require.NoError(t, err)
+		waiting, _ = b.left()
+		require.Zero(t, waiting, "what is done is not sent again")
+		leave(b)
+	})
+}
