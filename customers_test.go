@@ -3,6 +3,7 @@ package polargate
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -14,8 +15,10 @@ import (
 	"time"
 	"unique"
 
+	"github.com/polargate/polargate/internal/link"
 	"github.com/polargate/polargate/internal/memory"
 	"github.com/polargate/polargate/internal/rights"
+	"github.com/stretchr/testify/require"
 )
 
 const benchCustomer = "8b4a91e8-8712-4bc8-9e43-9b5406427b62"
@@ -235,4 +238,48 @@ func BenchmarkServer(b *testing.B) {
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "req/s")
 		})
 	}
+}
+
+// FuzzRecordsOfReplicas has another build of the program, which has the secret, put anything
+// into the store that replicas share.
+func FuzzRecordsOfReplicas(f *testing.F) {
+	const org, id = testOrganization, "8d8a7abc-87f9-4fe4-8680-86d3a0c05924"
+	for _, text := range []string{
+		`{"v":1,"at":1795348800000000000,"org":"` + org + `","customer":{"known":true,"id":"` + id + `","external":"usr","benefits":[{"id":"` + proID + `","metadata":"{\"a\":1}","properties":"{"}],"products":["p",""],"subscriptions":[{"product":"p","end":-9223372036854775808}],"meters":[{"id":"m","balance":1.7e308,"counted":-1}],"keys":[{"id":"` + id + `","granted":true,"at":9223372036854775807}]}}`,
+		`{"v":1,"at":-1,"customer":{"id":"` + id + `"}}`,
+		`{"v":1,"at":0,"customer":{"known":true,"event":true,"doubtful":true,"id":"x"}}`,
+		`{"v":1,"at":5,"org":"another","customer":{"external":"\ud800"}}`,
+		`{"v":1,"at":9223372036854775807,"license":{"id":"","status":"granted","benefit":"` + proID + `","usage":-1,"expires":-1,"ends":1}}`,
+		`{"v":1,"refused":"no such word"}`, `{"v":1,"dropped":{"license":"` + id + `","revoked":true}}`, `{"v":2}`, ``,
+	} {
+		f.Add([]byte(text), int64(1_795_348_800_000_000_000))
+	}
+	f.Fuzz(func(t *testing.T, data []byte, at int64) {
+		store := SharedInMemory()
+		customers := offlineCustomers(t, func(c *CustomersConfig) {
+			c.Shared, c.Secret, c.Timeout, c.CacheSize = store, "a secret of twenty bytes and more", time.Millisecond, 8
+		})
+		r := customers.replicas.Link
+		for _, name := range []link.Name{r.Name("customer", id), r.Name("external id", "usr"), r.Name("license key", "INKWELL-KEY"), r.Name("license", id)} {
+			_, err := r.Put(t.Context(), link.Fact{Name: name, At: time.Unix(0, at), Data: data, TTL: time.Hour})
+			require.NoError(t, err)
+		}
+		for _, ref := range []CustomerRef{CustomerID(id), ExternalID("usr")} {
+			e, err := customers.Entitlements(t.Context(), ref)
+			if err != nil {
+				continue
+			}
+			_, err = json.Marshal(e)
+			require.NoError(t, err)
+			require.Equal(t, e.Known() && e.Has("pro"), e.Meets(Feature("pro")))
+			for _, m := range e.Meters() {
+				_ = e.Meets(Meter(m.ID(), 1))
+			}
+			_, _, _ = customers.Spend(t.Context(), ref, "m", 1) // which Polar can't be told of
+		}
+		if e, refusal := customers.DecideLicense(t.Context(), "INKWELL-KEY", Feature("pro")); refusal == nil {
+			require.True(t, e.Has("pro"))
+		}
+		require.Zero(t, customers.Stats().Panics)
+	})
 }

@@ -768,3 +768,32 @@ func TestAStateThatPolicyForbidsToOpenIsNeitherDamagedNorWrittenOver(t *testing.
 	_, err = gate.seal.openVerdict(nil, &seat{Key: "k"}, "here")
 	require.ErrorContains(t, err, "forbidden by policy")
 }
+
+// FuzzOpenNames reads the list of the licenses of a program that takes several keys.
+func FuzzOpenNames(f *testing.F) {
+	s := newSealer("org", "app", "secret")
+	// The same bytes in every process that takes part in fuzzing.
+	sealed := sealBytes(s.key, namesMagic, "", []byte(`["theme","plug-in\u0000é"]`))
+	_, err := s.openNames(sealed)
+	require.NoError(f, err)
+	f.Add(sealed)
+	f.Add(sealed[:len(sealed)/2])
+	f.Add([]byte(`["theme",""]`))
+	f.Add([]byte(`{"a":null}`))
+	f.Add([]byte(`[7]`))
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if _, err := s.openNames(data); err == nil {
+			require.Equal(t, sealed, data, "forged")
+		}
+		names, err := s.openNames(sealBytes(s.key, namesMagic, "", data))
+		if err != nil {
+			return
+		}
+		again, err := s.sealNames(names)
+		require.NoError(t, err)
+		opened, err := s.openNames(again)
+		require.NoError(t, err)
+		require.Equal(t, names, opened)
+	})
+}

@@ -921,3 +921,48 @@ func TestAKeyCompletedByHandSignsTheSame(t *testing.T) {
 		assert.Len(t, key, n, "the caller's is left as it was")
 	}
 }
+
+// FuzzEvent reads the data of verified events of all types.
+func FuzzEvent(f *testing.F) {
+	for _, state := range goldenStates(f) {
+		f.Add("customer.state_changed", []byte(state.Response.Body))
+	}
+	f.Add("subscription.past_due", []byte(`{"id":"s","product_id":"p","status":"past_due","ends_at":"9999-12-31T23:59:59Z","seats":1e3,"cancel_at_period_end":"yes"}`))
+	f.Add("benefit_grant.revoked", []byte(`{"benefit_id":"b","is_granted":false,"benefit":{"type":"license_keys","metadata":[]},"properties":{"license_key_id":7},"member":{"external_id":"m"}}`))
+	f.Add("customer_seat.assigned", []byte(`{"id":"s","status":"claimed","customer_email":"ada@example.com","claimed_at":"0000-01-01"}`))
+	f.Add("\n", []byte(`null`))
+	f.Fuzz(func(t *testing.T, kind string, data []byte) {
+		e := Event{ID: "evt_1", Type: kind, Customer: CustomerID(proID), data: data, features: map[string][]string{proID: {"pro"}}}
+		state, isState := e.State()
+		sub, isSub := e.Subscription()
+		grant, isGrant := e.Grant()
+		seat, isSeat := e.Seat()
+		n := 0
+		for _, is := range []bool{isState, isSub, isGrant, isSeat} {
+			if is {
+				n++
+			}
+		}
+		require.LessOrEqual(t, n, 1, "an event is of one kind")
+		if n > 0 {
+			require.True(t, json.Valid(data), "what is no JSON says nothing")
+		}
+		require.Equal(t, isSub, sub.ID != "")
+		require.Equal(t, isSeat, seat.ID != "")
+		if isGrant {
+			require.NotEmpty(t, grant.Benefit.ID())
+		}
+		if isState {
+			_, err := json.Marshal(state)
+			require.NoError(t, err)
+		}
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s"} {
+			require.Equal(t, "polargate.Event{ID:evt_1 Type:"+kind+"}", fmt.Sprintf(verb, e), "nothing personal is printed")
+		}
+		own := e.Data()
+		if len(own) > 0 {
+			own[0]++
+			require.NotEqual(t, own[0], e.Data()[0], "the slice is the caller's own")
+		}
+	})
+}

@@ -426,6 +426,7 @@ func FuzzBox(f *testing.F) {
 		// As save and close do it, without waiting for a disk.
 		done, err := json.Marshal(b.done)
 		require.NoError(t, err)
+		require.NoError(t, os.Remove(filepath.Join(dir, stateName))) // some disks are waited for when a file is emptied
 		require.NoError(t, os.WriteFile(filepath.Join(dir, stateName), fmt.Appendf(nil, `{"done":%s}`, done), 0o600))
 		leave := func(b *box) {
 			for _, s := range b.segments {
