@@ -17,17 +17,22 @@ import (
 func BenchmarkBesideInMemory(b *testing.B) {
 	_, customers := shop(b)
 	onOff := map[string]any{"on": true, "off": false}
-	static := memprovider.NewInMemoryProvider(map[string]memprovider.InMemoryFlag{
-		"export": {State: memprovider.Enabled, DefaultVariant: "on", Variants: onOff},
-	})
+	// A provider belongs to one API for good, so each run makes its own.
+	static := func() openfeature.FeatureProvider {
+		return memprovider.NewInMemoryProvider(map[string]memprovider.InMemoryFlag{
+			"export": {State: memprovider.Enabled, DefaultVariant: "on", Variants: onOff},
+		})
+	}
 	paid := map[string]bool{"usr_1": true}
 	byUser := func(_ memprovider.InMemoryFlag, of openfeature.FlattenedContext) (any, openfeature.ProviderResolutionDetail) {
 		id, _ := of[openfeature.TargetingKey].(string)
 		return paid[id], openfeature.ProviderResolutionDetail{Reason: openfeature.TargetingMatchReason, Variant: "on"}
 	}
-	targeted := memprovider.NewInMemoryProvider(map[string]memprovider.InMemoryFlag{
-		"export": {State: memprovider.Enabled, DefaultVariant: "off", Variants: onOff, ContextEvaluator: &byUser},
-	})
+	targeted := func() openfeature.FeatureProvider {
+		return memprovider.NewInMemoryProvider(map[string]memprovider.InMemoryFlag{
+			"export": {State: memprovider.Enabled, DefaultVariant: "off", Variants: onOff, ContextEvaluator: &byUser},
+		})
+	}
 	direct := func(p openfeature.FeatureProvider) func() bool {
 		of := openfeature.FlattenedContext{openfeature.TargetingKey: "usr_1"}
 		return func() bool { return p.BooleanEvaluation(b.Context(), "export", false, of).Value }
@@ -38,7 +43,7 @@ func BenchmarkBesideInMemory(b *testing.B) {
 	}
 	for _, one := range []struct {
 		name   string
-		theirs openfeature.FeatureProvider
+		theirs func() openfeature.FeatureProvider
 		ask    func(openfeature.FeatureProvider) func() bool
 	}{
 		{"provider, by user", targeted, direct},
@@ -48,7 +53,7 @@ func BenchmarkBesideInMemory(b *testing.B) {
 	} {
 		b.Run(one.name, func(b *testing.B) {
 			const turn = 500
-			both := []func() bool{one.ask(provide(b, customers)), one.ask(one.theirs)}
+			both := []func() bool{one.ask(provide(b, customers)), one.ask(one.theirs())}
 			var took [2]time.Duration
 			n := 0
 			for b.Loop() {

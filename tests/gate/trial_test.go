@@ -265,6 +265,7 @@ func TestATrialThatWasDeletedUnderARunningProgramIsWrittenAgain(t *testing.T) {
 		assert.Equal(t, until.Add(3*time.Hour), status.TrialUntil, "a new folder is a new installation")
 		folder := t.TempDir()
 		clear := func() {
+			synctest.Wait() // until nothing is being saved
 			files, err := os.ReadDir(folder)
 			require.NoError(t, err)
 			for _, f := range files {
