@@ -2,6 +2,7 @@ package bench
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"runtime"
@@ -86,11 +87,43 @@ func (f *fewest) tenth() float64 {
 	return float64(f.took[len(f.took)/10])
 }
 
-// BenchmarkLookup finds one of 100,000 cached customers, by one goroutine and by eight
+// BenchmarkLookup finds one of 100,000 cached customers, by one goroutine and by up to eight
 // at once. The ids come one after the other, as those of requests are at hand, and the
 // customers lie anywhere in memory.
 func BenchmarkLookup(b *testing.B) {
-	const many = 100_000
+	for _, of := range lookups(b, 100_000) {
+		for _, goroutines := range []int{1, 2, 4, 8} {
+			b.Run(fmt.Sprintf("%s/goroutines=%d", of.name, goroutines), func(b *testing.B) {
+				lookup(b, of, goroutines)
+			})
+		}
+	}
+}
+
+var sizes = flag.Int("sizes", 1_000, "the most customers among whom BenchmarkSizes looks up; the report asks for a million")
+
+// BenchmarkSizes finds one of a thousand, a hundred thousand and a million cached customers, by
+// eight goroutines at once.
+func BenchmarkSizes(b *testing.B) {
+	for _, many := range []int{1_000, 100_000, 1_000_000} {
+		if many > *sizes {
+			continue
+		}
+		for _, of := range lookups(b, many) {
+			b.Run(fmt.Sprintf("%s/customers=%d", of.name, many), func(b *testing.B) { lookup(b, of, 8) })
+		}
+	}
+}
+
+// finder is a way to find out what a customer has.
+type finder struct {
+	name string
+	ids  []string
+	has  func(id string) bool
+}
+
+// lookups are the ways that are compared, each with so many customers.
+func lookups(b *testing.B, many int) []finder {
 	ids := make([]string, many)
 	for i := range ids {
 		ids[i] = fmt.Sprintf("usr_%d", i)
@@ -112,57 +145,56 @@ func BenchmarkLookup(b *testing.B) {
 		byHand[id] = &bareList{append([]string(nil), unlocked...)}
 		synced.Store(strings.Clone(id), byHand[id])
 	}
-	for _, of := range []struct {
-		name string
-		has  func(id string) bool
-	}{
-		{"polargate", func(id string) bool {
+	all := []finder{
+		{"polargate", ids, func(id string) bool {
 			e, err := customers.Entitlements(context.Background(), polargate.ExternalID(id))
 			return err == nil && e.Has("export")
 		}},
-		{"2Q with a lock", func(id string) bool { return peer.has(id, "export") }},
-		{"map with a lock", func(id string) bool {
+		{"2Q with a lock", ids, func(id string) bool { return peer.has(id, "export") }},
+		{"map with a lock", ids, func(id string) bool {
 			lock.RLock()
 			have := byHand[id]
 			lock.RUnlock()
 			return have != nil && slices.Contains(have.features, "export")
 		}},
-		{"sync.Map", func(id string) bool {
+		{"sync.Map", ids, func(id string) bool {
 			have, ok := synced.Load(id)
 			return ok && slices.Contains(have.(*bareList).features, "export")
 		}},
-	} {
+	}
+	for _, of := range all {
 		for _, id := range ids { // the first use of each costs more
 			if !of.has(id) {
 				b.Fatal("locked")
 			}
 		}
-		for _, goroutines := range []int{1, 8} {
-			b.Run(fmt.Sprintf("%s/goroutines=%d", of.name, goroutines), func(b *testing.B) {
-				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(min(goroutines, runtime.NumCPU())))
-				var workers atomic.Int64
-				b.SetParallelism(max(1, goroutines/runtime.GOMAXPROCS(0)))
-				runtime.GC()
-				b.ReportAllocs()
-				b.ResetTimer()
-				var turns fewest
-				b.RunParallel(func(pb *testing.PB) {
-					took := make([]time.Duration, 0, 1<<16)
-					began := time.Now()
-					for i := int(workers.Add(1)) * 9973; pb.Next(); i++ {
-						if !of.has(ids[i%many]) {
-							b.Error("locked")
-							return
-						}
-						if i%lookupsInATurn == 0 {
-							now := time.Now()
-							took, began = append(took, now.Sub(began)), now
-						}
-					}
-					turns.add(took)
-				})
-				b.ReportMetric(turns.tenth()/lookupsInATurn/float64(runtime.GOMAXPROCS(0)), "ns/undisturbed")
-			})
-		}
 	}
+	return all
+}
+
+// lookup measures one way, with so many goroutines at once.
+func lookup(b *testing.B, of finder, goroutines int) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(min(goroutines, runtime.NumCPU())))
+	var workers atomic.Int64
+	b.SetParallelism(max(1, goroutines/runtime.GOMAXPROCS(0)))
+	runtime.GC()
+	b.ReportAllocs()
+	b.ResetTimer()
+	var turns fewest
+	b.RunParallel(func(pb *testing.PB) {
+		took := make([]time.Duration, 0, 1<<16)
+		began := time.Now()
+		for i := int(workers.Add(1)) * 9973; pb.Next(); i++ {
+			if !of.has(of.ids[i%len(of.ids)]) {
+				b.Error("locked")
+				return
+			}
+			if i%lookupsInATurn == 0 {
+				now := time.Now()
+				took, began = append(took, now.Sub(began)), now
+			}
+		}
+		turns.add(took)
+	})
+	b.ReportMetric(turns.tenth()/lookupsInATurn/float64(runtime.GOMAXPROCS(0)), "ns/undisturbed")
 }

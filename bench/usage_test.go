@@ -23,15 +23,17 @@ const usageMeter = "aaf2bfea-ac4f-40eb-99ad-de858ccdfd97"
 // the events that it is told of.
 type metering struct {
 	*httptest.Server
+	balance          atomic.Int64
 	requests, events atomic.Int64
 }
 
 func newMetering(tb testing.TB) *metering {
 	m := &metering{}
+	m.balance.Store(1_000_000_000)
 	m.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
 		if r.Method == http.MethodGet {
-			state := bytes.Replace(stateOf("usr_1"), []byte(`"active_meters":[]`), fmt.Appendf(nil, `"active_meters":[{"meter_id":%q,"consumed_units":0,"credited_units":1000000000,"balance":1000000000}]`, usageMeter), 1)
+			state := bytes.Replace(stateOf("usr_1"), []byte(`"active_meters":[]`), fmt.Appendf(nil, `"active_meters":[{"meter_id":%q,"consumed_units":0,"credited_units":%[2]d,"balance":%[2]d}]`, usageMeter, m.balance.Load()), 1)
 			_, _ = w.Write(state)
 			return
 		}
@@ -78,6 +80,43 @@ func BenchmarkReserveAndCommit(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// TestABurstIsServedWhatThereIs sends 600 requests at once to three replicas that share a store,
+// for a customer who has 100 units left.
+func TestABurstIsServedWhatThereIs(t *testing.T) {
+	polar, shared := newMetering(t), polargate.SharedInMemory()
+	polar.balance.Store(100)
+	var sold atomic.Int64
+	var group sync.WaitGroup
+	start := make(chan struct{})
+	for range 3 {
+		customers := polar.customers(t, func(c *polargate.CustomersConfig) {
+			c.Shared, c.OrganizationID, c.Secret, c.UsageFolder = shared, organization, "a secret that only a benchmark has", t.TempDir()
+		})
+		for range 200 {
+			group.Go(func() {
+				<-start
+				for {
+					r, refusal := customers.Reserve(t.Context(), polargate.ExternalID("usr_1"), usageMeter, 1)
+					if refusal != nil && refusal.Status == http.StatusServiceUnavailable { // a busy machine
+						time.Sleep(10 * time.Millisecond)
+						continue
+					}
+					if refusal == nil && r.Commit(t.Context(), 1, polargate.Usage{Name: "call"}) == nil {
+						sold.Add(1)
+					}
+					return
+				}
+			})
+		}
+	}
+	close(start)
+	group.Wait()
+	if sold.Load() != 100 {
+		t.Errorf("%d were served", sold.Load())
+	}
+	tell("burst", "sold", fmt.Sprint(sold.Load()))
 }
 
 // TestUsageThroughTheOutbox sends events through a folder, in batches, and beside that one
