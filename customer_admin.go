@@ -310,6 +310,14 @@ type AssignSeatRequest struct {
 	Metadata map[string]any
 }
 
+// Format prints the subscription, whatever the verb: who gets the seat is personal.
+func (r AssignSeatRequest) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "polargate.AssignSeatRequest{SubscriptionID:%s}", r.SubscriptionID)
+}
+
+// LogValue logs what Format prints.
+func (r AssignSeatRequest) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
+
 // seatRefusals are what refusals of seats mean beside ErrDenied.
 var seatRefusals = map[string]Reason{"CustomerNotFound": ErrUnknownCustomer}
 

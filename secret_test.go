@@ -532,6 +532,18 @@ func TestNoVerbOfFmtShowsASecret(t *testing.T) {
 	}
 }
 
+func TestWhoIsInvitedToASeatIsNotPrinted(t *testing.T) {
+	t.Parallel()
+	r := AssignSeatRequest{SubscriptionID: "a subscription", Email: pastedAddress, Customer: ExternalID(pastedAddress), ExternalMemberID: pastedAddress}
+	for _, format := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+		assert.Equal(t, "polargate.AssignSeatRequest{SubscriptionID:a subscription}", fmt.Sprintf(format, r), format)
+		assertNoSecret(t, fmt.Sprintf(format, []any{&r}), format)
+	}
+	var out bytes.Buffer
+	slog.New(slog.NewJSONHandler(&out, nil)).Info("assigning", "seat", r)
+	assertNoSecret(t, out.String(), "slog")
+}
+
 func TestEveryDirectVerbPrintsTheMaskedForm(t *testing.T) {
 	t.Parallel()
 	key := newKey(pastedKey)

@@ -103,6 +103,14 @@ type Caller struct {
 	LicenseKey string
 }
 
+// Format prints how a caller is named, without the license key, whatever the verb.
+func (c Caller) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "rpcgate.Caller{Customer:%v LicenseKey:%t}", c.Customer, c.LicenseKey != "")
+}
+
+// LogValue logs what Format prints.
+func (c Caller) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
+
 // Config says what applies to which procedure.
 type Config struct {
 	// Who returns who calls. It must not be nil. Whoever can choose the id of a customer is

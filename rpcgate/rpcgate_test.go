@@ -3,6 +3,7 @@ package rpcgate_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -73,6 +74,18 @@ func TestMistakesInRulesShowAtTheFirstStart(t *testing.T) {
 			assert.Panics(t, func() { rpcgate.New(customers, config) }, name)
 		}
 	})
+}
+
+func TestACallerIsPrintedWithoutTheLicenseKey(t *testing.T) {
+	t.Parallel()
+	caller := rpcgate.Caller{LicenseKey: "POLAR-SECRET", Customer: polargate.ExternalID("ada@example.com")}
+	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x"} {
+		text := fmt.Sprintf(verb, caller)
+		assert.NotContains(t, text, "SECRET")
+		assert.NotContains(t, text, "ada")
+		assert.Contains(t, text, "LicenseKey:true")
+	}
+	assert.Equal(t, fmt.Sprint(caller), caller.LogValue().String())
 }
 
 func TestTheRuleOfAProcedureGoesBeforeThatOfItsService(t *testing.T) {

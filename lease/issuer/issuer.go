@@ -87,6 +87,16 @@ type Config struct {
 	clock func() time.Time // for tests; nil means time.Now
 }
 
+// Format prints that it is a configuration, and its organization, whatever the verb: the
+// signing key is in it. Package fmt doesn't call it for an unexported field: a struct with a
+// configuration in such a field needs a Format of its own if it is printed.
+func (c Config) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "issuer.Config{OrganizationID:%q}", c.OrganizationID)
+}
+
+// LogValue logs what Format prints.
+func (c Config) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
+
 // About is what a lease is issued for.
 type About struct {
 	// LicenseKeyID, BenefitID, CustomerID and ExpiresAt are the license key's, as
@@ -114,6 +124,15 @@ type Issuer struct {
 	newcomers *rate.Limiter
 	trials    *rate.Limiter
 }
+
+// Format prints that it is an Issuer, and its organization, whatever the verb: the signing
+// key is in it.
+func (s *Issuer) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "issuer.Issuer{OrganizationID:%q}", s.config.OrganizationID)
+}
+
+// LogValue logs what Format prints.
+func (s *Issuer) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(s)) }
 
 // newcomersPerMinute is how many license keys that were never seen are asked about. Each
 // takes three requests to Polar, which takes 300 a minute: keys that somebody makes up

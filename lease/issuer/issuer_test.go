@@ -852,6 +852,24 @@ func TestTheLogTellsWhatWasIssuedAndKeepsTheKey(t *testing.T) {
 	assert.NotContains(t, s.log.String(), key.Key)
 }
 
+func TestTheSigningKeyIsNeverPrinted(t *testing.T) {
+	t.Parallel()
+	var config Config
+	s := open(t, func(c *Config) { config = *c })
+	key := fmt.Sprint([]byte(config.Key.(ed25519.PrivateKey))[:8]) // "[1 2 3 …]", as package fmt shows bytes
+	key = strings.Trim(key, "[]")
+	hexadecimal := fmt.Sprintf("%x", []byte(config.Key.(ed25519.PrivateKey))[:8])
+	for name, v := range map[string]any{"a configuration": config, "one by its address": &config, "an issuer": s.issuer} {
+		var log bytes.Buffer
+		slog.New(slog.NewTextHandler(&log, nil)).Info("here", "v", v)
+		for _, text := range []string{fmt.Sprint(v), fmt.Sprintf("%+v", v), fmt.Sprintf("%#v", v), fmt.Sprintf("%x", v), log.String()} {
+			assert.NotContains(t, text, key, name)
+			assert.NotContains(t, text, hexadecimal, name)
+			assert.Contains(t, text, config.OrganizationID, name)
+		}
+	}
+}
+
 // A license server's work without Polar: a heartbeat of a pool of 50.
 func BenchmarkHeartbeat(b *testing.B) {
 	s := open(b, func(c *Config) {

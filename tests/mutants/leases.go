@@ -94,6 +94,14 @@ var leases = []mutant{
 		tests: "TestHeartbeatsThatComeTogetherAskPolarOnceAndDoNotWaitForIt",
 	},
 	{
+		name:  "a license server is printed with its key",
+		rule:  "the key that signs leases is in no log and no %v",
+		file:  "lease/issuer/issuer.go",
+		old:   `fmt.Fprintf(f, "issuer.Config{OrganizationID:%q}", c.OrganizationID)`,
+		new:   `fmt.Fprintf(f, "issuer.Config{OrganizationID:%q Key:%v}", c.OrganizationID, c.Key)`,
+		tests: "TestTheSigningKeyIsNeverPrinted",
+	},
+	{
 		name:  "one holder more than there are places",
 		rule:  "a pool has no more holders than places",
 		file:  "lease/issuer/pool.go",
