@@ -72,16 +72,16 @@ type CustomerSession struct {
 // ErrUnknownCustomer means that Polar has no such customer, or the customer no such member.
 // The access token needs the scope customer_sessions:write.
 func (c *Customers) PortalURL(ctx context.Context, customer CustomerRef, returnURL string) (PortalURL, error) {
-	session, err := c.client.CustomerSession(ctx, customer, returnURL)
+	session, err := c.client.CreateCustomerSession(ctx, customer, returnURL)
 	if err != nil {
 		return PortalURL{}, err
 	}
 	return session.URL, nil
 }
 
-// CustomerSession makes a session of a customer, like Customers.PortalURL, and returns its
+// CreateCustomerSession makes a session of a customer, like Customers.PortalURL, and returns its
 // token as well.
-func (c *Client) CustomerSession(ctx context.Context, customer CustomerRef, returnURL string) (*CustomerSession, error) {
+func (c *Client) CreateCustomerSession(ctx context.Context, customer CustomerRef, returnURL string) (*CustomerSession, error) {
 	if err := c.checkAdmin(ctx); err != nil {
 		return nil, err
 	}
@@ -201,7 +201,7 @@ func checkSession(ctx context.Context, session SessionToken) error {
 		return errNilContext
 	}
 	if session.IsZero() {
-		return &InputError{"session token", "is missing: make a session with CustomerSession"}
+		return &InputError{"session token", "is missing: make a session with CreateCustomerSession"}
 	}
 	return nil
 }

@@ -38,8 +38,8 @@ type Decision struct {
 	// LicenseKeyID is Polar's id of the key that came with a request; no secret.
 	Customer     CustomerRef
 	LicenseKeyID string
-	// Required is what was required: all of it. It must not be changed.
-	Required []Requirement
+	// Requirements are what was required: all of it. It must not be changed.
+	Requirements []Requirement
 	// Outcome is what was decided. Status is that of the Refusal; 0 if there was none.
 	Outcome Outcome
 	Status  int
@@ -60,9 +60,9 @@ type Outcome string
 const (
 	// Allowed: the requirements are met.
 	Allowed Outcome = "allowed"
-	// Opened: nobody could say, and the Route, or the rule of package rpcgate, has FailOpen,
+	// FailedOpen: nobody could say, and the Route, or the rule of package rpcgate, has FailOpen,
 	// or the Route a Fallback.
-	Opened Outcome = "opened"
+	FailedOpen Outcome = "failed_open"
 	// Unidentified: nobody is signed in, or the id or the license key is unknown (400, 401).
 	Unidentified Outcome = "unidentified"
 	// Unpaid: something required is missing (402).
@@ -86,7 +86,7 @@ func (d Decision) Feature() string {
 	if d.feature != "" {
 		return d.feature
 	}
-	return featuresIn(d.Required)
+	return featuresIn(d.Requirements)
 }
 
 // featuresIn names the features in requirements.
@@ -115,7 +115,7 @@ type plain struct {
 	Route        string    `json:"route,omitempty"`
 	CustomerID   string    `json:"customer_id,omitempty"`
 	LicenseKeyID string    `json:"license_key_id,omitempty"`
-	Required     string    `json:"required"`
+	Requirements string    `json:"requirements"`
 	Outcome      Outcome   `json:"outcome"`
 	Status       int       `json:"status,omitempty"`
 	Unmet        string    `json:"unmet,omitempty"`
@@ -124,7 +124,7 @@ type plain struct {
 }
 
 func (d Decision) plain() plain {
-	p := plain{d.At, d.Route, d.Customer.CustomerID(), d.LicenseKeyID, All(d.Required...).String(), d.Outcome, d.Status, "", d.Reason, d.Source}
+	p := plain{d.At, d.Route, d.Customer.CustomerID(), d.LicenseKeyID, All(d.Requirements...).String(), d.Outcome, d.Status, "", d.Reason, d.Source}
 	if d.Unmet.kind != 0 {
 		p.Unmet = d.Unmet.String()
 	}
@@ -138,14 +138,14 @@ func (d Decision) MarshalJSON() ([]byte, error) { return json.Marshal(d.plain())
 // Format prints the same in one line, whatever the verb.
 func (d Decision) Format(f fmt.State, _ rune) {
 	p := d.plain()
-	fmt.Fprintf(f, "polargate.Decision{Route:%q Customer:%v Required:%q Outcome:%s Status:%d Unmet:%q Reason:%s Source:%s}",
-		p.Route, d.Customer, p.Required, p.Outcome, p.Status, p.Unmet, p.Reason, p.Source)
+	fmt.Fprintf(f, "polargate.Decision{Route:%q Customer:%v Requirements:%q Outcome:%s Status:%d Unmet:%q Reason:%s Source:%s}",
+		p.Route, d.Customer, p.Requirements, p.Outcome, p.Status, p.Unmet, p.Reason, p.Source)
 }
 
 // LogValue logs what MarshalJSON writes.
 func (d Decision) LogValue() slog.Value {
 	p := d.plain()
-	attrs := []slog.Attr{slog.String("outcome", string(p.Outcome)), slog.String("required", p.Required)}
+	attrs := []slog.Attr{slog.String("outcome", string(p.Outcome)), slog.String("requirements", p.Requirements)}
 	for _, a := range []slog.Attr{
 		slog.String("route", p.Route), slog.String("customer_id", p.CustomerID), slog.String("license_key_id", p.LicenseKeyID),
 		slog.String("unmet", p.Unmet), slog.String("reason", string(p.Reason)), slog.String("source", string(p.Source)),
@@ -274,7 +274,7 @@ func (c *Customers) tell(ctx context.Context, q *question, required []Requiremen
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	d := Decision{Route: q.route, Required: required, Outcome: Allowed}
+	d := Decision{Route: q.route, Requirements: required, Outcome: Allowed}
 	if called, ok := ctx.Value(incontext.Call{}).(incontext.Called); ok && d.Route == "" {
 		d.Route = called.Procedure
 		opened = called.FailsOpen && refusal != nil && refusal.Status == http.StatusServiceUnavailable && ctx.Err() == nil
@@ -286,7 +286,7 @@ func (c *Customers) tell(ctx context.Context, q *question, required []Requiremen
 		d.Status, d.Unmet, d.Reason = refusal.Status, refusal.Required, refusal.Reason
 		switch {
 		case opened:
-			d.Outcome = Opened
+			d.Outcome = FailedOpen
 		case refusal.Status == http.StatusPaymentRequired:
 			d.Outcome = Unpaid
 		case refusal.Status == http.StatusServiceUnavailable:

@@ -96,7 +96,7 @@
 // A [Client] calls Polar's endpoints and stores nothing. Without an access token it
 // validates, activates and deactivates license keys. With one, it also lists, changes and
 // replaces them, makes sessions of customers, and assigns seats; see [Client.LicenseKeys],
-// [Client.CustomerSession] and [Client.AssignSeat]. [Customers.Client] is one that keeps to
+// [Client.CreateCustomerSession] and [Client.AssignSeat]. [Customers.Client] is one that keeps to
 // the same request budget. Package janitor finds activations that crashes left behind.
 // Package polartest has a Polar that runs inside a test.
 //

@@ -17,7 +17,7 @@ import (
 	"github.com/polargate/polargate/internal/wire"
 )
 
-// Event is one of Polar's webhooks, verified. What a gate uses of it is typed: see State,
+// Event is one of Polar's webhooks, verified. What a gate uses of it is typed: see Entitlements,
 // Subscription, Grant and Seat. Data has the rest.
 type Event struct {
 	// ID is the delivery's own, the same each time that Polar sends it.
@@ -46,9 +46,9 @@ func (e Event) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(e)) }
 // whatever else is personal. It is nil if there is none. The slice is the caller's own.
 func (e Event) Data() json.RawMessage { return append(json.RawMessage(nil), e.data...) }
 
-// State is what the customer has, by a customer.state_changed; ok is false for other types.
-// Customers.Entitlements may know something younger, and license keys that have ended.
-func (e Event) State() (state *Entitlements, ok bool) {
+// Entitlements are what the customer has, by a customer.state_changed; ok is false for other
+// types. Customers.Entitlements may know something younger, and license keys that have ended.
+func (e Event) Entitlements() (have *Entitlements, ok bool) {
 	if e.Type != "customer.state_changed" {
 		return nil, false
 	}
@@ -65,9 +65,9 @@ type SubscriptionEvent struct {
 	// CurrentPeriodStart and CurrentPeriodEnd are of the period that is paid for.
 	CurrentPeriodStart, CurrentPeriodEnd time.Time
 	// TrialEnd is zero without a trial. EndsAt is when a subscription ends that was
-	// cancelled, and EndedAt when it has.
+	// canceled, and EndedAt when it has.
 	TrialEnd, EndsAt, EndedAt time.Time
-	// CancelAtPeriodEnd: it was cancelled, and runs until EndsAt.
+	// CancelAtPeriodEnd: it was canceled, and runs until EndsAt.
 	CancelAtPeriodEnd bool
 	// Seats is how many were bought; 0 if it is not sold by seats.
 	Seats int

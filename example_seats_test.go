@@ -112,7 +112,7 @@ func ExampleClient_PortalKeys() {
 	defer client.Close()
 	ctx := context.Background()
 
-	made, err := client.CustomerSession(ctx, polargate.ExternalID("usr_1337"), "")
+	made, err := client.CreateCustomerSession(ctx, polargate.ExternalID("usr_1337"), "")
 	if err != nil {
 		panic(err)
 	}

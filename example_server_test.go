@@ -131,7 +131,7 @@ func ExampleCustomersConfig_onDecision() {
 	defer customers.Close()
 	customers.Decide(context.Background(), polargate.ExternalID("ada@example.com"), polargate.Feature("export"))
 	// Output:
-	// msg=decided gate.outcome=unpaid gate.required="feature export" gate.unmet="feature export" gate.source=network
+	// msg=decided gate.outcome=unpaid gate.requirements="feature export" gate.unmet="feature export" gate.source=network
 	// feature: export outcome: unpaid
 }
 
@@ -645,7 +645,7 @@ func ExampleCustomers_On() {
 	customers.On("*", func(_ context.Context, e polargate.Event) error {
 		_, isGrant := e.Grant()
 		_, isSeat := e.Seat()
-		_, isState := e.State()
+		_, isState := e.Entitlements()
 		fmt.Println(e.Type, isGrant, isSeat, isState, len(e.Data()) > 0)
 		return nil
 	})

@@ -39,7 +39,7 @@ func Example() {
 			}
 			fmt.Println(leak.Why, "on", leak.Activation.Label, leak.String() != "")
 			if !dry {
-				err = leak.Release(ctx)
+				err = leak.Deactivate(ctx)
 			}
 		}
 		fmt.Println(polar.Seats(key.ID), "activations")

@@ -7,13 +7,13 @@
 //
 // Activations say who made them: each has the id of the installation and of the attempt in
 // its meta. So two of the same installation on the same computer are one too many, and the
-// older is the one that was lost. Find lists those, and changes nothing; Leak.Release
+// older is the one that was lost. Find lists those, and changes nothing; Leak.Deactivate
 // deactivates one:
 //
 //	for leak, err := range janitor.Find(ctx, client, janitor.Options{}) {
 //		if err != nil { … }
 //		fmt.Println(leak)
-//		err = leak.Release(ctx) // once you have read what would be released
+//		err = leak.Deactivate(ctx) // once you have read what would be deactivated
 //	}
 //
 // Activations that this library didn't make are left alone, unless Options.UnusedFor is set.
@@ -62,8 +62,8 @@ const (
 
 // Leak is an activation that no computer uses.
 type Leak struct {
-	// Key is the license key, and Activation the activation to be released.
-	Key        *polargate.LicenseKey
+	// LicenseKey is the license key, and Activation the activation to be deactivated.
+	LicenseKey *polargate.LicenseKey
 	Activation polargate.Activation
 	Why        Why
 	// ReplacedBy is the id of the activation that stays; "" if Why is Unused.
@@ -74,7 +74,7 @@ type Leak struct {
 
 // String tells what it is by its ids, without the license key.
 func (l Leak) String() string {
-	text := fmt.Sprintf("activation %s of license key %s (%v), made %s: %s", l.Activation.ID, l.Key.ID, l.Key.Key,
+	text := fmt.Sprintf("activation %s of license key %s (%v), made %s: %s", l.Activation.ID, l.LicenseKey.ID, l.LicenseKey.Key,
 		l.Activation.CreatedAt.UTC().Format(time.RFC3339), l.Why)
 	if l.ReplacedBy != "" {
 		text += " by " + l.ReplacedBy
@@ -82,9 +82,9 @@ func (l Leak) String() string {
 	return text
 }
 
-// Release deactivates the activation. One that is gone already is no error.
-func (l Leak) Release(ctx context.Context) error {
-	err := l.client.Deactivate(ctx, l.Key.Key, l.Activation.ID)
+// Deactivate deactivates the activation. One that is gone already is no error.
+func (l Leak) Deactivate(ctx context.Context) error {
+	err := l.client.Deactivate(ctx, l.LicenseKey.Key, l.Activation.ID)
 	if errors.Is(err, polargate.ErrSeatReleased) {
 		return nil
 	}
@@ -152,7 +152,7 @@ func leaks(key *polargate.LicenseKey, o Options, now time.Time) (found []Leak) {
 	}
 	unused := o.UnusedFor > 0 && now.Sub(key.CreatedAt) >= o.UnusedFor && now.Sub(key.LastValidatedAt) >= o.UnusedFor
 	for _, a := range all {
-		leak := Leak{Key: key, Activation: a}
+		leak := Leak{LicenseKey: key, Activation: a}
 		age := now.Sub(a.CreatedAt)
 		switch who, ok := installationOf(a); {
 		case a.CreatedAt.IsZero() || age < o.OlderThan:

@@ -76,8 +76,8 @@ func TestWhatAKilledProgramLeftIsFoundAndTheActivationInUseStays(t *testing.T) {
 		for _, leak := range all {
 			assert.Equal(t, janitor.Replaced, leak.Why)
 			assert.NotContains(t, leak.String()+fmt.Sprintf("%v", leak), key.Key)
-			require.NoError(t, leak.Release(t.Context()))
-			require.NoError(t, leak.Release(t.Context()), "again does no harm")
+			require.NoError(t, leak.Deactivate(t.Context()))
+			require.NoError(t, leak.Deactivate(t.Context()), "again does no harm")
 		}
 		assert.Equal(t, 1, polar.Seats(key.ID))
 		time.Sleep(25 * time.Hour)
@@ -127,7 +127,7 @@ func TestKeysThatNobodyValidatesAnyMoreAreFoundOnlyIfAskedFor(t *testing.T) {
 		all := found(t, client, janitor.Options{UnusedFor: 365 * 24 * time.Hour})
 		require.Len(t, all, 2)
 		for _, leak := range all {
-			assert.Contains(t, []string{forgotten.ID, never.ID}, leak.Key.ID)
+			assert.Contains(t, []string{forgotten.ID, never.ID}, leak.LicenseKey.ID)
 			assert.Equal(t, janitor.Unused, leak.Why)
 			assert.Equal(t, "ada", leak.Activation.Label)
 		}

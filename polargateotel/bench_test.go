@@ -34,7 +34,7 @@ func BenchmarkOn(b *testing.B) {
 		b.Run(one.name, func(b *testing.B) {
 			telemetry, err := polargateotel.New(one.options)
 			require.NoError(b, err)
-			defer func() { require.NoError(b, telemetry.Shutdown()) }()
+			defer func() { require.NoError(b, telemetry.Close()) }()
 			_, off := shop(b, func(*polargate.CustomersConfig) {})
 			customers, on := shop(b, func(c *polargate.CustomersConfig) {
 				if one.spans {

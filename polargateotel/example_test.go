@@ -18,7 +18,7 @@ func Example() {
 	if err != nil {
 		panic(err)
 	}
-	defer telemetry.Shutdown()
+	defer telemetry.Close()
 
 	polar := polartest.New(polartest.Config{})
 	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
@@ -55,7 +55,7 @@ func ExampleTelemetry_Gate() {
 	if err != nil {
 		panic(err)
 	}
-	defer telemetry.Shutdown()
+	defer telemetry.Close()
 	gate, err := polargate.Open(polargate.Config{OrganizationID: "3ca4b5c6-8f2f-4a59-9f0f-4c3f5f0d9a11", App: "inkwell", Store: &polargate.MemoryStore{}})
 	if err != nil {
 		panic(err)

@@ -118,8 +118,8 @@ func described(d polargate.Decision) []attribute.KeyValue {
 	return all
 }
 
-// Shutdown ends the metrics. Call it before the provider's own.
-func (t *Telemetry) Shutdown() error {
+// Close ends the metrics. Call it before the provider's own.
+func (t *Telemetry) Close() error {
 	if t.callback == nil {
 		return nil
 	}

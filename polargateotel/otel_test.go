@@ -108,7 +108,7 @@ func TestAScrapeThroughTheExporterHasTheNamesOfPackageMetrics(t *testing.T) {
 		t.Log("promtool is missing: install it with 'apt-get install prometheus', and it looks at this too")
 	}
 
-	require.NoError(t, telemetry.Shutdown())
+	require.NoError(t, telemetry.Close())
 	status, text = scrape()
 	assert.Equal(t, http.StatusOK, status)
 	assert.NotContains(t, text, "polargate_")
@@ -156,7 +156,7 @@ func TestADecisionIsAnEventOnTheSpanOfItsRequestWithoutTheCustomer(t *testing.T)
 		"polargate.outcome=allowed", "polargate.route=export", "polargate.feature=export", "polargate.source=network",
 		"polargate.outcome=unpaid", "polargate.route=export", "polargate.feature=export", "polargate.source=network", "polargate.unmet=feature export", "polargate.status=402",
 	}, said)
-	require.NoError(t, telemetry.Shutdown())
+	require.NoError(t, telemetry.Close())
 }
 
 func TestTheGlobalProviderIsNotEvenLinked(t *testing.T) {

@@ -458,7 +458,7 @@ func TestAProgramHearsOfEachDecisionOnceAndByTheProcedure(t *testing.T) {
 		polar.SetOffline(true)
 		user = "usr_new"
 		begin("Open", false).Close()
-		assertHeard(service + "Open opened")
+		assertHeard(service + "Open failed_open")
 		begin("Render", false).Close()
 		assertHeard(service + "Render undecided")
 	})

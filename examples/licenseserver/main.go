@@ -127,7 +127,7 @@ func configure(getenv func(string) string) (config issuer.Config, client polarga
 		return config, client, err
 	}
 	if folder := getenv("LEASE_STATE"); folder != "" {
-		config.State = polargate.FileStore(folder)
+		config.Store = polargate.FileStore(folder)
 	}
 	text, file := getenv("LEASE_KEY"), getenv("LEASE_KEY_FILE")
 	switch {
@@ -195,7 +195,7 @@ type view struct {
 
 // offline answers the form: a request with a lease, a receipt with a deactivation.
 func offline(server *issuer.Issuer, w http.ResponseWriter, r *http.Request) {
-	if wait := server.Wait(r); wait > 0 {
+	if wait := server.RetryAfter(r); wait > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(wait.Seconds())+1))
 		show(w, http.StatusTooManyRequests, view{Problem: "Too many requests. Try again in a minute."})
 		return

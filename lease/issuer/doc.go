@@ -41,6 +41,6 @@
 // place of a computer that crashed is free after two, without anybody's doing. A
 // computer can borrow a place for longer, if the pool allows it.
 //
-// Several servers can share what was issued: a State that can be locked, or a Shared; see
-// [Config.State].
+// Several servers can share what was issued: a Store that can be locked, or a Shared; see
+// [Config.Store].
 package issuer

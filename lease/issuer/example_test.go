@@ -65,7 +65,7 @@ func Example() {
 }
 
 // A page of your own, for customers whose computers have no network.
-func ExampleIssuer_Wait() {
+func ExampleIssuer_RetryAfter() {
 	polar := polartest.New(polartest.Config{})
 	client, err := polargate.NewClient(polargate.ClientConfig{
 		OrganizationID: polar.OrganizationID(), AccessToken: polar.AddToken(polartest.Token{}), HTTPClient: polar.Client(),
@@ -78,7 +78,7 @@ func ExampleIssuer_Wait() {
 		panic(err)
 	}
 	page := func(w http.ResponseWriter, r *http.Request) {
-		if wait := server.Wait(r); wait > 0 {
+		if wait := server.RetryAfter(r); wait > 0 {
 			http.Error(w, "Too many requests. Try again in a minute.", http.StatusTooManyRequests)
 			return
 		}

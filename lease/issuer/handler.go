@@ -36,7 +36,7 @@ const (
 //   - 402 for a license key that Polar does not grant, and 403 for another refusal
 //   - 409 when every place is taken, with Retry-After, or the request was used
 //   - 429 for an address that asks too often, with Retry-After
-//   - 503 when Polar or the State cannot be reached, with Retry-After
+//   - 503 when Polar or the Store cannot be reached, with Retry-After
 func (s *Issuer) Handler() http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Cache-Control", "no-store")
@@ -45,7 +45,7 @@ func (s *Issuer) Handler() http.Handler {
 			report(w, http.StatusMethodNotAllowed, "method", "Send a POST.", 0)
 			return
 		}
-		if wait := s.Wait(r); wait > 0 {
+		if wait := s.RetryAfter(r); wait > 0 {
 			report(w, http.StatusTooManyRequests, "rate_limited", "Too many requests from this address. Try again later.", wait)
 			return
 		}
@@ -66,10 +66,10 @@ func (s *Issuer) Handler() http.Handler {
 	})
 }
 
-// Wait is how long the address of a request has to wait under Config.PerAddress; 0 if it need
-// not, and then the request is counted. It is for pages of your own; the Handler calls it
-// itself.
-func (s *Issuer) Wait(r *http.Request) time.Duration {
+// RetryAfter counts a request against its address, as Config.PerAddress says, and returns 0; or
+// it returns how long the address has to wait, and counts nothing. It is for pages of your own;
+// the Handler calls it itself.
+func (s *Issuer) RetryAfter(r *http.Request) time.Duration {
 	return s.limits.wait(s.address(r), s.config.PerAddress)
 }
 

@@ -59,15 +59,15 @@ type Config struct {
 	// Recheck is how long a floating lease is renewed without asking Polar again. 0
 	// means 5 minutes.
 	Recheck time.Duration
-	// State keeps what was issued: a polargate.FileStore, or one of your own. Several
-	// servers can share one that can be locked. If neither State nor Shared is set, it
+	// Store keeps what was issued: a polargate.FileStore, or one of your own. Several
+	// servers can share one that can be locked. If neither Store nor Shared is set, it
 	// is kept in memory: after a restart, computers find their activations again, but a
 	// pool knows its holders only once they ask again, so up to twice as many
 	// computers can use it until the earlier leases have ended. Whoever can write to it
 	// can hand out places of pools.
-	State polargate.Store
+	Store polargate.Store
 	// Shared is another place for the same, for servers that share a polargate.Shared
-	// already. A license key can have about 400 computers there. Set State or Shared,
+	// already. A license key can have about 400 computers there. Set Store or Shared,
 	// not both.
 	Shared polargate.Shared
 	// Claims may change what is about to be signed, for instance the newest version
@@ -159,8 +159,8 @@ func New(config Config) (*Issuer, error) {
 		return bad("Trial", "must last between 1 and 3653 days, or 0 for no trials")
 	case config.PerAddress < 0:
 		return bad("PerAddress", "is negative: give requests a minute, or 0 for 1,200")
-	case config.State != nil && config.Shared != nil:
-		return bad("Shared", "is set together with State: choose one of them")
+	case config.Store != nil && config.Shared != nil:
+		return bad("Shared", "is set together with Store: choose one of them")
 	}
 	if config.OrganizationID == "" {
 		config.OrganizationID = organizationOf(config.Client)
@@ -196,8 +196,8 @@ func New(config Config) (*Issuer, error) {
 	switch {
 	case config.Shared != nil:
 		s.book = &sharedBook{shared: config.Shared}
-	case config.State != nil:
-		s.book = &storeBook{store: config.State}
+	case config.Store != nil:
+		s.book = &storeBook{store: config.Store}
 	default:
 		s.book = &storeBook{store: &polargate.MemoryStore{}}
 	}
@@ -245,7 +245,7 @@ const (
 	ErrNotProven Reason = "not_proven"
 	// ErrRefused: Config.Claims refused.
 	ErrRefused Reason = "refused"
-	// ErrUnavailable: Polar or the State cannot be reached. Nothing is refused.
+	// ErrUnavailable: Polar or the Store cannot be reached. Nothing is refused.
 	ErrUnavailable Reason = "unavailable"
 )
 
@@ -357,7 +357,7 @@ func (s *Issuer) issue(ctx context.Context, q lease.Request) (text string, about
 	if held := a.find(q.Fingerprint); held != nil && held.RequestID == q.ID && s.config.clock().Before(held.Expires) {
 		return s.sign(ctx, a, q, about) // asked again: the answer may have been lost
 	}
-	asked := Held{
+	asked := HeldLease{
 		LeaseID: rand.Text(), RequestID: q.ID, Fingerprint: q.Fingerprint, Label: q.Label, ReceiptHash: q.ReceiptHash,
 	}
 	if !q.Newest.IsZero() {
@@ -379,7 +379,7 @@ func (s *Issuer) issue(ctx context.Context, q lease.Request) (text string, about
 	return s.sign(ctx, a, q, about)
 }
 
-// issueTime bounds an answer: Polar and the State may hang.
+// issueTime bounds an answer: Polar and the Store may hang.
 const issueTime = time.Minute
 
 // account finds what is known of the license that a key is of. Keys are rotated,
@@ -427,7 +427,7 @@ func (s *Issuer) granted(a *account, license *polargate.LicenseKey) {
 }
 
 // float gives a computer a place of a pool.
-func (s *Issuer) float(ctx context.Context, key polargate.Key, a account, pool Pool, asked Held, borrow time.Duration) (account, error) {
+func (s *Issuer) float(ctx context.Context, key polargate.Key, a account, pool Pool, asked HeldLease, borrow time.Duration) (account, error) {
 	a, err := s.recheck(ctx, key, a)
 	if err != nil {
 		return a, err
@@ -514,7 +514,7 @@ func wrongBenefit() error {
 
 // seat gives a computer a lease for its activation at Polar, and activates it if it has
 // none.
-func (s *Issuer) seat(ctx context.Context, key polargate.Key, a account, asked Held, q lease.Request) (account, error) {
+func (s *Issuer) seat(ctx context.Context, key polargate.Key, a account, asked HeldLease, q lease.Request) (account, error) {
 	var known string
 	if held := a.find(q.Fingerprint); held != nil {
 		known = held.ActivationID
@@ -726,7 +726,7 @@ func (s *Issuer) Release(ctx context.Context, d lease.Receipt) error {
 
 // Leases gives what was issued for a license key and not given back, floating ones
 // only while they last.
-func (s *Issuer) Leases(ctx context.Context, licenseKeyID string) ([]Held, error) {
+func (s *Issuer) Leases(ctx context.Context, licenseKeyID string) ([]HeldLease, error) {
 	a, err := s.load(ctx, licenseKeyID)
 	if err != nil {
 		return nil, err

@@ -67,7 +67,7 @@ func open(t testing.TB, change func(*Config)) *shop {
 	require.NoError(t, err)
 	s := &shop{t: t, polar: polar, client: client, keys: keys, log: &safeBuffer{}}
 	s.config = Config{
-		Client: s.client, OrganizationID: polar.OrganizationID(), Key: private, State: &polargate.MemoryStore{},
+		Client: s.client, OrganizationID: polar.OrganizationID(), Key: private, Store: &polargate.MemoryStore{},
 		Logger: slog.New(slog.NewJSONHandler(s.log, nil)), clock: polar.Now,
 	}
 	if change != nil {
@@ -458,7 +458,7 @@ func TestMadeUpKeysDoNotStarveKnownKeys(t *testing.T) {
 func TestAnActivationIsGivenBackWhenItCannotBeNoted(t *testing.T) {
 	t.Parallel()
 	store := &failing{}
-	s := open(t, func(c *Config) { c.State = store })
+	s := open(t, func(c *Config) { c.Store = store })
 	key := s.key(1)
 	_, err := s.issue(s.request(key.Key, "laptop"))
 	require.NoError(t, err)
@@ -608,14 +608,14 @@ func TestHeartbeatsThatComeTogetherAskPolarOnceAndDoNotWaitForIt(t *testing.T) {
 	assert.Zero(t, together("computer-"), "nor soon after")
 }
 
-// Servers that share a State, one after the other and at once: none gives away a
+// Servers that share a Store, one after the other and at once: none gives away a
 // place that another gave away.
 func TestPlacesHoldAcrossServersThatShareAStateAndRestart(t *testing.T) {
 	t.Parallel()
 	for name, keep := range map[string]func(*Config){
-		"a folder":           func(c *Config) { c.State = polargate.FileStore(t.TempDir()) },
-		"a Shared in a file": func(c *Config) { c.State, c.Shared = nil, polargate.SharedFile(t.TempDir()+"/issuer.state") },
-		"a Shared in memory": func(c *Config) { c.State, c.Shared = nil, polargate.SharedInMemory() },
+		"a folder":           func(c *Config) { c.Store = polargate.FileStore(t.TempDir()) },
+		"a Shared in a file": func(c *Config) { c.Store, c.Shared = nil, polargate.SharedFile(t.TempDir()+"/issuer.state") },
+		"a Shared in memory": func(c *Config) { c.Store, c.Shared = nil, polargate.SharedInMemory() },
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); placesHold(t, keep) })
 	}

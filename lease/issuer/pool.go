@@ -41,21 +41,21 @@ func (p Pool) problem() string {
 	return ""
 }
 
-// account is what the State keeps of a license key. Its methods are pure: they know
+// account is what the Store keeps of a license key. Its methods are pure: they know
 // no clock but what they are given, and ask nobody.
 type account struct {
-	LicenseKeyID string    `json:"license_key_id"`
-	BenefitID    string    `json:"benefit_id"`
-	CustomerID   string    `json:"customer_id,omitempty"`
-	ExpiresAt    time.Time `json:"expires_at,omitzero"` // of the key, as Polar last said
-	Granted      time.Time `json:"granted,omitzero"`    // when Polar last did; zero after a refusal
-	Seen         time.Time `json:"seen,omitzero"`       // the latest time by the issuer's clock
-	Held         []Held    `json:"held,omitempty"`
-	Ended        []ended   `json:"ended,omitempty"` // the last ones
+	LicenseKeyID string      `json:"license_key_id"`
+	BenefitID    string      `json:"benefit_id"`
+	CustomerID   string      `json:"customer_id,omitempty"`
+	ExpiresAt    time.Time   `json:"expires_at,omitzero"` // of the key, as Polar last said
+	Granted      time.Time   `json:"granted,omitzero"`    // when Polar last did; zero after a refusal
+	Seen         time.Time   `json:"seen,omitzero"`       // the latest time by the issuer's clock
+	Held         []HeldLease `json:"held,omitempty"`
+	Ended        []ended     `json:"ended,omitempty"` // the last ones
 }
 
-// Held is a lease that was issued, as the State keeps it.
-type Held struct {
+// HeldLease is a lease that was issued, as the Store keeps it.
+type HeldLease struct {
 	// LeaseID is the ID of the newest lease, and RequestID that of its request.
 	LeaseID   string `json:"lease_id"`
 	RequestID string `json:"request_id"`
@@ -102,10 +102,10 @@ func (a *account) now(clock time.Time) time.Time {
 
 // sweep takes the places of a pool back whose leases are over.
 func (a *account) sweep(now time.Time) {
-	a.Held = slices.DeleteFunc(a.Held, func(h Held) bool { return h.Pool != "" && !now.Before(h.Ends) })
+	a.Held = slices.DeleteFunc(a.Held, func(h HeldLease) bool { return h.Pool != "" && !now.Before(h.Ends) })
 }
 
-func (a *account) find(fingerprint string) *Held {
+func (a *account) find(fingerprint string) *HeldLease {
 	for i := range a.Held {
 		if a.Held[i].Fingerprint == fingerprint {
 			return &a.Held[i]
@@ -119,7 +119,7 @@ var errPoolFull = errors.New("every place of the pool is taken")
 
 // place gives a computer a place of a pool, or lets it keep the one that it has. If
 // there is none, it says when the next is free at the latest.
-func (a *account) place(now time.Time, pool Pool, asked Held, borrow time.Duration) (free time.Time, err error) {
+func (a *account) place(now time.Time, pool Pool, asked HeldLease, borrow time.Duration) (free time.Time, err error) {
 	a.sweep(now)
 	lasts := 2 * pool.heartbeat()
 	if borrow = min(borrow, pool.Borrow); borrow > lasts {
@@ -153,7 +153,7 @@ func (a *account) place(now time.Time, pool Pool, asked Held, borrow time.Durati
 }
 
 // hold notes a lease as the newest of its computer, issued later than the last one.
-func (a *account) hold(now time.Time, asked Held) {
+func (a *account) hold(now time.Time, asked HeldLease) {
 	asked.Issued = later(now, asked.Issued)
 	if old := a.find(asked.Fingerprint); old != nil {
 		if !old.Issued.Before(asked.Issued) && old.Pool == asked.Pool && old.ActivationID == asked.ActivationID && old.ReceiptHash == asked.ReceiptHash && old.Borrowed == asked.Borrowed {
@@ -182,7 +182,7 @@ func (a *account) release(fingerprint string, shown bool) {
 		}
 	}
 	a.Ended = a.Ended[max(0, len(a.Ended)-maxEnded):]
-	a.Held = slices.DeleteFunc(a.Held, func(h Held) bool { return h.Fingerprint == fingerprint })
+	a.Held = slices.DeleteFunc(a.Held, func(h HeldLease) bool { return h.Fingerprint == fingerprint })
 }
 
 // used reports whether a request belongs to an activation that was given back: it has its ID,

@@ -19,14 +19,14 @@ func TestAPlaceIsFreeTwoHeartbeatsAfterItsHolderCrashed(t *testing.T) {
 	t.Parallel()
 	pool := Pool{Max: 1, Heartbeat: time.Minute, Borrow: time.Hour}
 	var a account
-	_, err := a.place(a.now(start), pool, Held{Pool: "p", Fingerprint: "crashed"}, 0)
+	_, err := a.place(a.now(start), pool, HeldLease{Pool: "p", Fingerprint: "crashed"}, 0)
 	require.NoError(t, err)
-	free, err := a.place(a.now(start.Add(time.Minute)), pool, Held{Pool: "p", Fingerprint: "next"}, 0)
+	free, err := a.place(a.now(start.Add(time.Minute)), pool, HeldLease{Pool: "p", Fingerprint: "next"}, 0)
 	require.ErrorIs(t, err, errPoolFull)
 	assert.Equal(t, start.Add(2*time.Minute), free)
-	_, err = a.place(a.now(start.Add(2*time.Minute-1)), pool, Held{Pool: "p", Fingerprint: "next"}, 0)
+	_, err = a.place(a.now(start.Add(2*time.Minute-1)), pool, HeldLease{Pool: "p", Fingerprint: "next"}, 0)
 	require.ErrorIs(t, err, errPoolFull)
-	_, err = a.place(a.now(start.Add(2*time.Minute)), pool, Held{Pool: "p", Fingerprint: "next"}, 0)
+	_, err = a.place(a.now(start.Add(2*time.Minute)), pool, HeldLease{Pool: "p", Fingerprint: "next"}, 0)
 	require.NoError(t, err)
 	assert.Nil(t, a.find("crashed"))
 }
@@ -38,14 +38,14 @@ func TestAHolderWhoRenewsKeepsThePlace(t *testing.T) {
 	issued := time.Time{}
 	for beat := range 10 {
 		now := start.Add(time.Duration(beat) * time.Minute)
-		_, err := a.place(a.now(now), pool, Held{Pool: "p", Fingerprint: "holder"}, 0)
+		_, err := a.place(a.now(now), pool, HeldLease{Pool: "p", Fingerprint: "holder"}, 0)
 		require.NoError(t, err)
 		held := a.find("holder")
 		require.Len(t, a.Held, 1)
 		assert.Equal(t, now.Add(2*time.Minute), held.Ends)
 		assert.True(t, held.Issued.After(issued))
 		issued = held.Issued
-		_, err = a.place(a.now(now), pool, Held{Pool: "p", Fingerprint: "other"}, 0)
+		_, err = a.place(a.now(now), pool, HeldLease{Pool: "p", Fingerprint: "other"}, 0)
 		require.ErrorIs(t, err, errPoolFull)
 	}
 }
@@ -57,14 +57,14 @@ func TestAPlaceCanBeTakenAlongForNoLongerThanThePoolAllows(t *testing.T) {
 		0: 2 * time.Minute, time.Minute: 2 * time.Minute, 24 * time.Hour: 24 * time.Hour, 1000 * time.Hour: 72 * time.Hour,
 	} {
 		var a account
-		_, err := a.place(a.now(start), pool, Held{Pool: "p", Fingerprint: "traveller"}, asked)
+		_, err := a.place(a.now(start), pool, HeldLease{Pool: "p", Fingerprint: "traveller"}, asked)
 		require.NoError(t, err)
 		assert.Equal(t, start.Add(lasts), a.find("traveller").Ends, asked)
 		assert.Equal(t, asked >= 24*time.Hour, a.find("traveller").Borrowed)
 	}
 	var a account
 	a.ExpiresAt = start.Add(time.Hour)
-	_, err := a.place(a.now(start), pool, Held{Pool: "p", Fingerprint: "traveller"}, 24*time.Hour)
+	_, err := a.place(a.now(start), pool, HeldLease{Pool: "p", Fingerprint: "traveller"}, 24*time.Hour)
 	require.NoError(t, err)
 	assert.Equal(t, start.Add(time.Hour), a.find("traveller").Ends, "not beyond the license key")
 }
@@ -75,16 +75,16 @@ func TestABorrowedPlaceStaysTakenUntilItsLeaseEndsOrIsGivenBack(t *testing.T) {
 	t.Parallel()
 	pool := Pool{Max: 1, Heartbeat: time.Minute, Borrow: 72 * time.Hour}
 	var a account
-	_, err := a.place(a.now(start), pool, Held{Pool: "p", Fingerprint: "traveller"}, 24*time.Hour)
+	_, err := a.place(a.now(start), pool, HeldLease{Pool: "p", Fingerprint: "traveller"}, 24*time.Hour)
 	require.NoError(t, err)
-	_, err = a.place(a.now(start.Add(time.Minute)), pool, Held{Pool: "p", Fingerprint: "traveller", LeaseID: "usual"}, 0)
+	_, err = a.place(a.now(start.Add(time.Minute)), pool, HeldLease{Pool: "p", Fingerprint: "traveller", LeaseID: "usual"}, 0)
 	require.NoError(t, err)
 	assert.Equal(t, start.Add(24*time.Hour), a.find("traveller").Ends)
 	assert.True(t, a.find("traveller").Borrowed)
-	_, err = a.place(a.now(start.Add(time.Hour)), pool, Held{Pool: "p", Fingerprint: "other"}, 0)
+	_, err = a.place(a.now(start.Add(time.Hour)), pool, HeldLease{Pool: "p", Fingerprint: "other"}, 0)
 	require.ErrorIs(t, err, errPoolFull)
 	a.release("traveller", true)
-	_, err = a.place(a.now(start.Add(time.Hour)), pool, Held{Pool: "p", Fingerprint: "other"}, 0)
+	_, err = a.place(a.now(start.Add(time.Hour)), pool, HeldLease{Pool: "p", Fingerprint: "other"}, 0)
 	require.NoError(t, err)
 }
 
@@ -92,11 +92,11 @@ func TestAClockThatIsSetBackGivesNoPlaceAwayTwice(t *testing.T) {
 	t.Parallel()
 	pool := Pool{Max: 1, Heartbeat: time.Minute}
 	var a account
-	_, err := a.place(a.now(start.Add(time.Hour)), pool, Held{Pool: "p", Fingerprint: "holder"}, 0)
+	_, err := a.place(a.now(start.Add(time.Hour)), pool, HeldLease{Pool: "p", Fingerprint: "holder"}, 0)
 	require.NoError(t, err)
-	_, err = a.place(a.now(start), pool, Held{Pool: "p", Fingerprint: "other"}, 0)
+	_, err = a.place(a.now(start), pool, HeldLease{Pool: "p", Fingerprint: "other"}, 0)
 	require.ErrorIs(t, err, errPoolFull)
-	_, err = a.place(a.now(start), pool, Held{Pool: "p", Fingerprint: "holder"}, 0)
+	_, err = a.place(a.now(start), pool, HeldLease{Pool: "p", Fingerprint: "holder"}, 0)
 	require.NoError(t, err)
 	assert.Equal(t, start.Add(time.Hour+2*time.Minute), a.find("holder").Ends)
 }
@@ -107,7 +107,7 @@ func TestAskingManyTimesASecondDoesNotRunAheadOfTheClock(t *testing.T) {
 	var a account
 	for i := range 1000 {
 		now := start.Add(time.Duration(i) * time.Millisecond)
-		_, err := a.place(a.now(now), pool, Held{Pool: "p", Fingerprint: "eager", RequestID: fmt.Sprint(i)}, 0)
+		_, err := a.place(a.now(now), pool, HeldLease{Pool: "p", Fingerprint: "eager", RequestID: fmt.Sprint(i)}, 0)
 		require.NoError(t, err)
 		require.LessOrEqual(t, a.find("eager").Issued.Sub(now), time.Duration(0))
 	}
@@ -150,7 +150,7 @@ func TestThereAreNeverMoreHoldersThanPlacesAndNoPlaceIsLost(t *testing.T) {
 				borrow = time.Duration(r.IntN(5)) * time.Hour
 			}
 			_, has := until[who]
-			free, err := a.place(now, pool, Held{Pool: "p", Fingerprint: who, LeaseID: fmt.Sprint(step)}, borrow)
+			free, err := a.place(now, pool, HeldLease{Pool: "p", Fingerprint: who, LeaseID: fmt.Sprint(step)}, borrow)
 			if err == nil {
 				held := a.find(who)
 				require.True(t, held.Issued.After(newest[who]) || held.LeaseID != fmt.Sprint(step), "seed %d step %d: order", seed, step)
@@ -175,7 +175,7 @@ func TestAnAccountOfAnySizeThatFitsIsReadAsItWasWritten(t *testing.T) {
 	for _, computers := range []int{0, 1, 100, 200, 300} {
 		var a account
 		for i := range computers {
-			a.Held = append(a.Held, Held{
+			a.Held = append(a.Held, HeldLease{
 				LeaseID: rand.Text(), RequestID: rand.Text(), Fingerprint: rand.Text() + rand.Text(), Label: fmt.Sprint("computer-", i),
 				ActivationID: "b0000000-0000-4000-8000-000000000001", ReceiptHash: rand.Text() + rand.Text(), Issued: start, Expires: start, Ends: start,
 			})
@@ -194,7 +194,7 @@ func TestAnAccountOfAnySizeThatFitsIsReadAsItWasWritten(t *testing.T) {
 	noise := make([]byte, 2*maxShared)
 	_, _ = rand.Read(noise)
 	_, err = pack(noise)
-	require.ErrorContains(t, err, "use Config.State")
+	require.ErrorContains(t, err, "use Config.Store")
 	for _, broken := range []string{"", "x", "z", "znothing"} {
 		_, err := unpack([]byte(broken))
 		assert.Error(t, err, "%q", broken)

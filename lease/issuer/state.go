@@ -148,7 +148,7 @@ func pack(data []byte) ([]byte, error) {
 	_, _ = w.Write(data) // into memory
 	_ = w.Close()
 	if packed.Len() > maxShared {
-		return nil, errors.New("the license key has too many computers for a Shared: use Config.State")
+		return nil, errors.New("the license key has too many computers for a Shared: use Config.Store")
 	}
 	return packed.Bytes(), nil
 }

@@ -28,9 +28,9 @@ func BenchmarkServer(b *testing.B) {
 	for name, keep := range map[string]func(*Config){
 		"memory": func(*Config) {},
 		"SharedFile": func(c *Config) {
-			c.State, c.Shared = nil, polargate.SharedFile(filepath.Join(b.TempDir(), "issuer.state"))
+			c.Store, c.Shared = nil, polargate.SharedFile(filepath.Join(b.TempDir(), "issuer.state"))
 		},
-		"FileStore": func(c *Config) { c.State = polargate.FileStore(b.TempDir()) },
+		"FileStore": func(c *Config) { c.Store = polargate.FileStore(b.TempDir()) },
 	} {
 		b.Run(name, func(b *testing.B) { benchmarkServer(b, keep) })
 	}

@@ -25,11 +25,11 @@ type Trial struct {
 const (
 	maxTrial = 3653
 	// trialsPerMinute is how many computers that were never seen get a trial. Somebody who
-	// makes up computers must not fill the State.
+	// makes up computers must not fill the Store.
 	trialsPerMinute = 300
 )
 
-// tried is what the State keeps of the trial of a computer.
+// tried is what the Store keeps of the trial of a computer.
 type tried struct {
 	Fingerprint string    `json:"fingerprint"`
 	Began       time.Time `json:"began"`

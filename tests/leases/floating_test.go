@@ -83,7 +83,7 @@ func programThatIssues(args []string) error {
 		Pools: map[string]issuer.Pool{task.Benefit: {Max: places, Heartbeat: heartbeat}},
 	}
 	if task.Folder != "" {
-		config.State = polargate.FileStore(task.Folder)
+		config.Store = polargate.FileStore(task.Folder)
 	} else {
 		config.Shared = polargate.SharedFile(task.File)
 	}

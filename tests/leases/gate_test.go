@@ -297,7 +297,7 @@ func TestDeactivatingGivesTheLeaseBackNowOrWhenTheServerIsThere(t *testing.T) {
 func TestAnActivationThatTheLicenseServerForgotIsEndedAtPolar(t *testing.T) {
 	inTime(t, nil, func(t *testing.T, v *vendor) {
 		gate := v.Activated()
-		v.config.State = nil
+		v.config.Store = nil
 		v.restart()
 		require.NoError(t, gate.Deactivate(t.Context()))
 		assert.Zero(t, v.Seats())

@@ -72,8 +72,8 @@ func newVendor(t *testing.T, change func(*issuer.Config)) *vendor {
 // restart starts the license server, with its configuration as it is now.
 func (v *vendor) restart() {
 	v.T.Helper()
-	if v.config.State == nil {
-		v.config.State = &polargate.MemoryStore{}
+	if v.config.Store == nil {
+		v.config.Store = &polargate.MemoryStore{}
 	}
 	server, err := issuer.New(v.config)
 	require.NoError(v.T, err)

@@ -88,7 +88,7 @@ func TestASessionReadsTheLicenseKeysOfItsCustomerAlone(t *testing.T) {
 	first := polar.AddKey(polartest.LicenseKey{CustomerID: ada.ID, BenefitID: kit.ProBenefit, CreatedAt: polar.Now().Add(-time.Hour)})
 	second := polar.AddKey(polartest.LicenseKey{CustomerID: ada.ID, BenefitID: kit.TeaBenefit, Status: "revoked"})
 	other := polar.AddKey(polartest.LicenseKey{BenefitID: kit.ProBenefit})
-	session, err := client.CustomerSession(t.Context(), polargate.ExternalID("usr_ada"), "")
+	session, err := client.CreateCustomerSession(t.Context(), polargate.ExternalID("usr_ada"), "")
 	require.NoError(t, err)
 	assert.Equal(t, ada.ID, session.CustomerID)
 	assert.WithinDuration(t, polar.Now().Add(time.Hour), session.ExpiresAt, time.Minute)

@@ -84,8 +84,8 @@ func TestEachRequestIsOneDecisionWithItsOutcomeAndWhereTheAnswerCameFrom(t *test
 			{"stale", func() { after(6 * time.Minute) }, route, "/", kit.Paying, polargate.Allowed, 0, polargate.FromStale, "export"},
 			{"grace", func() { s.Polar.SetOffline(true); after(2 * time.Hour) }, route, "/", kit.Paying, polargate.Allowed, 0, polargate.FromGrace, "export"},
 			{"an outage", nil, route, "/", "usr_2", polargate.Undecided, 503, "", "export"},
-			{"it opens", nil, mux, "/open", "usr_2", polargate.Opened, 503, "", "GET /open"},
-			{"it falls back", nil, fallback, "/", "usr_2", polargate.Opened, 503, polargate.FromFallback, ""},
+			{"it opens", nil, mux, "/open", "usr_2", polargate.FailedOpen, 503, "", "GET /open"},
+			{"it falls back", nil, fallback, "/", "usr_2", polargate.FailedOpen, 503, polargate.FromFallback, ""},
 			{"an overlay in an outage", nil, route, "/", "usr_staff", polargate.Allowed, 0, polargate.FromOverlay, "export"},
 		} {
 			if step.do != nil {
@@ -103,7 +103,7 @@ func TestEachRequestIsOneDecisionWithItsOutcomeAndWhereTheAnswerCameFrom(t *test
 				assert.Equal(t, "export,pro", d.Feature())
 			}
 			if step.status == 402 {
-				assert.Equal(t, d.Required[0], d.Unmet)
+				assert.Equal(t, d.Requirements[0], d.Unmet)
 			}
 		}
 	})
@@ -212,7 +212,7 @@ func TestADecisionPrintsNothingThatIsPersonal(t *testing.T) {
 		assert.Equal(t, mail, d.Customer.ExternalID(), "the program itself can ask")
 		text, err := json.Marshal(d)
 		require.NoError(t, err)
-		assert.JSONEq(t, `{"at":"2000-01-01T00:00:00Z","required":"feature pro and benefit `+kit.TeaBenefit+`","outcome":"unpaid","status":402,"unmet":"benefit `+kit.TeaBenefit+`","source":"network"}`, string(text))
+		assert.JSONEq(t, `{"at":"2000-01-01T00:00:00Z","requirements":"feature pro and benefit `+kit.TeaBenefit+`","outcome":"unpaid","status":402,"unmet":"benefit `+kit.TeaBenefit+`","source":"network"}`, string(text))
 		for _, printed := range []string{string(text), fmt.Sprint(d), fmt.Sprintf("%+v %#v %s", d, d, d), d.LogValue().String(), fmt.Sprintf("%+v", struct{ d polargate.Decision }{d}.d)} {
 			assert.NotContains(t, printed, "ada")
 			assert.Contains(t, printed, "unpaid")

@@ -104,7 +104,7 @@ func TestTheCacheKnowsOfAnEventBeforeItsFunctionsAreCalled(t *testing.T) {
 			have, err := customers.Entitlements(ctx, e.Customer)
 			require.NoError(t, err)
 			assert.False(t, have.Has("pro"))
-			state, ok := e.State()
+			state, ok := e.Entitlements()
 			require.True(t, ok)
 			assert.False(t, state.Has("pro"))
 			assert.Equal(t, kit.Paying, state.ExternalID())
@@ -318,7 +318,7 @@ func TestRecordedEventsAreReadAsTheyAre(t *testing.T) {
 				read["seat"]++
 				assert.NotEmpty(t, seat.SubscriptionID)
 			}
-			if _, ok := e.State(); ok {
+			if _, ok := e.Entitlements(); ok {
 				read["state"]++
 			}
 			return nil

@@ -1,10 +1,10 @@
-// Command polargate-janitor lists activations that no computer uses, and with -release
+// Command polargate-janitor lists activations that no computer uses, and with -deactivate
 // deactivates them.
 //
 //	POLAR_ACCESS_TOKEN=… polargate-janitor -organization ID
-//	POLAR_ACCESS_TOKEN=… polargate-janitor -organization ID -release
+//	POLAR_ACCESS_TOKEN=… polargate-janitor -organization ID -deactivate
 //
-// Without -release nothing changes: read what it lists first. It ends with status 0, 1 if
+// Without -deactivate nothing changes: read what it lists first. It ends with status 0, 1 if
 // something failed, or 2 for wrong flags.
 package main
 
@@ -31,8 +31,8 @@ func run(ctx context.Context, args []string, out, problems io.Writer, env func(s
 	flags := flag.NewFlagSet("polargate-janitor", flag.ContinueOnError)
 	flags.SetOutput(problems)
 	organization := flags.String("organization", env("POLAR_ORGANIZATION_ID"), "the organization `id`; or set POLAR_ORGANIZATION_ID")
-	unused := flags.Duration("unused", 0, "also release all activations of keys that nobody has validated for this long, such as 4320h")
-	release := flags.Bool("release", false, "deactivate what is listed")
+	unused := flags.Duration("unused", 0, "also list all activations of keys that nobody has validated for this long, such as 4320h")
+	deactivate := flags.Bool("deactivate", false, "deactivate what is listed")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		return 2
 	}
@@ -48,15 +48,15 @@ func run(ctx context.Context, args []string, out, problems io.Writer, env func(s
 		return 2
 	}
 	defer client.Close()
-	found, released := 0, 0
+	found, deactivated := 0, 0
 	for leak, err := range janitor.Find(ctx, client, janitor.Options{UnusedFor: *unused}) {
 		if err == nil {
 			found++
 			fmt.Fprintln(out, leak)
 		}
-		if err == nil && *release {
-			if err = leak.Release(ctx); err == nil {
-				released++
+		if err == nil && *deactivate {
+			if err = leak.Deactivate(ctx); err == nil {
+				deactivated++
 			}
 		}
 		if err != nil {
@@ -64,6 +64,6 @@ func run(ctx context.Context, args []string, out, problems io.Writer, env func(s
 			return 1
 		}
 	}
-	fmt.Fprintf(out, "%d found, %d released\n", found, released)
+	fmt.Fprintf(out, "%d found, %d deactivated\n", found, deactivated)
 	return 0
 }

@@ -26,10 +26,10 @@ func TestNothingIsReleasedUnlessThatIsAskedFor(t *testing.T) {
 	}
 	var out, problems strings.Builder
 	assert.Zero(t, run(t.Context(), nil, &out, &problems, env), problems.String())
-	assert.Contains(t, out.String(), "1 found, 0 released")
+	assert.Contains(t, out.String(), "1 found, 0 deactivated")
 	assert.Equal(t, 2, polar.Seats(key.ID))
-	assert.Zero(t, run(t.Context(), []string{"-release"}, &out, &problems, env))
-	assert.Contains(t, out.String(), "1 found, 1 released")
+	assert.Zero(t, run(t.Context(), []string{"-deactivate"}, &out, &problems, env))
+	assert.Contains(t, out.String(), "1 found, 1 deactivated")
 	assert.Equal(t, 1, polar.Seats(key.ID))
 	assert.NotContains(t, out.String(), key.Key)
 
