@@ -933,7 +933,7 @@ func FuzzEvent(f *testing.F) {
 	f.Add("\n", []byte(`null`))
 	f.Fuzz(func(t *testing.T, kind string, data []byte) {
 		e := Event{ID: "evt_1", Type: kind, Customer: CustomerID(proID), data: data, features: map[string][]string{proID: {"pro"}}}
-		state, isState := e.State()
+		state, isState := e.Entitlements()
 		sub, isSub := e.Subscription()
 		grant, isGrant := e.Grant()
 		seat, isSeat := e.Seat()

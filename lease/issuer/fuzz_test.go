@@ -89,7 +89,7 @@ func (k *kept) Save(_ context.Context, _ string, data []byte) error {
 func FuzzState(f *testing.F) {
 	k := &kept{}
 	s := open(f, func(c *Config) {
-		c.State, c.Trial = k, Trial{Days: 14}
+		c.Store, c.Trial = k, Trial{Days: 14}
 		c.Pools = map[string]Pool{benefit: {Max: 2}}
 	})
 	key := s.polar.AddKey(polartest.LicenseKey{BenefitID: benefit, LimitActivations: polartest.Limit(3)})
