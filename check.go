@@ -314,6 +314,9 @@ func (g *Gate) consider(ctx context.Context, when occasion, waited *record) (rec
 	if g.beginTrial(ctx, &rec) || g.remind(ctx, &rec) {
 		rec = g.holding()
 	}
+	if g.storeTrial(ctx) {
+		rec = g.holding()
+	}
 	now := g.now()
 	g.mu.Lock()
 	s := g.evaluate(now)

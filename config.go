@@ -36,7 +36,8 @@ type Config struct {
 	App string
 	// Name is for a program with several license keys: of plug-ins, or of the users of one
 	// installation. Each name has a license and an activation of its own, in the same Store.
-	// At most 200 bytes. Empty means the program's only, or main, license. See Licenses.
+	// At most 200 bytes of text without control characters. Empty means the program's only, or
+	// main, license. See Licenses.
 	Name string
 	// Version of the program, for the User-Agent and the activation's meta. May be empty.
 	Version string

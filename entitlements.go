@@ -602,7 +602,7 @@ func (e *MissingError) Error() string {
 	if e.Required.kind != 0 {
 		what = "the customer doesn't have " + e.Required.String() + " yet"
 	}
-	return "polargate: await: " + what + " (" + e.Err.Error() + "). Polar grants a purchase seconds to minutes after the payment: show a page that reloads, and check that the product has the benefit."
+	return "polargate: await: " + what + " (" + inSentence(e.Err) + "). Polar grants a purchase seconds to minutes after the payment: show a page that reloads, and check that the product has the benefit."
 }
 
 func (e *MissingError) message(l *Language) string { return l.text(phraseMissing) }

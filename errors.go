@@ -422,8 +422,13 @@ func (e *StoreError) Error() string {
 }
 
 // inSentence is the text of an error within a sentence. Windows ends its own with a full
-// stop.
-func inSentence(err error) string { return strings.TrimRight(err.Error(), ".") }
+// stop. A test of a program may make an error without its cause.
+func inSentence(err error) string {
+	if err == nil {
+		return "no cause is given"
+	}
+	return strings.TrimRight(err.Error(), ".")
+}
 
 func isAny(err error, of []error) bool {
 	return slices.ContainsFunc(of, func(target error) bool { return errors.Is(err, target) })

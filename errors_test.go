@@ -205,3 +205,11 @@ func TestAnErrorOfTheStoreSaysWhatHelpsAgainstItsCause(t *testing.T) {
 		assert.Contains(t, (&StoreError{"save", cause}).Error(), "Make room on the disk")
 	}
 }
+
+func TestErrorsThatATestMadeByHandCanBePrinted(t *testing.T) {
+	t.Parallel()
+	for _, err := range []error{&Error{}, &InputError{}, &StoreError{}, &MissingError{}, &Refusal{}} {
+		assert.NotEmpty(t, err.Error(), "%T", err)
+		assert.NotEmpty(t, Message(err), "%T", err)
+	}
+}

@@ -63,6 +63,10 @@ type Gate struct {
 	looked     time.Time // when a Check from memory last looked at the Store
 	// adoptions counts how often another record was taken into memory.
 	adoptions int
+	// trialMoves counts how often the trial in memory got ahead of the stored one, and
+	// trialStored how many of these are stored.
+	trialMoves, trialStored int
+
 	timer     *time.Timer
 	complaint string   // the last one logged about the Store
 	changes   []change // OnChange hasn't been called for them yet

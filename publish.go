@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"context"
 	"iter"
 	"reflect"
 	"runtime/debug"
@@ -232,7 +233,30 @@ func (g *Gate) noteTrial(now time.Time) write {
 		return nil
 	}
 	g.record.state.Trial = after
-	return g.changeLater(trialSeen{now})
+	g.trialMoves++
+	g.background.Add(1) // see changeLater
+	return func() {
+		defer g.background.Done()
+		g.storeTrial(g.drainCtx)
+	}
+}
+
+// storeTrial stores how much of the trial has passed, if that is due, and reports whether it was.
+// A check waits for it: in the background alone, it would be too late for a program that ends at
+// once, whose trial would then begin anew whenever the clock is set back.
+func (g *Gate) storeTrial(ctx context.Context) (due bool) {
+	g.mu.Lock()
+	moves := g.trialMoves
+	due = moves != g.trialStored
+	g.mu.Unlock()
+	if !due {
+		return false
+	}
+	_, _, _ = g.change(ctx, trialSeen{g.now()})
+	g.mu.Lock()
+	g.trialStored = moves
+	g.mu.Unlock()
+	return true
 }
 
 // changeLater is a change of the stored record, to be started without the lock. g.mu is held.

@@ -1,6 +1,7 @@
 package gate
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -509,5 +510,51 @@ func TestATrialThatEndedStaysSoByAClockThatIsSetBackAMinute(t *testing.T) {
 			_, err := g.Check(t.Context())
 			require.ErrorIs(t, err, polargate.ErrTrialEnded)
 		}
+	})
+}
+
+// killable is a Store that takes a second to write. A program that is killed writes no more.
+type killable struct {
+	polargate.Store
+	killed atomic.Bool
+}
+
+func (s *killable) Save(ctx context.Context, name string, data []byte) error {
+	time.Sleep(time.Second)
+	if s.killed.Load() {
+		return errors.New("killed")
+	}
+	return s.Store.Save(ctx, name, data)
+}
+
+func TestATrialOfAProgramThatEndsAtOnceIsNotProlongedByTheClock(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := trying(t)
+		w.Polar.SetOffline(true)
+		disk := w.Config.Store
+		began := time.Now()
+		clock := began
+		w.Config.Clock = func() time.Time { return clock }
+		run := func(at time.Time) (polargate.Status, error) {
+			store := &killable{Store: disk}
+			w.Config.Store, clock = store, at
+			gate := w.Open()
+			status, err := gate.Check(t.Context())
+			store.killed.Store(true) // os.Exit, right after Check
+			_ = gate.Close()
+			return status, err
+		}
+		_, err := run(began)
+		require.NoError(t, err)
+		_, err = run(began.Add(13 * kit.Day))
+		require.NoError(t, err)
+		status, err := run(began)
+		require.NoError(t, err)
+		assert.True(t, began.Add(kit.Day).Equal(status.TrialUntil), "13 days have passed: %v", status.TrialUntil)
+		_, err = run(began.Add(2 * kit.Day))
+		require.ErrorIs(t, err, polargate.ErrTrialEnded)
+		_, err = run(began.Add(-kit.Day))
+		require.ErrorIs(t, err, polargate.ErrTrialEnded, "which was stored before Check returned")
 	})
 }

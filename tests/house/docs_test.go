@@ -105,12 +105,15 @@ func TestTheCookbookShowsCodeThatTestsCompileAndRun(t *testing.T) {
 	require.NoError(t, err)
 	blocks := regexp.MustCompile("(?s)```(\\w*)\n(.*?)\n```").FindAllStringSubmatch(strings.ReplaceAll(string(page), "\r\n", "\n"), -1)
 	assert.Greater(t, len(blocks), 12)
+	shown := map[string]bool{}
 	for _, block := range blocks {
 		parts := []string{block[2]}
 		if block[1] == "go" {
 			parts = declarations(block[2])
 		}
 		for _, part := range parts {
+			assert.False(t, shown[part], "docs/cookbook.md shows this twice: %s", part)
+			shown[part] = true
 			assert.Contains(t, sources.String(), "\n"+part+"\n", "docs/cookbook.md shows what isn't compiled: %s", part)
 		}
 	}

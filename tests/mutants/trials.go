@@ -42,6 +42,14 @@ var trials = []mutant{
 		tests: "TestATrialThatEndedStaysSoByAClockThatIsSetBackAMinute",
 	},
 	{
+		name:  "the time of a trial is stored in the background alone",
+		rule:  "how much of a trial has passed is stored before Check returns",
+		file:  "check.go",
+		old:   `	if g.storeTrial(ctx) {`,
+		new:   `	if false && g.storeTrial(ctx) {`,
+		tests: "TestATrialOfAProgramThatEndsAtOnceIsNotProlongedByTheClock",
+	},
+	{
 		name:  "an unsigned trial counts beside a license server",
 		rule:  "with a license server, only a signed trial counts",
 		file:  "trial.go",
