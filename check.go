@@ -254,7 +254,7 @@ func planCheck(rec *record, s validity, now time.Time, when occasion, waited *re
 			return renewSoon
 		}
 		return noteTheTime
-	case (s.state == Grace || s.state == Perpetual) && verdict.backingOff(now):
+	case (s.state == Grace || s.state == Perpetual || s.state == InTrial) && verdict.backingOff(now):
 		return noteTheTime // asking failed a moment ago
 	}
 	switch {

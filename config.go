@@ -184,7 +184,7 @@ type Config struct {
 // Trial is a trial without a license key. It needs no network. It begins at the first Check
 // (or Refresh, or under Run) that finds no license, and is stored then; if it can't be stored,
 // it doesn't begin. It lasts for Days, in which Status.State is InTrial, and ends earlier once
-// a license is activated. Each computer has one: after it, or after a license, there is no
+// a license is activated, or an import is granted (see Gate.Import). Each computer has one: after it, or after a license, there is no
 // other. A clock that is set back doesn't prolong it. Somebody who deletes the state, for
 // example by reinstalling their system, gets another one.
 //

@@ -61,6 +61,10 @@ func (a ImportedActivation) MarshalJSON() ([]byte, error) { return json.Marshal(
 // wait for the answer. The activation is also stored if its conditions turn out to differ:
 // then Activate with its key replaces it.
 //
+// A trial that has begun ends once Polar grants the activation. Until then it counts whenever
+// the license doesn't, and lasts as long as it would have without the import. If Polar refuses
+// the activation meanwhile, Refresh and Activate say why.
+//
 // Errors are those of Activate, except that nothing can be in doubt. After
 // ErrSeatReleased and ErrConditionsMismatch, call Activate with the key.
 func (g *Gate) Import(ctx context.Context, a ImportedActivation) (Status, error) {
@@ -151,6 +155,9 @@ func (g *Gate) keepImport(rec record, s *seat, a ImportedActivation, why error) 
 		if benefit == "" || g.accepts(benefit) {
 			e.provisional = provisionalVerdict(a.CheckedAt, benefit, why, now)
 		}
+	}
+	if e.provisional == nil && rec.trying() {
+		e.provisional = waitingVerdict(why, now)
 	}
 	next, effects := rec.next(e, now, g.rules(rec))
 	return next, len(effects) > 0

@@ -336,7 +336,7 @@ func (v *verdict) follow(now time.Time) *verdict {
 	back := v.latest().Sub(now)
 	known := clockSlack - v.Skew // as much as Polar's clock explains
 	switch {
-	case v.Refused != "", back <= clockSlack, back > max(clockJump, known),
+	case v.Refused != "", v.waits(), back <= clockSlack, back > max(clockJump, known),
 		now.Before(v.answered().Add(-clockSlack)), v.Skew > v.Skew+back:
 		return v
 	}
@@ -424,6 +424,9 @@ func sameDay(a, b time.Time) bool {
 // evaluate has all rules of working offline: the verdict, the clock, and the two periods
 // decide. It does no I/O. grace counts from the last granted verdict; negative is none.
 func evaluate(v *verdict, now time.Time, fresh, grace time.Duration) validity {
+	if v.waits() {
+		return validity{state: Locked, reason: cmp.Or(v.LastFailure, ErrUnreachable)}
+	}
 	mark := v.latest()
 	// A clock that was set back must not gain time.
 	if mark.Sub(now) > clockSlack {
@@ -522,6 +525,15 @@ func nextVerdict(last *verdict, license *LicenseKey, err error, now time.Time, f
 	v.NextTry = now.Add(min(pause, fresh))
 	return &v
 }
+
+// waitingVerdict is that of an import of which nothing counts until Polar answers. It tells
+// when Polar was last asked, which matters while a trial goes on.
+func waitingVerdict(failure error, now time.Time) *verdict {
+	return nextVerdict(&verdict{HighWater: now, Provisional: true}, nil, failure, now, vainFresh)
+}
+
+// waits reports whether v is a waitingVerdict.
+func (v *verdict) waits() bool { return v.Provisional && v.CheckedAt.IsZero() }
 
 // provisionalVerdict is what an import counts until Polar answers: as if Polar had granted it
 // when the program that made the activation last verified it, but never as a fresh answer. A

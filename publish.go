@@ -60,6 +60,7 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		next.status.store = around.unsaved
 	}
 	if rec.state.Seat != nil {
+		next.status.unconfirmed = rec.unconfirmed()
 		next.status.Key, next.status.ActivationID = newKey(rec.state.Seat.Key), rec.state.Seat.ActivationID
 	} else if rec.elsewhere() {
 		next.status.Key = newKey(rec.others[0].Key)
@@ -91,7 +92,9 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		if g := rec.verdict.lastGrant(); s.reason == ErrNotCovered && g != nil && g.proof != nil && !g.proof.CoversVersion(c.Version) {
 			next.status.covers = g.proof.Covers
 		}
-		next.status.Usage, next.status.LimitUsage = rec.verdict.Usage, Unlimited
+		if !rec.verdict.Provisional {
+			next.status.Usage, next.status.LimitUsage = rec.verdict.Usage, Unlimited
+		}
 		if limit := rec.verdict.LimitUsage; limit != nil {
 			next.status.LimitUsage = *limit
 		}
@@ -101,7 +104,7 @@ func statusOf(rec *record, now time.Time, c *Config, around circumstances) *snap
 		switch {
 		case s.state == Perpetual:
 			next.status.Features = c.fallbackFeatures(rec.verdict)
-		case rec.verdict != nil:
+		case rec.verdict != nil && (s.state != InTrial || rec.verdict.trial()):
 			next.status.Features = featuresOf(rec.verdict, c)
 		}
 		next.features = make(map[string]struct{}, len(next.status.Features))
@@ -206,12 +209,15 @@ func (g *Gate) tick() {
 	store.start()
 }
 
-// noteTime has the verdict follow the clock and raises the latest time seen, in memory. If
-// that has to be stored, it returns the write; start it without the lock. g.mu is held.
+// noteTime has the trial and the verdict follow the clock and raises the latest time seen, in
+// memory. If that has to be stored, it returns the write; start it without the lock. g.mu is
+// held.
 func (g *Gate) noteTime(now time.Time) write {
-	if g.record.trying() && g.config.Trial.Days > 0 {
-		return g.noteTrial(now)
-	}
+	return g.noteTrial(now).and(g.noteVerdict(now))
+}
+
+// noteVerdict is noteTime for the verdict. g.mu is held.
+func (g *Gate) noteVerdict(now time.Time) write {
 	v := g.record.verdict
 	if v == nil || v.Refused != "" {
 		return nil
@@ -225,8 +231,11 @@ func (g *Gate) noteTime(now time.Time) write {
 	return g.changeLater(clockFollowed{now})
 }
 
-// noteTrial is noteTime during a trial. g.mu is held.
+// noteTrial is noteTime for the trial. g.mu is held.
 func (g *Gate) noteTrial(now time.Time) write {
+	if !g.record.trying() || g.config.Trial.Days == 0 {
+		return nil
+	}
 	before := g.record.state.Trial
 	after := before.seen(now)
 	if !before.noted(after, g.config.Trial.Days) {
@@ -270,6 +279,20 @@ func (g *Gate) changeLater(e recordEvent) write {
 
 // write is work on the Store that was decided on with the lock held; nil for none.
 type write func()
+
+// and is both.
+func (w write) and(v write) write {
+	if w == nil || v == nil {
+		if w == nil {
+			return v
+		}
+		return w
+	}
+	return func() {
+		w()
+		v()
+	}
+}
 
 // start does the work in the background.
 func (w write) start() {

@@ -313,7 +313,7 @@ func (e settled) apply(rec *record, now time.Time, r rules) bool {
 
 // imported: another program's activation is this computer's from now on, although Polar
 // couldn't be asked about it. provisional is what counts until Polar answers; nil for
-// nothing.
+// nothing. A trial goes on until Polar grants the activation.
 type imported struct {
 	seat        *seat
 	provisional *verdict
@@ -323,7 +323,7 @@ func (e imported) apply(rec *record, _ time.Time, _ rules) bool {
 	if !rec.takesImports() {
 		return false
 	}
-	rec.state.Seat, rec.state.Left, rec.state.Trial = e.seat, false, rec.state.Trial.over()
+	rec.state.Seat, rec.state.Left = e.seat, false
 	rec.verdict, rec.trouble = e.provisional, ""
 	return true
 }
@@ -391,8 +391,9 @@ func capped(seats []seat) []seat {
 	return seats[max(0, len(seats)-maxOutbox):]
 }
 
-// answer makes the outcome of a question the verdict, and reports whether there was one. It
-// notes which lease is the newest; after a refusal, that lease can't be put back.
+// answer makes the outcome of a question the verdict, and reports whether there was one. A
+// grant ends a trial. It notes which lease is the newest; after a refusal, that lease can't be
+// put back.
 func (rec *record) answer(license *LicenseKey, err error, now time.Time, r rules) bool {
 	st, was := &rec.state, rec.verdict
 	next := nextVerdict(was, license, err, now, r.fresh)
@@ -400,6 +401,9 @@ func (rec *record) answer(license *LicenseKey, err error, now time.Time, r rules
 		return false
 	}
 	rec.verdict = next
+	if license != nil && r.accepts(license.BenefitID) {
+		st.Trial = st.Trial.over()
+	}
 	switch {
 	case license != nil && license.proof != nil:
 		if st.Seat != nil {
@@ -441,12 +445,17 @@ func (rec *record) mayTry() bool {
 // before the license server.
 func (rec *record) wantsTrialLease() bool {
 	t := rec.state.Trial
-	return rec.mayTry() && (rec.tried == nil || !rec.tried.Over) || rec.trying() && t.proof == nil && !t.Refused
+	return rec.mayTry() && (rec.tried == nil || !rec.tried.Over) || rec.trying() && rec.state.Seat == nil && t.proof == nil && !t.Refused
 }
 
-// trying reports whether a trial began, and no license came since.
+// trying reports whether a trial began, and no license was granted since.
 func (rec *record) trying() bool {
-	return rec.state.Seat == nil && rec.state.Trial != nil && !rec.state.Trial.Over
+	return rec.state.Trial != nil && !rec.state.Trial.Over
+}
+
+// unconfirmed reports whether Polar hasn't answered yet about the activation.
+func (rec *record) unconfirmed() bool {
+	return rec.state.Seat != nil && (rec.verdict == nil || rec.verdict.Provisional)
 }
 
 // takesImports reports whether an activation that Polar couldn't be asked about can become
@@ -483,23 +492,32 @@ func (rec *record) inDoubt(now time.Time, underWay string) bool {
 
 // validity is what a record is worth at a moment, to a program of that configuration.
 func (rec *record) validity(now time.Time, c *Config, underWay string) validity {
-	tried, ok := validity{}, false
-	if rec.state.Seat == nil {
-		tried, ok = rec.state.Trial.validity(now, c)
-	}
+	tried, ok := rec.state.Trial.validity(now, c)
 	switch {
+	case rec.state.Seat != nil:
+		s := rec.ofSeat(now, c)
+		if s.state == Locked && tried.state == InTrial {
+			tried.freshUntil = s.freshUntil
+			return tried
+		}
+		return s
 	case tried.state == InTrial:
 		return tried
-	case rec.state.Seat == nil && rec.trouble != "":
+	case rec.trouble != "":
 		return validity{state: Unlicensed, reason: rec.trouble}
-	case rec.state.Seat == nil && rec.inDoubt(now, underWay):
+	case rec.inDoubt(now, underWay):
 		return validity{state: Unlicensed, reason: ErrInDoubt}
 	case rec.elsewhere():
 		return validity{state: Locked, reason: ErrOtherMachine}
 	case ok:
 		return tried
-	case rec.state.Seat == nil:
-		return validity{state: Unlicensed, reason: ErrNoLicense}
+	}
+	return validity{state: Unlicensed, reason: ErrNoLicense}
+}
+
+// ofSeat is the validity of a record with an activation, without regard to a trial.
+func (rec *record) ofSeat(now time.Time, c *Config) validity {
+	switch {
 	case rec.verdict == nil && rec.trouble != "":
 		return validity{state: Locked, reason: rec.trouble}
 	case rec.verdict == nil && rec.state.Seat.byFile():

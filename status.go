@@ -101,7 +101,9 @@ type Status struct {
 	// subscribed: the key came with a subscription.
 	subscribed bool
 	reminded   time.Time
-	covers     string // the newest version that a lease covers; "" if it doesn't say
+	// unconfirmed: Polar hasn't answered yet about an activation that was imported.
+	unconfirmed bool
+	covers      string // the newest version that a lease covers; "" if it doesn't say
 }
 
 // StatusSeats says on how many computers a license key can be used.
@@ -172,6 +174,8 @@ func (s Status) validity(l *Language, failed Reason) string {
 		return l.text(phraseActiveUntil, "{until}", l.FormatTime(s.ExpiresAt))
 	case s.State == Perpetual:
 		return l.text(phrasePerpetual)
+	case s.State == InTrial && s.unconfirmed:
+		return l.text(phraseTrialKey, "{until}", l.FormatTime(s.TrialUntil))
 	case s.State == InTrial:
 		return l.text(phraseTrial, "{until}", l.FormatTime(s.TrialUntil))
 	case s.State == Grace && s.situation == byFile:
@@ -223,6 +227,8 @@ func (s Status) action(l Links, failed Reason) Action {
 		return Action{ActionRenew, cmp.Or(l.Renew, l.Buy)}
 	case s.State == Active:
 		return Action{}
+	case s.State == InTrial && s.unconfirmed:
+		return Action{Kind: ActionCheck}
 	case s.State == InTrial:
 		return Action{ActionEnterKey, l.Buy}
 	case s.State == Perpetual && s.Reason == ErrInactive:

@@ -245,6 +245,7 @@ const (
 	phraseGraceCause     Phrase = "grace.cause"
 	phraseGraceFile      Phrase = "grace.file"
 	phraseTrial          Phrase = "trial"
+	phraseTrialKey       Phrase = "trial.key"
 	phrasePerpetual      Phrase = "perpetual"
 	phraseActiveReminder Phrase = "active_until.reminder"
 	phraseNoteEnds       Phrase = "note_ends"
@@ -367,6 +368,7 @@ var english = map[Phrase]string{
 	"grace.cause":           "We couldn't verify your license: {what}. {do} You can keep using this program until {until}.",
 	"grace.file":            "Your license file has to be renewed. Load a new one before {until} to keep using this program.",
 	"trial":                 "Trial until {until}. To keep using this program after that, activate a license key.",
+	"trial.key":             "Trial until {until}. We'll verify your license when you're online.",
 	"active_until.reminder": "Licensed until {until}. Renew your license before then to keep using this program.",
 	"note_ends":             "Your license ends on {until}. Renew it before then to keep using this program.",
 	"perpetual":             "Your license has ended, but you can keep using this version of the program. Renew your license to get newer versions.",

@@ -70,6 +70,7 @@ func messages() string {
 	status("active", Status{State: Active}, "", false)
 	status("active, with an end", Status{State: Active, ExpiresAt: until}, "", false)
 	status("trial", Status{State: InTrial, TrialUntil: until}, "", false)
+	status("trial, an import not confirmed yet", Status{State: InTrial, TrialUntil: until, unconfirmed: true}, "", false)
 	status("active, ends soon", Status{State: Active, ExpiresAt: until, Reminder: true}, "", false)
 	status("grace, ends soon", Status{State: Grace, Reason: ErrUnreachable, GraceUntil: until, ExpiresAt: until, Reminder: true}, ErrUnreachable, false)
 	status("perpetual", Status{State: Perpetual, Reason: ErrExpired, CoveredUntil: until}, "", false)

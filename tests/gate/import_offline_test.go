@@ -191,6 +191,130 @@ func TestAnImportCannotBeProlongedByTheClock(t *testing.T) {
 	})
 }
 
+func TestAnImportWithoutANetworkNeitherEndsATrialNorProlongsIt(t *testing.T) {
+	t.Parallel()
+	trial := []string{"basics", "sync"}
+	licensed := []string{"export", "sync"}
+	for name, c := range map[string]struct {
+		ago   time.Duration                     // how long before the import the old program verified it; 0 if it doesn't know
+		then  func(*kit.World, *polargate.Gate) // what happens on the second day
+		state polargate.State                   // on the fourth day
+		has   []string
+		ended polargate.Reason // after the trial
+	}{
+		"and nobody knows when it was verified": {0, nil, polargate.InTrial, trial, polargate.ErrUnreachable},
+		"verified lately":                       {10 * kit.Day, nil, polargate.Grace, licensed, polargate.ErrGraceEnded},
+		"verified too long ago":                 {20 * kit.Day, nil, polargate.InTrial, trial, polargate.ErrGraceEnded},
+		"and Polar then refuses it": {0, func(w *kit.World, gate *polargate.Gate) {
+			w.Polar.Revoke(w.Key.ID)
+			w.Polar.SetOffline(false)
+			_, err := gate.Refresh(w.T.Context())
+			require.ErrorIs(w.T, err, polargate.ErrInactive, "whoever asks is told")
+			w.Polar.SetOffline(true)
+		}, polargate.InTrial, trial, polargate.ErrInactive},
+		"and it is of another product": {0, func(w *kit.World, gate *polargate.Gate) {
+			w.Polar.Update(w.Key.ID, func(k *polartest.LicenseKey) { k.BenefitID = "11111111-8d86-4c5a-9c5e-3a1f9a0b7c11" })
+			w.Polar.SetOffline(false)
+			time.Sleep(time.Minute)
+			_, err := gate.Check(w.T.Context())
+			require.NoError(w.T, err)
+			w.Polar.SetOffline(true)
+		}, polargate.InTrial, trial, polargate.ErrWrongBenefit},
+		"and it is deactivated": {0, func(w *kit.World, gate *polargate.Gate) {
+			require.ErrorIs(w.T, gate.Deactivate(w.T.Context()), polargate.ErrUnreachable)
+			assert.True(w.T, gate.Status().ReleasePending)
+		}, polargate.InTrial, trial, polargate.ErrTrialEnded},
+		"and Polar then grants it": {0, func(w *kit.World, gate *polargate.Gate) {
+			w.Polar.SetOffline(false)
+			time.Sleep(time.Minute)
+			status, err := gate.Check(w.T.Context())
+			require.NoError(w.T, err)
+			assert.Equal(w.T, polargate.Active, status.State)
+			w.Polar.Revoke(w.Key.ID)
+			_, err = gate.Refresh(w.T.Context())
+			require.ErrorIs(w.T, err, polargate.ErrInactive)
+		}, polargate.Locked, nil, polargate.ErrInactive},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				w := trying(t)
+				began := time.Now()
+				old := takenElsewhere(w, map[string]any{"hostname": "ada-laptop"})
+				if c.ago > 0 {
+					old.CheckedAt = began.Add(kit.Day - c.ago)
+				}
+				w.Polar.SetOffline(true)
+				gate := w.Open()
+				_, err := gate.Check(t.Context())
+				require.NoError(t, err)
+				time.Sleep(kit.Day)
+				_, err = gate.Import(t.Context(), old)
+				require.ErrorIs(t, err, polargate.ErrUnreachable)
+				status := gate.Status()
+				require.True(t, status.OK())
+				assert.Equal(t, old.Key, status.Key.Reveal(), "the program it came from can forget it")
+				if c.state == polargate.InTrial {
+					assert.Contains(t, status.Message, "We'll verify your license when you're online.")
+					assert.Equal(t, polargate.ActionCheck, status.Action.Kind, "the key is here already")
+				}
+				require.NoError(t, gate.Close())
+				gate = w.Open()
+				if c.then != nil {
+					c.then(w, gate)
+				}
+				time.Sleep(2 * kit.Day)
+				status, err = gate.Check(t.Context())
+				assert.Equal(t, c.has != nil, err == nil, "%v", err)
+				assert.Equal(t, c.state, status.State)
+				assert.Equal(t, c.has, status.Features)
+				for _, feature := range []string{"basics", "sync", "export"} {
+					assert.Equal(t, status.Has(feature), gate.Has(feature))
+				}
+				time.Sleep(began.Add(14*kit.Day - time.Second).Sub(time.Now()))
+				status, _ = gate.Check(t.Context())
+				if c.has != nil {
+					assert.Equal(t, polargate.InTrial, status.State)
+					assert.True(t, began.Add(14*kit.Day).Equal(status.TrialUntil), "%s", status.TrialUntil)
+				}
+				time.Sleep(2 * time.Second)
+				synctest.Wait()
+				assert.False(t, gate.Has("sync"), "it ends by itself")
+				for _, g := range []*polargate.Gate{gate, w.Open()} {
+					status, err = g.Check(t.Context())
+					require.ErrorIs(t, err, c.ended)
+					assert.Equal(t, c.ended, status.Reason)
+					assert.Empty(t, status.Features)
+				}
+			})
+		})
+	}
+}
+
+func TestAShortRunDuringATrialIsNotHeldUpByAnImportThatWaits(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := trying(t)
+		old := takenElsewhere(w, nil)
+		gate := w.Open()
+		_, err := gate.Check(t.Context())
+		require.NoError(t, err)
+		w.Polar.Inject(polartest.Fault{Effect: polartest.Hang()})
+		_, err = gate.Import(t.Context(), old)
+		require.ErrorIs(t, err, polargate.ErrUnreachable)
+		require.NoError(t, gate.Close())
+		for times, wait := range []time.Duration{time.Second, time.Minute} {
+			time.Sleep(wait)
+			w.Polar.ForgetRequests()
+			gate := w.Open()
+			_, err := gate.Check(t.Context())
+			require.NoError(t, err)
+			require.NoError(t, gate.Close())
+			assert.Equal(t, times, w.Polar.Count(""), "after %s", wait)
+		}
+	})
+}
+
 func TestWhatAnImportUnlocksBeforePolarAnswersDependsOnItsBenefit(t *testing.T) {
 	t.Parallel()
 	const another = "6b43a9a5-8d86-4c5a-9c5e-3a1f9a0b7c11"

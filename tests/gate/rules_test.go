@@ -66,6 +66,7 @@ type belief struct {
 
 	key, seat, machine string // which seat the verdict is about; "" once it was given back
 	inDoubt            bool   // an activation got no answer
+	claimed            bool   // an import says so, and Polar has granted nothing yet
 
 	since time.Time     // when the verdict came, by the computer's clock
 	ends  time.Time     // the key's expiry, by Polar's clock; zero is never
@@ -346,7 +347,7 @@ const trialFeature = "trying"
 
 // judgeTrial holds a trial against what the program believes. w.mu is held.
 func (p *program) judgeTrial(status polargate.Status) {
-	held := slices.ContainsFunc(p.beliefs, func(b belief) bool { return b.seat != "" && b.machine == p.machine })
+	held := slices.ContainsFunc(p.beliefs, func(b belief) bool { return b.seat != "" && b.machine == p.machine && !b.claimed })
 	switch {
 	case !p.w.trials || !slices.Equal(status.Features, []string{trialFeature}) || !p.gate.Has(trialFeature):
 		p.w.failf("SAFE: %s is in a trial with %v", p.machine, status.Features)

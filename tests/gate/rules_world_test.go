@@ -158,7 +158,7 @@ func (p *program) Save(_ context.Context, name string, data []byte) error {
 		now := p.now()
 		p.beliefs = []belief{{
 			order: p.w.order, granted: p.importing.counts, benefit: p.importing.a.BenefitID, key: p.importing.a.Key, seat: st.Seat.ActivationID,
-			machine: p.machine, since: sooner(p.importing.a.CheckedAt, now), times: []timing{{low: now, high: now}},
+			machine: p.machine, since: sooner(p.importing.a.CheckedAt, now), claimed: true, times: []timing{{low: now, high: now}},
 		}}
 		if p.sure = p.importing.sure; !p.sure {
 			not := p.beliefs[0]
@@ -167,7 +167,7 @@ func (p *program) Save(_ context.Context, name string, data []byte) error {
 		}
 	}
 	p.file, p.natural = bytes.Clone(data), p.sure
-	p.had = p.had || p.sure && slices.ContainsFunc(p.beliefs, func(b belief) bool { return b.seat != "" && b.machine == p.machine })
+	p.had = p.had || p.sure && slices.ContainsFunc(p.beliefs, func(b belief) bool { return b.seat != "" && b.machine == p.machine && !b.claimed })
 	p.holds = p.file
 	if st, err := p.stateIn(data); err == nil {
 		for _, out := range st.Outbox {

@@ -364,8 +364,8 @@ type tried struct {
 	mark   time.Time
 }
 
-// Whatever somebody does with clocks, restarts, a second computer in the same folder and keys
-// that are no good: a trial lasts its days. It lasts no longer, but for the hour by which a
+// Whatever somebody does with clocks, restarts, a second computer in the same folder, keys that
+// are no good and imports that Polar doesn't confirm: a trial lasts its days. It lasts no longer, but for the hour by which a
 // clock may be wrong, and no shorter, unless a clock was ahead.
 func TestNoSequenceOfEventsProlongsATrialOrCutsItShort(t *testing.T) {
 	t.Parallel()
@@ -419,7 +419,7 @@ func TestNoSequenceOfEventsProlongsATrialOrCutsItShort(t *testing.T) {
 			for range 25 {
 				machine := []string{"one", "two"}[r.IntN(2)]
 				gate := gates[machine]
-				switch what := r.IntN(10); {
+				switch what := r.IntN(11); {
 				case what < 3:
 					time.Sleep(upTo(9 * time.Hour))
 				case what < 5:
@@ -437,6 +437,15 @@ func TestNoSequenceOfEventsProlongsATrialOrCutsItShort(t *testing.T) {
 					_, err := gate.Activate(t.Context(), "INKWELL-MISTYPED")
 					require.Error(t, err)
 					time.Sleep(time.Minute)
+				case what == 10 && gate != nil && len(known) == 2 && !licensed[machine]: // with none, a computer doesn't begin one beside another's key
+					w.Polar.SetOffline(true)
+					_, err := gate.Import(t.Context(), polargate.ImportedActivation{Key: w.Key.Key, ActivationID: "6b43a9a5-8d86-4c5a-9c5e-3a1f9a0b7c11"})
+					require.Error(t, err)
+					if r.IntN(2) == 0 {
+						check(machine)
+						require.ErrorIs(t, gate.Deactivate(t.Context()), polargate.ErrUnreachable)
+					}
+					w.Polar.SetOffline(false)
 				case what == 9 && gate != nil && r.IntN(3) == 0:
 					_, err := gate.Activate(t.Context(), w.Key.Key)
 					require.NoError(t, err)

@@ -253,7 +253,7 @@ var customers = []mutant{
 		name:  "a key for another product of the vendor is let in",
 		rule:  "a key of any other benefit is refused as wrong_benefit",
 		file:  "cache.go",
-		old:   `	case err == nil && len(c.config.Features) > 0 && !hasFeatures(c.config.Features, license.BenefitID):`,
+		old:   `	case err == nil && !c.config.accepts(license.BenefitID):`,
 		new:   `	case err == nil && license.BenefitID == "":`,
 		tests: "TestRefusedLicenseKeysCarryTheirReason",
 	},

@@ -18,12 +18,38 @@ var trials = []mutant{
 		tests: "TestACopyOfATrialIsNoNewOne",
 	},
 	{
-		name:  "a trial begins again after a license",
-		rule:  "an activation ends a trial for good",
-		file:  "record.go",
-		old:   `	st.Trial = st.Trial.over()`,
-		new:   `	st.Trial = nil`,
+		name: "a trial begins again after a license",
+		rule: "an activation ends a trial for good",
+		file: "record.go",
+		old: `e.seat, false, nil, ""
+	st.Trial = st.Trial.over()`,
+		new: `e.seat, false, nil, ""
+	st.Trial = nil`,
 		tests: "TestALicenseEndsATrialForGood",
+	},
+	{
+		name:  "an import that Polar hasn't confirmed locks a trial",
+		rule:  "a trial goes on until Polar grants an import",
+		file:  "record.go",
+		old:   `		if s.state == Locked && tried.state == InTrial {`,
+		new:   `		if s.state == Locked && tried.state == InTrial && ok && now.IsZero() {`,
+		tests: "TestAnImportWithoutANetworkNeitherEndsATrialNorProlongsIt|TestAShortRunDuringATrialIsNotHeldUpByAnImportThatWaits",
+	},
+	{
+		name:  "an import that Polar has granted leaves the trial",
+		rule:  "a grant ends a trial",
+		file:  "record.go",
+		old:   `	if license != nil && r.accepts(license.BenefitID) {`,
+		new:   `	if license == nil && r.accepts("") {`,
+		tests: "TestAnImportWithoutANetworkNeitherEndsATrialNorProlongsIt",
+	},
+	{
+		name:  "an import that waits holds up each run of a trial",
+		rule:  "after a failure, Polar is not asked again at once, during a trial too",
+		file:  "check.go",
+		old:   ` || s.state == InTrial) && verdict.backingOff(now):`,
+		new:   `) && verdict.backingOff(now):`,
+		tests: "TestAShortRunDuringATrialIsNotHeldUpByAnImportThatWaits",
 	},
 	{
 		name:  "a process that began anew resets a trial",
