@@ -311,6 +311,7 @@ func (c *Customers) openUsage() error {
 		u.joints = map[meterOf]*ledger.Joint{}
 		c.cache.Counted = func(customer wire.UUID, meter string) { u.joint(customer, meter).Look() }
 		u.box.Note, u.box.Adopted = nil, nil
+		c.replicas.Link.Listen(u.recheck)
 	}
 	if err := u.box.Open(); err != nil {
 		return &InputError{"UsageFolder", "can't be used: " + err.Error()}
@@ -387,7 +388,7 @@ func (u *usageEvents) end(atMost time.Duration) {
 		u.box.Drain(ctx)
 	}
 	for _, joint := range u.sweepJoints(0) {
-		joint.Wait(ctx)
+		joint.Drain(ctx)
 	}
 	if left := u.box.Stats().Waiting; left > 0 {
 		u.customers.config.Logger.Warn("polargate: usage events are left that Polar wasn't told of", "events", left, "lost", u.box.Folder == "")
@@ -543,6 +544,19 @@ func (u *usageEvents) sweepJoints(many int) (rest []*ledger.Joint) {
 		}
 	}
 	return rest
+}
+
+// recheck stores again what the store may have lost: after a gap, it may be another server, which
+// has not all of what the last one had.
+func (u *usageEvents) recheck(_ []string, gap bool) {
+	if !gap {
+		return
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, j := range u.joints {
+		j.Recheck()
+	}
 }
 
 // refused notes that Polar will never take an event. What it was about stays taken off for

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -39,8 +40,9 @@ type Joint struct {
 	failed  []*change // of the step that may be stored or not
 	working bool
 	step    uint64
-	held    Units // by reservations of this replica
-	excess  bool  // more than that may be held in the store
+	held    Units  // by reservations of this replica
+	excess  bool   // more than that may be held in the store
+	recent  []step // what was stored lately, and can still be lost; oldest first
 	at      Stored
 	last    *Account // as of at, or as it was last seen
 	timer   *time.Timer
@@ -60,7 +62,20 @@ const (
 	jointPatience = 2 * time.Second
 	// jointRetry is when what could not be stored is tried again.
 	jointRetry = time.Second
+	// drainRetry is the same while somebody waits for it.
+	drainRetry = 100 * time.Millisecond
+	// safeAfter is how long a change can still be lost after it was stored, because the server
+	// fails before it has copied it, and mostRecent bounds the memory for such changes.
+	safeAfter  = 30 * time.Second
+	mostRecent = 1024
 )
+
+// step is a change that was stored, with the number of the step that had it.
+type step struct {
+	number uint64
+	at     time.Time
+	apply  func(*Account) bool
+}
 
 // ErrBusy means that others changed the account all the time.
 var ErrBusy = errors.New("too many replicas change the balance of this customer at the same time")
@@ -142,6 +157,60 @@ func (j *Joint) Wait(ctx context.Context) {
 	case <-c.done:
 	case <-ctx.Done():
 	}
+}
+
+// Drain returns when nothing is left that has to be stored, or ctx ends.
+func (j *Joint) Drain(ctx context.Context) {
+	for j.Wait(ctx); j.owes() && ctx.Err() == nil; j.Wait(ctx) {
+		timer := time.NewTimer(drainRetry)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+		}
+	}
+}
+
+// owes reports whether there is something that has to be stored.
+func (j *Joint) owes() bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.failed) > 0 || slices.ContainsFunc(j.queue, func(c *change) bool { return c.lasting })
+}
+
+// Recheck has the account looked at anew, if the store may have lost what this replica has
+// stored lately. It doesn't wait.
+func (j *Joint) Recheck() {
+	j.mu.Lock()
+	j.forget()
+	recent := len(j.recent)
+	j.mu.Unlock()
+	if recent > 0 {
+		j.Look()
+	}
+}
+
+// forget drops what can't be lost any more. mu is held.
+func (j *Joint) forget() {
+	keep := slices.IndexFunc(j.recent, func(s step) bool { return time.Since(s.at) < safeAfter })
+	if keep < 0 {
+		keep = len(j.recent)
+	}
+	j.recent = slices.Delete(j.recent, 0, max(keep, len(j.recent)-mostRecent))
+}
+
+// restore applies again what was stored after that step, and reports whether there was
+// anything: the store has lost it, since the account says that it has no later step.
+func (j *Joint) restore(a *Account, after uint64) (lost bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for _, s := range j.recent {
+		if s.number > after {
+			s.apply(a)
+			lost = true
+		}
+	}
+	return lost
 }
 
 func (j *Joint) add(c *change) {
@@ -273,6 +342,7 @@ func (j *Joint) store(batch []*change, again bool) error {
 		stored := again && own.Step >= step
 		changed := stored || own.Units != held // such as by a hold that nobody waited for
 		a.setHold(own, held)
+		changed = j.restore(a, own.Step) || changed
 		if !stored {
 			changed = a.applied(batch) || changed
 		}
@@ -283,7 +353,7 @@ func (j *Joint) store(batch []*change, again bool) error {
 			continue
 		}
 		if !changed {
-			j.keep(at, a, batch)
+			j.keep(at, a, batch, step)
 			return nil
 		}
 		data, err := json.Marshal(a)
@@ -295,7 +365,7 @@ func (j *Joint) store(batch []*change, again bool) error {
 		case err != nil:
 			return err
 		case swapped:
-			j.keep(now, a, batch)
+			j.keep(now, a, batch, step)
 			return nil
 		case time.Now().After(end):
 			return ErrBusy
@@ -335,10 +405,14 @@ func (j *Joint) read(at Stored, last *Account) *Account {
 }
 
 // keep notes how the account stands, with what was granted.
-func (j *Joint) keep(at Stored, a *Account, batch []*change) {
+func (j *Joint) keep(at Stored, a *Account, batch []*change, number uint64) {
 	j.mu.Lock()
 	j.at, j.last, j.excess = at, a, false
+	j.forget()
 	for _, c := range batch {
+		if c.lasting {
+			j.recent = append(j.recent, step{number, time.Now(), c.apply})
+		}
 		j.held = j.held.Minus(least(c.frees, j.held))
 		if c.granted {
 			j.held = j.held.Plus(c.units)

@@ -2,6 +2,7 @@ package ledger
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -202,6 +203,79 @@ func TestAStoreThatWasEmptiedIsFilledFromMemory(t *testing.T) {
 
 // The store fails before and after it did what it was asked for. Nothing is served twice,
 // and in the end everything that was used is booked once.
+func TestWhatAFailedServerHadNotCopiedIsStoredAgainOnce(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{}
+		a, b := joined(t, s, "a"), joined(t, s, "b")
+		spend := func(j *Joint, units float64) {
+			ok, err := j.Hold(t.Context(), Of(units), Units{})
+			require.NoError(t, err)
+			require.True(t, ok)
+			j.Settle(Of(units), Of(units), j.Now(), false)
+			j.Wait(t.Context())
+		}
+		spend(a, 1)
+		spend(b, 2)
+		copied, version := account(t, s), s.version
+		spend(a, 4)
+		spend(a, 8)
+		spend(b, 16)
+		data, err := json.Marshal(copied)
+		require.NoError(t, err)
+		s.mu.Lock()
+		s.data, s.version = data, version+100 // the follower takes over
+		s.mu.Unlock()
+		require.InDelta(t, 97, left(account(t, s)), 0)
+		for range 3 {
+			a.Recheck()
+			b.Recheck()
+			synctest.Wait()
+			require.InDelta(t, 69, left(account(t, s)), 0)
+		}
+		spend(b, 32)
+		assert.InDelta(t, 37, left(account(t, s)), 0)
+
+		// What was stored long ago was copied long ago: nothing is kept of it.
+		time.Sleep(safeAfter)
+		swaps := s.swaps
+		a.Recheck()
+		b.Recheck()
+		synctest.Wait()
+		assert.Equal(t, swaps, s.swaps)
+		assert.Empty(t, a.recent)
+	})
+}
+
+func TestWhoEndsTriesUntilWhatWasUsedIsStored(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := &store{}
+		j := joined(t, s, "a")
+		ok, err := j.Hold(t.Context(), Of(10), Units{})
+		require.NoError(t, err)
+		require.True(t, ok)
+		s.set(func() (before, after bool) { return true, false })
+		j.Settle(Of(10), Of(10), j.Now(), true)
+		began := time.Now()
+		time.AfterFunc(3*time.Second, func() { s.set(nil) })
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		j.Drain(ctx)
+		assert.Less(t, time.Since(began), 4*time.Second)
+		assert.InDelta(t, 90, left(account(t, s)), 0)
+		assert.False(t, account(t, s).held.Positive())
+
+		s.set(func() (before, after bool) { return true, false })
+		j.Drain(ctx) // nothing has to be stored
+		assert.Less(t, time.Since(began), 4*time.Second)
+		j.Settle(Units{}, Of(1), j.Now(), true)
+		j.Drain(ctx)
+		assert.Equal(t, 5*time.Second, time.Since(began), "it gives up when the caller does")
+		s.set(nil)
+	})
+}
+
 func TestReplicasAgreeWhateverTheStoreDoes(t *testing.T) {
 	t.Parallel()
 	for seed := range uint64(60) {

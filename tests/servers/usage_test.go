@@ -2,6 +2,7 @@ package servers
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -574,6 +575,69 @@ func TestReplicasReserveTogetherWhatThereIs(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		refreshed(t, all[0])
 		assert.Equal(t, 10, served(t.Context(), all[0], 20)+served(t.Context(), all[1], 20), "nothing that Polar counted is taken off twice")
+	})
+}
+
+// copying is a Shared whose primary fails before it has copied the last values.
+type copying struct {
+	polargate.Shared
+	mu     sync.Mutex
+	copied map[string][]byte // what was there when copying ended; nil while it goes on
+}
+
+func (c *copying) Swap(ctx context.Context, key, version string, data []byte, ttl time.Duration) (polargate.SharedValue, bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, has := c.copied[key]; c.copied != nil && !has {
+		is, err := c.Shared.Load(ctx, key)
+		if err != nil {
+			return is, false, err
+		}
+		c.copied[key] = is.Data
+	}
+	return c.Shared.Swap(ctx, key, version, data, ttl)
+}
+
+// end has nothing copied any more, and fail has another server take over.
+func (c *copying) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.copied = map[string][]byte{}
+}
+
+func (c *copying) fail(t *testing.T) {
+	t.Helper()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for key, data := range c.copied {
+		is, err := c.Shared.Load(t.Context(), key)
+		require.NoError(t, err)
+		_, swapped, err := c.Shared.Swap(t.Context(), key, is.Version, data, time.Hour)
+		require.NoError(t, err)
+		require.True(t, swapped)
+	}
+	c.copied = nil
+}
+
+func TestWhatWasSoldBeforeAFailoverIsSoldOnce(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := metered(t)
+		memory := &copying{Shared: polargate.SharedInMemory()}
+		store := &kit.FaultyStore{Shared: memory}
+		sold := kit.Replica(s, store)
+		other := kit.Replica(s, memory)
+		synctest.Wait()
+		assert.Equal(t, 10, served(t.Context(), sold, 10))
+		synctest.Wait()
+		memory.end()
+		assert.Equal(t, 30, served(t.Context(), sold, 30))
+		synctest.Wait()
+		store.SetAway(true)
+		memory.fail(t)
+		store.SetAway(false)
+		time.Sleep(5 * time.Second) // it is connected again
+		synctest.Wait()
+		assert.Equal(t, 60, served(t.Context(), other, 200))
 	})
 }
 
