@@ -288,6 +288,10 @@ func (a *attempt) askLease(ctx, hard context.Context) (*seat, *LicenseKey, error
 	if err != nil {
 		return nil, nil, err
 	}
+	if end := license.proof.Ends(); !end.IsZero() && !a.g.now().Add(-clockJump).Before(end) {
+		// It was kept back, or this computer's clock is far ahead: nothing would be unlocked.
+		return nil, nil, &Error{Op: opActivate, Reason: ErrUnreachable, Detail: "the lease has ended already", situation: causeClock}
+	}
 	given = given.leased(license)
 	given.Conditions, err = json.Marshal(map[string]any{"fingerprint": machine})
 	if err != nil {

@@ -35,6 +35,8 @@ type matrixFault struct {
 	times  int
 	// strike is for what is no Effect.
 	strike func(*stage)
+	// pooled is whether connections are kept between requests.
+	pooled bool
 }
 
 var matrixFaults = []matrixFault{
@@ -128,19 +130,28 @@ type stage struct {
 	world     *kit.World        // for gates
 	token     string            // of a server; "" for gates
 	customers *polargate.Customers
+	pooled    *pooled     // connections to Polar; nil if each request has one of its own
+	store     *shakyStore // of replicas
+	// answer is what is heard from a license server; nil lets it speak for itself.
+	answer atomic.Pointer[func(r *http.Request, real func() *http.Response) (*http.Response, error)]
 }
 
-func newStage(t *testing.T) *stage {
+func newStage(t *testing.T, f matrixFault) *stage {
 	s := &stage{t: t}
 	s.polar = polartest.New(polartest.Config{Sandbox: true, OnBreach: func(r polartest.Request, what string) {
 		if !s.overLimit.Load() {
 			t.Errorf("%s %s: %s", r.Method, r.Path, what)
 		}
 	}})
+	carry := s.polar.Transport()
+	if f.pooled {
+		s.pooled = newPooled(s)
+		carry = s.pooled
+	}
 	s.transport = kit.RoundTripper(func(r *http.Request) (*http.Response, error) {
 		s.requests.Add(1)
 		time.Sleep(time.Millisecond) // no network is without, and what goes on behind comes after what returns
-		return s.polar.Transport().RoundTrip(r)
+		return carry.RoundTrip(r)
 	})
 	return s
 }
@@ -291,6 +302,8 @@ func (s *stage) withKey(key string) act {
 // matrixOperation is a table of the matrix.
 type matrixOperation struct {
 	name, about string
+	// against is whose faults it is played with: Polar's if it is empty.
+	against string
 	// counted is what is counted at Polar beside the requests.
 	counted string
 	count   func(*stage) int
@@ -301,7 +314,27 @@ type matrixOperation struct {
 const (
 	seatsTaken  = "Activations"
 	usesCounted = "Uses"
+	unitsTold   = "Units"
+
+	theStore  = "the store that replicas share"
+	theIssuer = "a license server"
 )
+
+// faults are those that an operation is played with. The first is none.
+func (o matrixOperation) faults() []matrixFault {
+	switch o.against {
+	case theStore:
+		return slices.Concat(matrixFaults[:1], storeFaults)
+	case theIssuer:
+		return slices.Concat(matrixFaults[:1], issuerFaults)
+	}
+	return slices.Concat(matrixFaults, connectionFaults)
+}
+
+// operations are all tables of the matrix.
+func operations() []matrixOperation {
+	return slices.Concat(matrixOperations, storeOperations, issuerOperations)
+}
 
 func countSeats(s *stage) int { return s.world.Seats() }
 func countUses(s *stage) int  { return int(s.world.Now().Usage) }
@@ -425,7 +458,7 @@ var matrixOperations = []matrixOperation{
 // play is one cell: the operation while the fault lasts.
 func (o matrixOperation) play(t *testing.T, f matrixFault) cell {
 	t.Helper()
-	s := newStage(t)
+	s := newStage(t, f)
 	do := o.prepare(s)
 	if f.strike != nil {
 		f.strike(s)
@@ -449,6 +482,10 @@ func (o matrixOperation) play(t *testing.T, f matrixFault) cell {
 
 	s.polar.ClearFaults()
 	s.polar.SetOffline(false)
+	s.answer.Store(nil)
+	if s.store != nil {
+		s.store.mend()
+	}
 	time.Sleep(16 * time.Minute) // longer than any pause
 	verdict, err = do()
 	time.Sleep(30 * time.Second)
@@ -488,10 +525,10 @@ func TestFaultMatrix(t *testing.T) {
 	played := matrix{}
 	var mu sync.Mutex
 	t.Run("play", func(t *testing.T) {
-		for _, o := range matrixOperations {
+		for _, o := range operations() {
 			t.Run(o.name, func(t *testing.T) {
 				t.Parallel()
-				for _, f := range matrixFaults {
+				for _, f := range o.faults() {
 					synctest.Test(t, func(t *testing.T) {
 						c := o.play(t, f)
 						mu.Lock()
@@ -501,7 +538,7 @@ func TestFaultMatrix(t *testing.T) {
 				}
 				mu.Lock()
 				defer mu.Unlock()
-				for _, f := range matrixFaults {
+				for _, f := range o.faults() {
 					assert.Equal(t, played[o.name][noFault].again, played[o.name][f.name].again, "when %q is over", f.name)
 				}
 			})

@@ -94,8 +94,9 @@ const faultsIntroduction = `<!-- Written by: ` + faultsCommand + ` -->
 
 # What happens when something is wrong
 
-What can go wrong between a program and Polar, and the outcome of each operation then. A
-test plays all of it on the embedded Polar, writes this page, and fails if anything changes.
+What can go wrong between a program and Polar, the store that replicas share, or a license
+server, and the outcome of each operation then. A test plays all of it on the embedded Polar,
+writes this page, and fails if anything changes.
 Don't edit the page by hand. Write it again with
 
     ` + faultsCommand + `
@@ -110,11 +111,12 @@ How to read it:
   grace. For a server, it is the HTTP status. *Error* is the Reason of the error, or of a
   server's refusal; – is none.
 - *Requests* are all requests sent to Polar, or attempted: also those in the background,
-  and those that deactivate.
+  and those that deactivate. In the tables of a license server, they are those of the program
+  to that server.
 - *Longest wait* is how long the caller waited without a deadline of its own. The pauses
   between attempts are random, so it is rounded up to the next of %s. A few milliseconds
   are –.
-- *Activations* and *Uses* are what Polar counts after the operation. *Later* is the same
+- *Activations*, *Uses* and *Units* are what Polar counts after the operation. *Later* is the same
   after the fault is over and the operation was repeated a quarter of an hour later. One
   activation too many then is one whose answer was lost: there is no way to ask Polar
   about it.
@@ -147,7 +149,16 @@ func (m matrix) page() string {
 		}
 		fmt.Fprintf(&b, "| %s | %s |\n", f.name, by)
 	}
-	for _, o := range matrixOperations {
+	for _, others := range []struct {
+		of     string
+		faults []matrixFault
+	}{{"connections to Polar", connectionFaults}, {theStore, storeFaults}, {theIssuer, issuerFaults}} {
+		fmt.Fprintf(&b, "\nFaults of %s:\n\n| Fault | How the test causes it |\n|---|---|\n", others.of)
+		for _, f := range others.faults {
+			fmt.Fprintf(&b, "| %s | %s |\n", f.name, f.by)
+		}
+	}
+	for _, o := range operations() {
 		fmt.Fprintf(&b, "\n## %s\n\n%s\n\n| Fault | Verdict | Error | Requests | Longest wait |", o.name, o.about)
 		line := "\n|---|---|---|--:|--:|"
 		if o.counted != "" {
@@ -156,7 +167,7 @@ func (m matrix) page() string {
 		}
 		b.WriteString(line + "\n")
 		var unchanged string
-		for i, f := range matrixFaults {
+		for i, f := range o.faults() {
 			columns := strings.Join(m[o.name][f.name].columns(o), " | ")
 			if i == 0 {
 				unchanged = columns
@@ -184,9 +195,11 @@ func parseMatrix(page string) matrix {
 		if _, ok := rows[noFault]; !ok {
 			continue
 		}
-		for _, f := range matrixFaults {
-			if _, ok := rows[f.name]; !ok {
-				rows[f.name] = rows[noFault]
+		for _, o := range operations() {
+			for _, f := range o.faults() {
+				if _, ok := rows[f.name]; !ok && o.name == title {
+					rows[f.name] = rows[noFault]
+				}
 			}
 		}
 		m[title] = rows
@@ -199,12 +212,12 @@ func compareMatrices(page string, played matrix) []string {
 	page = strings.ReplaceAll(page, "\r\n", "\n")
 	written := parseMatrix(page)
 	var all []string
-	for _, o := range matrixOperations {
+	for _, o := range operations() {
 		if _, ok := written[o.name]; !ok {
 			all = append(all, fmt.Sprintf("%s is not on the page: run %s", o.name, faultsCommand))
 			continue
 		}
-		for _, f := range matrixFaults {
+		for _, f := range o.faults() {
 			before, now := written[o.name][f.name], played[o.name][f.name]
 			if worse := now.worse(before, o); len(worse) > 0 {
 				all = append(all, fmt.Sprintf("%s, with %q: worse than on the page, since %s", o.name, f.name, strings.Join(worse, ", and ")))
@@ -243,8 +256,8 @@ func (c cell) worse(before cell, o matrixOperation) []string {
 func madeUp() matrix {
 	m := matrix{}
 	n := 0
-	for _, o := range matrixOperations {
-		for i, f := range matrixFaults {
+	for _, o := range operations() {
+		for i, f := range o.faults() {
 			n++
 			c := cell{verdict: "grace: unreachable", err: none, requests: n, wait: waitSteps[i%len(waitSteps)]}
 			if o.counted != "" {

@@ -483,6 +483,26 @@ func TestAFloatingLicenseSurvivesAnOutageOfLessThanAHeartbeat(t *testing.T) {
 	})
 }
 
+// Otherwise Activate would succeed, and the license be locked.
+func TestALeaseThatHasEndedActivatesNothing(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, v *vendor) {
+		long := time.Now()
+		v.says(func(*http.Request, func() *http.Response) (*http.Response, error) {
+			return always(200, "text/plain", signed(v, privateKey(1), lease.Claims{Issued: long}))(nil, nil)
+		})
+		time.Sleep(40 * kit.Day)
+		gate := v.Open()
+		status, err := gate.Activate(t.Context(), v.Key.Key)
+		require.ErrorIs(t, err, polargate.ErrUnreachable)
+		assert.Equal(t, polargate.Unlicensed, status.State)
+		assert.Contains(t, polargate.Message(err), "date and time")
+		v.says(nil)
+		status, err = gate.Activate(t.Context(), v.Key.Key)
+		require.NoError(t, err)
+		assert.Equal(t, polargate.Active, status.State)
+	})
+}
+
 func TestALeaseThatDoesNotCoverThisVersionSaysSo(t *testing.T) {
 	inTime(t, func(c *issuer.Config) {
 		c.Claims = func(_ context.Context, _ issuer.About, claims *lease.Claims) error {
