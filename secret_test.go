@@ -2,6 +2,7 @@ package polargate
 
 import (
 	"bytes"
+	"context"
 	"encoding/base64"
 	"encoding/gob"
 	"encoding/json"
@@ -584,19 +585,43 @@ func TestNoEncodingShowsASecret(t *testing.T) {
 	assert.JSONEq(t, `{}`, string(data))
 }
 
+// plainHandler prints values as they are, without LogValue. Such handlers exist: charmbracelet/log
+// 1.0.0 is one.
+type plainHandler struct{ to *bytes.Buffer }
+
+func (h plainHandler) Enabled(context.Context, slog.Level) bool { return true }
+func (h plainHandler) WithGroup(string) slog.Handler            { return h }
+
+func (h plainHandler) Handle(_ context.Context, r slog.Record) error {
+	fmt.Fprintln(h.to, r.Message)
+	r.Attrs(func(a slog.Attr) bool { h.print(a); return true })
+	return nil
+}
+
+func (h plainHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
+	for _, a := range attrs {
+		h.print(a)
+	}
+	return h
+}
+
+func (h plainHandler) print(a slog.Attr) { fmt.Fprintf(h.to, "%v %+v\n", a.Value.Any(), a.Value.Any()) }
+
 func TestNoLogShowsASecret(t *testing.T) {
 	t.Parallel()
 	for name, v := range holders() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var text, asJSON bytes.Buffer
-			for _, h := range []slog.Handler{slog.NewTextHandler(&text, nil), slog.NewJSONHandler(&asJSON, nil)} {
+			var text, asJSON, plain bytes.Buffer
+			for _, h := range []slog.Handler{slog.NewTextHandler(&text, nil), slog.NewJSONHandler(&asJSON, nil), plainHandler{&plain}} {
 				l := slog.New(h)
 				l.Info("message", "v", v)
 				l.With("v", v).WithGroup("group").Info("message", slog.Group("inner", "v", v), slog.Any("list", []any{v}))
 			}
 			assertNoSecret(t, text.String(), "slog's text")
 			assertNoSecret(t, asJSON.String(), "slog's JSON")
+			assertNoSecret(t, plain.String(), "a handler that doesn't call LogValue")
+			assert.Contains(t, plain.String(), "message")
 		})
 	}
 	var out bytes.Buffer

@@ -626,3 +626,37 @@ func TestAStateOpensWholeAfterItsWriterWasKilled(t *testing.T) {
 	assert.LessOrEqual(t, len(names(t, string(s))), 21, "one half-written file a kill at most")
 	require.NoError(t, s.Save(t.Context(), "a", whole(1, 1)))
 }
+
+// silentStore's Lock waits for its context, and doesn't say that this was why it ended. Drivers of
+// databases do so: ncruces/go-sqlite3 0.37.0 is one.
+type silentStore struct{ MemoryStore }
+
+func (s *silentStore) Lock(ctx context.Context, _ string) (func(), error) {
+	<-ctx.Done()
+	return nil, errors.New("interrupted")
+}
+
+func TestACallThatItsCallerEndedSaysSoWhateverErrorTheStoreHas(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		polar := polartest.New(polartest.Config{})
+		key := polar.AddKey(polartest.LicenseKey{LimitActivations: polartest.Limit(1)})
+		gate, err := Open(Config{OrganizationID: polar.OrganizationID(), BaseURL: polar.URL(), HTTPClient: polar.Client(), Store: &silentStore{}, Fingerprint: "this computer"})
+		require.NoError(t, err)
+		defer gate.Close()
+
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		_, err = gate.Activate(ctx, key.Key)
+		require.ErrorIs(t, err, context.Canceled)
+		assert.NotContains(t, err.Error(), "interrupted")
+		assert.Equal(t, "Cancelled. It may still complete in the background.", Message(err))
+
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		_, err = gate.Activate(ctx, key.Key)
+		require.ErrorIs(t, err, context.DeadlineExceeded)
+		assert.NotContains(t, err.Error(), "interrupted")
+		assert.Zero(t, polar.Count("/activate"))
+	})
+}
