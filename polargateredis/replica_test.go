@@ -45,15 +45,20 @@ type settings struct {
 }
 
 func TestMain(m *testing.M) {
-	text, is := os.LookupEnv(replicaVariable)
-	if !is {
-		os.Exit(m.Run())
+	for variable, run := range programs {
+		if text, is := os.LookupEnv(variable); is {
+			if err := run(text); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				os.Exit(1)
+			}
+			os.Exit(0)
+		}
 	}
-	if err := runReplica(text); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
+	os.Exit(m.Run())
 }
+
+// programs are what the test binary is instead, by the variable that has their settings.
+var programs = map[string]func(settings string) error{replicaVariable: runReplica}
 
 // runReplica is the program: it prints its address, and ends with its standard input.
 func runReplica(text string) error {

@@ -125,10 +125,12 @@ func programThatFloats(args []string) error {
 
 type floater struct {
 	clientTask
-	journal *os.File
+	journal io.Writer
 	secret  lease.Secret
 	held    *lease.Lease
 	newest  time.Time
+	ahead   time.Duration // of the computer's clock
+	borrow  time.Duration // how long a place is sometimes kept
 }
 
 var impatient = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
@@ -137,7 +139,7 @@ var impatient = &http.Client{Timeout: 3 * time.Second, Transport: &http.Transpor
 func (c *floater) beat() (time.Duration, error) {
 	if c.held != nil && mathrand.IntN(8) == 0 {
 		receipt, err := lease.Receipt{
-			ID: rand.Text(), Made: time.Now(), OrganizationID: c.Organization, LeaseID: c.held.ID, Fingerprint: c.Computer,
+			ID: rand.Text(), Made: c.now(), OrganizationID: c.Organization, LeaseID: c.held.ID, Fingerprint: c.Computer,
 			LicenseKeyID: c.held.LicenseKeyID, Secret: c.secret,
 		}.Encode()
 		if err != nil {
@@ -151,8 +153,11 @@ func (c *floater) beat() (time.Duration, error) {
 		return time.Second, err
 	}
 	q := lease.Request{
-		ID: rand.Text(), Made: time.Now(), OrganizationID: c.Organization, Key: lease.NewSecret(c.Key), Fingerprint: c.Computer,
+		ID: rand.Text(), Made: c.now(), OrganizationID: c.Organization, Key: lease.NewSecret(c.Key), Fingerprint: c.Computer,
 		ReceiptHash: lease.ReceiptHash(c.secret), Label: c.Computer, Newest: c.newest,
+	}
+	if mathrand.IntN(20) == 0 {
+		q.Borrow = c.borrow
 	}
 	if c.held != nil {
 		q.LeaseID, q.Newest = c.held.ID, c.held.Issued
@@ -169,7 +174,7 @@ func (c *floater) beat() (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	if _, err := got.Check(time.Now(), lease.Want{OrganizationID: c.Organization, Fingerprint: c.Computer, Newest: q.Newest}); err != nil {
+	if _, err := got.Check(c.now(), lease.Want{OrganizationID: c.Organization, Fingerprint: c.Computer, Newest: q.Newest}); err != nil {
 		return 0, err
 	}
 	if err := c.note("L", answer); err != nil {
@@ -178,6 +183,8 @@ func (c *floater) beat() (time.Duration, error) {
 	c.held = &got
 	return heartbeat, nil
 }
+
+func (c *floater) now() time.Time { return time.Now().Add(c.ahead) }
 
 func (c *floater) note(what, text string) error {
 	_, err := fmt.Fprintf(c.journal, "%s %d %s\n", what, time.Now().Unix(), text)
@@ -252,6 +259,7 @@ type network struct {
 	routes   [2]string
 	turn     int
 	faulty   atomic.Bool
+	silent   atomic.Bool // some connections are open and say nothing
 }
 
 func newNetwork(t *testing.T) *network {
@@ -291,6 +299,10 @@ func (n *network) carry(from *net.TCPConn) {
 	}
 	if fate < 5 {
 		_ = from.SetLinger(0) // refused
+		return
+	}
+	if n.silent.Load() && mathrand.IntN(50) == 0 {
+		_, _ = io.Copy(io.Discard, from) // until who asks gives up
 		return
 	}
 	to, err := net.Dial("tcp", address)
