@@ -156,18 +156,20 @@ func apart(labels []label) []label {
 	return labels
 }
 
-// short is a number as a person writes it at an axis.
+// short is a number as a person writes it: with commas, from a thousand on.
 func short(v float64) string {
-	switch {
-	case v >= 1e6:
-		return fmt.Sprintf("%g M", v/1e6)
-	case v >= 1e4:
-		return fmt.Sprintf("%g,000", v/1e3)
-	case v >= 1e3:
-		return fmt.Sprintf("%.0f,%03.0f", math.Floor(v/1e3), math.Mod(v, 1e3))
+	if v < 1000 {
+		return fmt.Sprintf("%.3g", v)
 	}
-	return fmt.Sprintf("%.3g", v)
+	text := fmt.Sprintf("%.0f", v)
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
 }
+
+// WithCommas is a number of customers as a person writes it.
+func (r *report) WithCommas(n string) string { return short(asNumber(n)) }
 
 // draw writes the pictures into a folder.
 func (r *report) draw(folder string) {
@@ -224,11 +226,11 @@ func (r *report) byCustomers() chart {
 }
 
 func (r *report) byReplicas() chart {
-	c := chart{Title: "Replicas on one store", Across: "replicas", Up: "times, all replicas together"}
+	c := chart{Title: "Replicas on one store", Across: "replicas", Up: "for one customer, all replicas together"}
 	asked := curve{Name: "questions to Polar"}
-	alone := curve{Name: "the same without a store"}
+	alone := curve{Name: "the same, no store"}
 	read := curve{Name: "records read for a change"}
-	for _, f := range r.figures["fleet"] {
+	for _, f := range r.Tables["fleet"] {
 		n := asNumber(f.Row)
 		asked.Points = append(asked.Points, [2]float64{n, asNumber(f.Cells[2])})
 		alone.Points = append(alone.Points, [2]float64{n, n})
