@@ -128,7 +128,8 @@ type CustomersConfig struct {
 	Overlay func(ctx context.Context, customer CustomerRef, have *Entitlements) []Overlay
 
 	// OnDecision is told of each decision of Route, Decide, DecideLicense, Reserve and Watch,
-	// for an audit log or traces, and of a stream that Watch ends. It
+	// and of package rpcgate, for an audit log or traces: once for a request or a call, with
+	// what is held for it, and again if Watch ends it or a later message of it is refused. It
 	// is called after the decision and before the handler, with the context of the caller, so
 	// it must be quick, and safe for use by many goroutines. A panic in it is caught and
 	// logged. nil costs nothing. For figures alone, see Decisions.
@@ -579,7 +580,8 @@ type CustomersStats struct {
 	Held int
 	// Unidentified, Unpaid and Undecided are requests that a Route refused: with 400 or
 	// 401, with 402, and with 503. FailedOpen are those that passed because of
-	// Route.FailOpen or Route.Fallback.
+	// Route.FailOpen or Route.Fallback. Calls that package rpcgate gates are counted alike, by
+	// the Status of their Refusal.
 	Unidentified, Unpaid, Undecided, FailedOpen int64
 	// Panics is how many panics were caught.
 	Panics int64

@@ -1,6 +1,7 @@
 package polargate
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,6 +50,10 @@ type Decision struct {
 	// Source is where the answer came from by which it was decided: FromMemory, FromStale,
 	// FromGrace, FromNetwork, FromOverlay or FromFallback; empty if there was none.
 	Source Source
+	// MeterID and Units are what is held for it while the work is done; empty and 0 if
+	// nothing is charged.
+	MeterID string
+	Units   float64
 
 	feature string
 }
@@ -60,8 +65,8 @@ type Outcome string
 const (
 	// Allowed: the requirements are met.
 	Allowed Outcome = "allowed"
-	// FailedOpen: nobody could say, and the Route, or the rule of package rpcgate, has FailOpen,
-	// or the Route a Fallback.
+	// FailedOpen: nobody could say, and the Route, or the rule of package rpcgate, has FailOpen
+	// or a Fallback.
 	FailedOpen Outcome = "failed_open"
 	// Unidentified: nobody is signed in, or the id or the license key is unknown (400, 401).
 	Unidentified Outcome = "unidentified"
@@ -77,7 +82,7 @@ const (
 	FromStale    Source = "stale"    // memory, older than FreshFor
 	FromGrace    Source = "grace"    // memory, older than StaleFor, while Polar can't be asked
 	FromOverlay  Source = "overlay"  // CustomersConfig.Overlay gave what Polar's answer lacks
-	FromFallback Source = "fallback" // Route.Fallback
+	FromFallback Source = "fallback" // Route.Fallback, or that of a rule of package rpcgate
 )
 
 // Feature names the features that were required, sorted and with commas between them; ""
@@ -121,10 +126,12 @@ type plain struct {
 	Unmet        string    `json:"unmet,omitempty"`
 	Reason       Reason    `json:"reason,omitempty"`
 	Source       Source    `json:"source,omitempty"`
+	MeterID      string    `json:"meter_id,omitempty"`
+	Units        float64   `json:"units,omitempty"`
 }
 
 func (d Decision) plain() plain {
-	p := plain{d.At, d.Route, d.Customer.CustomerID(), d.LicenseKeyID, All(d.Requirements...).String(), d.Outcome, d.Status, "", d.Reason, d.Source}
+	p := plain{d.At, d.Route, d.Customer.CustomerID(), d.LicenseKeyID, All(d.Requirements...).String(), d.Outcome, d.Status, "", d.Reason, d.Source, d.MeterID, d.Units}
 	if d.Unmet.kind != 0 {
 		p.Unmet = d.Unmet.String()
 	}
@@ -138,8 +145,8 @@ func (d Decision) MarshalJSON() ([]byte, error) { return json.Marshal(d.plain())
 // Format prints the same in one line, whatever the verb.
 func (d Decision) Format(f fmt.State, _ rune) {
 	p := d.plain()
-	fmt.Fprintf(f, "polargate.Decision{Route:%q Customer:%v Requirements:%q Outcome:%s Status:%d Unmet:%q Reason:%s Source:%s}",
-		p.Route, d.Customer, p.Requirements, p.Outcome, p.Status, p.Unmet, p.Reason, p.Source)
+	fmt.Fprintf(f, "polargate.Decision{Route:%q Customer:%v Requirements:%q Outcome:%s Status:%d Unmet:%q Reason:%s Source:%s MeterID:%s Units:%v}",
+		p.Route, d.Customer, p.Requirements, p.Outcome, p.Status, p.Unmet, p.Reason, p.Source, p.MeterID, p.Units)
 }
 
 // LogValue logs what MarshalJSON writes.
@@ -148,11 +155,14 @@ func (d Decision) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("outcome", string(p.Outcome)), slog.String("requirements", p.Requirements)}
 	for _, a := range []slog.Attr{
 		slog.String("route", p.Route), slog.String("customer_id", p.CustomerID), slog.String("license_key_id", p.LicenseKeyID),
-		slog.String("unmet", p.Unmet), slog.String("reason", string(p.Reason)), slog.String("source", string(p.Source)),
+		slog.String("unmet", p.Unmet), slog.String("reason", string(p.Reason)), slog.String("source", string(p.Source)), slog.String("meter_id", p.MeterID),
 	} {
 		if a.Value.String() != "" {
 			attrs = append(attrs, a)
 		}
+	}
+	if p.Units != 0 {
+		attrs = append(attrs, slog.Float64("units", p.Units))
 	}
 	return slog.GroupValue(attrs...)
 }
@@ -160,7 +170,8 @@ func (d Decision) LogValue() slog.Value {
 // DecisionCount is how many decisions were alike, as far as a figure can tell.
 type DecisionCount struct {
 	// Route, Outcome, Source and Reason are those of a Decision, and Feature is what it
-	// names.
+	// names. For a call that package rpcgate gates, Route is the name of its rule, so that no
+	// client can add to the names: the procedure, or the service, or "default".
 	Route, Feature string
 	Outcome        Outcome
 	Source         Source
@@ -193,11 +204,21 @@ type question struct {
 	route string
 	site  *site // nil outside of routes
 	seen  glance
+	meter string // of what is held
+	units float64
+}
+
+// holds notes what is held; r may be nil.
+func (q *question) holds(r *Reservation) {
+	if r != nil && r.book != nil {
+		q.meter, q.units = r.meter, r.units.Float()
+	}
 }
 
 // site is a Route, as far as anybody is to hear of its decisions.
 type site struct {
 	feature string
+	name    string // by which it is counted; empty for the route of a question
 	// usual counts the usual outcome, under the name that the route had last.
 	usual atomic.Pointer[tally.Series]
 }
@@ -268,19 +289,18 @@ func (c *Customers) tell(ctx context.Context, q *question, required []Requiremen
 	case counts == nil && hook == nil:
 		return
 	case hook == nil && refusal == nil && q.site != nil && q.seen == inMemory && c.config.Overlay == nil:
-		q.site.passed(counts, q.route)
+		q.site.passed(counts, cmp.Or(q.site.name, q.route))
 		return
 	}
 	if ctx == nil {
 		ctx = context.Background()
 	}
-	d := Decision{Route: q.route, Requirements: required, Outcome: Allowed}
-	if called, ok := ctx.Value(incontext.Call{}).(incontext.Called); ok && d.Route == "" {
-		d.Route = called.Procedure
-		opened = called.FailsOpen && refusal != nil && refusal.Status == http.StatusServiceUnavailable && ctx.Err() == nil
-	}
+	d := Decision{Route: q.route, Requirements: required, Outcome: Allowed, MeterID: q.meter, Units: q.units}
+	counted := d.Route
 	if q.site != nil {
-		d.feature = q.site.feature
+		d.feature, counted = q.site.feature, cmp.Or(q.site.name, d.Route)
+	} else if called, ok := ctx.Value(incontext.Call{}).(*incontext.Called); ok { // by the handler of a call
+		d.Route, counted = called.Procedure, called.Rule
 	}
 	if refusal != nil {
 		d.Status, d.Unmet, d.Reason = refusal.Status, refusal.Required, refusal.Reason
@@ -300,7 +320,7 @@ func (c *Customers) tell(ctx context.Context, q *question, required []Requiremen
 	}
 	d.Source = q.seen.source(value, required)
 	if counts != nil {
-		counts.Of(tally.Labels{Route: d.Route, Feature: d.Feature(), Outcome: string(d.Outcome), Source: string(d.Source), Reason: string(d.Reason)}).Count.Add()
+		counts.Of(tally.Labels{Route: counted, Feature: d.Feature(), Outcome: string(d.Outcome), Source: string(d.Source), Reason: string(d.Reason)}).Count.Add()
 	}
 	if hook == nil {
 		return

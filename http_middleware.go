@@ -11,9 +11,11 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/polargate/polargate/internal/clock"
+	"github.com/polargate/polargate/internal/door"
 	"github.com/polargate/polargate/internal/incontext"
 	"github.com/polargate/polargate/internal/ledger"
 	"github.com/polargate/polargate/internal/memory"
@@ -177,10 +179,7 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	}
 	route.Require, route.Fallback = ownRequirements(route.Require), slices.Clone(route.Fallback)
 	route.Spend.MeterID, route.UpgradeURL = strings.Clone(route.Spend.MeterID), strings.Clone(route.UpgradeURL)
-	place := &site{feature: featuresIn(route.Require)}
 	route.Spend.Usage.Metadata = maps.Clone(route.Spend.Usage.Metadata)
-	all = All(route.Require...)
-	free := all.without(normalUUID(route.Spend.MeterID)) // what lets in without a charge
 	c.warnOfLockedFeatures(route.Require)
 	if route.UpgradeURL == "" {
 		route.UpgradeURL = c.config.UpgradeURL
@@ -188,74 +187,203 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	if route.Refuse == nil {
 		route.Refuse = c.config.Refuse
 	}
+	d := &doorway{c: c, route: route, site: &site{feature: featuresIn(route.Require)}, all: All(route.Require...), spends: spends}
+	d.free = d.all.without(normalUUID(route.Spend.MeterID))
 	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.Method == http.MethodOptions && writers.IsPreflight(r) {
-				writers.ServePreflight(w, r, next)
-				return
-			}
-			var value *Entitlements
-			var refusal *Refusal
-			var customer CustomerRef
-			var key string
-			var err error
-			if route.CustomerOrError != nil {
-				customer, err = route.CustomerOrError(r)
-			} else {
-				key, err = route.LicenseKeyOrError(r)
-			}
-			var q question
-			listened := c.listened()
-			if listened {
-				q.route, q.site = cmp.Or(route.Name, r.Pattern), place
-			}
-			if err != nil {
-				c.refuse(w, r, &route, &q, c.unresolved(r, err))
-				return
-			}
-			if route.CustomerOrError != nil {
-				q.key, q.seen = customer.key, inMemory
-				hit, ok := c.cache.Hit(customer.key)
-				switch known := (*Entitlements)(hit); {
-				case ok && c.config.Overlay == nil && known.Known() && known.meets(&all, 0): // the common case, in few steps
-					value = known
-				case ok:
-					value, refusal = c.decideAgain(r.Context(), customer.key, known, route.Require)
-				default:
-					q.seen = c.asked(customer.key).seen
-					value, refusal = c.decideFor(r.Context(), customer, route.Require)
-				}
-			} else {
-				q.key = licenseCacheKey(key)
-				q.seen = c.asked(q.key).seen
-				value, refusal = c.decideKey(r.Context(), q.key, route.Require)
-			}
-			opens := false
-			if refusal != nil && route.opensFor(r, refusal) {
-				value = c.fallenBack(r.Context(), &route, customer) // if nil, nor is it that of a Route around it
-				opens = value != nil || route.FailOpen
-			}
-			switch {
-			case refusal != nil && !opens:
-				c.refuse(w, r, &route, &q, *refusal)
-				return
-			case opens:
-				c.counts.failedOpen.Add(1)
-			}
-			charged := value != nil && spends && !opens && !value.Meets(free)
-			if listened && !charged {
-				c.tell(r.Context(), &q, route.Require, value, refusal, opens)
-			}
-			switch {
-			case route.Watch:
-				c.serveWatched(w, r, next, &route, &q, value, charged)
-			case charged:
-				c.serveSpending(w, r, next, &route, &q, value)
-			default:
-				serve(w, r, next, value)
-			}
-		})
+		if calls, ok := next.(*door.Procedure); ok {
+			named := *d
+			named.site = &site{feature: d.site.feature, name: route.Name}
+			calls.Door = &named
+			return next
+		}
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { d.serve(w, r, next) })
 	}
+}
+
+// doorway decides by a Route: about requests, and about the calls of package rpcgate.
+type doorway struct {
+	c         *Customers
+	route     Route
+	site      *site
+	all, free Requirement // what is required, and what lets in without a charge
+	spends    bool
+}
+
+// serve serves a request that is let in.
+func (d *doorway) serve(w http.ResponseWriter, r *http.Request, next http.Handler) {
+	c, route := d.c, &d.route
+	if r.Method == http.MethodOptions && writers.IsPreflight(r) {
+		writers.ServePreflight(w, r, next)
+		return
+	}
+	var customer CustomerRef
+	var key string
+	var err error
+	if route.CustomerOrError != nil {
+		customer, err = route.CustomerOrError(r)
+	} else {
+		key, err = route.LicenseKeyOrError(r)
+	}
+	var q question
+	listened := c.listened()
+	if listened {
+		q.route, q.site = cmp.Or(route.Name, r.Pattern), d.site
+	}
+	if err != nil {
+		c.refuse(w, r, route, &q, c.unresolved(r, err))
+		return
+	}
+	value, refusal, opens := d.decide(r.Context(), &q, customer, key)
+	if refusal != nil && !opens {
+		c.refuse(w, r, route, &q, *refusal)
+		return
+	}
+	charged := !opens && d.charges(value)
+	if listened && !charged {
+		c.tell(r.Context(), &q, route.Require, value, refusal, opens)
+	}
+	switch {
+	case route.Watch:
+		c.serveWatched(w, r, next, route, &q, value, charged)
+	case charged:
+		c.serveSpending(w, r, next, route, &q, value)
+	default:
+		serve(w, r, next, value)
+	}
+}
+
+// decide decides about a customer, or about a license key. If it opens, value is what
+// everybody has meanwhile, and nil if the route fails open.
+func (d *doorway) decide(ctx context.Context, q *question, customer CustomerRef, key string) (value *Entitlements, refusal *Refusal, opens bool) {
+	c, route := d.c, &d.route
+	if route.CustomerOrError != nil {
+		q.key, q.seen = customer.key, inMemory
+		hit, ok := c.cache.Hit(customer.key)
+		switch known := (*Entitlements)(hit); {
+		case ok && c.config.Overlay == nil && known.Known() && known.meets(&d.all, 0): // the common case, in few steps
+			return known, nil, false
+		case ok:
+			value, refusal = c.decideAgain(ctx, customer.key, known, route.Require)
+		default:
+			q.seen = c.asked(customer.key).seen
+			value, refusal = c.decideFor(ctx, customer, route.Require)
+		}
+	} else {
+		q.key = licenseCacheKey(key)
+		q.seen = c.asked(q.key).seen
+		value, refusal = c.decideKey(ctx, q.key, route.Require)
+	}
+	if refusal != nil && route.opensFor(ctx, refusal) {
+		value = c.fallenBack(ctx, route, customer) // if nil, nor is it that of a Route around it
+		opens = value != nil || route.FailOpen
+	}
+	if opens {
+		c.counts.failedOpen.Add(1)
+	}
+	return value, refusal, opens
+}
+
+// charges reports whether who is let in by value pays what the route spends.
+func (d *doorway) charges(value *Entitlements) bool {
+	return d.spends && value != nil && !value.Meets(d.free)
+}
+
+// ask begins a question about a call of package rpcgate.
+func (d *doorway) ask(procedure string) question { return question{route: procedure, site: d.site} }
+
+// Admit decides about a call of package rpcgate that is neither watched nor charged, as about a
+// request. Without a Refusal and without Entitlements, it failed open.
+func (d *doorway) Admit(ctx context.Context, procedure string, customer CustomerRef, key string) (*Entitlements, *Refusal) {
+	q := d.ask(procedure)
+	value, refusal, opens := d.decide(ctx, &q, customer, key)
+	if refusal != nil && !opens {
+		d.c.countRefusal(refusal.Status)
+	}
+	d.c.tell(ctx, &q, d.route.Require, value, refusal, opens)
+	if opens {
+		refusal = nil
+	}
+	return value, refusal
+}
+
+// Refuse counts, and tells of, a call about which the program couldn't find out who calls.
+func (d *doorway) Refuse(ctx context.Context, procedure string, refusal *Refusal) {
+	q := d.ask(procedure)
+	d.c.countRefusal(refusal.Status)
+	d.c.tell(ctx, &q, d.route.Require, nil, refusal, false)
+}
+
+// Enter is Admit for a call that is watched or charged. If there is no Refusal, what it
+// returns is a *visit, of which the program is told by Hold or Tell.
+func (d *doorway) Enter(ctx context.Context, procedure string, customer CustomerRef, key string) (any, *Entitlements, *Refusal) {
+	v := &visit{doorway: d, q: d.ask(procedure), customer: customer}
+	value, refusal, opens := d.decide(ctx, &v.q, customer, key)
+	if refusal != nil && !opens {
+		v.Tell(ctx, refusal)
+		return nil, nil, refusal
+	}
+	v.value, v.opened = value, refusal
+	return v, value, nil
+}
+
+// visit is a call of package rpcgate that was let in.
+type visit struct {
+	*doorway
+	q        question
+	customer CustomerRef
+	value    *Entitlements // nil if it failed open
+	opened   *Refusal      // why nobody could say; nil if it didn't open
+	told     atomic.Bool
+}
+
+// Tell tells of the call, once, and of each refusal.
+func (v *visit) Tell(ctx context.Context, refusal *Refusal) { v.tell(ctx, v.q, refusal) }
+
+func (v *visit) tell(ctx context.Context, q question, refusal *Refusal) {
+	if refusal != nil {
+		v.c.countRefusal(refusal.Status)
+	}
+	if told := v.told.Swap(true); refusal != nil || !told {
+		v.c.tell(ctx, &q, v.route.Require, v.value, cmp.Or(refusal, v.opened), refusal == nil && v.opened != nil)
+	}
+}
+
+// Watch is Customers.Watch for the call.
+func (v *visit) Watch(ctx context.Context) (watched context.Context, stop context.CancelFunc) {
+	return v.c.watch(ctx, &v.q, v.value, nil, v.route.Require, v.c.staysOpen(ctx, &v.route, v.customer))
+}
+
+// Hold takes units off for the call, or for one of its messages. The Reservation is nil if
+// nobody can say, and the call goes on all the same. Of the first units, the program is told
+// with the call; of others only if they are refused.
+func (v *visit) Hold(ctx context.Context, units float64) (*Reservation, *Entitlements, *Refusal) {
+	q, value, refusal := v.q, v.value, (*Refusal)(nil)
+	if v.opened == nil && v.told.Load() { // what the customer has may have changed
+		q.seen = v.c.asked(v.customer.key).seen
+		value, refusal = v.c.decideFor(ctx, v.customer, v.route.Require)
+	}
+	var r *Reservation
+	switch cost := ledger.Cost(units); {
+	case v.opened != nil, refusal != nil:
+	case !(units > 0) || units > mostUnits:
+		refusal = v.c.refusal(Refusal{Status: http.StatusBadRequest, Err: &InputError{"units", "must be more than 0"}})
+	case !v.charges(value):
+		r = &Reservation{customers: v.c, of: value}
+	default:
+		if r, refusal = v.c.reserve(ctx, v.q.key, value, v.route.Spend.MeterID, cost, v.route.Require); refusal == nil {
+			q.holds(r)
+			value = r.rest()
+		}
+	}
+	if refusal != nil && v.route.FailOpen && v.route.opensFor(ctx, refusal) {
+		v.c.counts.failedOpen.Add(1)
+		if !v.told.Swap(true) {
+			v.c.tell(ctx, &q, v.route.Require, nil, refusal, true)
+		}
+		return nil, nil, nil
+	}
+	v.tell(ctx, q, refusal)
+	return r, value, refusal
 }
 
 // normalize leaves the one form of resolver that can do everything. It panics if there
@@ -331,8 +459,8 @@ func (c *Customers) unlocks(feature string) bool {
 // that was canceled before the answer came, nor for a license key that wasn't looked up
 // for lack of budget or was refused by something in front of Polar: whoever sends the
 // request can bring all of these about.
-func (route *Route) opensFor(r *http.Request, refusal *Refusal) bool {
-	if refusal.Status != http.StatusServiceUnavailable || r.Context().Err() != nil {
+func (route *Route) opensFor(ctx context.Context, refusal *Refusal) bool {
+	if refusal.Status != http.StatusServiceUnavailable || ctx.Err() != nil {
 		return false
 	}
 	e, ok := errors.AsType[*Error](refusal.Err)
@@ -358,8 +486,14 @@ func (c *Customers) fallenBack(ctx context.Context, route *Route, customer Custo
 	return nil
 }
 
-func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route *Route, q *question, refusal Refusal) {
-	switch n := &c.counts; refusal.Status {
+// staysOpen reports whether a route opens, so that what it has let in goes on, while nobody can say.
+func (c *Customers) staysOpen(ctx context.Context, route *Route, customer CustomerRef) bool {
+	return route.FailOpen || c.fallenBack(ctx, route, customer) != nil
+}
+
+// countRefusal counts a request or a call that isn't let in.
+func (c *Customers) countRefusal(status int) {
+	switch n := &c.counts; status {
 	case http.StatusPaymentRequired:
 		n.unpaid.Add(1)
 	case http.StatusServiceUnavailable:
@@ -367,6 +501,10 @@ func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route *Route,
 	default:
 		n.unidentified.Add(1)
 	}
+}
+
+func (c *Customers) refuse(w http.ResponseWriter, r *http.Request, route *Route, q *question, refusal Refusal) {
+	c.countRefusal(refusal.Status)
 	c.tell(r.Context(), q, route.Require, nil, &refusal, false)
 	refusal.UpgradeURL = route.UpgradeURL
 	w.Header().Set("Cache-Control", "no-store") // also where the program refuses in its own way
@@ -407,7 +545,7 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 		return
 	}
 	reserved, refusal := c.reserve(r.Context(), q.key, value, route.Spend.MeterID, cost, route.Require)
-	if e, ok := errors.AsType[*Error](refusal.err()); ok && e.Op == opUsage && route.FailOpen && route.opensFor(r, refusal) {
+	if e, ok := errors.AsType[*Error](refusal.err()); ok && e.Op == opUsage && route.FailOpen && route.opensFor(r.Context(), refusal) {
 		c.counts.failedOpen.Add(1)
 		c.tell(r.Context(), q, route.Require, nil, refusal, true)
 		serve(w, r, next, nil)
@@ -417,6 +555,7 @@ func (c *Customers) serveSpending(w http.ResponseWriter, r *http.Request, next h
 		c.refuse(w, r, route, q, *refusal)
 		return
 	}
+	q.holds(reserved)
 	c.tell(r.Context(), q, route.Require, value, nil, false)
 	watched := &writers.Status{ResponseWriter: w}
 	served := false
@@ -570,6 +709,7 @@ func (c *Customers) Reserve(ctx context.Context, customer CustomerRef, meterID s
 	}
 	q := c.asked(customer.key)
 	r, value, refusal := c.reserveFor(ctx, customer, meterID, ledger.Cost(units), requirements)
+	q.holds(r)
 	c.tell(ctx, &q, requirements, value, refusal, false)
 	return r, refusal
 }

@@ -75,10 +75,10 @@ func (c *Customers) watch(ctx context.Context, q *question, value *Entitlements,
 	route, site := q.route, q.site
 	var overlays alarm
 	tell := func(value *Entitlements, err error) {
-		if err != nil && failOpen && c.cache.Life.Err() == nil {
+		have, refusal := c.decideWatched(ctx, key, value, c.callError(err), requirements)
+		if refusal != nil && refusal.Status == http.StatusServiceUnavailable && failOpen && c.cache.Life.Err() == nil {
 			return
 		}
-		have, refusal := c.decideWatched(ctx, key, value, c.callError(err), requirements)
 		if refusal != nil && watched.Err() == nil {
 			end(refusal)
 			c.tell(ctx, &question{key: key, route: route, site: site, seen: inMemory}, requirements, nil, refusal, false)
@@ -201,8 +201,7 @@ func (c *Customers) decideWatched(ctx context.Context, key memory.Key, value *En
 // ends the connection of a handler that doesn't. charged is whether it costs what the
 // route spends.
 func (c *Customers) serveWatched(w http.ResponseWriter, r *http.Request, next http.Handler, route *Route, q *question, value *Entitlements, charged bool) {
-	failOpen := route.FailOpen || c.fallenBack(r.Context(), route, CustomerRef{q.key}) != nil
-	ctx, stop := c.watch(r.Context(), q, value, nil, route.Require, failOpen)
+	ctx, stop := c.watch(r.Context(), q, value, nil, route.Require, c.staysOpen(r.Context(), route, CustomerRef{q.key}))
 	defer stop()
 	watched := &writers.Watched{Status: writers.Status{ResponseWriter: w}}
 	defer watched.Handled()

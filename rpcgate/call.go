@@ -3,26 +3,21 @@ package rpcgate
 import (
 	"context"
 	"errors"
-	"net/http"
 	"sync"
 	"time"
 
 	"github.com/polargate/polargate"
 )
 
-const (
-	// lastWords is how long the handler of a stream has when the right to it has ended.
-	lastWords = 500 * time.Millisecond
-	// openAgain is how long a stream that failed open goes on before it is looked at again.
-	openAgain = 10 * time.Second
-)
+// lastWords is how long the handler of a stream has when the right to it has ended.
+const lastWords = 500 * time.Millisecond
 
 // Call is a call that was let through, and may cost something or end when the right to it
 // does. Its methods can be called on nil, for calls about which there is nothing to do.
 type Call struct {
 	gate   *Gate
-	rule   *Rule
-	who    Caller
+	rule   *rule
+	visit  visit
 	ctx    context.Context         // the handler's
 	cancel context.CancelCauseFunc // nil unless the right is watched
 
@@ -51,61 +46,44 @@ func (c *Call) reservation() *polargate.Reservation {
 	return c.held
 }
 
-// begin decides, watches, and holds what the call costs. The error is a refusal.
-func (c *Call) begin(watches bool) error {
-	known := false
-	if watches {
+// begin decides, holds what the call costs, and watches.
+func (c *Call) begin(who *Caller, procedure string, streams bool) *polargate.Refusal {
+	entered, value, refusal := c.rule.door.Enter(c.ctx, procedure, who.Customer, who.LicenseKey)
+	if refusal != nil {
+		return refusal
+	}
+	c.visit = entered.(visit)
+	switch cost := &c.rule.Spend; {
+	case cost.UnitsOf != nil: // which the first message tells
+		c.value = value
+	case c.rule.spends:
+		if refusal := c.hold(cost.Units); refusal != nil {
+			return refusal
+		}
+	default:
+		c.value = value
+	}
+	if streams {
+		c.visit.Tell(c.ctx, nil) // the first message may come late
+	}
+	if streams && !c.rule.DecideOnce {
 		c.ctx, c.cancel = context.WithCancelCause(c.ctx)
-		refusal := c.follow()
-		switch {
-		case refusal == nil:
-			known = true
-		case c.refused() != nil:
-			return c.refused()
-		default:
-			return nil // nobody can say, and the rule fails open
-		}
+		c.follow()
 	}
-	if !c.rule.Spend.isZero() && c.rule.Spend.UnitsOf == nil {
-		return c.hold(c.rule.Spend.Units)
-	}
-	if known && !c.gate.config.ByLicenseKey { // decided already
-		if value, err := c.gate.customers.Entitlements(c.ctx, c.who.Customer); err == nil {
-			c.set(value)
-			return nil
-		}
-	}
-	value, refusal := c.gate.decide(c.ctx, &c.who, c.rule)
-	if refusal != nil && !c.gate.opens(c.ctx, c.rule, refusal) {
-		return c.gate.config.Error(refusal)
-	}
-	c.set(value)
 	return nil
 }
 
-func (c *Call) set(value *polargate.Entitlements) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.value = value
-}
-
-// hold holds units. The error is a refusal.
-func (c *Call) hold(units float64) error {
-	held, refusal := c.gate.customers.Reserve(c.ctx, c.who.Customer, c.rule.Spend.MeterID, units, c.rule.Require...)
-	switch {
-	case refusal != nil && c.gate.opens(c.ctx, c.rule, refusal):
-		return nil
-	case refusal != nil:
-		return c.gate.config.Error(refusal)
-	}
-	rest, err := c.gate.customers.Entitlements(c.ctx, c.who.Customer)
-	if err != nil {
-		held.Release()
-		return c.gate.config.Error(&polargate.Refusal{Status: http.StatusServiceUnavailable, RetryAfter: time.Second, Err: err})
+// hold holds units, unless nobody can say.
+func (c *Call) hold(units float64) *polargate.Refusal {
+	held, rest, refusal := c.visit.Hold(c.ctx, units)
+	if refusal != nil {
+		return refusal
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.held, c.units, c.value = held, units, rest
+	if rest != nil {
+		c.held, c.units, c.value = held, units, rest
+	}
 	return nil
 }
 
@@ -193,13 +171,16 @@ func (c *Call) Received(message any) error {
 	}
 	c.settle(true) // the handler is done with the one before
 	units, refusal := c.gate.price(c.ctx, &c.rule.Spend, message)
+	switch {
+	case refusal != nil, units == 0:
+		c.visit.Tell(c.ctx, refusal)
+	default:
+		refusal = c.hold(units)
+	}
 	if refusal != nil {
 		return c.gate.config.Error(refusal)
 	}
-	if units == 0 || c.entitlements() == nil { // nobody could say
-		return nil
-	}
-	return c.hold(units)
+	return nil
 }
 
 // Interrupt says how the handler of a stream is interrupted that waits for its client when the
@@ -265,6 +246,7 @@ func (c *Call) Close() {
 		return
 	}
 	c.settle(false)
+	c.visit.Tell(c.ctx, nil) // if no message came
 	c.mu.Lock()
 	unfollow, timer := c.unfollow, c.timer
 	c.over, c.unfollow, c.timer = true, nil, nil
@@ -287,40 +269,18 @@ func (c *Call) refused() error {
 	return c.ended
 }
 
-// follow watches the right. It returns the refusal if there is no right now.
-func (c *Call) follow() *polargate.Refusal {
-	watched, stop := c.watch()
-	if refusal, ok := errors.AsType[*polargate.Refusal](context.Cause(watched)); ok {
-		stop()
-		c.rightEnded(refusal)
-		return refusal
-	}
+// follow watches the right.
+func (c *Call) follow() {
+	watched, stop := c.visit.Watch(c.ctx)
 	detach := context.AfterFunc(watched, func() {
 		if refusal, ok := errors.AsType[*polargate.Refusal](context.Cause(watched)); ok {
 			c.rightEnded(refusal)
 		}
 	})
-	c.mu.Lock()
-	over := c.over
-	if !over {
-		c.unfollow = func() {
-			detach()
-			stop()
-		}
-	}
-	c.mu.Unlock()
-	if over { // while this asked
+	c.unfollow = func() {
 		detach()
 		stop()
 	}
-	return nil
-}
-
-func (c *Call) watch() (context.Context, context.CancelFunc) {
-	if c.gate.config.ByLicenseKey {
-		return c.gate.customers.WatchLicense(c.ctx, c.who.LicenseKey, c.rule.Require...)
-	}
-	return c.gate.customers.Watch(c.ctx, c.who.Customer, c.rule.Require...)
 }
 
 // rightEnded ends the handler's context, and interrupts it when it has had time for its last
@@ -329,14 +289,6 @@ func (c *Call) rightEnded(refusal *polargate.Refusal) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.over || c.ended != nil {
-		return
-	}
-	if c.gate.opens(c.ctx, c.rule, refusal) && refusal.Reason != polargate.ErrClosed {
-		if c.unfollow != nil { // what has ended is of no more use
-			c.unfollow()
-			c.unfollow = nil
-		}
-		c.timer = time.AfterFunc(openAgain, func() { c.follow() })
 		return
 	}
 	c.ended = c.gate.config.Error(refusal)

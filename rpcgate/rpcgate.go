@@ -39,12 +39,12 @@ import (
 	"log/slog"
 	"math"
 	"net/http"
-	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/polargate/polargate"
+	entrance "github.com/polargate/polargate/internal/door"
 	"github.com/polargate/polargate/internal/incontext"
 )
 
@@ -69,6 +69,11 @@ type Rule struct {
 	// license key and calls that were canceled are refused anyway, because their sender
 	// could bring it about.
 	FailOpen bool
+	// Fallback are features that everybody has for these calls if Polar can't be reached and
+	// nothing is cached: where FailOpen would open. Calls that meet Require with them, and
+	// with polargate.CustomersConfig.Overlay, pass, are charged nothing, and have Entitlements
+	// with these features alone. Others are refused, or pass with FailOpen.
+	Fallback []string
 	// DecideOnce is for streams that are to go on when the right to them ends. Otherwise
 	// their context ends with it.
 	DecideOnce bool
@@ -141,13 +146,47 @@ type Config struct {
 type Gate struct {
 	customers *polargate.Customers
 	config    Config
-	rules     map[string]*Rule
-	otherwise *Rule        // nil denies
+	rules     map[string]*rule
+	otherwise *rule        // nil denies
 	logged    atomic.Int64 // when something was logged last, of what a caller can bring about
 }
 
+// rule is a Rule with what decides by it.
+type rule struct {
+	Rule
+	name   string // of the procedure or the service, by which calls are counted
+	door   door
+	spends bool
+}
+
+// otherwiseName is the name of Config.Default.
+const otherwiseName = "default"
+
+// door is what a polargate.Route does with requests, for calls.
+type door interface {
+	// Admit decides about a call, counts it, and tells the program. Without a Refusal and
+	// without Entitlements, it failed open.
+	Admit(ctx context.Context, procedure string, customer polargate.CustomerRef, licenseKey string) (*polargate.Entitlements, *polargate.Refusal)
+	// Refuse counts, and tells of, a call about which nothing could be asked.
+	Refuse(ctx context.Context, procedure string, refusal *polargate.Refusal)
+	// Enter is Admit for a call of which there is more to tell, by the visit that it returns
+	// unless it refuses.
+	Enter(ctx context.Context, procedure string, customer polargate.CustomerRef, licenseKey string) (any, *polargate.Entitlements, *polargate.Refusal)
+}
+
+// visit is a call that was let in.
+type visit interface {
+	// Tell counts the call, and tells of it, once, and of each refusal.
+	Tell(ctx context.Context, refusal *polargate.Refusal)
+	// Watch is polargate.Customers.Watch.
+	Watch(ctx context.Context) (context.Context, context.CancelFunc)
+	// Hold holds units, and tells as Tell. The Reservation is nil if nobody can say, and the
+	// rule opens.
+	Hold(ctx context.Context, units float64) (*polargate.Reservation, *polargate.Entitlements, *polargate.Refusal)
+}
+
 // open stands for the rule of what anybody may call.
-var open = &Rule{}
+var open = &rule{}
 
 // New makes a Gate. It panics if a name, an id, a feature or a cost can't be right: these are
 // mistakes in the program, and its first start shows them.
@@ -161,62 +200,65 @@ func New(customers *polargate.Customers, config Config) *Gate {
 	if config.Logger == nil {
 		config.Logger = slog.Default()
 	}
-	g := &Gate{customers: customers, config: config, rules: map[string]*Rule{}}
+	g := &Gate{customers: customers, config: config, rules: map[string]*rule{}}
 	for _, name := range config.Open {
 		g.add(name, open)
 	}
-	for name, rule := range config.Rules {
-		g.add(name, g.own(name, rule))
+	for name, r := range config.Rules {
+		g.add(name, g.own(name, r))
 	}
 	if config.Default != nil {
-		g.otherwise = g.own("Default", *config.Default)
+		g.otherwise = g.own(otherwiseName, *config.Default)
 	}
 	return g
 }
 
 // add adds the rule of a procedure or service.
-func (g *Gate) add(name string, rule *Rule) {
+func (g *Gate) add(name string, r *rule) {
 	if service, _, ok := strings.Cut(strings.TrimPrefix(name, "/"), "/"); !strings.HasPrefix(name, "/") || !ok || service == "" || strings.Count(name, "/") != 2 {
 		panic(fmt.Sprintf("rpcgate: %q is neither a procedure (/package.Service/Method) nor a service (/package.Service/)", name))
 	}
 	if g.rules[name] != nil {
 		panic(fmt.Sprintf("rpcgate: %q is open, and has a rule or is open twice", name))
 	}
-	g.rules[name] = rule
+	g.rules[name] = r
 }
 
 // own is a copy of a rule that can be right.
-func (g *Gate) own(name string, rule Rule) *Rule {
+func (g *Gate) own(name string, of Rule) *rule {
 	defer func() {
 		if mistake := recover(); mistake != nil {
 			panic(fmt.Sprintf("rpcgate: the rule of %q: %v", name, mistake))
 		}
 	}()
-	rule.Require = slices.Clone(rule.Require)
-	route := polargate.Route{Require: rule.Require} // which checks it, and logs features that nobody can have
+	r := &rule{Rule: of, name: name, spends: !of.Spend.isZero()}
+	route := polargate.Route{Name: name, Require: of.Require} // which checks it, and logs features that nobody can have
 	if g.config.ByLicenseKey {
-		if !rule.Spend.isZero() {
+		if r.spends {
 			panic("Spend needs customers, and these are license keys")
 		}
 		route.LicenseKey = func(*http.Request) string { return "" }
 	} else {
 		route.Customer = func(*http.Request) polargate.CustomerRef { return polargate.CustomerRef{} }
-		route.Spend = polargate.Cost{MeterID: rule.Spend.MeterID, Units: rule.Spend.Units, Usage: rule.Spend.Usage}
-		if rule.Spend.UnitsOf != nil {
+		route.FailOpen, route.Fallback = of.FailOpen, of.Fallback
+		route.Spend = polargate.Cost{MeterID: of.Spend.MeterID, Units: of.Spend.Units, Usage: of.Spend.Usage}
+		if of.Spend.UnitsOf != nil {
 			route.Spend.UnitsOf = func(*http.Request) (float64, error) { return 0, nil }
 		}
 	}
-	g.customers.Route(route)
-	return &rule
+	var calls entrance.Procedure
+	g.customers.Route(route)(&calls)
+	r.door = calls.Door.(door)
+	return r
 }
 
 // rule is what applies to a procedure; nil denies.
-func (g *Gate) rule(procedure string) *Rule {
-	if rule := g.rules[procedure]; rule != nil {
-		return rule
+func (g *Gate) rule(procedure string) *rule {
+	if r := g.rules[procedure]; r != nil {
+		return r
 	}
-	if rule := g.rules[procedure[:strings.LastIndexByte(procedure, '/')+1]]; rule != nil {
-		return rule
+	if r := g.rules[procedure[:strings.LastIndexByte(procedure, '/')+1]]; r != nil {
+		return r
 	}
 	return g.otherwise
 }
@@ -237,22 +279,23 @@ func (g *Gate) Begin(ctx context.Context, procedure string, streams bool) (conte
 	case open:
 		return ctx, nil, nil
 	}
+	inner := &callContext{Context: ctx, called: incontext.Called{Procedure: procedure, Rule: rule.name}}
 	who, err := g.config.Who(ctx)
 	if err != nil {
-		return ctx, nil, g.config.Error(g.unresolved(ctx, err))
+		refusal := g.unresolved(ctx, err)
+		rule.door.Refuse(inner, procedure, refusal)
+		return ctx, nil, g.config.Error(refusal)
 	}
-	inner := &callContext{Context: ctx, procedure: procedure, failsOpen: rule.FailOpen && !g.config.ByLicenseKey}
-	if watches := streams && !rule.DecideOnce; watches || !rule.Spend.isZero() {
-		call := &Call{gate: g, rule: rule, who: who, ctx: inner}
+	if watches := streams && !rule.DecideOnce; watches || rule.spends {
+		call := &Call{gate: g, rule: rule, ctx: inner}
 		inner.call = call
-		if err := call.begin(watches); err != nil {
-			call.Close()
-			return ctx, nil, err
+		if refusal := call.begin(&who, procedure, streams); refusal != nil {
+			return ctx, nil, g.config.Error(refusal)
 		}
 		return call.ctx, call, nil
 	}
-	value, refusal := g.decide(inner, &who, rule)
-	if refusal != nil && !g.opens(ctx, rule, refusal) {
+	value, refusal := rule.door.Admit(inner, procedure, who.Customer, who.LicenseKey)
+	if refusal != nil {
 		return ctx, nil, g.config.Error(refusal)
 	}
 	inner.value = value
@@ -263,10 +306,9 @@ func (g *Gate) Begin(ctx context.Context, procedure string, streams bool) (conte
 // for.
 type callContext struct {
 	context.Context
-	procedure string
-	failsOpen bool
-	value     *polargate.Entitlements // unless there is a call
-	call      *Call                   // whose balances fall with each message
+	called incontext.Called
+	value  *polargate.Entitlements // unless there is a call
+	call   *Call                   // whose balances fall with each message
 }
 
 func (c *callContext) Value(key any) any {
@@ -277,26 +319,13 @@ func (c *callContext) Value(key any) any {
 		}
 		return c.value
 	case incontext.Reservation:
-		if c.call != nil && !c.call.rule.Spend.isZero() {
+		if c.call != nil && c.call.rule.spends {
 			return c.call.reservation()
 		}
 	case incontext.Call:
-		return incontext.Called{Procedure: c.procedure, FailsOpen: c.failsOpen}
+		return &c.called
 	}
 	return c.Context.Value(key)
-}
-
-// decide decides about a caller.
-func (g *Gate) decide(ctx context.Context, who *Caller, rule *Rule) (*polargate.Entitlements, *polargate.Refusal) {
-	if g.config.ByLicenseKey {
-		return g.customers.DecideLicense(ctx, who.LicenseKey, rule.Require...)
-	}
-	return g.customers.Decide(ctx, who.Customer, rule.Require...)
-}
-
-// opens reports whether a refusal is let pass because a rule fails open.
-func (g *Gate) opens(ctx context.Context, rule *Rule, refusal *polargate.Refusal) bool {
-	return rule.FailOpen && refusal.Status == http.StatusServiceUnavailable && !g.config.ByLicenseKey && ctx.Err() == nil
 }
 
 // unresolved is the refusal of a call for which the program couldn't find out who calls, or

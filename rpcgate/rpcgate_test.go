@@ -30,7 +30,7 @@ var needsReports = []polargate.Requirement{polargate.Feature("reports")}
 
 // bubbled runs a parallel test in which waiting takes no time, with a customer who has reports
 // and ten pages, and a license key.
-func bubbled(t *testing.T, test func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers)) {
+func bubbled(t *testing.T, test func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers), change ...func(*polargate.CustomersConfig)) {
 	t.Helper()
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -40,11 +40,15 @@ func bubbled(t *testing.T, test func(t *testing.T, polar *polartest.Polar, custo
 			Benefits:   []polartest.Benefit{{BenefitID: reportsBenefit}},
 			Meters:     []polartest.Meter{{MeterID: pagesMeter, CreditedUnits: 10}},
 		})
-		customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+		config := polargate.CustomersConfig{
 			AccessToken: polar.AddToken(polartest.Token{}), OrganizationID: polar.OrganizationID(),
 			Features: map[string][]string{reportsBenefit: {"reports"}},
 			BaseURL:  polar.URL(), HTTPClient: polar.Client(), Logger: slog.New(slog.DiscardHandler),
-		})
+		}
+		for _, change := range change {
+			change(&config)
+		}
+		customers, err := polargate.NewCustomers(config)
 		require.NoError(t, err)
 		defer customers.Close()
 		test(t, polar, customers)
@@ -362,7 +366,7 @@ func TestALicenseKeyNeverFailsOpen(t *testing.T) {
 		key := polar.AddKey(polartest.LicenseKey{})
 		gate := rpcgate.New(customers, rpcgate.Config{
 			Who:          func(context.Context) (rpcgate.Caller, error) { return rpcgate.Caller{LicenseKey: key.Key}, nil },
-			ByLicenseKey: true, Default: &rpcgate.Rule{FailOpen: true},
+			ByLicenseKey: true, Default: &rpcgate.Rule{FailOpen: true, Fallback: []string{"reports"}},
 		})
 		polar.SetOffline(true)
 		for _, streams := range []bool{true, false} {
@@ -390,76 +394,240 @@ func TestCustomersWithTheFeatureAreNotCharged(t *testing.T) {
 	})
 }
 
-func TestAProgramHearsOfEachDecisionOnceAndByTheProcedure(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		polar := polartest.New(polartest.Config{Unlimited: true})
-		polar.AddCustomer(polartest.Customer{
-			ExternalID: "usr_1337",
-			Benefits:   []polartest.Benefit{{BenefitID: reportsBenefit}},
-			Meters:     []polartest.Meter{{MeterID: pagesMeter, CreditedUnits: 10}},
-		})
-		var mu sync.Mutex
-		var heard []string
-		customers, err := polargate.NewCustomers(polargate.CustomersConfig{
-			AccessToken: polar.AddToken(polartest.Token{}), BaseURL: polar.URL(), HTTPClient: polar.Client(),
-			Features: map[string][]string{reportsBenefit: {"reports"}}, Logger: slog.New(slog.DiscardHandler),
-			OnDecision: func(_ context.Context, d polargate.Decision) {
-				mu.Lock()
-				defer mu.Unlock()
-				heard = append(heard, d.Route+" "+string(d.Outcome))
+// heard are the decisions that a program was told of.
+type heard struct {
+	mu  sync.Mutex
+	all []string
+}
+
+func (h *heard) hear(_ context.Context, d polargate.Decision) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	told := strings.TrimPrefix(d.Route, service) + " " + string(d.Outcome)
+	if d.Units != 0 {
+		told += fmt.Sprint(" ", d.Units)
+	}
+	h.all = append(h.all, told)
+}
+
+// since are those since the last time.
+func (h *heard) since() (told []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	told, h.all = h.all, nil
+	return told
+}
+
+// auditedShop runs a test in which waiting takes no time, as bubbled does, that hears of decisions.
+func auditedShop(t *testing.T, test func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers, h *heard)) {
+	t.Helper()
+	var h heard
+	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
+		test(t, polar, customers, &h)
+	},
+		func(c *polargate.CustomersConfig) { c.OnDecision = h.hear })
+}
+
+func TestAProgramHearsOfEachCallOnceByItsProcedureAndWithWhatIsHeldForIt(t *testing.T) {
+	auditedShop(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers, h *heard) {
+		user := "usr_1337"
+		byMessage := rpcgate.Cost{MeterID: pagesMeter, UnitsOf: func(_ context.Context, message any) (float64, error) {
+			if message.(int) < 0 {
+				return 0, &polargate.InputError{}
+			}
+			return float64(message.(int)), nil
+		}}
+		gate := rpcgate.New(customers, rpcgate.Config{
+			Who: func(context.Context) (rpcgate.Caller, error) {
+				if user == "" {
+					return rpcgate.Caller{}, errors.New("no sessions")
+				}
+				return rpcgate.Caller{Customer: polargate.ExternalID(user)}, nil
 			},
+			Rules: map[string]rpcgate.Rule{
+				service:           {Require: needsReports},
+				service + "Print": {Require: needsReports, Spend: rpcgate.Cost{MeterID: pagesMeter, Units: 2}},
+				service + "Pages": {Require: needsReports, Spend: byMessage},
+				service + "Free":  {Require: []polargate.Requirement{polargate.Any(polargate.Feature("reports"), polargate.Meter(pagesMeter, 1))}, Spend: byMessage},
+				service + "Sync":  {Require: []polargate.Requirement{polargate.Feature("sync")}},
+				service + "Open":  {Require: needsReports, FailOpen: true, Spend: byMessage},
+			},
+			Open:   []string{rpcgate.Health},
+			Logger: slog.New(slog.DiscardHandler),
 		})
-		require.NoError(t, err)
-		defer customers.Close()
-		assertHeard := func(want ...string) {
-			t.Helper()
-			mu.Lock()
-			defer mu.Unlock()
-			assert.Equal(t, want, heard)
-			heard = nil
+		for _, one := range []struct {
+			method   string
+			streams  bool
+			messages []int
+			want     []string
+		}{
+			{"Render", false, nil, []string{"Render allowed"}},
+			{"Render", true, nil, []string{"Render allowed"}},
+			{"Sync", false, nil, []string{"Sync unpaid"}},
+			{"Sync", true, nil, []string{"Sync unpaid"}},
+			{"Print", false, nil, []string{"Print allowed 2"}},
+			{"Print", true, nil, []string{"Print allowed 2"}},
+			{"Pages", false, []int{3}, []string{"Pages allowed 3"}},
+			{"Pages", false, []int{0}, []string{"Pages allowed"}},
+			{"Pages", false, []int{-1}, []string{"Pages unidentified"}},
+			{"Pages", false, []int{99}, []string{"Pages unpaid"}},
+			{"Pages", false, nil, []string{"Pages allowed"}},
+			{"Pages", true, []int{1, 1, 0}, []string{"Pages allowed"}},
+			{"Pages", true, []int{1, 99}, []string{"Pages allowed", "Pages unpaid"}},
+			{"Free", false, []int{99}, []string{"Free allowed"}},
+			{"Open", false, []int{1}, []string{"Open allowed 1"}},
+		} {
+			_, call, err := gate.Begin(t.Context(), service+one.method, one.streams)
+			for _, message := range one.messages {
+				require.NoError(t, err)
+				_ = call.Received(message)
+			}
+			_ = call.End(errors.New("out of paper")) // which gives back
+			assert.Equal(t, one.want, h.since(), one)
 		}
+		_, call, err := gate.Begin(t.Context(), rpcgate.Health+"Check", false)
+		require.NoError(t, err)
+		require.NoError(t, call.End(nil))
+		assert.Empty(t, h.since(), "anybody may call it")
+
+		ctx, call, err := gate.Begin(t.Context(), service+"Render", true)
+		require.NoError(t, err)
+		_, refusal := customers.Decide(ctx, polargate.ExternalID(user), polargate.Feature("sync"))
+		require.NotNil(t, refusal)
+		assert.Equal(t, []string{"Render allowed", "Render unpaid"}, h.since(), "the handler asks for itself")
+		polar.RevokeBenefit("usr_1337", reportsBenefit)
+		time.Sleep(10 * time.Minute)
+		assert.Equal(t, []string{"Render unpaid"}, h.since(), "the stream ends")
+		call.Close()
+		assert.Empty(t, h.since())
+
+		user = ""
+		_, _, err = gate.Begin(t.Context(), service+"Render", false)
+		require.Error(t, err)
+		assert.Equal(t, []string{"Render undecided"}, h.since())
+		polar.SetOffline(true)
+		user = "usr_new"
+		_, _, err = gate.Begin(t.Context(), service+"Render", false)
+		require.Error(t, err)
+		assert.Equal(t, []string{"Render undecided"}, h.since())
+		for _, streams := range []bool{true, false} {
+			_, call, err = gate.Begin(t.Context(), service+"Open", streams)
+			require.NoError(t, err)
+			require.NoError(t, call.Received(5))
+			time.Sleep(time.Hour)
+			require.NoError(t, call.End(nil))
+			assert.Equal(t, []string{"Open failed_open"}, h.since())
+		}
+	})
+}
+
+func TestAProgramHearsOnceOfAStreamWithALicenseKey(t *testing.T) {
+	auditedShop(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers, h *heard) {
+		key := polar.AddKey(polartest.LicenseKey{BenefitID: reportsBenefit, ExpiresAt: time.Now().Add(time.Hour)})
+		gate := rpcgate.New(customers, rpcgate.Config{
+			Who: func(context.Context) (rpcgate.Caller, error) { return rpcgate.Caller{LicenseKey: key.Key}, nil }, ByLicenseKey: true, Default: &rpcgate.Rule{},
+		})
+		for _, streams := range []bool{true, false} {
+			_, call, err := gate.Begin(t.Context(), procedure, streams)
+			require.NoError(t, err)
+			assert.Equal(t, []string{"Render allowed"}, h.since())
+			defer call.Close()
+		}
+		time.Sleep(time.Hour + time.Second)
+		synctest.Wait()
+		assert.Equal(t, []string{"Render unpaid"}, h.since(), "the stream ends")
+	})
+}
+
+func TestCallsAreCountedByTheNameOfTheirRuleSoThatNoClientAddsNames(t *testing.T) {
+	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
 		user := "usr_1337"
 		gate := rpcgate.New(customers, rpcgate.Config{
 			Who: func(context.Context) (rpcgate.Caller, error) {
 				return rpcgate.Caller{Customer: polargate.ExternalID(user)}, nil
 			},
 			Rules: map[string]rpcgate.Rule{
-				service:           {Require: needsReports},
-				service + "Print": {Require: needsReports, Spend: rpcgate.Cost{MeterID: pagesMeter, Units: 6}},
-				service + "Sync":  {Require: []polargate.Requirement{polargate.Feature("sync")}},
-				service + "Open":  {Require: needsReports, FailOpen: true},
+				service: {Require: needsReports}, procedure: {Require: needsReports, Spend: rpcgate.Cost{MeterID: pagesMeter, Units: 6}},
+			},
+			Default: &rpcgate.Rule{FailOpen: true}, Logger: slog.New(slog.DiscardHandler),
+		})
+		begin := func(procedure string, streams bool) {
+			ctx, call, err := gate.Begin(t.Context(), procedure, streams)
+			if err == nil {
+				customers.Decide(ctx, polargate.ExternalID(user), needsReports...)
+			}
+			_ = call.End(err)
+		}
+		assert.Empty(t, customers.Decisions())
+		for i := range 5 {
+			begin(fmt.Sprint(service, "Made", i), i%2 == 0)
+			begin(fmt.Sprint("/made.up.Service", i, "/Call"), i%2 == 0)
+		}
+		begin(procedure, false)
+		begin(procedure, true)
+		user = ""
+		begin(service+"Made", false)
+		polar.SetOffline(true)
+		user = "usr_new"
+		begin("/made.up.Service/Call", true)
+		begin(service+"Made", true)
+		counts := map[string]int64{}
+		for _, n := range customers.Decisions() {
+			counts[n.Route+" "+string(n.Outcome)] += n.Count
+		}
+		assert.Equal(t, map[string]int64{
+			service + " allowed": 10, "default allowed": 10, // also what their handlers ask
+			procedure + " allowed": 2, procedure + " unpaid": 1,
+			service + " unidentified": 1, "default failed_open": 1, "default undecided": 1, service + " undecided": 1,
+		}, counts)
+		stats := customers.Stats()
+		assert.Equal(t, [4]int64{1, 1, 1, 1}, [4]int64{stats.Unidentified, stats.Unpaid, stats.Undecided, stats.FailedOpen})
+	})
+}
+
+func TestARulesFallbackLetsCallsPassWhileNobodyCanSay(t *testing.T) {
+	auditedShop(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers, h *heard) {
+		perCall := rpcgate.Cost{MeterID: pagesMeter, Units: 1}
+		gate := rpcgate.New(customers, rpcgate.Config{
+			Who: somebody,
+			Rules: map[string]rpcgate.Rule{
+				service + "Render": {Require: needsReports, Fallback: []string{"reports"}},
+				service + "Print":  {Require: needsReports, Fallback: []string{"reports"}, Spend: perCall},
+				service + "Sync":   {Require: []polargate.Requirement{polargate.Feature("sync")}, Fallback: []string{"reports"}},
+				service + "Open":   {Require: []polargate.Requirement{polargate.Feature("sync")}, Fallback: []string{"reports"}, FailOpen: true},
 			},
 			Logger: slog.New(slog.DiscardHandler),
 		})
-		begin := func(method string, streams bool) *rpcgate.Call {
-			_, call, _ := gate.Begin(t.Context(), service+method, streams)
-			return call
-		}
-		begin("Render", false).Close()
-		assertHeard(service + "Render allowed")
-		begin("Sync", false).Close()
-		assertHeard(service + "Sync unpaid")
-		begin("Sync", true).Close()
-		assertHeard(service + "Sync unpaid")
-		call := begin("Print", false)
-		assertHeard(service + "Print allowed")
-		begin("Print", false).Close()
-		assertHeard(service + "Print unpaid")
-		call.Close()
-
-		call = begin("Render", true)
-		assertHeard(service + "Render allowed")
-		polar.RevokeBenefit("usr_1337", reportsBenefit)
-		time.Sleep(10 * time.Minute)
-		assertHeard(service + "Render unpaid")
-		call.Close()
-
 		polar.SetOffline(true)
-		user = "usr_new"
-		begin("Open", false).Close()
-		assertHeard(service + "Open failed_open")
-		begin("Render", false).Close()
-		assertHeard(service + "Render undecided")
+		for _, streams := range []bool{false, true} {
+			for method, has := range map[string]bool{"Render": true, "Print": true, "Open": false} {
+				ctx, call, err := gate.Begin(t.Context(), service+method, streams)
+				require.NoError(t, err, method)
+				have, ok := polargate.FromContext(ctx)
+				assert.Equal(t, has, ok, method)
+				assert.Equal(t, has, have.Has("reports"), method)
+				_, ok = polargate.ReservationFromContext(ctx)
+				assert.False(t, ok, "nothing is charged")
+				require.NoError(t, call.End(nil))
+				assert.Equal(t, []string{method + " failed_open"}, h.since())
+			}
+			_, _, err := gate.Begin(t.Context(), service+"Sync", streams)
+			var refusal *polargate.Refusal
+			require.ErrorAs(t, err, &refusal)
+			assert.Equal(t, http.StatusServiceUnavailable, refusal.Status)
+			assert.Equal(t, []string{"Sync undecided"}, h.since())
+		}
+		ctx, call, err := gate.Begin(t.Context(), service+"Print", true)
+		require.NoError(t, err)
+		defer call.Close()
+		time.Sleep(time.Hour)
+		require.NoError(t, ctx.Err(), "it goes on")
+		polar.RevokeBenefit("usr_1337", reportsBenefit)
+		polar.SetOffline(false)
+		time.Sleep(10 * time.Minute)
+		var refusal *polargate.Refusal
+		require.ErrorAs(t, call.End(nil), &refusal, "Polar says that there is no right")
+		assert.Equal(t, http.StatusPaymentRequired, refusal.Status)
+		assert.Equal(t, []string{"Print failed_open", "Print unpaid"}, h.since())
 	})
 }

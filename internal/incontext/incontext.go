@@ -13,15 +13,13 @@ type (
 	Entitlements struct{}
 	// Reservation is the key of a *polargate.Reservation.
 	Reservation struct{}
-	// Call is the key of a Called.
+	// Call is the key of a *Called.
 	Call struct{}
 )
 
-// Called is the procedure that a decision is about.
-type Called struct {
-	Procedure string
-	FailsOpen bool
-}
+// Called is what a handler is called for, so that its own decisions can be told apart: the
+// procedure, and the name of the rule that let the call in.
+type Called struct{ Procedure, Rule string }
 
 // State is what package polartest puts under the key Entitlements: a customer as Polar
 // writes them, and the features that their benefits unlock. Package polargate reads it when

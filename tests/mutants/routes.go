@@ -244,12 +244,12 @@ var routes = []mutant{
 		name: "a route that failed open shows another customer's entitlements",
 		rule: "a request that passes in an outage has no Entitlements",
 		file: "http_middleware.go",
-		old: `			case opens:
-				c.counts.failedOpen.Add(1)`,
-		new: `			case opens:
-				c.counts.failedOpen.Add(1)
-				next.ServeHTTP(w, r)
-				return`,
+		old:  `	charged := !opens && d.charges(value)`,
+		new: `	if opens {
+		next.ServeHTTP(w, r)
+		return
+	}
+	charged := d.charges(value)`,
 		tests: "TestARouteThatFailsOpenShowsNoEntitlementsOfARouteAroundIt",
 	},
 	{
@@ -272,8 +272,8 @@ var routes = []mutant{
 		name:  "every cached customer is let in",
 		rule:  "only customers who meet the requirements are let in",
 		file:  "http_middleware.go",
-		old:   `				case ok && c.config.Overlay == nil && known.Known() && known.meets(&all, 0): // the common case`,
-		new:   `				case ok && c.config.Overlay == nil && known.Known() && all.kind != 0: // the common case`,
+		old:   `		case ok && c.config.Overlay == nil && known.Known() && known.meets(&d.all, 0): // the common case`,
+		new:   `		case ok && c.config.Overlay == nil && known.Known() && d.all.kind != 0: // the common case`,
 		tests: "TestTheFirstRequirementThatIsNotMetIsNamed|TestARefusalIsAProblemReportOfExactlyTheseFields|TestACancellationTakesEffectAtOnceForBothIds",
 	},
 	{
@@ -324,8 +324,8 @@ var routes = []mutant{
 		name:  "a route that fails open lets in customers who haven't paid",
 		rule:  "a route fails open only if Polar can't be reached",
 		file:  "http_middleware.go",
-		old:   `refusal.Status != http.StatusServiceUnavailable || r.Context()`,
-		new:   `r.Context()`,
+		old:   `refusal.Status != http.StatusServiceUnavailable || ctx.Err()`,
+		new:   `ctx.Err()`,
 		tests: "TestOnlyARouteThatChoseToFailsOpenAndOnlyDuringAnOutage",
 	},
 	{
@@ -424,8 +424,8 @@ var routes = []mutant{
 		name:  "a fallback is for everybody and always",
 		rule:  "a fallback counts while nobody can say",
 		file:  "http_middleware.go",
-		old:   `			if refusal != nil && route.opensFor(r, refusal) {`,
-		new:   `			if refusal != nil {`,
+		old:   `	if refusal != nil && route.opensFor(ctx, refusal) {`,
+		new:   `	if refusal != nil {`,
 		tests: "TestFallbackKeepsAFeatureOpenWhilePolarCannotBeReached",
 	},
 	{

@@ -155,6 +155,75 @@ func TestDecisionsAboutLicenseKeysUnitsAndStreamsAreToldOfToo(t *testing.T) {
 	})
 }
 
+func TestARequestThatSpendsIsOneDecisionWithWhatIsHeldForIt(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		var h heard
+		customers := s.Open(h.hear)
+		unlimited := polargate.Any(polargate.Feature("pro"), polargate.Meter(kit.CallsMeter, 1))
+		route := func(r polargate.Route) http.Handler {
+			r.Customer = byHeader
+			r.Spend.MeterID = kit.CallsMeter
+			if r.Spend.Units == 0 {
+				r.Spend.UnitsOf = func(r *http.Request) (float64, error) {
+					if r.URL.Path == "/bad" {
+						return 0, &polargate.InputError{}
+					}
+					return float64(len(r.URL.Path) - 1), nil
+				}
+			}
+			return customers.Route(r)(shown)
+		}
+		fixed, each := route(polargate.Route{Spend: polargate.Cost{Units: 30}}), route(polargate.Route{})
+		watched := route(polargate.Route{Spend: polargate.Cost{Units: 2}, Watch: true})
+		free := route(polargate.Route{Require: []polargate.Requirement{unlimited}})
+		opens := route(polargate.Route{FailOpen: true})
+		falls := route(polargate.Route{Require: []polargate.Requirement{polargate.Feature("pro")}, Fallback: []string{"pro"}})
+		for _, step := range []struct {
+			what, path, user string
+			h                http.Handler
+			outcome          polargate.Outcome
+			units            float64
+		}{
+			{"a fixed price", "/", kit.Paying, fixed, polargate.Allowed, 30},
+			{"a price of its own", "/seven77", kit.Paying, each, polargate.Allowed, 7},
+			{"nothing", "/", kit.Paying, each, polargate.Allowed, 0},
+			{"no price", "/bad", kit.Paying, each, polargate.Unidentified, 0},
+			{"more than there is", "/", kit.Paying, route(polargate.Route{Spend: polargate.Cost{Units: 1000}}), polargate.Unpaid, 0},
+			{"a stream", "/", kit.Paying, watched, polargate.Allowed, 2},
+			{"the feature instead", "/seven77", kit.Paying, free, polargate.Allowed, 0},
+			{"nobody", "/", "", fixed, polargate.Unidentified, 0},
+			{"an outage", "/seven77", "usr_2", each, polargate.Undecided, 0},
+			{"it opens", "/seven77", "usr_2", opens, polargate.FailedOpen, 0},
+			{"it falls back", "/seven77", "usr_2", falls, polargate.FailedOpen, 0},
+		} {
+			s.Polar.SetOffline(step.user == "usr_2")
+			get(step.h, step.path, "X-User", step.user)
+			d := h.only(t)
+			assert.Equal(t, step.outcome, d.Outcome, step.what)
+			assert.InDelta(t, step.units, d.Units, 0, step.what)
+			if step.units == 0 {
+				assert.Empty(t, d.MeterID, step.what)
+				continue
+			}
+			assert.Equal(t, kit.CallsMeter, d.MeterID, step.what)
+			text, err := json.Marshal(d)
+			require.NoError(t, err)
+			for _, printed := range []string{string(text), fmt.Sprint(d), d.LogValue().String()} {
+				assert.Contains(t, printed, kit.CallsMeter)
+				assert.Contains(t, printed, fmt.Sprint(step.units))
+			}
+		}
+		s.Polar.SetOffline(false)
+		_, refusal := customers.Reserve(t.Context(), paying, kit.CallsMeter, 5)
+		require.Nil(t, refusal)
+		assert.InDelta(t, 5, h.only(t).Units, 0)
+		_, refusal = customers.Reserve(t.Context(), paying, kit.CallsMeter, 5, unlimited)
+		require.Nil(t, refusal)
+		assert.Zero(t, h.only(t).Units, "it costs nothing")
+	})
+}
+
 // count is a figure about decisions that need pro.
 func count(route string, outcome polargate.Outcome, source polargate.Source, reason polargate.Reason, n int64) polargate.DecisionCount {
 	return polargate.DecisionCount{Route: route, Feature: "pro", Outcome: outcome, Source: source, Reason: reason, Count: n}
