@@ -64,8 +64,11 @@ func init() { programs["use-license"] = programThatUsesALicense }
 // licenseUse is what a process does with a license.
 type licenseUse struct {
 	Folder, URL, Organization, Benefit, Machine string
-	// Calls are made in order: "activate KEY", "deactivate", "refresh", "move".
+	// Calls are made in order: "activate KEY", "ensure KEY", "import KEY ACTIVATION", "deactivate",
+	// "refresh", "check", "move", "export".
 	Calls []string
+	// Trial is how many days the program can be tried.
+	Trial int
 	// Stay keeps the process from ending by itself.
 	Stay bool
 }
@@ -79,6 +82,8 @@ type licenseWord struct {
 	Took   time.Duration // for a call that has returned
 	Err    string        // its error
 	OK     bool          // whether the program may run
+	// Exported is the activation that an export gave.
+	Exported string
 }
 
 func (u licenseUse) config(store polargate.Store) polargate.Config {
@@ -91,6 +96,7 @@ func (u licenseUse) config(store polargate.Store) polargate.Config {
 		Store:          store,
 		Fingerprint:    u.Machine,
 		CheckTimeout:   2 * time.Minute,
+		Trial:          polargate.Trial{Days: u.Trial},
 	}
 }
 
@@ -116,9 +122,19 @@ func programThatUsesALicense(args []string) error {
 		say(licenseWord{Call: i})
 		start := time.Now()
 		what, key, _ := strings.Cut(call, " ")
+		var exported polargate.ImportedActivation
 		switch what {
 		case "activate":
 			_, err = gate.Activate(context.Background(), key)
+		case "ensure":
+			_, err = gate.Ensure(context.Background(), key)
+		case "import":
+			key, id, _ := strings.Cut(key, " ")
+			_, err = gate.Import(context.Background(), polargate.ImportedActivation{Key: key, ActivationID: id})
+		case "export":
+			exported, err = gate.Export()
+		case "check":
+			_, err = gate.Check(context.Background())
 		case "deactivate":
 			err = gate.Deactivate(context.Background())
 		case "refresh":
@@ -128,7 +144,7 @@ func programThatUsesALicense(args []string) error {
 		default:
 			return fmt.Errorf("no such call: %q", call)
 		}
-		done := licenseWord{Call: i, Ended: true, Took: time.Since(start), OK: gate.Has("export")}
+		done := licenseWord{Call: i, Ended: true, Took: time.Since(start), OK: gate.Has("export"), Exported: exported.ActivationID}
 		if err != nil {
 			done.Err = err.Error()
 		}
@@ -203,8 +219,10 @@ func anyKillMoment(calls []string, kind string) killMoment {
 		requests, files = 4, 3
 	case "move to another machine":
 		requests, files = 3, 4
-	case "activate", "deactivate":
+	case "activate", "ensure", "deactivate":
 		requests, files = 1, 2
+	case "import":
+		requests, files = 2, 2 // what it replaces is released
 	case "refresh", "refresh of a revoked key":
 		requests, files = 1, 1
 	}
@@ -250,6 +268,7 @@ type installation struct {
 
 	revoked string          // the key that Polar refuses
 	lost    map[string]bool // seats that nobody knows of any more, each reported when that came about
+	foreign map[string]bool // those of an earlier program, until they are imported
 
 	mu          sync.Mutex // guards what follows
 	story       []string   // what happened, for who reads of a failure
@@ -277,7 +296,7 @@ type killTarget struct {
 
 func newInstallation(t *testing.T, tally *killTally) *installation {
 	t.Helper()
-	in := &installation{t: t, tally: tally, lost: map[string]bool{}}
+	in := &installation{t: t, tally: tally, lost: map[string]bool{}, foreign: map[string]bool{}}
 	in.polar = polartest.New(polartest.Config{OnBreach: func(r polartest.Request, what string) {
 		t.Errorf("%s %s: %s", r.Method, r.Path, what)
 	}})

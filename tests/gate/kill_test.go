@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/polargate/polargate"
+	"github.com/polargate/polargate/polartest"
 	"github.com/polargate/polargate/tests/internal/kit"
 	"github.com/stretchr/testify/require"
 )
@@ -92,6 +93,9 @@ func (in *installation) look(files map[string]string, before, after map[string]t
 			accounted[st.Seat.ActivationID] = true
 		}
 	}
+	if in.use.Trial > 0 && l.status.State == polargate.InTrial && l.stored.Seat == nil {
+		return l, faults // which unlocks no feature
+	}
 	if l.now.ok != l.status.OK() {
 		fault("Has says %t and the status %v", l.now.ok, l.status.State)
 	}
@@ -104,7 +108,7 @@ func (in *installation) look(files map[string]string, before, after map[string]t
 		}
 	}
 	for id := range after {
-		if _, was := before[id]; was && !accounted[id] && !in.lost[id] {
+		if _, was := before[id]; was && !accounted[id] && !in.lost[id] && !in.foreign[id] {
 			l.lost = append(l.lost, id)
 		}
 	}
@@ -222,14 +226,29 @@ func (in *installation) audit(when string) left {
 	for _, id := range l.lost {
 		in.lost[id] = true
 	}
+	if s := l.stored.Seat; s != nil {
+		delete(in.foreign, s.ActivationID)
+	}
 	return l
+}
+
+// earlier is an activation that an earlier version of the program made by itself, to import.
+func (in *installation) earlier(key string) string {
+	id := fmt.Sprintf("5ca1ab1e-0000-4000-8000-%012d", len(in.story))
+	in.foreign[id] = true
+	k, _ := in.polar.LicenseKey(key)
+	in.polar.Update(k.ID, func(k *polartest.LicenseKey) { k.Activations = append(k.Activations, polartest.Activation{ID: id}) })
+	return "import " + key + " " + id
 }
 
 // after is what a call that succeeds makes of a license.
 func (in *installation) after(l left, now standsFor, call string) standsFor {
 	what, key, _ := strings.Cut(call, " ")
+	key, _, _ = strings.Cut(key, " ")
 	switch i := l.stored.Intent; {
-	case what == "activate":
+	case what == "export":
+		return now
+	case what == "activate", what == "ensure", what == "import":
 		return standsFor{key, true}
 	case what == "deactivate", now.key == "":
 		return standsFor{}
@@ -294,8 +313,13 @@ func (in *installation) anyCalls(l left) (calls []string, kind string) {
 	chain := func(more ...string) ([]string, string) {
 		return more[:2+rand.IntN(len(more)-1)], "a chain of them"
 	}
+	if rand.IntN(6) == 0 {
+		return []string{in.earlier(one[len("activate "):])}, "import"
+	}
 	if !l.now.ok {
 		switch n := rand.IntN(10); {
+		case n < 3 && l.status.Reason == polargate.ErrNoLicense:
+			return []string{"ensure " + in.keys[0]}, "ensure"
 		case n < 6:
 			return []string{one}, "activate"
 		case n < 7 && l.now.key != "":
@@ -320,7 +344,7 @@ func (in *installation) anyCalls(l left) (calls []string, kind string) {
 	case 5, 6:
 		return []string{other}, "replace"
 	}
-	return chain("refresh", other, "deactivate", one, "refresh")
+	return chain("refresh", other, "export", "deactivate", one, "refresh")
 }
 
 // goOn lets a process that nobody kills make calls, and holds each to what it
@@ -333,6 +357,7 @@ func (in *installation) goOn(l left, calls ...string) left {
 	stop := in.watch(nil)
 	now := l.now
 	over := 0
+	exported := ""
 	_, wait := in.start(calls, false, func(w licenseWord) {
 		if !w.Ended {
 			return
@@ -346,6 +371,7 @@ func (in *installation) goOn(l left, calls ...string) left {
 		if failed := w.Err != ""; failed != (calls[w.Call] == "refresh" && !now.ok) {
 			in.complainf("%s: the error is %q", calls[w.Call], w.Err)
 		}
+		exported = max(exported, w.Exported)
 		// A request waits for its turn and for Polar. The permit of the program
 		// that was killed may rest for some seconds, but there are others.
 		in.mu.Lock()
@@ -372,13 +398,16 @@ func (in *installation) goOn(l left, calls ...string) left {
 	if len(next.lost) > 0 {
 		in.complainf("a seat is lost without a kill")
 	}
+	if s := next.stored.Seat; exported != "" && (s == nil || s.ActivationID != exported) {
+		in.complainf("the activation that was exported is %q, and not that of the license", exported)
+	}
 	if !now.ok && now.key != "" {
 		return next // a refused license, or a move in doubt: nothing can be said of seats
 	}
 	if slices.ContainsFunc(next.stored.Outbox, func(s kit.StoredSeat) bool { return !s.Stranded }) {
 		in.complainf("seats still wait to be given back")
 	}
-	want := len(in.lost)
+	want := len(in.lost) + len(in.foreign)
 	if now.key != "" {
 		want++
 	}
@@ -412,6 +441,8 @@ func (in *installation) live(kills int) {
 			in.goOn(l, "activate "+l.now.key)
 		case l.now.ok && rand.IntN(4) == 0:
 			in.goOn(l, "deactivate")
+		case l.now.ok:
+			in.goOn(l, "refresh", "export")
 		default:
 			in.goOn(l, "refresh")
 		}
@@ -544,4 +575,40 @@ func TestAKilledProgramKeepsItsLicenseAndReportsEveryLostActivation(t *testing.T
 	close(lives)
 	all.Wait()
 	t.Log(y)
+}
+
+func TestATrialThatWasKilledAtItsBeginningBeginsOnce(t *testing.T) {
+	t.Parallel()
+	for range max(2, *killCount/6) {
+		in := newInstallation(t, &killTally{kinds: map[string]killCounts{}})
+		in.use.Trial = 14
+		begun := func() (until time.Time) {
+			gate, err := in.open(polargate.FileStore(in.use.Folder))
+			require.NoError(t, err)
+			defer gate.Close()
+			status := gate.Status()
+			if status.State != polargate.InTrial && (status.State != polargate.Unlicensed || status.Reason != polargate.ErrNoLicense) {
+				in.complainf("a kill left %s %s", status.State, status.Reason)
+			}
+			return status.TrialUntil
+		}
+		first := time.Now()
+		when := killMoment{after: []killEvent{onStart, onCall, onFile, onChange, onEnd}[rand.IntN(5)], nth: 1, delay: rand.N(time.Millisecond)}
+		in.kill([]string{"check"}, when)
+		left := begun()
+		cmd, wait := in.start([]string{"check"}, false, func(w licenseWord) {
+			if w.Err != "" {
+				in.complainf("the trial doesn't begin: %s", w.Err)
+			}
+		})
+		require.NoError(t, wait(), "%v", cmd)
+		until := begun()
+		if left.IsZero() {
+			left = until
+		}
+		if !until.Equal(left) || until.Before(first.Add(14*24*time.Hour)) {
+			in.complainf("the trial ends at %s, and did at %s after the kill", until, left)
+		}
+		require.Empty(t, in.seats())
+	}
 }
