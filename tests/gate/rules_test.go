@@ -72,9 +72,48 @@ type belief struct {
 	ends  time.Time     // the key's expiry, by Polar's clock; zero is never
 	ahead time.Duration // how far the computer's clock was ahead of Polar's then
 
+	last    grantedLast // what Polar said with its last grant, also after a refusal
+	refusal refusal     // what Polar said instead, later
+
 	// times are the ways in which the program may have followed its clock since; the
 	// first is that it did not.
 	times []timing
+}
+
+// grantedLast is what a fallback depends on: a license keeps the versions that came out while
+// it lasted. Times are by Polar's clock.
+type grantedLast struct {
+	at, ends time.Time // both zero if it never granted; ends is zero if no end was known
+	benefit  string
+}
+
+// refusal is what Polar refuses a license for.
+type refusal int
+
+const (
+	notRefused refusal = iota
+	refusedExpired
+	refusedInactive
+	refusedOtherwise
+)
+
+// lapsed is until when a license that lapsed was covered, at least and at most; ok is false if it
+// did not lapse, but was taken back, or counts.
+func (b belief) lapsed() (least, most time.Time, ok bool) {
+	g := b.last
+	switch {
+	case g.at.IsZero() || rulesFeatures[g.benefit] == nil || b.seat == "":
+		return time.Time{}, time.Time{}, false
+	case b.refusal == refusedInactive && g.ends.IsZero():
+		return g.at, g.at, true // a key without an end, that Polar ends
+	case b.refusal == refusedExpired && g.ends.IsZero():
+		return g.at, g.at, true
+	case b.refusal == refusedExpired:
+		return sooner(g.at, g.ends), later(g.at, g.ends), true
+	case b.refusal == notRefused && b.granted && !g.ends.IsZero():
+		return g.ends, g.ends, true // by its own date, whatever Polar would say
+	}
+	return time.Time{}, time.Time{}, false
 }
 
 // timing is how a program may count the time since a verdict.
@@ -254,6 +293,7 @@ func (p *program) hear(path string, asked []byte, status int, answer []byte, pau
 	var a struct {
 		license
 		Error  string   `json:"error"`
+		Detail any      `json:"detail"`
 		Nested *license `json:"license_key"`
 	}
 	_ = json.Unmarshal(asked, &q)
@@ -291,6 +331,7 @@ func (p *program) hear(path string, asked []byte, status int, answer []byte, pau
 			b.ends = *l.ExpiresAt
 		}
 		b.ahead = time.Duration(p.wrong.Load())
+		b.last = grantedLast{p.w.polar.Now(), b.ends, l.BenefitID}
 		p.beliefs, p.sure = []belief{b}, true
 	case strings.HasSuffix(path, "/validate") && !refused:
 		p.vain, p.rests, p.restsTruly = now, now, p.w.now()
@@ -301,7 +342,14 @@ func (p *program) hear(path string, asked []byte, status int, answer []byte, pau
 	case refused && strings.HasSuffix(path, "/validate"), status == 204:
 		for i, b := range p.beliefs {
 			if about(b) {
-				b.order, b.granted = p.w.order, false
+				b.order, b.granted, b.refusal = p.w.order, false, refusedOtherwise
+				detail, _ := a.Detail.(string)
+				switch {
+				case strings.Contains(detail, "expired"):
+					b.refusal = refusedExpired
+				case strings.Contains(detail, "no longer active"):
+					b.refusal = refusedInactive
+				}
 				if status == 204 {
 					b.key, b.seat = "", ""
 				}
@@ -356,6 +404,23 @@ func (p *program) judgeTrial(status polargate.Status) {
 	}
 }
 
+// judgeFallback holds a license that has ended, and is worth something, against what the program
+// believes, and reports whether it has to be worth something. w.mu is held.
+func (p *program) judgeFallback(status polargate.Status) (must bool) {
+	mayKeep := func(b belief) bool {
+		_, most, ok := b.lapsed()
+		return ok && b.machine == p.machine && !p.w.released.After(most.Add(rulesWay)) && slices.Equal(rulesFeatures[b.last.benefit], status.Features)
+	}
+	if status.State == polargate.Perpetual && (p.w.released.IsZero() || !slices.ContainsFunc(p.beliefs, mayKeep)) {
+		p.w.failf("SAFE: %s keeps a version that came out at %s: %s with %v, and believes %+v", p.machine, p.w.released, status.Reason, status.Features, p.beliefs)
+	}
+	if p.w.released.IsZero() || !p.sure || len(p.beliefs) != 1 || p.beliefs[0].refusal == notRefused || p.beliefs[0].machine != p.machine {
+		return false
+	}
+	least, _, ok := p.beliefs[0].lapsed()
+	return ok && !p.w.released.After(least)
+}
+
 // judge holds what a program does against what it believes.
 func (p *program) judge() {
 	synctest.Wait()
@@ -371,18 +436,21 @@ func (p *program) judge() {
 	if status.State == polargate.InTrial {
 		p.judgeTrial(status)
 	}
+	keeps := p.judgeFallback(status)
 	for _, f := range rulesFeatures[benefitLarge] {
 		if has := slices.Contains(status.Features, f); p.gate.Has(f) != has || status.Has(f) != has {
 			p.w.failf("%s: Has(%q) is %v, and the status has %v", p.machine, f, p.gate.Has(f), status.Features)
 		}
 		in = in || p.gate.Has(f)
 	}
-	right := slices.ContainsFunc(p.beliefs, func(b belief) bool {
+	right := status.State == polargate.Perpetual || slices.ContainsFunc(p.beliefs, func(b belief) bool {
 		return b.may(p.machine, now) && slices.Equal(rulesFeatures[b.benefit], status.Features)
 	})
 	switch {
 	case in && !right:
 		p.w.failf("SAFE: %s is let in: %s %s with %v at %s, and believes %+v", p.machine, status.State, status.Reason, status.Features, now, p.beliefs)
+	case keeps && aware && status.State != polargate.Perpetual:
+		p.w.failf("LIVE: %s keeps no version: %s %s at %s, and believes %+v", p.machine, status.State, status.Reason, now, p.beliefs)
 	case !in && aware && p.sure && len(p.beliefs) == 1 && p.beliefs[0].must(p.machine, now):
 		p.w.failf("LIVE: %s is kept out: %s %s at %s, and believes %+v", p.machine, status.State, status.Reason, now, p.beliefs)
 	}
@@ -454,6 +522,9 @@ func (p *program) callWith(name, key string, verified time.Duration) {
 		status = p.gate.Status()
 	}
 	p.looked = w.jumps
+	if name == "Check" && status.State == polargate.Perpetual {
+		live = false // it is asked about as a license that lasts
+	}
 	if name == "Check" && status.State == polargate.Grace && p.w.now().Sub(p.restsTruly) < rulesVain {
 		live = false // asked in vain a moment ago, by a clock that was set back since
 	}

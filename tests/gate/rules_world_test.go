@@ -30,12 +30,14 @@ type rulesWorld struct {
 	log    bytes.Buffer
 	logger *slog.Logger
 
-	trials  bool      // programs offer a trial
-	faulty  bool      // something is in the way of Polar, or may be
-	jumps   int       // how often a clock was set, or the computers slept
-	jumped  time.Time // when it was the last time
-	trace   []string
-	problem string
+	trials bool // programs offer a trial
+	// released is when the version of the programs came out, if they have a fallback; or zero.
+	released time.Time
+	faulty   bool      // something is in the way of Polar, or may be
+	jumps    int       // how often a clock was set, or the computers slept
+	jumped   time.Time // when it was the last time
+	trace    []string
+	problem  string
 
 	mu        sync.Mutex // guards what programs write behind the test's back
 	order     int
@@ -238,6 +240,9 @@ func (w *rulesWorld) begin(seed uint64) {
 		},
 	})
 	w.trials = seed%2 == 1
+	if seed%3 > 0 {
+		w.released = w.polar.Now().Add(pick(int(seed/3), -time.Hour, 3*24*time.Hour, 20*24*time.Hour))
+	}
 	key := w.polar.AddKey(polartest.LicenseKey{BenefitID: benefitSmall, LimitActivations: polartest.Limit(1 + int64(seed%4))})
 	w.full = w.polar.AddKey(polartest.LicenseKey{BenefitID: benefitLarge, LimitActivations: polartest.Limit(1), Activations: []polartest.Activation{{}}}).Key
 	w.id, w.key, w.keys = key.ID, key.Key, []string{key.Key, w.full}
@@ -267,7 +272,7 @@ func (c *computer) open(i int) {
 		trial = polargate.Trial{Days: 2, Features: []string{trialFeature}}
 	}
 	gate, err := polargate.Open(polargate.Config{
-		OrganizationID: c.w.polar.OrganizationID(), App: "inkwell", Label: "a computer", Trial: trial,
+		OrganizationID: c.w.polar.OrganizationID(), App: "inkwell", Label: "a computer", Trial: trial, Fallback: polargate.Fallback{Released: c.w.released},
 		Features: rulesFeatures, Fingerprint: c.machine, Store: p, Logger: c.w.logger,
 		BaseURL: c.w.polar.URL(), HTTPClient: &http.Client{Transport: p}, Clock: p.clock,
 	})
