@@ -15,8 +15,9 @@
 // them. Make it with polargate-keygen. LEASE_STATE is the folder for what was issued.
 // POLARGATE_FEATURES lists the features that benefits unlock, as
 // "benefit=feature,feature;benefit=…", and POLARGATE_POOLS the benefits that are floating, as
-// "benefit=5;benefit=…", with how many computers may use a key at once. ADDR is the address to
-// listen on.
+// "benefit=5;benefit=…", with how many computers may use a key at once. POLARGATE_TRIAL has each
+// computer try the program once without a license key: it has the days and the features, as
+// "14=feature,feature". ADDR is the address to listen on.
 //
 // Behind a proxy, all requests seem to come from one address: set issuer.Config.Address.
 package main
@@ -126,6 +127,9 @@ func configure(getenv func(string) string) (config issuer.Config, client polarga
 	if config.Pools, err = pools(getenv("POLARGATE_POOLS")); err != nil {
 		return config, client, err
 	}
+	if config.Trial, err = trial(getenv("POLARGATE_TRIAL")); err != nil {
+		return config, client, err
+	}
 	if folder := getenv("LEASE_STATE"); folder != "" {
 		config.Store = polargate.FileStore(folder)
 	}
@@ -167,6 +171,25 @@ func pools(text string) (map[string]issuer.Pool, error) {
 		all[strings.TrimSpace(benefit)] = issuer.Pool{Max: most, Borrow: 7 * 24 * time.Hour}
 	}
 	return all, nil
+}
+
+// trial reads POLARGATE_TRIAL.
+func trial(text string) (issuer.Trial, error) {
+	if text == "" {
+		return issuer.Trial{}, nil
+	}
+	number, features, _ := strings.Cut(text, "=")
+	days, err := strconv.Atoi(strings.TrimSpace(number))
+	if err != nil {
+		return issuer.Trial{}, errors.New("POLARGATE_TRIAL must look like 14 or 14=feature,feature")
+	}
+	t := issuer.Trial{Days: days}
+	for name := range strings.SplitSeq(features, ",") {
+		if name = strings.TrimSpace(name); name != "" {
+			t.Features = append(t.Features, name)
+		}
+	}
+	return t, nil
 }
 
 func routes(server *issuer.Issuer) http.Handler {

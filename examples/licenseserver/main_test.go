@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/base64"
 	"html"
@@ -20,6 +21,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/polargate/polargate"
 	"github.com/polargate/polargate/internal/chromium"
 	"github.com/polargate/polargate/lease"
 )
@@ -57,12 +59,17 @@ type demoServer struct {
 	printed                                  *output
 }
 
-func startDemo(t *testing.T) *demoServer {
+func startDemo(t *testing.T, settings ...string) *demoServer {
 	t.Helper()
+	env := map[string]string{"ADDR": "127.0.0.1:0"}
+	for _, setting := range settings {
+		name, value, _ := strings.Cut(setting, "=")
+		env[name] = value
+	}
 	ctx, stop := context.WithCancel(t.Context())
 	printed, ended := &output{}, make(chan error, 1)
 	go func() {
-		ended <- run(ctx, func(name string) string { return map[string]string{"ADDR": "127.0.0.1:0"}[name] }, printed, printed)
+		ended <- run(ctx, func(name string) string { return env[name] }, printed, printed)
 	}()
 	t.Cleanup(func() {
 		stop()
@@ -212,6 +219,30 @@ func TestThePageSaysWhatIsWrongAndKeepsWhatWasEntered(t *testing.T) {
 	assert.Equal(t, http.StatusForbidden, resp.StatusCode)
 }
 
+func TestEachComputerTriesTheProgramOnceIfTheServerSaysSo(t *testing.T) {
+	t.Parallel()
+	demo := startDemo(t, "POLARGATE_TRIAL=14=export, sync")
+	open := func(server *demoServer, computer string) polargate.Status {
+		gate, err := polargate.Open(polargate.Config{
+			OrganizationID: server.organization, App: "inkwell", Store: &polargate.MemoryStore{}, Fingerprint: computer,
+			LeaseURL: server.url + "/lease", LeaseKeys: []ed25519.PublicKey{lease.MustParsePublicKey(server.public)},
+			Trial: polargate.Trial{Days: 1},
+		})
+		require.NoError(t, err)
+		defer gate.Close()
+		status, _ := gate.Check(t.Context())
+		return status
+	}
+	first := open(demo, "one")
+	assert.Equal(t, polargate.InTrial, first.State)
+	assert.Equal(t, []string{"export", "sync"}, first.Features)
+	assert.WithinDuration(t, time.Now().Add(14*24*time.Hour), first.TrialUntil, time.Hour)
+	again := open(demo, "one")
+	assert.Equal(t, polargate.InTrial, again.State, "the store of the computer is empty again")
+	assert.WithinDuration(t, first.TrialUntil, again.TrialUntil, time.Minute, "and it is the same trial")
+	assert.Equal(t, polargate.Unlicensed, open(startDemo(t), "one").State, "without the setting there is none")
+}
+
 func TestASettingThatCannotWorkIsExplained(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "no.key")
@@ -221,6 +252,8 @@ func TestASettingThatCannotWorkIsExplained(t *testing.T) {
 		"LEASE_KEY and LEASE_KEY_FILE are both set": {"LEASE_KEY": "a", "LEASE_KEY_FILE": "b"},
 		"not an Ed25519 private key":                {"LEASE_KEY_FILE": file},
 		"POLARGATE_POOLS must look like":            {"POLARGATE_POOLS": "b0000000-0000-4000-8000-000000000001=many"},
+		"POLARGATE_TRIAL must look like":            {"POLARGATE_TRIAL": "a while"},
+		"must last between 1 and 3653 days":         {"POLARGATE_TRIAL": "-1"},
 		"POLARGATE_FEATURES must look like":         {"POLARGATE_FEATURES": "x"},
 		"needs a Max of at least 1":                 {"POLARGATE_POOLS": "b0000000-0000-4000-8000-000000000001=0", "POLAR_ACCESS_TOKEN": "t", "POLAR_ORGANIZATION_ID": "34f57e13-8bcb-4481-85b2-a4b55c4ba0b9", "LEASE_KEY": aKey},
 		"cannot listen":                             {"ADDR": "no address"},

@@ -354,7 +354,7 @@ func (w *rulesWorld) tamper(c *computer, s step) {
 	}
 	other := c.other()
 	put := func(c *computer, data []byte, what string) {
-		c.file, c.natural, c.had, c.tampered = data, false, false, true
+		c.file, c.natural, c.had = data, false, false
 		w.sayf("%s: the file is %s", c.machine, what)
 	}
 	switch data := bytes.Clone(c.file); s.a % 13 {

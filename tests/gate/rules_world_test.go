@@ -57,12 +57,8 @@ type computer struct {
 	had     bool              // a license was stored in the file, and nobody tampered with it since
 	natural bool              // the file is as a program left it that nobody had tampered with
 	copies  [][]byte
-	// tampered: the file was changed from outside, so that a program may write again what it
-	// knows. givenUp are the seats that it may then still have to release.
-	tampered bool
-	givenUp  map[string]bool
-	locks    polargate.MemoryStore
-	rests    time.Time // when a question got no verdict last, by its clock
+	locks   polargate.MemoryStore
+	rests   time.Time // when a question got no verdict last, by its clock
 	// restsTruly is the same by the clock that nobody sets.
 	restsTruly time.Time
 	programs   [2]*program
@@ -171,11 +167,6 @@ func (p *program) Save(_ context.Context, name string, data []byte) error {
 	p.file, p.natural = bytes.Clone(data), p.sure
 	p.had = p.had || p.sure && slices.ContainsFunc(p.beliefs, func(b belief) bool { return b.seat != "" && b.machine == p.machine && !b.claimed })
 	p.holds = p.file
-	if st, err := p.stateIn(data); err == nil {
-		for _, out := range st.Outbox {
-			p.givenUp[out.ActivationID] = true
-		}
-	}
 	p.w.known[string(data)] = slices.Clone(p.beliefs)
 	return nil
 }
@@ -249,7 +240,7 @@ func (w *rulesWorld) begin(seed uint64) {
 	for i := range w.computers {
 		w.computers[i] = &computer{
 			w: w, machine: fmt.Sprint("machine ", i), natural: true,
-			names: kit.NamesOf(w.polar.OrganizationID(), "inkwell"), beside: map[string][]byte{}, givenUp: map[string]bool{},
+			names: kit.NamesOf(w.polar.OrganizationID(), "inkwell"), beside: map[string][]byte{},
 		}
 	}
 	w.computers[0].open(0)
@@ -377,7 +368,7 @@ func (p *program) begun() bool {
 		file = bytes.Clone(p.beside[p.names.Earlier])
 	}
 	p.w.mu.Unlock()
-	return unfinished(p.holds) || unfinished(file)
+	return unfinished(file) || slices.ContainsFunc(p.programs[:], func(p *program) bool { return p != nil && unfinished(p.holds) })
 }
 
 // stateIn is what the bytes of a state say.
