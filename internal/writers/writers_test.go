@@ -5,7 +5,9 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -87,12 +89,27 @@ func TestTheStatusThatIsSeenIsTheOneThatIsSent(t *testing.T) {
 type wire struct {
 	http.ResponseWriter
 	conn net.Conn
-	cut  []string
+
+	mu   sync.Mutex
+	cuts []string
 }
 
 func (w *wire) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.conn, nil, nil }
-func (w *wire) SetReadDeadline(time.Time) error              { w.cut = append(w.cut, "read"); return nil }
-func (w *wire) SetWriteDeadline(time.Time) error             { w.cut = append(w.cut, "write"); return nil }
+func (w *wire) SetReadDeadline(time.Time) error              { return w.note("read") }
+func (w *wire) SetWriteDeadline(time.Time) error             { return w.note("write") }
+
+func (w *wire) note(what string) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.cuts = append(w.cuts, what)
+	return nil
+}
+
+func (w *wire) cut() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.cuts)
+}
 
 func TestAConnectionIsCutAfterItsLastWordsUnlessItServesAnotherRequestByThen(t *testing.T) {
 	t.Parallel()
@@ -122,18 +139,19 @@ func TestAConnectionIsCutAfterItsLastWordsUnlessItServesAnotherRequestByThen(t *
 				w.CutSoon()
 				time.Sleep(connectionEnds - time.Millisecond)
 				synctest.Wait()
-				assert.Empty(t, inner.cut, "it has half a second")
+				assert.Empty(t, inner.cut(), "it has half a second")
 				if c.handled {
 					w.Handled()
 				}
 				time.Sleep(time.Hour)
 				synctest.Wait()
-				assert.Equal(t, c.cut, inner.cut)
+				assert.Equal(t, c.cut, inner.cut())
 				assert.Equal(t, c.closed, ours.SetDeadline(time.Time{}) != nil)
 				w.Handled()
 				w.CutSoon()
 				time.Sleep(time.Hour)
-				assert.Equal(t, c.cut, inner.cut, "once")
+				synctest.Wait()
+				assert.Equal(t, c.cut, inner.cut(), "once")
 				_ = ours.Close()
 			})
 		})
