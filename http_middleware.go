@@ -299,7 +299,9 @@ func (d *doorway) Admit(ctx context.Context, procedure string, customer Customer
 	if refusal != nil && !opens {
 		d.c.countRefusal(refusal.Status)
 	}
-	d.c.tell(ctx, &q, d.route.Require, value, refusal, opens)
+	if d.c.listened() {
+		d.c.tell(ctx, &q, d.route.Require, value, refusal, opens)
+	}
 	if opens {
 		refusal = nil
 	}

@@ -279,7 +279,7 @@ func (g *Gate) Begin(ctx context.Context, procedure string, streams bool) (conte
 	case open:
 		return ctx, nil, nil
 	}
-	inner := &callContext{Context: ctx, called: incontext.Called{Procedure: procedure, Rule: rule.name}}
+	inner := &callContext{Context: ctx, rule: rule, procedure: procedure}
 	who, err := g.config.Who(ctx)
 	if err != nil {
 		refusal := g.unresolved(ctx, err)
@@ -287,8 +287,8 @@ func (g *Gate) Begin(ctx context.Context, procedure string, streams bool) (conte
 		return ctx, nil, g.config.Error(refusal)
 	}
 	if watches := streams && !rule.DecideOnce; watches || rule.spends {
-		call := &Call{gate: g, rule: rule, ctx: inner}
-		inner.call = call
+		call := &Call{gate: g, rule: rule}
+		call.ctx = &chargedContext{inner, call}
 		if refusal := call.begin(&who, procedure, streams); refusal != nil {
 			return ctx, nil, g.config.Error(refusal)
 		}
@@ -306,26 +306,38 @@ func (g *Gate) Begin(ctx context.Context, procedure string, streams bool) (conte
 // for.
 type callContext struct {
 	context.Context
-	called incontext.Called
-	value  *polargate.Entitlements // unless there is a call
-	call   *Call                   // whose balances fall with each message
+	rule      *rule
+	procedure string
+	value     *polargate.Entitlements
 }
 
 func (c *callContext) Value(key any) any {
 	switch key.(type) {
 	case incontext.Entitlements:
-		if c.call != nil {
-			return c.call.entitlements()
-		}
 		return c.value
-	case incontext.Reservation:
-		if c.call != nil && c.call.rule.spends {
-			return c.call.reservation()
-		}
 	case incontext.Call:
-		return &c.called
+		return &incontext.Called{Procedure: c.procedure, Rule: c.rule.name}
 	}
 	return c.Context.Value(key)
+}
+
+// chargedContext is the context of a call with something to do after Begin, whose balances fall with
+// each message.
+type chargedContext struct {
+	*callContext
+	call *Call
+}
+
+func (c *chargedContext) Value(key any) any {
+	switch key.(type) {
+	case incontext.Entitlements:
+		return c.call.entitlements()
+	case incontext.Reservation:
+		if c.rule.spends {
+			return c.call.reservation()
+		}
+	}
+	return c.callContext.Value(key)
 }
 
 // unresolved is the refusal of a call for which the program couldn't find out who calls, or
