@@ -182,7 +182,7 @@ func FromError(err error) (refused rpcgate.Refused, ok bool) {
 				refused = refused.WithMetadata(detail.GetMetadata())
 			}
 		case *errdetails.RetryInfo:
-			refused.RetryAfter = detail.GetRetryDelay().AsDuration()
+			refused.RetryAfter = max(0, detail.GetRetryDelay().AsDuration())
 		}
 	}
 	if !ok {
