@@ -387,8 +387,11 @@ func (u *usageEvents) end(atMost time.Duration) {
 	if u.box.Stats().Waiting > 0 {
 		u.box.Drain(ctx)
 	}
+	// Polar may have taken all the time, and the store needs some for what Polar was told of.
+	storing, stop := context.WithTimeout(context.Background(), atMost)
+	defer stop()
 	for _, joint := range u.sweepJoints(0) {
-		joint.Drain(ctx)
+		joint.Drain(storing)
 	}
 	if left := u.box.Stats().Waiting; left > 0 {
 		u.customers.config.Logger.Warn("polargate: usage events are left that Polar wasn't told of", "events", left, "lost", u.box.Folder == "")

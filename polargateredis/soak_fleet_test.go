@@ -39,7 +39,7 @@ type fleetTask struct {
 // What the replicas of the soak believe, and for how long: short, so that every age comes up.
 const (
 	soakFreshFor, soakStaleFor, soakGrace = 10 * time.Second, 15 * time.Second, 45 * time.Second
-	soakTimeout                           = 2 * time.Second
+	soakTimeout                           = 5 * time.Second
 )
 
 // decided is how a replica decided about a customer.
@@ -125,7 +125,18 @@ func (r *fleetReplica) start() error {
 	return nil
 }
 
-func (r *fleetReplica) restart() error {
+// restart starts a replica anew, once it reaches the store: otherwise it would take along what was
+// used meanwhile, as docs/usage.md says.
+func (r *fleetReplica) restart(probe string) error {
+	for end := time.Now().Add(soon); time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
+		reservation, refusal := r.customers.Reserve(context.Background(), polargate.ExternalID(probe), callsMeter, 1)
+		if refusal == nil {
+			reservation.Release()
+		}
+		if refusal == nil || refusal.Status == http.StatusPaymentRequired && r.customers.Stats().Shared.Away.IsZero() {
+			break
+		}
+	}
 	r.life.Lock()
 	defer r.life.Unlock()
 	r.stopUsage()
@@ -294,7 +305,9 @@ func runFleet(text string) error {
 		t, _ := tills.LoadOrStore(q.URL.Query().Get("customer"), &till{})
 		return t.(*till).sold.Load(), nil
 	})
-	handle("/restart", func(r *fleetReplica, _ *http.Request, _ func(string) int64) (any, error) { return nil, r.restart() })
+	handle("/restart", func(r *fleetReplica, q *http.Request, _ func(string) int64) (any, error) {
+		return nil, r.restart(q.URL.Query().Get("customer"))
+	})
 	handle("/clock", func(r *fleetReplica, _ *http.Request, get func(string) int64) (any, error) {
 		r.setClock(time.Duration(get("by")))
 		return nil, nil

@@ -19,6 +19,9 @@ const (
 	// latest 180 minutes after the customer's first event, and a state may come out of a
 	// cache of Polar's that is an hour old.
 	Cap = 4 * time.Hour
+	// Lost is how long after usage it counts as lost that Polar was told of it: a replica that
+	// ended while the store was away may have known.
+	Lost = 3 * 24 * time.Hour
 	// mostLots bounds the memory and the stored size of an account.
 	mostLots = 128
 )
@@ -191,8 +194,12 @@ func (a *Account) Observe(c Count) {
 // Expire forgets what Polar has counted for certain by now, and holds that have ended.
 func (a *Account) Expire(now clock.Polar) {
 	for i := range a.Lots {
-		if lot := &a.Lots[i]; now.Sub(lot.By) > Cap {
+		lot := &a.Lots[i]
+		if now.Sub(lot.By) > Cap {
 			lot.Told = Units{}
+		}
+		if second(now)-lot.To > int64(Lost/time.Second) {
+			lot.Untold = Units{}
 		}
 	}
 	for i := range a.Holds {

@@ -79,6 +79,16 @@ func counted(consumed, balance float64, when clock.Polar) Count {
 
 func left(a *Account) float64 { return a.Left().Float() }
 
+func TestWhatPolarWasToldOfIsNotTakenOffForEverIfNobodyKnowsThat(t *testing.T) {
+	t.Parallel()
+	a := &Account{Base: counted(0, 100, at(0)), Counted: true}
+	a.Spend(Of(10), at(1), false)
+	a.Expire(at(Lost.Seconds()))
+	assert.InDelta(t, 90, left(a), 0, "Polar may have been away all the time")
+	a.Expire(at(Lost.Seconds() + 2))
+	assert.InDelta(t, 100, left(a), 0)
+}
+
 func TestWhatWasSpentIsForgottenOnlyWhenPolarHasCountedIt(t *testing.T) {
 	t.Parallel()
 	a := &Account{Base: counted(0, 100, at(0)), Counted: true}

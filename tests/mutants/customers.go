@@ -432,4 +432,12 @@ var customers = []mutant{
 		new:   `		_ = u.recheck`,
 		tests: "TestWhatWasSoldBeforeAFailoverIsSoldOnce",
 	},
+	{
+		name:  "usage that Polar was told of unnoticed is taken off for ever",
+		rule:  "what Polar never counts comes back in bounded time",
+		file:  "internal/ledger/ledger.go",
+		old:   `			lot.Untold = Units{}`,
+		new:   `			lot.Untold = lot.Untold.Plus(Units{})`,
+		tests: "TestWhatPolarWasToldOfIsNotTakenOffForEverIfNobodyKnowsThat",
+	},
 }
