@@ -85,6 +85,14 @@ func (c *Client) organizationOfKeys(ctx context.Context) (string, error) {
 	return organization, err
 }
 
+// closedError is ErrClosed once Customers are closed, and nil before.
+func (c *Customers) closedError(op string) error {
+	if c.cache.Life.Err() == nil {
+		return nil
+	}
+	return &Error{Op: op, Reason: ErrClosed, situation: customersClosed}
+}
+
 // callError wraps an error that didn't come from Polar.
 func (c *Customers) callError(err error) error {
 	var panicked *flight.PanicError

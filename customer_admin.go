@@ -72,6 +72,9 @@ type CustomerSession struct {
 // ErrUnknownCustomer means that Polar has no such customer, or the customer no such member.
 // The access token needs the scope customer_sessions:write.
 func (c *Customers) PortalURL(ctx context.Context, customer CustomerRef, returnURL string) (PortalURL, error) {
+	if err := c.closedError(opSession); err != nil {
+		return PortalURL{}, err
+	}
 	session, err := c.client.CreateCustomerSession(ctx, customer, returnURL)
 	if err != nil {
 		return PortalURL{}, err

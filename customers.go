@@ -446,9 +446,10 @@ func (c *Customers) Format(f fmt.State, _ rune) {
 func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
 // Close ends background refreshes and waits for them, and sends usage events that wait, for
-// at most CustomersConfig.Timeout. What is cached is still served,
-// also by Refresh; everything else fails with ErrClosed. Close can be called again, and
-// always returns nil.
+// at most CustomersConfig.Timeout. What is cached is still served, also by Refresh and Reserve,
+// but no event of a Commit is sent any more: close the server first. Everything else fails with
+// ErrClosed, and Polar is asked to send its webhooks again. Close can be called again, and always
+// returns nil.
 func (c *Customers) Close() error {
 	c.stopSweeps()
 	c.cache.Close()

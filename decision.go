@@ -351,8 +351,8 @@ func (c *Customers) caughtOnDecision() {
 
 // Refusal is why a request isn't let in.
 type Refusal struct {
-	// Status is the HTTP status: 400 for an id that can't be right, 401 if nobody is
-	// signed in or the license key is unknown, 402 if something required is missing, and
+	// Status is the HTTP status: 400 for an id, or what decides the cost, that can't be
+	// right, 401 if nobody is signed in or the license key is unknown, 402 if something required is missing, and
 	// 503 if Polar can't be reached and nothing is cached.
 	Status int
 	// Required is the first unmet requirement, with 402. It is the zero Requirement if
@@ -478,6 +478,8 @@ func (r Refusal) page(plans *url.URL) string {
 // program knows, such as features and ids.
 func (r Refusal) words() (heading, text string) {
 	switch {
+	case r.Status == http.StatusBadRequest && r.aboutCost():
+		return "This can't be done", "What you sent isn't valid. Change it, then try again."
 	case r.Status == http.StatusBadRequest:
 		return "We can't find your account", "Your account ID isn't valid. Sign out and in again. If that doesn't help, contact support."
 	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:
@@ -539,9 +541,17 @@ func (r Refusal) LogValue() slog.Value {
 	return slog.GroupValue(slog.Int("status", r.Status), slog.String("reason", string(r.Reason)), slog.String("required", required))
 }
 
+// aboutCost reports whether a 400 is for what the request costs, and not for the customer's id.
+func (r Refusal) aboutCost() bool {
+	input, ok := errors.AsType[*InputError](r.Err)
+	return ok && !slices.Contains([]string{"customer", "customer id", "external id", "external member id"}, input.Field)
+}
+
 // Detail is a sentence for whoever sent the request. It is the detail of a problem report.
 func (r Refusal) Detail() string {
 	switch {
+	case r.Status == http.StatusBadRequest && r.aboutCost():
+		return "The request isn't valid, so we can't tell what it costs."
 	case r.Status == http.StatusBadRequest:
 		return "The customer id isn't valid."
 	case r.Status == http.StatusUnauthorized && r.Reason == ErrUnknownKey:

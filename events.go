@@ -326,7 +326,7 @@ func eventStatus(err error) int {
 	switch {
 	case err == nil:
 		return http.StatusNoContent
-	case errors.Is(err, errUnderWay), errors.Is(err, errNoOrganization):
+	case errors.Is(err, errUnderWay), errors.Is(err, errNoOrganization), errors.Is(err, ErrClosed):
 		return http.StatusServiceUnavailable
 	}
 	return http.StatusInternalServerError

@@ -166,8 +166,8 @@ func (c *Customers) Route(route Route) func(http.Handler) http.Handler {
 	all, spends := All(route.Require...), route.Spend.MeterID != "" || route.Spend.Units != 0 || route.Spend.UnitsOf != nil
 	err := all.Validate()
 	if spends {
-		if route.CustomerOrError == nil || route.Spend.UnitsOf == nil && !(route.Spend.Units > 0) {
-			panic("polargate: Route.Spend needs Customer, and Units that are more than 0")
+		if route.CustomerOrError == nil || route.Spend.UnitsOf == nil && !isAmount(route.Spend.Units) {
+			panic("polargate: Route.Spend needs Customer, and Units that are more than 0 and at most 1e15")
 		}
 		err = cmp.Or(err, Meter(route.Spend.MeterID, route.Spend.Units).Validate(), route.Spend.Usage.check())
 	}
@@ -706,8 +706,8 @@ func (c *Customers) decideLicense(ctx context.Context, value *Entitlements, err 
 // Meter(id, -100) allows the balance to fall to -100, and customers who meet them without
 // the meter aren't charged. The Refusal is nil if the units are held.
 func (c *Customers) Reserve(ctx context.Context, customer CustomerRef, meterID string, units float64, requirements ...Requirement) (*Reservation, *Refusal) {
-	if !(units > 0) || units > mostUnits {
-		return nil, c.refusal(Refusal{Status: http.StatusBadRequest, Err: &InputError{"units", "must be more than 0"}})
+	if !isAmount(units) {
+		return nil, c.refusal(Refusal{Status: http.StatusBadRequest, Err: errNoAmount})
 	}
 	q := c.asked(customer.key)
 	r, value, refusal := c.reserveFor(ctx, customer, meterID, ledger.Cost(units), requirements)

@@ -36,9 +36,10 @@ type NamedStatus struct {
 }
 
 // OpenLicenses opens a Gate for each name, like Open. The empty name is the license that the
-// program has without names. All Gates have the same configuration, except for the Name. A
-// Trial belongs to the empty name alone. Config.OnChange is called for each of them: look at
-// Status.Key to tell them apart, or call List.
+// program has without names. All Gates have the same configuration, except for the Name, so
+// each accepts the keys of all: depend on Has, because Status.OK also holds for the key of a
+// plug-in. A Trial belongs to the empty name alone. Config.OnChange is called for each of
+// them: look at Status.Key to tell them apart, or call List.
 func OpenLicenses(config Config, names ...string) (*Licenses, error) {
 	l := &Licenses{config: config, changed: make(chan struct{})}
 	l.open.Store(&[]*Gate{})

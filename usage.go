@@ -73,6 +73,11 @@ const (
 // mostUnits is the most that can be spent at once.
 const mostUnits = 1e15
 
+// isAmount reports whether so many units can be spent. NaN can't.
+func isAmount(units float64) bool { return units > 0 && units <= mostUnits }
+
+var errNoAmount = &InputError{"units", "must be more than 0, and at most 1e15"}
+
 // holdUnits holds units of a customer's meter, as far as requirements let the balance fall. It
 // returns nil if there are not so many.
 func (c *Customers) holdUnits(ctx context.Context, key memory.Key, value *Entitlements, meter string, units ledger.Units, requirements []Requirement) (*Reservation, error) {
@@ -202,8 +207,8 @@ func (r *Reservation) change(change func(*ledger.Account)) {
 // never counts come back after four hours. Reserve also sends the event.
 func (c *Customers) Spend(ctx context.Context, customer CustomerRef, meterID string, units float64) (giveBack func(), ok bool, err error) {
 	nothing := func() {}
-	if !(units > 0) || units > mostUnits {
-		return nothing, false, &InputError{"units", "must be more than 0"}
+	if !isAmount(units) {
+		return nothing, false, errNoAmount
 	}
 	value, err := c.Entitlements(ctx, customer)
 	if err != nil || !value.Known() {
@@ -364,8 +369,8 @@ func (c *Customers) RunUsage(ctx context.Context) error {
 		return nil
 	case <-c.cache.Life.Done():
 	}
-	if c.cache.Life.Err() != nil {
-		return &Error{Op: opUsage, Reason: ErrClosed, situation: customersClosed}
+	if err := c.closedError(opUsage); err != nil {
+		return err
 	}
 	defer func() { <-u.turn }()
 	ctx, cancel := context.WithCancel(ctx)

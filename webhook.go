@@ -120,7 +120,12 @@ func (c *Customers) WebhookHandler(secrets ...string) http.Handler {
 
 // deliver applies an event that was verified, once for all replicas, and calls the functions
 // that the program has given to On.
+//
+// Customers that are closed tell no other replica, so the event has to come again.
 func (c *Customers) deliver(ctx context.Context, id, sent string, body []byte) error {
+	if err := c.closedError("webhook"); err != nil {
+		return err
+	}
 	id = strings.Clone(id)
 	if handled, err := c.handle(ctx, id, sent, body); handled {
 		return err
@@ -152,14 +157,14 @@ func (c *Customers) noteSeen(id string) {
 }
 
 // Apply takes in a delivery of Polar's webhooks that came by other means than HTTP, such as
-// a queue: the body as it was sent, and the headers that begin with "Webhook-". It verifies
-// the signature with CustomersConfig.WebhookSecrets, and does what WebhookHandler does.
+// a queue: the body as it was sent, and the headers that begin with "Webhook-", in capital or
+// small letters. It verifies the signature with CustomersConfig.WebhookSecrets, and does what WebhookHandler does.
 //
 // A delivery may have waited for as long as GracePeriod, since one that is older than what
 // is known has no effect. One that was seen before, or has nothing of interest, is no error.
 // One that is not signed, or signed by another secret, is an *InputError, and must not be
-// tried again. Any other error is of ctx, or of a function given to On, and the delivery is to
-// be tried again.
+// tried again. Any other error is of ctx, of a function given to On, or ErrClosed, and the
+// delivery is to be tried again.
 func (c *Customers) Apply(ctx context.Context, rawBody []byte, header http.Header) error {
 	if ctx == nil {
 		return errNilContext
@@ -167,7 +172,7 @@ func (c *Customers) Apply(ctx context.Context, rawBody []byte, header http.Heade
 	if err := ctx.Err(); err != nil {
 		return err
 	}
-	id, sent, signatures := header.Get("Webhook-Id"), header.Get("Webhook-Timestamp"), header.Get("Webhook-Signature")
+	id, sent, signatures := ofQueue(header, "Webhook-Id"), ofQueue(header, "Webhook-Timestamp"), ofQueue(header, "Webhook-Signature")
 	problem := signed.Check(id, sent, signatures, time.Now(), max(signed.Tolerance, c.config.GracePeriod))
 	switch keys := signed.Keys(c.config.WebhookSecrets); {
 	case problem != "":
@@ -183,6 +188,20 @@ func (c *Customers) Apply(ctx context.Context, rawBody []byte, header http.Heade
 		return &InputError{"delivery", strings.TrimPrefix(problem, "it ")}
 	}
 	return c.deliver(ctx, id, sent, rawBody)
+}
+
+// ofQueue is the first value of a header. A queue may have written its name in small letters, as
+// HTTP/2 does.
+func ofQueue(header http.Header, name string) string {
+	if value := header.Get(name); value != "" {
+		return value
+	}
+	for written, values := range header {
+		if len(values) > 0 && strings.EqualFold(written, name) {
+			return values[0]
+		}
+	}
+	return ""
 }
 
 func (c *Customers) refuseEvent(w http.ResponseWriter, status int, problem string) {

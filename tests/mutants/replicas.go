@@ -2,6 +2,14 @@ package main
 
 var replicas = []mutant{
 	{
+		name:  "closed Customers take webhooks",
+		rule:  "a webhook that can't be told to other replicas comes again",
+		file:  "webhook.go",
+		old:   `	if err := c.closedError("webhook"); err != nil {`,
+		new:   `	if err := c.closedError("webhook"); false {`,
+		tests: "TestADeliveryToAClosedReplicaComesAgain",
+	},
+	{
 		name:  "what arrives last stays",
 		rule:  "of two facts the younger stays",
 		file:  "internal/localstore/localstore.go",

@@ -534,6 +534,8 @@ func TestCloseLeavesNothingBehindAndStillServesTheCache(t *testing.T) {
 		require.ErrorIs(t, err, polargate.ErrClosed)
 		_, _, err = customers.Spend(context.Background(), polargate.ExternalID("usr_cold"), kit.CallsMeter, 1)
 		require.ErrorIs(t, err, polargate.ErrClosed)
+		_, err = customers.PortalURL(context.Background(), polargate.ExternalID(kit.Paying), "")
+		require.ErrorIs(t, err, polargate.ErrClosed)
 		_, refusal := customers.DecideLicense(context.Background(), "SOME-KEY")
 		require.NotNil(t, refusal)
 		assert.Equal(t, polargate.ErrClosed, refusal.Reason)

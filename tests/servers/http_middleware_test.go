@@ -445,6 +445,12 @@ func TestARouteThatCannotWorkPanicsWhenItIsMade(t *testing.T) {
 		"units below nothing": func() {
 			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: -1}})
 		},
+		"units without end": func() {
+			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: math.Inf(1)}})
+		},
+		"more units than can be": func() {
+			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: kit.CallsMeter, Units: 1e16}})
+		},
 		"a meter that cannot be": func() {
 			customers.Route(polargate.Route{Customer: byHeader, Spend: polargate.Cost{MeterID: "calls", Units: 1}})
 		},

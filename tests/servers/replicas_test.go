@@ -1,10 +1,13 @@
 package servers
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -181,6 +184,44 @@ func TestADeliveryOutOfAQueueIsAppliedOnceByWhicheverReplica(t *testing.T) {
 		}
 		assert.EqualValues(t, 1, all[0].Stats().Events+all[1].Stats().Events+all[0].Stats().Ignored+all[1].Stats().Ignored)
 		assert.EqualValues(t, 1, all[1].Stats().Repeated)
+	})
+}
+
+// A replica that is being stopped may still be given webhooks. It can tell the others nothing.
+func TestADeliveryToAClosedReplicaComesAgain(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		all := kit.Fleet(s, 2, polargate.SharedInMemory())
+		for _, customers := range all {
+			s.Has(customers, kit.Paying, true)
+		}
+		body, header := delivery(t, s)
+		require.NoError(t, all[0].Close())
+		require.ErrorIs(t, all[0].Apply(t.Context(), body, header), polargate.ErrClosed)
+		w := httptest.NewRecorder()
+		r := httptest.NewRequest(http.MethodPost, "/", bytes.NewReader(body))
+		r.Header = header.Clone()
+		all[0].WebhookHandler().ServeHTTP(w, r)
+		assert.Equal(t, http.StatusServiceUnavailable, w.Code, "so that Polar sends it again")
+		require.NoError(t, all[1].Apply(t.Context(), body, header))
+		assert.EqualValues(t, 1, all[1].Stats().Events+all[1].Stats().Ignored)
+		assert.Zero(t, all[1].Stats().Repeated)
+	})
+}
+
+func TestAQueueMayWriteTheNamesOfHeadersInSmallLetters(t *testing.T) {
+	kit.Bubbled(t, func(t *testing.T) {
+		s := kit.NewShop(t)
+		customers := s.Warmed(func(c *polargate.CustomersConfig) { c.WebhookSecrets = []string{kit.HookSecret} })
+		body, header := delivery(t, s)
+		small := http.Header{}
+		for name, values := range header {
+			small[strings.ToLower(name)] = values
+		}
+		require.NoError(t, customers.Apply(t.Context(), body, small))
+		delete(small, "webhook-signature")
+		var input *polargate.InputError
+		require.ErrorAs(t, customers.Apply(t.Context(), body, small), &input)
 	})
 }
 

@@ -478,6 +478,9 @@ func TestARouteCanPriceEachRequest(t *testing.T) {
 		assert.NotContains(t, s.Log.String(), "secret")
 		after := refreshed(t, customers)
 		assert.InDelta(t, 100-0.7-7-20-1e-9, after, 1e-9)
+		w := get(handler, "/", "Accept", "application/json")
+		assert.Contains(t, w.Body.String(), `"detail":"The request isn't valid, so we can't tell what it costs."`, "whose sender's id is right")
+		assert.NotContains(t, get(handler, "/", "Accept", "text/html").Body.String(), "account")
 	})
 }
 
