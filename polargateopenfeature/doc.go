@@ -6,7 +6,7 @@
 //		Meters:   map[string]string{"calls_left": meterID}, // integers and floats
 //		Benefits: map[string]string{"theme": benefitID},    // objects
 //	})
-//	err = openfeature.SetProvider(provider)
+//	err = openfeature.SetProviderAndWait(provider)
 //
 // The targeting key of the evaluation context names the customer by your program's id.
 //

@@ -53,6 +53,39 @@ func Example() {
 	// false unknown_customer 0
 }
 
+// As docs/openfeature.md shows it, with the functions of package openfeature.
+func Example_functions() {
+	const benefitID, meterID = "850cc3a4-3ed7-4be6-b198-127ec8d33bb9", "aaf2bfea-ac4f-40eb-99ad-de858ccdfd97"
+	polar := polartest.New(polartest.Config{})
+	polar.AddCustomer(polartest.Customer{ExternalID: "usr_1337", Benefits: []polartest.Benefit{{BenefitID: benefitID}}})
+	customers, err := polargate.NewCustomers(polargate.CustomersConfig{
+		AccessToken: polar.AddToken(polartest.Token{}), Features: map[string][]string{benefitID: {"export"}},
+		BaseURL: polar.URL(), HTTPClient: polar.Client(),
+	})
+	if err != nil {
+		panic(err)
+	}
+	defer customers.Close()
+	ctx := context.Background()
+
+	provider, err := polargateopenfeature.New(customers, polargateopenfeature.Options{
+		Features: []string{"export"},                       // booleans
+		Meters:   map[string]string{"calls_left": meterID}, // integers and floats: what is left
+		Benefits: map[string]string{"theme": benefitID},    // objects: metadata of the benefit in Polar
+	})
+	if err != nil {
+		panic(err)
+	}
+	err = openfeature.SetProviderAndWait(provider)
+	if err != nil {
+		panic(err)
+	}
+
+	export, err := openfeature.NewDefaultClient().BooleanValue(ctx, "export", false, openfeature.NewEvaluationContext("usr_1337", nil))
+	fmt.Println(export, err)
+	// Output: true <nil>
+}
+
 // A program with a license answers by that. Events need Config.OnChange.
 func ExampleNewGate() {
 	var provider *polargateopenfeature.Provider

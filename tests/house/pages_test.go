@@ -13,9 +13,10 @@ import (
 
 // excerpts are pages whose Go code is an excerpt of files that are compiled.
 var excerpts = map[string]string{
-	"docs/grpc.md":       "tests/rpc/pages_test.go",
-	"docs/connect.md":    "tests/rpc/pages_test.go",
-	"docs/frameworks.md": "tests/frameworks/*_test.go",
+	"docs/grpc.md":        "tests/rpc/pages_test.go",
+	"docs/connect.md":     "tests/rpc/pages_test.go",
+	"docs/frameworks.md":  "tests/frameworks/*_test.go",
+	"docs/openfeature.md": "polargateopenfeature/example_test.go",
 }
 
 func TestTheCodeOfAPageIsAnExcerptOfFilesThatAreCompiled(t *testing.T) {
