@@ -44,6 +44,8 @@ func TestFaultsAsClientsReportThem(t *testing.T) {
 		{"a body of noise", polartest.Garbage()},
 		{"a body without an end", polartest.Huge()},
 		{"a connection that is reset", polartest.Reset()},
+		{"a connection that the server closes as it is used", polartest.Close()},
+		{"an answer that is lost on the way", polartest.AnswerLost()},
 		{"no answer at all", polartest.Hang()},
 	}
 	for _, fault := range faults {
