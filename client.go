@@ -478,7 +478,7 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := c.http.Do(req)
-	if err != nil {
+	if err = endOf(ctx, err); err != nil {
 		sent := !wire.NeverSent(err)
 		switch {
 		case !sent:
@@ -495,13 +495,26 @@ func (c *Client) attempt(ctx context.Context, x exchange, body []byte, accept fu
 	}
 	defer resp.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, int64(x.longest())+1))
-	if err != nil {
+	if err == nil && ctx.Err() != nil && !json.Valid(answer) {
+		// A connection that net/http closes can end like an answer that is complete.
+		err = ctx.Err()
+	}
+	if err = endOf(ctx, err); err != nil {
 		return &Error{Op: x.op, Reason: ErrUnreachable, StatusCode: resp.StatusCode, Detail: "the answer broke off", Err: &worthAnotherTry{c.tidy(err, x)}, situation: causes[transport.CauseOf(err)], sent: true}
 	}
 	outcome = pace.Answered
 	err = c.classify(x, resp, answer, accept)
 	if e, ok := errors.AsType[*Error](err); ok && e.Reason == ErrRateLimited {
 		c.pace.PauseFor(e.RetryAfter)
+	}
+	return err
+}
+
+// endOf is err, or the context's own error in place of its cause: net/http reports the cause over
+// HTTP/1.1, but not over HTTP/2.
+func endOf(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != ctx.Err() && errors.Is(err, cause) {
+		return ctx.Err()
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -766,4 +767,65 @@ func FuzzAnswers(f *testing.F) {
 		}
 		require.LessOrEqual(t, answers, 5, "only a validation is repeated")
 	})
+}
+
+// brokenOff is a body that ends with its context, in the middle of an answer.
+type brokenOff struct {
+	io.Reader
+	ctx context.Context
+	end func() error
+}
+
+func (b *brokenOff) Read(p []byte) (int, error) {
+	if n, _ := b.Reader.Read(p); n > 0 {
+		return n, nil
+	}
+	<-b.ctx.Done()
+	return 0, b.end()
+}
+
+func (b *brokenOff) Close() error { return nil }
+
+// Over HTTP/1.1, net/http 1.26 reports the cause with which a context ended in place of its error; and the
+// body of an answer over TLS can end as if it were complete.
+func TestACallThatItsCallerEndedWithACauseIsNotAnOutage(t *testing.T) {
+	t.Parallel()
+	partly := func(r *http.Request, end func() error) (*http.Response, error) {
+		return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {"application/json"}}, Body: &brokenOff{strings.NewReader(`{"id":"`), r.Context(), end}}, nil
+	}
+	for when, trip := range map[string]roundTripper{
+		"before the answer": func(r *http.Request) (*http.Response, error) {
+			<-r.Context().Done()
+			return nil, context.Cause(r.Context())
+		},
+		"within the answer": func(r *http.Request) (*http.Response, error) {
+			return partly(r, func() error { return context.Cause(r.Context()) })
+		},
+		"within the answer, which seems complete": func(r *http.Request) (*http.Response, error) {
+			return partly(r, func() error { return io.EOF })
+		},
+	} {
+		t.Run(when, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				client, err := NewClient(ClientConfig{OrganizationID: testOrganization, HTTPClient: &http.Client{Transport: trip}})
+				require.NoError(t, err)
+				client.pace = unpaced{}
+				mine := errors.New("the window was closed")
+
+				ctx, cancel := context.WithCancelCause(t.Context())
+				time.AfterFunc(time.Second, func() { cancel(mine) })
+				_, err = client.Validate(ctx, ValidateRequest{Key: newKey(pastedKey)})
+				require.ErrorIs(t, err, context.Canceled)
+				assert.Equal(t, "Cancelled. It may still complete in the background.", Message(err))
+				assert.NotContains(t, err.Error(), mine.Error())
+
+				late, stop := context.WithTimeoutCause(t.Context(), time.Second, mine)
+				defer stop()
+				_, err = client.Validate(late, ValidateRequest{Key: newKey(pastedKey)})
+				require.ErrorIs(t, err, context.DeadlineExceeded)
+				assert.Contains(t, Message(err), "didn't answer in time")
+			})
+		})
+	}
 }

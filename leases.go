@@ -359,6 +359,7 @@ func (g *Gate) postOnce(ctx context.Context, op, text string, key Key) ([]byte, 
 	req.Header.Set("User-Agent", g.client.userAgent)
 	tidy := exchange{op: op, key: key, secret: text}
 	failed := func(err error) error {
+		err = endOf(ctx, err)
 		cause := g.client.tidy(err, tidy)
 		if !wire.NeverSent(err) { // without a network, it fails again
 			cause = &worthAnotherTry{cause}

@@ -112,6 +112,16 @@ var limits = []mutant{
 		tests: "TestImpossibleRecordsDelayNoCallerForLong",
 	},
 
+	// Contexts.
+	{
+		name:  "a call that ended with a cause is an outage",
+		rule:  "net/http reports a context's cause over HTTP/1.1",
+		file:  "client.go",
+		old:   `	if cause := context.Cause(ctx); err != nil && cause != ctx.Err() && errors.Is(err, cause) {`,
+		new:   `	if cause := context.Cause(ctx); err == nil && cause != ctx.Err() {`,
+		tests: "TestACallThatItsCallerEndedWithACauseIsNotAnOutage",
+	},
+
 	// Pauses.
 	{
 		name:  "a Retry-After is forgotten",
