@@ -332,6 +332,8 @@ func (p *program) hear(path string, asked []byte, status int, answer []byte, pau
 		}
 		b.ahead = time.Duration(p.wrong.Load())
 		b.last = grantedLast{p.w.polar.Now(), b.ends, l.BenefitID}
+		// An import that turns out to be of another product confirms nothing.
+		b.claimed = rulesFeatures[l.BenefitID] == nil && slices.ContainsFunc(p.beliefs, func(o belief) bool { return about(o) && o.claimed })
 		p.beliefs, p.sure = []belief{b}, true
 	case strings.HasSuffix(path, "/validate") && !refused:
 		p.vain, p.rests, p.restsTruly = now, now, p.w.now()
