@@ -13,7 +13,6 @@ import (
 	"net/url"
 	"runtime"
 	"runtime/debug"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -594,8 +593,6 @@ var causes = map[transport.Cause]Phrase{
 var (
 	errForeignAnswer = errors.New("the answer is about another license key or organization")
 	errTooLong       = errors.New("the answer is too long to be Polar's")
-	errWebPage       = errors.New("a web page came instead of Polar's answer: a Wi-Fi login, a proxy or a firewall")
-	errRedirect      = errors.New("a redirect came instead of Polar's answer: a Wi-Fi login or a proxy")
 )
 
 // classify turns an answer into a verdict. Only Polar's own shapes are one; everything
@@ -645,127 +642,16 @@ func (c *Client) classify(x exchange, resp *http.Response, body []byte, accept f
 	if !ok {
 		return unknown(notPolar(resp, errors.New("not JSON")))
 	}
-	if reason := classify(x, status, said); reason != "" {
+	if reason := said.reason(status, x.refusals, x.op == opDeactivate || x.op == opActivation); reason != "" {
 		detail := said.Detail
 		if len(said.Faults) > 0 {
 			detail = strings.Join(said.Faults, "; ")
 		}
-		refused := &Error{Op: x.op, Reason: reason, StatusCode: status, Code: codeOf(said), Detail: c.cleanDetail(detail, x), date: serverTime(resp, time.Time{}), places: &said.Places}
+		refused := &Error{Op: x.op, Reason: reason, StatusCode: status, Code: said.code(), Detail: c.cleanDetail(detail, x), date: serverTime(resp, time.Time{}), places: &said.Places}
 		if said.Error == lacksScopeCode {
 			refused.scope = wantedScope(resp)
 		}
 		return refused
 	}
 	return unknown(notPolar(resp, errors.New("not in Polar's shape")))
-}
-
-var errServerFailed = errors.New("the server failed")
-
-// notPolar describes an answer such that one can find out who sent it.
-func notPolar(resp *http.Response, err error) error {
-	if t := resp.Header.Get("Content-Type"); strings.HasPrefix(t, "text/html") {
-		return errWebPage
-	}
-	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
-		return errRedirect
-	}
-	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
-		return errors.New("the answer is not JSON")
-	}
-	return err
-}
-
-// classify reads a refusal with the tables of Polar's behavior: the status, the word in
-// `error`, and, for the reason, the text in `detail`. "" is no verdict.
-func classify(x exchange, status int, said refusal) Reason {
-	switch {
-	case status == http.StatusUnauthorized && said.Error != "",
-		status == http.StatusForbidden && said.Error == lacksScopeCode,
-		status == http.StatusUnprocessableEntity && (said.Error != "" || len(said.Faults) > 0):
-		return ErrMisconfigured
-	case status == http.StatusNotFound && said.Error == "ResourceNotFound",
-		status == http.StatusForbidden && said.Error == "NotPermitted",
-		status == http.StatusBadRequest && said.Error == "BadRequest":
-	case x.refusals != nil && status < 500 && said.Error != "":
-		return cmp.Or(x.refusals[said.Error], ErrDenied)
-	default:
-		return ""
-	}
-	detail := strings.ToLower(said.Detail)
-	for _, known := range []struct {
-		words  string
-		reason Reason
-	}{
-		{"no longer active", ErrInactive},
-		{"has expired", ErrExpired},
-		{"required conditions", ErrConditionsMismatch},
-		{"given benefit", ErrWrongBenefit},
-		{"given user", ErrWrongCustomer},
-		{"given customer", ErrWrongCustomer},
-		{"activation limit", ErrActivationLimit},
-		{"does not support activations", ErrActivationsUnsupported},
-		{"more usages", ErrUsageExceeded},
-	} {
-		if strings.Contains(detail, known.words) {
-			return known.reason
-		}
-	}
-	if status == http.StatusNotFound && strings.TrimRight(detail, ".") == "not found" {
-		if x.op == opDeactivate || x.op == opActivation {
-			return ErrSeatReleased
-		}
-		return ErrUnknownKey
-	}
-	return ErrDenied
-}
-
-// lacksScopeCode is the word of OAuth for a token without the scope that a call needs.
-const lacksScopeCode = "insufficient_scope"
-
-// wantedScope is the scope that Polar says a token lacks: the first, if it takes any one of
-// several. "" if it doesn't say.
-func wantedScope(resp *http.Response) string {
-	_, rest, _ := strings.Cut(resp.Header.Get("WWW-Authenticate"), `scope="`)
-	scopes, _, _ := strings.Cut(rest, `"`)
-	scope, _, _ := strings.Cut(scopes, " ")
-	if len(scope) > 64 || strings.Trim(scope, "abcdefghijklmnopqrstuvwxyz_:") != "" {
-		return ""
-	}
-	return scope
-}
-
-// codeOf is Polar's own word for a refusal; "" for one that is no word.
-func codeOf(said refusal) string {
-	if len(said.Error) > 64 || strings.ContainsFunc(said.Error, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') }) {
-		return ""
-	}
-	return said.Error
-}
-
-const (
-	// defaultPause follows a 429 without Retry-After: the length of Polar's own block.
-	defaultPause = time.Minute
-	// maxPause caps a Retry-After: a mistaken header must not silence a program for days.
-	maxPause = pace.MaxPause
-)
-
-// serverTime is the time by the server's clock, or another if the answer doesn't say. A
-// wrong clock on this computer must not make a key look expired that Polar has just
-// granted.
-func serverTime(resp *http.Response, otherwise time.Time) time.Time {
-	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		return t.UTC()
-	}
-	return otherwise
-}
-
-// retryAfter reads the header in either of its forms, seconds or a date.
-func retryAfter(header string, now time.Time) time.Duration {
-	d := defaultPause
-	if seconds, err := strconv.ParseUint(strings.TrimSpace(header), 10, 32); err == nil {
-		d = time.Duration(seconds) * time.Second
-	} else if at, err := http.ParseTime(header); err == nil {
-		d = at.Sub(now)
-	}
-	return min(max(d, time.Second), maxPause)
 }

@@ -2,13 +2,19 @@ package polargate
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/http"
 	"slices"
+	"strconv"
 	"strings"
+	"time"
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/polargate/polargate/internal/pace"
 	"github.com/polargate/polargate/internal/redact"
 	"github.com/polargate/polargate/internal/rights"
 	"github.com/polargate/polargate/internal/wire"
@@ -115,6 +121,122 @@ func parseRefusal(body []byte) (refusal, bool) {
 		r.Faults = append(r.Faults, strings.Join(where, ".")+": "+fault.Msg)
 	}
 	return r, true
+}
+
+var (
+	errWebPage      = errors.New("a web page came instead of Polar's answer: a Wi-Fi login, a proxy or a firewall")
+	errRedirect     = errors.New("a redirect came instead of Polar's answer: a Wi-Fi login or a proxy")
+	errServerFailed = errors.New("the server failed")
+)
+
+// notPolar describes an answer such that one can find out who sent it.
+func notPolar(resp *http.Response, err error) error {
+	if t := resp.Header.Get("Content-Type"); strings.HasPrefix(t, "text/html") {
+		return errWebPage
+	}
+	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
+		return errRedirect
+	}
+	if _, ok := errors.AsType[*json.SyntaxError](err); ok {
+		return errors.New("the answer is not JSON")
+	}
+	return err
+}
+
+// reason reads a refusal with the tables of Polar's behavior: the status, the word in
+// `error`, and, for the reason, the text in `detail`. own are the words of this request alone.
+// ofActivation says that what isn't found is the activation, and not the key. "" is no verdict.
+func (said refusal) reason(status int, own map[string]Reason, ofActivation bool) Reason {
+	switch {
+	case status == http.StatusUnauthorized && said.Error != "",
+		status == http.StatusForbidden && said.Error == lacksScopeCode,
+		status == http.StatusUnprocessableEntity && (said.Error != "" || len(said.Faults) > 0):
+		return ErrMisconfigured
+	case status == http.StatusNotFound && said.Error == "ResourceNotFound",
+		status == http.StatusForbidden && said.Error == "NotPermitted",
+		status == http.StatusBadRequest && said.Error == "BadRequest":
+	case own != nil && status < 500 && said.Error != "":
+		return cmp.Or(own[said.Error], ErrDenied)
+	default:
+		return ""
+	}
+	detail := strings.ToLower(said.Detail)
+	for _, known := range []struct {
+		words  string
+		reason Reason
+	}{
+		{"no longer active", ErrInactive},
+		{"has expired", ErrExpired},
+		{"required conditions", ErrConditionsMismatch},
+		{"given benefit", ErrWrongBenefit},
+		{"given user", ErrWrongCustomer},
+		{"given customer", ErrWrongCustomer},
+		{"activation limit", ErrActivationLimit},
+		{"does not support activations", ErrActivationsUnsupported},
+		{"more usages", ErrUsageExceeded},
+	} {
+		if strings.Contains(detail, known.words) {
+			return known.reason
+		}
+	}
+	if status == http.StatusNotFound && strings.TrimRight(detail, ".") == "not found" {
+		if ofActivation {
+			return ErrSeatReleased
+		}
+		return ErrUnknownKey
+	}
+	return ErrDenied
+}
+
+// lacksScopeCode is the word of OAuth for a token without the scope that a call needs.
+const lacksScopeCode = "insufficient_scope"
+
+// wantedScope is the scope that Polar says a token lacks: the first, if it takes any one of
+// several. "" if it doesn't say.
+func wantedScope(resp *http.Response) string {
+	_, rest, _ := strings.Cut(resp.Header.Get("WWW-Authenticate"), `scope="`)
+	scopes, _, _ := strings.Cut(rest, `"`)
+	scope, _, _ := strings.Cut(scopes, " ")
+	if len(scope) > 64 || strings.Trim(scope, "abcdefghijklmnopqrstuvwxyz_:") != "" {
+		return ""
+	}
+	return scope
+}
+
+// code is Polar's own word for a refusal; "" for one that is no word.
+func (said refusal) code() string {
+	if len(said.Error) > 64 || strings.ContainsFunc(said.Error, func(r rune) bool { return r != '_' && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') }) {
+		return ""
+	}
+	return said.Error
+}
+
+const (
+	// defaultPause follows a 429 without Retry-After: the length of Polar's own block.
+	defaultPause = time.Minute
+	// maxPause caps a Retry-After: a mistaken header must not silence a program for days.
+	maxPause = pace.MaxPause
+)
+
+// serverTime is the time by the server's clock, or another if the answer doesn't say. A
+// wrong clock on this computer must not make a key look expired that Polar has just
+// granted.
+func serverTime(resp *http.Response, otherwise time.Time) time.Time {
+	if t, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		return t.UTC()
+	}
+	return otherwise
+}
+
+// retryAfter reads the header in either of its forms, seconds or a date.
+func retryAfter(header string, now time.Time) time.Duration {
+	d := defaultPause
+	if seconds, err := strconv.ParseUint(strings.TrimSpace(header), 10, 32); err == nil {
+		d = time.Duration(seconds) * time.Second
+	} else if at, err := http.ParseTime(header); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, time.Second), maxPause)
 }
 
 // cleanText makes a text one line, without invisible characters.

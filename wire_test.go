@@ -742,8 +742,8 @@ func FuzzRefusal(f *testing.F) {
 			return
 		}
 		require.LessOrEqual(t, len(said.Faults), 5)
-		for _, op := range []string{opValidate, opActivate, opDeactivate} {
-			reason := classify(exchange{op: op}, status, said)
+		for _, ofActivation := range []bool{false, true} {
+			reason := said.reason(status, nil, ofActivation)
 			if reason.Denial() {
 				// Polar's word and the status that it comes with, both.
 				require.Equal(t, map[string]int{"ResourceNotFound": 404, "NotPermitted": 403, "BadRequest": 400}[said.Error], status)

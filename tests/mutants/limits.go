@@ -134,7 +134,7 @@ var limits = []mutant{
 	{
 		name:  "a Retry-After silences a program for days",
 		rule:  "Retry-After is capped",
-		file:  "client.go",
+		file:  "wire.go",
 		old:   `	return min(max(d, time.Second), maxPause)`,
 		new:   `	return max(d, time.Second)`,
 		tests: "TestRetryAfterIsReadInBothFormsAndCapped",
@@ -142,7 +142,7 @@ var limits = []mutant{
 	{
 		name:  "a 429 without a Retry-After is over in a second",
 		rule:  "a fourth request blocks the address for 60 s",
-		file:  "client.go",
+		file:  "wire.go",
 		old:   `	defaultPause = time.Minute`,
 		new:   `	defaultPause = time.Second`,
 		tests: "TestRetryAfterIsReadInBothFormsAndCapped",

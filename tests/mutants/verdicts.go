@@ -110,7 +110,7 @@ var verdicts = []mutant{
 	{
 		name:  "a 404 that is not Polar's locks the license",
 		rule:  "a 404 is a denial only with ResourceNotFound",
-		file:  "client.go",
+		file:  "wire.go",
 		old:   `case status == http.StatusNotFound && said.Error == "ResourceNotFound",`,
 		new:   `case status == http.StatusNotFound,`,
 		tests: "TestARouteThatIsGoneDoesNotCountAsARevokedKey|TestAnswersThatProveNothingNeitherLockNorUnlock",
@@ -118,7 +118,7 @@ var verdicts = []mutant{
 	{
 		name:  "a refusal with an unknown text is no denial",
 		rule:  "a detail that is not known is still a denial",
-		file:  "client.go",
+		file:  "wire.go",
 		old:   "\treturn ErrDenied\n}",
 		new:   "\treturn \"\"\n}",
 		tests: "TestTheTextOfAnUnknownRefusalIsKept",
@@ -126,7 +126,7 @@ var verdicts = []mutant{
 	{
 		name: "an expired key is refused without saying so",
 		rule: "the reason of a denial is read from its detail",
-		file: "client.go",
+		file: "wire.go",
 		old: `		{"has expired", ErrExpired},
 `,
 		new:   ``,
@@ -135,7 +135,7 @@ var verdicts = []mutant{
 	{
 		name: "a lack of uses locks the license",
 		rule: "usage_exceeded refuses the call and not the license",
-		file: "client.go",
+		file: "wire.go",
 		old: `		{"more usages", ErrUsageExceeded},
 `,
 		new:   ``,
@@ -162,7 +162,7 @@ var verdicts = []mutant{
 	{
 		name: "a refused token locks the license",
 		rule: "401 is a configuration error, never a lock",
-		file: "client.go",
+		file: "wire.go",
 		old:  `	case status == http.StatusUnauthorized && said.Error != "",`,
 		new: `	case status == http.StatusUnauthorized && said.Error != "":
 		return ErrDenied
@@ -172,7 +172,7 @@ var verdicts = []mutant{
 	{
 		name: "a malformed request locks the license",
 		rule: "422 is an input error, never a lock",
-		file: "client.go",
+		file: "wire.go",
 		old: `		status == http.StatusUnprocessableEntity && (said.Error != "" || len(said.Faults) > 0):
 		return ErrMisconfigured`,
 		new: `		said.Error == "nothing that Polar says":
