@@ -102,8 +102,8 @@ type Config struct {
 	// license that was activated at Polar before is taken over; that needs the server
 	// once. Consume still asks Polar. Empty means no license server.
 	LeaseURL string
-	// Released is when this version of the program was released. Only leases that cover so
-	// many months of updates ask for it, and Fallback.
+	// Released is when this version of the program was released. Fallback needs it, and so do
+	// leases that cover some months of updates.
 	Released time.Time
 
 	// Trial lets the program run for a while without a license key. The zero value means
@@ -167,11 +167,11 @@ type Config struct {
 	// key. nil means that nothing is logged.
 	Logger *slog.Logger
 	// OnChange is called when the state, the reason, the features, or one of the flags
-	// Unsaved and InDoubt has changed, and once a day for a Reminder, with the Status before and after. Calls come one
-	// at a time and in order, from a goroutine of the Gate, often after the call that
-	// caused the change has returned. OnChange may call the Gate. It isn't called for the
-	// Status at Open, nor for Close. A panic in it is logged and goes no further. nil
-	// means no calls.
+	// Unsaved and InDoubt has changed, and once a day for a Reminder, with the Status before
+	// and after. Calls come one at a time and in order, from a goroutine of the Gate, often
+	// after the call that caused the change has returned. OnChange may call the Gate. It isn't
+	// called for the Status at Open, nor for Close. A panic in it is logged and goes no
+	// further. nil means no calls.
 	OnChange func(before, after Status)
 
 	// Clock tells the time. Tests use it to let time pass or to set a clock. Licenses are

@@ -304,8 +304,8 @@ type AssignSeatRequest struct {
 	Email string
 	// Customer is a customer that Polar has already.
 	Customer CustomerRef
-	// ExternalMemberID is your program's id of a member of the buyer. Set it also for who
-	// is new, so that they can be named with Member.
+	// ExternalMemberID is your program's id of a member of the buyer. Set it for a new
+	// member too, so that they can be named with Member.
 	ExternalMemberID string
 	// Claim has the holder get the benefits at once, without an invitation to accept.
 	Claim bool

@@ -61,7 +61,7 @@ type Decision struct {
 // Outcome is how a Decision went.
 type Outcome string
 
-// The outcomes, as CustomersStats counts them for routes.
+// The outcomes. CustomersStats counts all but Allowed under the same names.
 const (
 	// Allowed: the requirements are met.
 	Allowed Outcome = "allowed"

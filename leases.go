@@ -470,7 +470,7 @@ func (g *Gate) OfflineRequest() (string, error) {
 	return text, nil
 }
 
-// ActivateFile activates this computer by a license file that the vendor's page made from an
+// ActivateFile activates this computer by a license file that the vendor's page made from a
 // [Gate.OfflineRequest]. data is the file as it is, or text that a person pasted. It needs no
 // network, and Config.LeaseKeys. A license that was in use before is given up as by Activate.
 //

@@ -145,7 +145,7 @@ type SharedLookup struct {
 	Budget SharedBudget
 }
 
-// SharedAnswer is what a Lookup came to.
+// SharedAnswer is the result of a Lookup.
 type SharedAnswer struct {
 	// Record is the youngest there is, even if it is older than asked; without a key if
 	// there is none.
@@ -182,7 +182,7 @@ type SharedBudget struct {
 type SharedTurn struct {
 	// Taken: the units are the caller's.
 	Taken bool
-	// Left is how many can still be taken in this moment, by who keeps none.
+	// Left is how many can still be taken right now, by a caller whose Keep is 0.
 	Left int
 	// Wait is how long it takes until it is worth asking again, if they were not taken;
 	// Paused says that it is for a pause that Polar asked for.

@@ -27,7 +27,7 @@ const (
 	Unlicensed State = "unlicensed"
 )
 
-// Source is where a Status came from.
+// Source is where a Status, or the answer behind a Decision, came from.
 type Source string
 
 const (

@@ -640,7 +640,7 @@ func (u *usageEvents) adopted(note []byte, messages [][]byte) {
 	}
 }
 
-// UsageStats are how the events of usage are doing.
+// UsageStats say whether usage events reach Polar.
 type UsageStats struct {
 	// Waiting is how many events Polar doesn't have yet, and Refused how many it refused.
 	Waiting int

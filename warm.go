@@ -49,7 +49,7 @@ type warming struct {
 	stats WarmStats
 }
 
-// WarmStats is how Warm, or a sweep of the same kind, gets on.
+// WarmStats is the progress of Warm, or of a sweep of the same kind.
 type WarmStats struct {
 	// Running: lists are being read now.
 	Running bool
@@ -75,7 +75,7 @@ type WarmStats struct {
 // then nothing of them is used, since a customer's grants may lie on several pages. A customer
 // who changes while the lists are read is left out, and an answer or webhook of meanwhile
 // stays. Customers who are in none of the lists are not in the cache and not refused: Polar
-// is asked about them when they come. So it is about a customer whom the lists would refuse.
+// is asked about them when they come. The same goes for a customer whom the lists would refuse.
 //
 // Among replicas that share a store, one reads the lists for all, and puts what it read into
 // the store. Another one goes on where it stopped if it dies. If the lists were read within

@@ -6,9 +6,11 @@ import (
 	"log/slog"
 )
 
-// A Secret is a license key in a Request. No log, error, %v or JSON shows it: it
-// prints as "****". Reveal gives the text. The zero value is none.
-type Secret struct{ text *string } // behind a pointer, where fmt does not look
+// A Secret is the license key in a Request, or the secret in a Receipt. No log, error, %v or
+// JSON shows it: it prints as "****". Reveal gives the text. The zero value is none.
+type Secret struct {
+	text *string // a pointer, since package fmt doesn't follow it
+}
 
 // NewSecret keeps a text from being printed. An empty text is no secret.
 func NewSecret(text string) Secret {

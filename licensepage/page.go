@@ -37,7 +37,8 @@ import (
 //go:embed page.html page.css page.js
 var files embed.FS
 
-// License is what the page needs of a *polargate.Gate.
+// License is what the page needs of a *polargate.Gate, so that a test can stand in for one.
+// Later versions may need more methods of it.
 type License interface {
 	Status() polargate.Status
 	Refresh(ctx context.Context) (polargate.Status, error)

@@ -18,7 +18,7 @@
 //
 // [Polar.Client] and [Polar.Transport] use no sockets and leave no goroutines behind, so that they
 // work in a testing/synctest bubble, where a minute of being blocked takes no time. [Polar.Start]
-// listens on a loopback port, for programs that bring their own transport. A [Polar] is also an
+// listens on a loopback port, for programs that bring their own transport. A [Polar] is also a
 // [net/http.Handler]. All three may be used at once, from any number of goroutines.
 //
 // A handler that reads polargate.FromContext needs no Polar at all: [Entitlements] makes the context.

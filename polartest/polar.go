@@ -48,7 +48,7 @@ type Config struct {
 	OnBreach func(Request, string)
 }
 
-// Polar is one Polar with its own keys, tokens, clock and limits. Make it with [New]. It is an
+// Polar is one Polar with its own keys, tokens, clock and limits. Make it with [New]. It is a
 // [net/http.Handler], and all its methods may be called from any goroutine.
 type Polar struct {
 	config Config
