@@ -46,7 +46,7 @@ type Config struct {
 	Default *Rule
 	// Open lists the procedures and services that anybody may call, such as Health.
 	Open []string
-	// Logger gets what your program should mend. Nil is slog.Default().
+	// Logger gets what your program should mend. Nil means that nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -72,7 +72,7 @@ func New(customers *polargate.Customers, config Config) *Gate {
 		}
 	}
 	return &Gate{rpcgate.New(customers, rpcgate.Config{
-		Who: who, ByLicenseKey: config.LicenseKey != "", Rules: config.Rules, Default: config.Default, Open: config.Open,
+		Caller: who, ByLicenseKey: config.LicenseKey != "", Rules: config.Rules, Default: config.Default, Open: config.Open,
 		Error: Error, Canceled: canceled, Logger: config.Logger,
 	})}
 }
@@ -100,7 +100,7 @@ func (g *Gate) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		if request.Spec().IsClient {
 			return next(ctx, request)
 		}
-		ctx, call, err := g.rules.Begin(ctx, request.Spec().Procedure, false)
+		ctx, call, err := g.rules.Begin(ctx, rpcgate.CallInfo{Procedure: request.Spec().Procedure})
 		if err != nil {
 			return nil, err
 		}
@@ -125,7 +125,10 @@ func (g *Gate) WrapStreamingClient(next connect.StreamingClientFunc) connect.Str
 func (g *Gate) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
 		spec := conn.Spec()
-		ctx, call, err := g.rules.Begin(context.WithValue(ctx, headerKey{}, conn.RequestHeader()), spec.Procedure, true)
+		ctx, call, err := g.rules.Begin(context.WithValue(ctx, headerKey{}, conn.RequestHeader()), rpcgate.CallInfo{
+			Procedure:     spec.Procedure,
+			ClientStreams: spec.StreamType&connect.StreamTypeClient != 0, ServerStreams: spec.StreamType&connect.StreamTypeServer != 0,
+		})
 		if err != nil {
 			return err
 		}
@@ -133,7 +136,7 @@ func (g *Gate) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.S
 			return told(next(ctx, conn))
 		}
 		defer call.Close()
-		call.InterruptHTTP(spec.StreamType&connect.StreamTypeClient != 0)
+		call.InterruptHTTP()
 		return call.End(told(next(ctx, &gatedConn{conn, call, conn.Receive})))
 	}
 }

@@ -49,7 +49,7 @@ type Config struct {
 	Default *Rule
 	// Open lists the procedures and services that anybody may call, such as Health.
 	Open []string
-	// Logger gets what your program should mend. Nil is slog.Default().
+	// Logger gets what your program should mend. Nil means that nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -75,7 +75,7 @@ func New(customers *polargate.Customers, config Config) *Gate {
 		}
 	}
 	return &Gate{rpcgate.New(customers, rpcgate.Config{
-		Who: who, ByLicenseKey: config.LicenseKey != "", Rules: config.Rules, Default: config.Default, Open: config.Open,
+		Caller: who, ByLicenseKey: config.LicenseKey != "", Rules: config.Rules, Default: config.Default, Open: config.Open,
 		Error: Error, Canceled: canceled, Logger: config.Logger,
 	})}
 }
@@ -95,7 +95,10 @@ func canceled(err error) bool { return connect.CodeOf(err) == connect.CodeCancel
 // Intercept is a connect.ServerInterceptor, for calls and streams.
 func (g *Gate) Intercept(next connect.ServerFunc) connect.ServerFunc {
 	return func(ctx context.Context, spec connect.Spec, stream connect.ServerStream) error {
-		ctx, call, err := g.rules.Begin(ctx, spec.Procedure, spec.StreamType != connect.StreamTypeUnary)
+		ctx, call, err := g.rules.Begin(ctx, rpcgate.CallInfo{
+			Procedure:     spec.Procedure,
+			ClientStreams: spec.StreamType&connect.StreamTypeClient != 0, ServerStreams: spec.StreamType&connect.StreamTypeServer != 0,
+		})
 		if err != nil {
 			return err
 		}
@@ -103,7 +106,7 @@ func (g *Gate) Intercept(next connect.ServerFunc) connect.ServerFunc {
 			return told(next(ctx, spec, stream))
 		}
 		defer call.Close()
-		call.InterruptHTTP(spec.StreamType&connect.StreamTypeClient != 0)
+		call.InterruptHTTP()
 		return call.End(told(next(ctx, spec, &gatedStream{stream, call, stream.Receive})))
 	}
 }

@@ -48,7 +48,7 @@ type Config struct {
 	Default *Rule
 	// Open lists the procedures and services that anybody may call, such as Health.
 	Open []string
-	// Logger gets what your program should mend. Nil is slog.Default().
+	// Logger gets what your program should mend. Nil means that nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -72,7 +72,7 @@ func New(customers *polargate.Customers, config Config) *Gate {
 		}
 	}
 	return &Gate{rpcgate.New(customers, rpcgate.Config{
-		Who: who, ByLicenseKey: config.LicenseKey != "", Rules: config.Rules, Default: config.Default, Open: config.Open,
+		Caller: who, ByLicenseKey: config.LicenseKey != "", Rules: config.Rules, Default: config.Default, Open: config.Open,
 		Error: Error, Canceled: canceled, Logger: config.Logger,
 	})}
 }
@@ -97,7 +97,7 @@ func (g *Gate) ServerOptions() []grpc.ServerOption {
 
 // Unary is a grpc.UnaryServerInterceptor.
 func (g *Gate) Unary(ctx context.Context, request any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	ctx, call, err := g.rules.Begin(ctx, info.FullMethod, false)
+	ctx, call, err := g.rules.Begin(ctx, rpcgate.CallInfo{Procedure: info.FullMethod})
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +122,9 @@ func (g *Gate) Unary(ctx context.Context, request any, info *grpc.UnaryServerInf
 // that doesn't read isn't interrupted when the right ends, before the client or the
 // http.Server ends the connection.
 func (g *Gate) Stream(server any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	ctx, call, err := g.rules.Begin(stream.Context(), info.FullMethod, true)
+	ctx, call, err := g.rules.Begin(stream.Context(), rpcgate.CallInfo{
+		Procedure: info.FullMethod, ClientStreams: info.IsClientStream, ServerStreams: info.IsServerStream,
+	})
 	if err != nil {
 		return err
 	}

@@ -15,11 +15,12 @@ const lastWords = 500 * time.Millisecond
 // Call is a call that was let through, and may cost something or end when the right to it
 // does. Its methods can be called on nil, for calls about which there is nothing to do.
 type Call struct {
-	gate   *Gate
-	rule   *rule
-	visit  visit
-	ctx    context.Context         // the handler's
-	cancel context.CancelCauseFunc // nil unless the right is watched
+	gate          *Gate
+	rule          *rule
+	visit         visit
+	ctx           context.Context // the handler's
+	clientStreams bool
+	cancel        context.CancelCauseFunc // nil unless the right is watched
 
 	mu    sync.Mutex
 	value *polargate.Entitlements // nil if the call failed open

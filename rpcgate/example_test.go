@@ -46,7 +46,7 @@ func Example() {
 	customers := demo()
 	defer customers.Close()
 	gate := rpcgate.New(customers, rpcgate.Config{
-		Who: func(ctx context.Context) (rpcgate.Caller, error) {
+		Caller: func(ctx context.Context) (rpcgate.Caller, error) {
 			user, _ := ctx.Value(userKey{}).(string)
 			return rpcgate.Caller{Customer: polargate.ExternalID(user)}, nil
 		},
@@ -62,7 +62,7 @@ func Example() {
 	})
 
 	print := func(ctx context.Context, orders []int) error {
-		ctx, call, err := gate.Begin(ctx, "/reports.v1.Reports/Print", true)
+		ctx, call, err := gate.Begin(ctx, rpcgate.CallInfo{Procedure: "/reports.v1.Reports/Print", ServerStreams: true})
 		if err != nil {
 			return err
 		}
@@ -110,14 +110,14 @@ func ExampleCall_Received() {
 	customers := demo()
 	defer customers.Close()
 	gate := rpcgate.New(customers, rpcgate.Config{
-		Who: func(context.Context) (rpcgate.Caller, error) {
+		Caller: func(context.Context) (rpcgate.Caller, error) {
 			return rpcgate.Caller{Customer: polargate.ExternalID("usr_1337")}, nil
 		},
 		Default: &rpcgate.Rule{Spend: rpcgate.Cost{MeterID: pagesMeter, UnitsOf: func(_ context.Context, message any) (float64, error) {
 			return float64(message.(int)), nil
 		}}},
 	})
-	_, call, err := gate.Begin(context.Background(), "/reports.v1.Reports/Print", false)
+	_, call, err := gate.Begin(context.Background(), rpcgate.CallInfo{Procedure: "/reports.v1.Reports/Print"})
 	if err != nil {
 		panic(err)
 	}
@@ -148,7 +148,7 @@ func ExampleHandler() {
 	defer customers.Close()
 	type headerKey struct{}
 	gate := rpcgate.New(customers, rpcgate.Config{
-		Who: func(ctx context.Context) (rpcgate.Caller, error) {
+		Caller: func(ctx context.Context) (rpcgate.Caller, error) {
 			header, _ := ctx.Value(headerKey{}).(http.Header)
 			return rpcgate.Caller{LicenseKey: rpcgate.LicenseKey("Authorization", header.Get("Authorization"))}, nil
 		},
@@ -156,13 +156,15 @@ func ExampleHandler() {
 		Default:      &rpcgate.Rule{},
 	})
 	stream := func(w http.ResponseWriter, r *http.Request) {
-		ctx, call, err := gate.Begin(context.WithValue(r.Context(), headerKey{}, r.Header), r.URL.Path, true)
+		ctx, call, err := gate.Begin(context.WithValue(r.Context(), headerKey{}, r.Header), rpcgate.CallInfo{
+			Procedure: r.URL.Path, ClientStreams: true, ServerStreams: true,
+		})
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusForbidden) // or as the protocol has it
 			return
 		}
 		defer call.Close()
-		call.InterruptHTTP(true)
+		call.InterruptHTTP()
 		<-ctx.Done() // or receive messages from r.Body, and send some
 		_ = call.End(nil)
 	}

@@ -20,22 +20,21 @@ func Handler(next http.Handler) http.Handler {
 
 // InterruptHTTP is Interrupt for RPC libraries on top of net/http: the handler of a stream is
 // interrupted by the deadlines of its connection, or of its stream of HTTP/2. While it reads,
-// that is at once, and while it writes, when it has had time for its last words. clientStreams is
-// whether the client sends more than one message.
+// that is at once, and while it writes, when it has had time for its last words.
 //
 // It needs Handler around the server's handler. Without it, each wait for a message has a
 // goroutine, and nothing interrupts a handler that writes to a client that doesn't read.
-func (c *Call) InterruptHTTP(clientStreams bool) {
+func (c *Call) InterruptHTTP() {
 	if c == nil {
 		return
 	}
 	control, ok := c.ctx.Value(controlKey{}).(*http.ResponseController)
-	if !ok && clientStreams {
+	if !ok && c.clientStreams {
 		return
 	}
 	past := time.Unix(1, 0)
 	soon, late := func() {}, func() {} // it has received its one message
-	if clientStreams {
+	if c.clientStreams {
 		soon = func() { _ = control.SetReadDeadline(past) }
 	}
 	if ok {

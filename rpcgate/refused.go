@@ -45,8 +45,8 @@ type Refused struct {
 	Message string
 	// Required is what is missing, as text; may be empty.
 	Required string
-	// License says why a license key was refused, or why Polar gave no answer; may be empty.
-	License polargate.Reason
+	// Cause is why a license key was refused, or why Polar gave no answer; may be empty.
+	Cause polargate.Reason
 	// UpgradeURL is where customers find plans; may be empty.
 	UpgradeURL string
 	// RetryAfter is how long to wait, with Unavailable. It is sent as RetryInfo.
@@ -56,13 +56,13 @@ type Refused struct {
 // Names in an ErrorInfo's metadata. Clients may know them, so they stay.
 const (
 	inRequired = "required"
-	inLicense  = "reason"
+	inCause    = "reason"
 	inUpgrade  = "upgrade_url"
 )
 
 // Explain is what a client is told of a refusal.
 func Explain(refusal *polargate.Refusal) Refused {
-	r := Refused{Message: refusal.Detail(), License: refusal.Reason}
+	r := Refused{Message: refusal.Detail(), Cause: refusal.Reason}
 	if required := refusal.Required.String(); refusal.Status == http.StatusPaymentRequired {
 		r.UpgradeURL = refusal.UpgradeURL
 		if required != new(polargate.Requirement).String() {
@@ -96,7 +96,7 @@ func Explain(refusal *polargate.Refusal) Refused {
 // Metadata is what the ErrorInfo of a refusal has beside its reason and Domain.
 func (r Refused) Metadata() map[string]string {
 	metadata := map[string]string{}
-	for name, text := range map[string]string{inRequired: r.Required, inLicense: string(r.License), inUpgrade: r.UpgradeURL} {
+	for name, text := range map[string]string{inRequired: r.Required, inCause: string(r.Cause), inUpgrade: r.UpgradeURL} {
 		if text != "" {
 			metadata[name] = text
 		}
@@ -106,6 +106,6 @@ func (r Refused) Metadata() map[string]string {
 
 // WithMetadata is a refusal with what the metadata of an ErrorInfo says: what Metadata wrote.
 func (r Refused) WithMetadata(metadata map[string]string) Refused {
-	r.Required, r.License, r.UpgradeURL = metadata[inRequired], polargate.Reason(metadata[inLicense]), metadata[inUpgrade]
+	r.Required, r.Cause, r.UpgradeURL = metadata[inRequired], polargate.Reason(metadata[inCause]), metadata[inUpgrade]
 	return r
 }

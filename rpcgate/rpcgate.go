@@ -5,8 +5,8 @@
 // use one of them for gRPC and Connect. This package depends on neither, and is for servers
 // that speak something else:
 //
-//	gate := rpcgate.New(customers, rpcgate.Config{Who: who, Rules: rules})
-//	ctx, call, err := gate.Begin(ctx, procedure, streams)
+//	gate := rpcgate.New(customers, rpcgate.Config{Caller: caller, Rules: rules})
+//	ctx, call, err := gate.Begin(ctx, rpcgate.CallInfo{Procedure: procedure})
 //	if err != nil {
 //		return err
 //	}
@@ -118,11 +118,11 @@ func (c Caller) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
 // Config says what applies to which procedure.
 type Config struct {
-	// Who returns who calls. It must not be nil. Whoever can choose the id of a customer is
+	// Caller returns who calls. It must not be nil. Whoever can choose the id of a customer is
 	// that customer: take it from what your program has verified. An error means that your
 	// program couldn't find out; the call is refused as unavailable, and the error is
 	// logged by its types only.
-	Who func(ctx context.Context) (Caller, error)
+	Caller func(ctx context.Context) (Caller, error)
 	// ByLicenseKey says that callers are told apart by license keys.
 	ByLicenseKey bool
 	// Rules has the rules by procedure, "/package.Service/Method", or by service,
@@ -130,7 +130,7 @@ type Config struct {
 	Rules map[string]Rule
 	// Default is the rule of all other procedures. With nil, nobody may call them.
 	Default *Rule
-	// Open lists the procedures and services that anybody may call. Who isn't asked, and
+	// Open lists the procedures and services that anybody may call. Caller isn't asked, and
 	// there are no Entitlements in their context.
 	Open []string
 	// Error makes an error of the RPC library of a refusal. Nil leaves the *Refusal.
@@ -138,7 +138,7 @@ type Config struct {
 	// Canceled reports whether an error of a handler says only that its context ended, in
 	// the RPC library's own words. Nil knows context.Canceled and refusals.
 	Canceled func(error) bool
-	// Logger gets what your program should mend. Nil is slog.Default().
+	// Logger gets what your program should mend. Nil means that nothing is logged.
 	Logger *slog.Logger
 }
 
@@ -191,14 +191,14 @@ var open = &rule{}
 // New makes a Gate. It panics if a name, an id, a feature or a cost can't be right: these are
 // mistakes in the program, and its first start shows them.
 func New(customers *polargate.Customers, config Config) *Gate {
-	if customers == nil || config.Who == nil {
-		panic("rpcgate: New needs customers and Config.Who")
+	if customers == nil || config.Caller == nil {
+		panic("rpcgate: New needs customers and Config.Caller")
 	}
 	if config.Error == nil {
 		config.Error = func(refusal *polargate.Refusal) error { return refusal }
 	}
 	if config.Logger == nil {
-		config.Logger = slog.Default()
+		config.Logger = slog.New(slog.DiscardHandler)
 	}
 	g := &Gate{customers: customers, config: config, rules: map[string]*rule{}}
 	for _, name := range config.Open {
@@ -263,14 +263,23 @@ func (g *Gate) rule(procedure string) *rule {
 	return g.otherwise
 }
 
+// CallInfo says which call begins.
+type CallInfo struct {
+	// Procedure is its name: "/package.Service/Method".
+	Procedure string
+	// ClientStreams and ServerStreams say who sends any number of messages. In a unary call,
+	// both send one.
+	ClientStreams, ServerStreams bool
+}
+
 // Begin decides whether a call is let through. The context that it returns is for the
 // handler: it has the Entitlements for polargate.FromContext and, if the call costs something,
 // the Reservation for polargate.ReservationFromContext. An error is a refusal, made by
 // Config.Error.
 //
-// streams is false for a call with one message each way. The Call is nil if nothing has to be
-// done after Begin; its methods can be called all the same.
-func (g *Gate) Begin(ctx context.Context, procedure string, streams bool) (context.Context, *Call, error) {
+// The Call is nil if nothing has to be done after Begin; its methods can be called all the same.
+func (g *Gate) Begin(ctx context.Context, info CallInfo) (context.Context, *Call, error) {
+	procedure, streams := info.Procedure, info.ClientStreams || info.ServerStreams
 	rule := g.rule(procedure)
 	switch rule {
 	case nil:
@@ -280,14 +289,14 @@ func (g *Gate) Begin(ctx context.Context, procedure string, streams bool) (conte
 		return ctx, nil, nil
 	}
 	inner := &callContext{Context: ctx, rule: rule, procedure: procedure}
-	who, err := g.config.Who(ctx)
+	who, err := g.config.Caller(ctx)
 	if err != nil {
 		refusal := g.unresolved(ctx, err)
 		rule.door.Refuse(inner, procedure, refusal)
 		return ctx, nil, g.config.Error(refusal)
 	}
 	if watches := streams && !rule.DecideOnce; watches || rule.spends {
-		call := &Call{gate: g, rule: rule}
+		call := &Call{gate: g, rule: rule, clientStreams: info.ClientStreams}
 		call.ctx = &chargedContext{inner, call}
 		if refusal := call.begin(&who, procedure, streams); refusal != nil {
 			return ctx, nil, g.config.Error(refusal)

@@ -62,7 +62,7 @@ func somebody(context.Context) (rpcgate.Caller, error) {
 func TestMistakesInRulesShowAtTheFirstStart(t *testing.T) {
 	bubbled(t, func(t *testing.T, _ *polartest.Polar, customers *polargate.Customers) {
 		for name, config := range map[string]rpcgate.Config{
-			"without Who":                 {},
+			"without a Caller":            {},
 			"a procedure without a slash": {Rules: map[string]rpcgate.Rule{"reports.v1.Reports/Render": {}}},
 			"a service without a slash":   {Open: []string{"/reports.v1.Reports"}},
 			"a method of nothing":         {Open: []string{"//Render"}},
@@ -72,8 +72,8 @@ func TestMistakesInRulesShowAtTheFirstStart(t *testing.T) {
 			"a cost without a meter":      {Default: &rpcgate.Rule{Spend: rpcgate.Cost{Units: 1}}},
 			"a license key that spends":   {ByLicenseKey: true, Default: &rpcgate.Rule{Spend: rpcgate.Cost{MeterID: pagesMeter, Units: 1}}},
 		} {
-			if name != "without Who" {
-				config.Who = somebody
+			if name != "without a Caller" {
+				config.Caller = somebody
 			}
 			assert.Panics(t, func() { rpcgate.New(customers, config) }, name)
 		}
@@ -95,12 +95,12 @@ func TestACallerIsPrintedWithoutTheLicenseKey(t *testing.T) {
 func TestTheRuleOfAProcedureGoesBeforeThatOfItsService(t *testing.T) {
 	bubbled(t, func(t *testing.T, _ *polartest.Polar, customers *polargate.Customers) {
 		gate := rpcgate.New(customers, rpcgate.Config{
-			Who:   somebody,
-			Rules: map[string]rpcgate.Rule{service: {Require: []polargate.Requirement{polargate.Feature("none")}}, procedure: {Require: needsReports}},
-			Open:  []string{service + "Status"},
+			Caller: somebody,
+			Rules:  map[string]rpcgate.Rule{service: {Require: []polargate.Requirement{polargate.Feature("none")}}, procedure: {Require: needsReports}},
+			Open:   []string{service + "Status"},
 		})
 		for name, status := range map[string]int{procedure: 0, service + "Status": 0, service + "Render2": 402, "/reports.v2.Reports/Render": 403, "": 403, "Render": 403} {
-			_, call, err := gate.Begin(t.Context(), name, false)
+			_, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: name})
 			call.Close()
 			if status == 0 {
 				assert.NoError(t, err, name)
@@ -115,15 +115,15 @@ func TestTheRuleOfAProcedureGoesBeforeThatOfItsService(t *testing.T) {
 
 func TestManyStreamsNeedNoGoroutines(t *testing.T) {
 	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
-		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{Require: needsReports}})
-		_, call, err := gate.Begin(t.Context(), procedure, true)
+		gate := rpcgate.New(customers, rpcgate.Config{Caller: somebody, Default: &rpcgate.Rule{Require: needsReports}})
+		_, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: true})
 		require.NoError(t, err)
 		defer call.Close()
 		synctest.Wait()
 		before := runtime.NumGoroutine()
 		var streams []context.Context
 		for range 1000 {
-			ctx, call, err := gate.Begin(t.Context(), procedure, true)
+			ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: true})
 			require.NoError(t, err)
 			defer call.Close()
 			streams = append(streams, ctx)
@@ -143,9 +143,9 @@ func TestManyStreamsNeedNoGoroutines(t *testing.T) {
 func TestAStreamThatFailedOpenEndsWhenSomebodyCanSayThatThereIsNoRight(t *testing.T) {
 	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
 		rule := rpcgate.Rule{Require: needsReports, FailOpen: true, Spend: rpcgate.Cost{MeterID: pagesMeter, Units: 1}}
-		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rule})
+		gate := rpcgate.New(customers, rpcgate.Config{Caller: somebody, Default: &rule})
 		polar.SetOffline(true)
-		ctx, call, err := gate.Begin(t.Context(), procedure, true)
+		ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: true})
 		require.NoError(t, err)
 		defer call.Close()
 		_, ok := polargate.FromContext(ctx)
@@ -166,9 +166,9 @@ func TestAStreamThatFailedOpenEndsWhenSomebodyCanSayThatThereIsNoRight(t *testin
 
 func TestAStreamThatFailedOpenGoesOnUntilTheCustomersAreClosed(t *testing.T) {
 	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
-		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{FailOpen: true}})
+		gate := rpcgate.New(customers, rpcgate.Config{Caller: somebody, Default: &rpcgate.Rule{FailOpen: true}})
 		polar.SetOffline(true)
-		ctx, call, err := gate.Begin(t.Context(), procedure, true)
+		ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: true})
 		require.NoError(t, err)
 		defer call.Close()
 		require.NoError(t, customers.Close())
@@ -179,11 +179,11 @@ func TestAStreamThatFailedOpenGoesOnUntilTheCustomersAreClosed(t *testing.T) {
 
 func TestLastWordsTakeHalfASecondAndThenTheHandlerIsInterrupted(t *testing.T) {
 	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
-		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{Require: needsReports}})
+		gate := rpcgate.New(customers, rpcgate.Config{Caller: somebody, Default: &rpcgate.Rule{Require: needsReports}})
 		for _, quick := range []bool{true, false} {
 			polar.GrantBenefit("usr_1337", polartest.Benefit{BenefitID: reportsBenefit})
 			time.Sleep(time.Hour)
-			ctx, call, err := gate.Begin(t.Context(), procedure, true)
+			ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: true})
 			require.NoError(t, err)
 			var soon, late time.Time
 			call.Interrupt(func() { soon = time.Now() }, func() { late = time.Now() })
@@ -209,8 +209,8 @@ func TestLastWordsTakeHalfASecondAndThenTheHandlerIsInterrupted(t *testing.T) {
 
 func TestARightThatEndsBeforeTheHandlerBeginsInterruptsItAllTheSame(t *testing.T) {
 	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
-		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{Require: needsReports}})
-		ctx, call, err := gate.Begin(t.Context(), procedure, true)
+		gate := rpcgate.New(customers, rpcgate.Config{Caller: somebody, Default: &rpcgate.Rule{Require: needsReports}})
+		ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: true})
 		require.NoError(t, err)
 		defer call.Close()
 		polar.RevokeBenefit("usr_1337", reportsBenefit)
@@ -242,16 +242,16 @@ func (c *connection) SetWriteDeadline(time.Time) error {
 
 func TestTheDeadlinesOfAConnectionInterruptAHandlerThatReadsAtOnceAndOneThatWritesLater(t *testing.T) {
 	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
-		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{Require: needsReports}})
+		gate := rpcgate.New(customers, rpcgate.Config{Caller: somebody, Default: &rpcgate.Rule{Require: needsReports}})
 		for _, clientStreams := range []bool{true, false} {
 			polar.GrantBenefit("usr_1337", polartest.Benefit{BenefitID: reportsBenefit})
 			time.Sleep(time.Hour)
 			var on connection
 			rpcgate.Handler(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-				ctx, call, err := gate.Begin(r.Context(), procedure, true)
+				ctx, call, err := gate.Begin(r.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: true, ClientStreams: clientStreams})
 				require.NoError(t, err)
 				defer call.Close()
-				call.InterruptHTTP(clientStreams)
+				call.InterruptHTTP()
 				polar.RevokeBenefit("usr_1337", reportsBenefit)
 				<-ctx.Done()
 				ended := time.Now()
@@ -286,11 +286,11 @@ func TestWhatAProgramCouldNotFindOutIsLoggedOnceAMinuteWithoutItsText(t *testing
 	bubbled(t, func(t *testing.T, _ *polartest.Polar, customers *polargate.Customers) {
 		var log strings.Builder
 		gate := rpcgate.New(customers, rpcgate.Config{
-			Who:     func(context.Context) (rpcgate.Caller, error) { return rpcgate.Caller{}, errors.New("session s3cret") },
+			Caller:  func(context.Context) (rpcgate.Caller, error) { return rpcgate.Caller{}, errors.New("session s3cret") },
 			Default: &rpcgate.Rule{}, Logger: slog.New(slog.NewTextHandler(&log, nil)),
 		})
 		for range 5 {
-			_, _, err := gate.Begin(t.Context(), procedure, false)
+			_, _, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure})
 			var refusal *polargate.Refusal
 			require.ErrorAs(t, err, &refusal)
 			assert.Equal(t, http.StatusServiceUnavailable, refusal.Status)
@@ -300,11 +300,11 @@ func TestWhatAProgramCouldNotFindOutIsLoggedOnceAMinuteWithoutItsText(t *testing
 		left, cancel := context.WithCancel(t.Context())
 		cancel()
 		time.Sleep(2 * time.Minute)
-		_, _, err := gate.Begin(left, procedure, false)
+		_, _, err := gate.Begin(left, rpcgate.CallInfo{Procedure: procedure})
 		require.Error(t, err)
 		assert.Equal(t, 1, strings.Count(log.String(), "\n"), log.String())
 		assert.NotContains(t, log.String(), "s3cret")
-		_, _, err = gate.Begin(t.Context(), procedure, false)
+		_, _, err = gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure})
 		require.Error(t, err)
 		assert.Equal(t, 2, strings.Count(log.String(), "\n"))
 	})
@@ -323,10 +323,10 @@ func TestAMessageThatCannotBePricedIsNotSold(t *testing.T) {
 			"more than there is":      {units: 11, status: 402},
 			"more than there can be":  {units: 1e300, status: 400},
 		} {
-			gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Logger: slog.New(slog.DiscardHandler), Default: &rpcgate.Rule{
+			gate := rpcgate.New(customers, rpcgate.Config{Caller: somebody, Logger: slog.New(slog.DiscardHandler), Default: &rpcgate.Rule{
 				Spend: rpcgate.Cost{MeterID: pagesMeter, UnitsOf: func(context.Context, any) (float64, error) { return of.units, of.err }},
 			}})
-			_, call, err := gate.Begin(t.Context(), procedure, false)
+			_, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure})
 			require.NoError(t, err)
 			var refusal *polargate.Refusal
 			require.ErrorAs(t, call.Received("a message"), &refusal, name)
@@ -342,12 +342,12 @@ func TestAMessageThatCannotBePricedIsNotSold(t *testing.T) {
 
 func TestAnErrorGivesBackWhatACallHolds(t *testing.T) {
 	bubbled(t, func(t *testing.T, _ *polartest.Polar, customers *polargate.Customers) {
-		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{Spend: rpcgate.Cost{MeterID: pagesMeter, Units: 4}}})
+		gate := rpcgate.New(customers, rpcgate.Config{Caller: somebody, Default: &rpcgate.Rule{Spend: rpcgate.Cost{MeterID: pagesMeter, Units: 4}}})
 		for _, one := range []struct {
 			err  error
 			left float64
 		}{{errors.New("out of paper"), 10}, {nil, 6}} {
-			ctx, call, err := gate.Begin(t.Context(), procedure, false)
+			ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure})
 			require.NoError(t, err)
 			have, _ := polargate.FromContext(ctx)
 			pages, _ := have.Meter(pagesMeter)
@@ -365,12 +365,12 @@ func TestALicenseKeyNeverFailsOpen(t *testing.T) {
 	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
 		key := polar.AddKey(polartest.LicenseKey{})
 		gate := rpcgate.New(customers, rpcgate.Config{
-			Who:          func(context.Context) (rpcgate.Caller, error) { return rpcgate.Caller{LicenseKey: key.Key}, nil },
+			Caller:       func(context.Context) (rpcgate.Caller, error) { return rpcgate.Caller{LicenseKey: key.Key}, nil },
 			ByLicenseKey: true, Default: &rpcgate.Rule{FailOpen: true, Fallback: []string{"reports"}},
 		})
 		polar.SetOffline(true)
 		for _, streams := range []bool{true, false} {
-			_, _, err := gate.Begin(t.Context(), procedure, streams)
+			_, _, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: streams})
 			var refusal *polargate.Refusal
 			require.ErrorAs(t, err, &refusal)
 			assert.Equal(t, http.StatusServiceUnavailable, refusal.Status)
@@ -380,11 +380,11 @@ func TestALicenseKeyNeverFailsOpen(t *testing.T) {
 
 func TestCustomersWithTheFeatureAreNotCharged(t *testing.T) {
 	bubbled(t, func(t *testing.T, _ *polartest.Polar, customers *polargate.Customers) {
-		gate := rpcgate.New(customers, rpcgate.Config{Who: somebody, Default: &rpcgate.Rule{
+		gate := rpcgate.New(customers, rpcgate.Config{Caller: somebody, Default: &rpcgate.Rule{
 			Require: []polargate.Requirement{polargate.Any(polargate.Feature("reports"), polargate.Meter(pagesMeter, 1))},
 			Spend:   rpcgate.Cost{MeterID: pagesMeter, Units: 100},
 		}})
-		_, call, err := gate.Begin(t.Context(), procedure, false)
+		_, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure})
 		require.NoError(t, err)
 		require.NoError(t, call.End(nil))
 		have, err := customers.Entitlements(t.Context(), polargate.ExternalID("usr_1337"))
@@ -438,7 +438,7 @@ func TestAProgramHearsOfEachCallOnceByItsProcedureAndWithWhatIsHeldForIt(t *test
 			return float64(message.(int)), nil
 		}}
 		gate := rpcgate.New(customers, rpcgate.Config{
-			Who: func(context.Context) (rpcgate.Caller, error) {
+			Caller: func(context.Context) (rpcgate.Caller, error) {
 				if user == "" {
 					return rpcgate.Caller{}, errors.New("no sessions")
 				}
@@ -477,7 +477,7 @@ func TestAProgramHearsOfEachCallOnceByItsProcedureAndWithWhatIsHeldForIt(t *test
 			{"Free", false, []int{99}, []string{"Free allowed"}},
 			{"Open", false, []int{1}, []string{"Open allowed 1"}},
 		} {
-			_, call, err := gate.Begin(t.Context(), service+one.method, one.streams)
+			_, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: service + one.method, ServerStreams: one.streams})
 			for _, message := range one.messages {
 				require.NoError(t, err)
 				_ = call.Received(message)
@@ -485,12 +485,12 @@ func TestAProgramHearsOfEachCallOnceByItsProcedureAndWithWhatIsHeldForIt(t *test
 			_ = call.End(errors.New("out of paper")) // which gives back
 			assert.Equal(t, one.want, h.since(), one)
 		}
-		_, call, err := gate.Begin(t.Context(), rpcgate.Health+"Check", false)
+		_, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: rpcgate.Health + "Check"})
 		require.NoError(t, err)
 		require.NoError(t, call.End(nil))
 		assert.Empty(t, h.since(), "anybody may call it")
 
-		ctx, call, err := gate.Begin(t.Context(), service+"Render", true)
+		ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: service + "Render", ServerStreams: true})
 		require.NoError(t, err)
 		_, refusal := customers.Decide(ctx, polargate.ExternalID(user), polargate.Feature("sync"))
 		require.NotNil(t, refusal)
@@ -502,16 +502,16 @@ func TestAProgramHearsOfEachCallOnceByItsProcedureAndWithWhatIsHeldForIt(t *test
 		assert.Empty(t, h.since())
 
 		user = ""
-		_, _, err = gate.Begin(t.Context(), service+"Render", false)
+		_, _, err = gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: service + "Render"})
 		require.Error(t, err)
 		assert.Equal(t, []string{"Render undecided"}, h.since())
 		polar.SetOffline(true)
 		user = "usr_new"
-		_, _, err = gate.Begin(t.Context(), service+"Render", false)
+		_, _, err = gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: service + "Render"})
 		require.Error(t, err)
 		assert.Equal(t, []string{"Render undecided"}, h.since())
 		for _, streams := range []bool{true, false} {
-			_, call, err = gate.Begin(t.Context(), service+"Open", streams)
+			_, call, err = gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: service + "Open", ServerStreams: streams})
 			require.NoError(t, err)
 			require.NoError(t, call.Received(5))
 			time.Sleep(time.Hour)
@@ -525,10 +525,10 @@ func TestAProgramHearsOnceOfAStreamWithALicenseKey(t *testing.T) {
 	auditedShop(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers, h *heard) {
 		key := polar.AddKey(polartest.LicenseKey{BenefitID: reportsBenefit, ExpiresAt: time.Now().Add(time.Hour)})
 		gate := rpcgate.New(customers, rpcgate.Config{
-			Who: func(context.Context) (rpcgate.Caller, error) { return rpcgate.Caller{LicenseKey: key.Key}, nil }, ByLicenseKey: true, Default: &rpcgate.Rule{},
+			Caller: func(context.Context) (rpcgate.Caller, error) { return rpcgate.Caller{LicenseKey: key.Key}, nil }, ByLicenseKey: true, Default: &rpcgate.Rule{},
 		})
 		for _, streams := range []bool{true, false} {
-			_, call, err := gate.Begin(t.Context(), procedure, streams)
+			_, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: streams})
 			require.NoError(t, err)
 			assert.Equal(t, []string{"Render allowed"}, h.since())
 			defer call.Close()
@@ -543,7 +543,7 @@ func TestCallsAreCountedByTheNameOfTheirRuleSoThatNoClientAddsNames(t *testing.T
 	bubbled(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers) {
 		user := "usr_1337"
 		gate := rpcgate.New(customers, rpcgate.Config{
-			Who: func(context.Context) (rpcgate.Caller, error) {
+			Caller: func(context.Context) (rpcgate.Caller, error) {
 				return rpcgate.Caller{Customer: polargate.ExternalID(user)}, nil
 			},
 			Rules: map[string]rpcgate.Rule{
@@ -552,7 +552,7 @@ func TestCallsAreCountedByTheNameOfTheirRuleSoThatNoClientAddsNames(t *testing.T
 			Default: &rpcgate.Rule{FailOpen: true}, Logger: slog.New(slog.DiscardHandler),
 		})
 		begin := func(procedure string, streams bool) {
-			ctx, call, err := gate.Begin(t.Context(), procedure, streams)
+			ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: procedure, ServerStreams: streams})
 			if err == nil {
 				customers.Decide(ctx, polargate.ExternalID(user), needsReports...)
 			}
@@ -589,7 +589,7 @@ func TestARulesFallbackLetsCallsPassWhileNobodyCanSay(t *testing.T) {
 	auditedShop(t, func(t *testing.T, polar *polartest.Polar, customers *polargate.Customers, h *heard) {
 		perCall := rpcgate.Cost{MeterID: pagesMeter, Units: 1}
 		gate := rpcgate.New(customers, rpcgate.Config{
-			Who: somebody,
+			Caller: somebody,
 			Rules: map[string]rpcgate.Rule{
 				service + "Render": {Require: needsReports, Fallback: []string{"reports"}},
 				service + "Print":  {Require: needsReports, Fallback: []string{"reports"}, Spend: perCall},
@@ -601,7 +601,7 @@ func TestARulesFallbackLetsCallsPassWhileNobodyCanSay(t *testing.T) {
 		polar.SetOffline(true)
 		for _, streams := range []bool{false, true} {
 			for method, has := range map[string]bool{"Render": true, "Print": true, "Open": false} {
-				ctx, call, err := gate.Begin(t.Context(), service+method, streams)
+				ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: service + method, ServerStreams: streams})
 				require.NoError(t, err, method)
 				have, ok := polargate.FromContext(ctx)
 				assert.Equal(t, has, ok, method)
@@ -611,13 +611,13 @@ func TestARulesFallbackLetsCallsPassWhileNobodyCanSay(t *testing.T) {
 				require.NoError(t, call.End(nil))
 				assert.Equal(t, []string{method + " failed_open"}, h.since())
 			}
-			_, _, err := gate.Begin(t.Context(), service+"Sync", streams)
+			_, _, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: service + "Sync", ServerStreams: streams})
 			var refusal *polargate.Refusal
 			require.ErrorAs(t, err, &refusal)
 			assert.Equal(t, http.StatusServiceUnavailable, refusal.Status)
 			assert.Equal(t, []string{"Sync undecided"}, h.since())
 		}
-		ctx, call, err := gate.Begin(t.Context(), service+"Print", true)
+		ctx, call, err := gate.Begin(t.Context(), rpcgate.CallInfo{Procedure: service + "Print", ServerStreams: true})
 		require.NoError(t, err)
 		defer call.Close()
 		time.Sleep(time.Hour)

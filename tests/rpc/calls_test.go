@@ -165,7 +165,7 @@ func TestWhenNobodyCanSayTheClientIsToldWhenToTryAgain(t *testing.T) {
 		_, err := c.as(kit.Paying, "").render(ctx, &reports.Order{})
 		refused := assertRefused(t, c, err, rpcgate.Unavailable, rpcgate.Undecided)
 		assert.GreaterOrEqual(t, refused.RetryAfter, time.Second)
-		assert.Equal(t, polargate.ErrUnreachable, refused.License)
+		assert.Equal(t, polargate.ErrUnreachable, refused.Cause)
 
 		all := rules()
 		for name, rule := range all {
@@ -199,10 +199,10 @@ func TestALicenseKeyComesInTheMetadata(t *testing.T) {
 		require.NoError(t, err)
 		_, err = c.as("", revoked.Key).render(ctx, &reports.Order{})
 		refused := assertRefused(t, c, err, rpcgate.PermissionDenied, rpcgate.LicenseKeyRefused)
-		assert.Equal(t, polargate.ErrInactive, refused.License)
+		assert.Equal(t, polargate.ErrInactive, refused.Cause)
 		_, err = c.as("", tea.Key).render(ctx, &reports.Order{})
 		refused = assertRefused(t, c, err, rpcgate.PermissionDenied, rpcgate.LicenseKeyRefused)
-		assert.Equal(t, polargate.ErrWrongBenefit, refused.License)
+		assert.Equal(t, polargate.ErrWrongBenefit, refused.Cause)
 		for _, key := range []string{"", "POLARGATE-00000000-0000-4000-8000-000000000000"} {
 			_, err = c.as("", key).render(ctx, &reports.Order{})
 			assertRefused(t, c, err, rpcgate.Unauthenticated, rpcgate.LicenseKeyUnknown)
