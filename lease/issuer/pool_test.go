@@ -99,6 +99,7 @@ func TestAClockThatIsSetBackGivesNoPlaceAwayTwice(t *testing.T) {
 	_, err = a.place(a.now(start), pool, HeldLease{Pool: "p", Fingerprint: "holder"}, 0)
 	require.NoError(t, err)
 	assert.Equal(t, start.Add(time.Hour+2*time.Minute), a.find("holder").Ends)
+	assert.Equal(t, start.Add(time.Hour), a.now(start), "the time of an account never goes back")
 }
 
 func TestAskingManyTimesASecondDoesNotRunAheadOfTheClock(t *testing.T) {

@@ -186,6 +186,21 @@ func TestALicenseThatIsOpenedWhileOthersRunIsKeptVerified(t *testing.T) {
 	})
 }
 
+func TestATrialOfAProgramWithSeveralLicensesIsThatWithoutAName(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := kit.NewWorld(t)
+		w.Config.Trial = polargate.Trial{Days: 7}
+		all, err := polargate.OpenLicenses(w.Config, "", "brush")
+		require.NoError(t, err)
+		defer all.Close()
+		list := all.Check(t.Context())
+		require.Len(t, list, 2)
+		assert.Equal(t, polargate.InTrial, list[0].Status.State)
+		assert.Equal(t, polargate.Unlicensed, list[1].Status.State)
+	})
+}
+
 func TestANameThatCannotBeKeptIsRejected(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{strings.Repeat("n", 201), "a\nb", "\xff", "a\x00b"} {

@@ -436,4 +436,29 @@ var routes = []mutant{
 		new:   `	p := plain{d.At, d.Route, d.Customer.CustomerID() + d.Customer.ExternalID(),`,
 		tests: "TestADecisionPrintsNothingThatIsPersonal",
 	},
+	{
+		name:  "a delivery out of a queue needs no signature",
+		rule:  "an event that comes by other means is verified too",
+		file:  "webhook.go",
+		old:   `	case !signed.By(keys, id, sent, signatures, rawBody):`,
+		new:   `	case !signed.By(keys, id, sent, signatures, rawBody) && id == "":`,
+		tests: "TestADeliveryThatIsNotPolarsIsRefused",
+	},
+	{
+		name: "a hook that panics takes the server down",
+		rule: "a program's own function takes no request down",
+		file: "decision.go",
+		old: `	defer c.caughtOnDecision()
+	hook(ctx, d)`,
+		new:   `	hook(ctx, d)`,
+		tests: "TestAnOnDecisionThatPanicsTakesNobodyDown",
+	},
+	{
+		name:  "a program makes as many series as it likes",
+		rule:  "the number of series is bounded",
+		file:  "internal/tally/tally.go",
+		old:   `	if len(series) >= Most {`,
+		new:   `	if len(series) < 0 {`,
+		tests: "TestThereAreNoMoreThanAThousandSeriesWhateverTheProgramNames",
+	},
 }

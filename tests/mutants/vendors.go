@@ -101,4 +101,30 @@ var vendors = []mutant{
 		new:   `	case expiredSubscription:` + "\n\t\treturn Action{ActionRenew",
 		tests: "TestALicenseEndsOfflineWhenItsCancelledSubscriptionDoes",
 	},
+	{
+		name:  "the computer's name is sent although a neutral word was wanted",
+		rule:  "NeutralLabel sends no name of the computer",
+		file:  "config.go",
+		old:   `	if c.Label == "" && !c.NeutralLabel {`,
+		new:   `	if c.Label == "" {`,
+		tests: "TestANeutralLabelTellsComputersApartWithoutNamingThem",
+	},
+	{
+		name: "each license of a program begins a trial",
+		rule: "a trial belongs to the license without a name",
+		file: "licenses.go",
+		old: `	if name != "" {
+		config.Trial = Trial{}`,
+		new: `	if name == "" {
+		config.Trial = Trial{}`,
+		tests: "TestATrialOfAProgramWithSeveralLicensesIsThatWithoutAName",
+	},
+	{
+		name:  "a grace period without an end names a date",
+		rule:  "UnlimitedGrace names no date",
+		file:  "publish.go",
+		old:   `	if rec.verdict != nil && c.GracePeriod == UnlimitedGrace && s`,
+		new:   `	if rec.verdict == nil && c.GracePeriod == UnlimitedGrace && s`,
+		tests: "TestAGracePeriodWithoutAnEndLastsForDecadesAndNamesNoDate",
+	},
 }
