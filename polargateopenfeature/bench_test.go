@@ -11,7 +11,8 @@ import (
 // BenchmarkBesideInMemory asks for a flag of a cached customer, beside OpenFeature's in-memory
 // provider, by turns in one run: with a flag that looks up who has paid, as ours does, and one
 // that is the same for everybody. "x-memory" is how many times as long ours takes, with the garbage
-// that each makes; turns are short, so that a busy machine disturbs both alike.
+// that each makes; turns are short, so that a busy machine disturbs both alike. "x-fastest" is
+// the same of the fastest turns, which no collection of garbage and nobody else disturbed.
 //
 //	go test -run xxx -bench BesideInMemory
 func BenchmarkBesideInMemory(b *testing.B) {
@@ -52,9 +53,10 @@ func BenchmarkBesideInMemory(b *testing.B) {
 		{"client, for everybody", static, throughSDK},
 	} {
 		b.Run(one.name, func(b *testing.B) {
-			const turn = 500
+			const turn = 200
 			both := []func() bool{one.ask(provide(b, customers)), one.ask(one.theirs())}
 			var took [2]time.Duration
+			fastest := [2]time.Duration{time.Hour, time.Hour}
 			n := 0
 			for b.Loop() {
 				n += turn
@@ -65,10 +67,12 @@ func BenchmarkBesideInMemory(b *testing.B) {
 							b.Fatal("locked")
 						}
 					}
-					took[i] += time.Since(began)
+					this := time.Since(began)
+					took[i], fastest[i] = took[i]+this, min(fastest[i], this)
 				}
 			}
 			b.ReportMetric(float64(took[0])/float64(took[1]), "x-memory")
+			b.ReportMetric(float64(fastest[0])/float64(fastest[1]), "x-fastest")
 			b.ReportMetric(float64(took[0].Nanoseconds())/float64(n), "ns-ours")
 			b.ReportMetric(float64(took[1].Nanoseconds())/float64(n), "ns-memory")
 		})
