@@ -128,9 +128,9 @@ var admin = []mutant{
 		name: "an event that is under way is acknowledged",
 		rule: "a delivery whose first attempt may still fail is not acknowledged",
 		file: "events.go",
-		old: `	case errors.Is(err, errUnderWay), errors.Is(err, errNoOrganization):
+		old: `	case errors.Is(err, errUnderWay), errors.Is(err, errNoOrganization), errors.Is(err, ErrClosed):
 		return http.StatusServiceUnavailable`,
-		new: `	case errors.Is(err, errUnderWay), errors.Is(err, errNoOrganization):
+		new: `	case errors.Is(err, errUnderWay), errors.Is(err, errNoOrganization), errors.Is(err, ErrClosed):
 		return http.StatusNoContent`,
 		tests: "TestADeliveryThatIsUnderWayIsNotHandledTwiceAndNotLostIfItFails|TestReplicasHandleADeliveryOnce|TestUntilTheOrganizationIsKnownEventsWait",
 	},
