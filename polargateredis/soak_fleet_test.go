@@ -207,9 +207,10 @@ type ways struct {
 // way is a connection that can die in silence: what is sent is lost, and nothing comes.
 type way struct {
 	net.Conn
-	of   *ways
-	dead chan struct{}
-	once sync.Once
+	of     *ways
+	dead   chan struct{}
+	once   sync.Once
+	closed atomic.Bool
 }
 
 func (w *ways) dial(ctx context.Context, addr string, dialer *net.Dialer, _ *tls.Config) (net.Conn, error) {
@@ -236,6 +237,9 @@ func (w *ways) die() {
 func (w *way) Write(b []byte) (int, error) {
 	select {
 	case <-w.dead:
+		if w.closed.Load() {
+			return 0, net.ErrClosed
+		}
 		return len(b), nil
 	default:
 		return w.Conn.Write(b)
@@ -257,6 +261,7 @@ func (w *way) Read(b []byte) (int, error) {
 }
 
 func (w *way) Close() error {
+	w.closed.Store(true)
 	w.of.mu.Lock()
 	delete(w.of.open, w)
 	w.of.mu.Unlock()

@@ -53,7 +53,8 @@ const (
 //   - A decision is what Polar said at CheckedAt. That was StaleFor ago at most; if the replica says
 //     that it served somebody in grace, GracePeriod. Whoever counts the age by Polar's clock
 //     may be wrong by a second or two, since answers are dated in whole seconds, and by as much as
-//     the replica's clock was set, until what it took in meanwhile is that old.
+//     the replica's clock was set, until what it took in meanwhile is that old. An answer counts
+//     from its arrival, which is Timeout after Polar gave it, at most.
 //   - A replica that has decided about a customer never answers 503 while what it decided by is
 //     younger than GracePeriod.
 //   - When all is well again, all replicas decide by what Polar says now.
@@ -331,7 +332,7 @@ func (s *soakTest) judge(name string, replica int) (d decided) {
 	tr.mu.Lock()
 	defer tr.mu.Unlock()
 	s.decisions.Add(1)
-	slack := soakDate
+	slack := soakDate + soakTimeout
 	if d.Began.UnixNano() < s.jumped[replica].Load() {
 		slack += soakJump
 	}
