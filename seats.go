@@ -896,7 +896,7 @@ func (g *Gate) count(ctx context.Context, rec record, n int64) (*LicenseKey, err
 		return nil, &Error{Op: opConsume, Reason: ErrNoLicense}
 	case rec.state.Seat.byFile():
 		return nil, &Error{Op: opConsume, Reason: ErrUnreachable, situation: usesByFile}
-	case rec.verdict != nil && rec.verdict.Refused == "" && !g.accepts(rec.verdict.BenefitID):
+	case !rec.unconfirmed() && rec.verdict.Refused == "" && !g.accepts(rec.verdict.BenefitID):
 		return nil, &Error{Op: opConsume, Reason: ErrWrongBenefit}
 	}
 	asked := g.now()

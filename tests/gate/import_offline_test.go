@@ -291,6 +291,24 @@ func TestAnImportWithoutANetworkNeitherEndsATrialNorProlongsIt(t *testing.T) {
 	}
 }
 
+func TestAnImportWhoseBenefitIsNotKnownYetCountsUses(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		w := trying(t)
+		gate := w.Open()
+		_, err := gate.Check(t.Context())
+		require.NoError(t, err)
+		old := takenElsewhere(w, nil)
+		w.Polar.SetOffline(true)
+		_, err = gate.Import(t.Context(), old)
+		require.ErrorIs(t, err, polargate.ErrUnreachable)
+		w.Polar.SetOffline(false)
+		_, err = gate.Consume(t.Context(), 1)
+		require.NoError(t, err)
+		assert.Equal(t, polargate.Active, gate.Status().State, "Polar has granted it by that")
+	})
+}
+
 func TestAShortRunDuringATrialIsNotHeldUpByAnImportThatWaits(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
