@@ -446,7 +446,8 @@ func (c *Customers) Format(f fmt.State, _ rune) {
 func (c *Customers) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(c)) }
 
 // Close ends background refreshes and waits for them, and sends usage events that wait, for
-// at most CustomersConfig.Timeout. What is cached is still served, also by Refresh and Reserve,
+// at most CustomersConfig.Timeout, and for as long again if units have to be noted in a Shared
+// that is away. What is cached is still served, also by Refresh and Reserve,
 // but no event of a Commit is sent any more: close the server first. Everything else fails with
 // ErrClosed, and Polar is asked to send its webhooks again. Close can be called again, and always
 // returns nil.
