@@ -106,7 +106,7 @@ type holders struct {
 	leases, kept, returned, max int
 }
 
-// write is what a computer notes.
+// writer takes what a computer notes.
 func (h *holders) writer(name string) io.Writer { return journal{h, name} }
 
 type journal struct {
