@@ -150,6 +150,8 @@ type shakyStore struct {
 	meets atomic.Pointer[func(ctx context.Context, writes, hint bool) error]
 	// holds changes what is read.
 	holds atomic.Pointer[func([]byte) []byte]
+	// other is there in place of Shared from then on.
+	other atomic.Pointer[polargate.Shared]
 	mu    sync.Mutex
 	cut   context.CancelFunc
 }
@@ -170,6 +172,13 @@ func (s *shakyStore) mend() {
 	s.holds.Store(nil)
 }
 
+func (s *shakyStore) inner() polargate.Shared {
+	if other := s.other.Load(); other != nil {
+		return *other
+	}
+	return s.Shared
+}
+
 func (s *shakyStore) call(ctx context.Context, writes, hint bool) error {
 	if meets := s.meets.Load(); meets != nil {
 		return (*meets)(ctx, writes, hint)
@@ -186,14 +195,14 @@ func (s *shakyStore) read(data []byte) []byte {
 
 func (s *shakyStore) Lookup(ctx context.Context, q polargate.SharedLookup) (a polargate.SharedAnswer, err error) {
 	if err := s.call(ctx, true, false); errors.Is(err, errNoRoom) { // nothing can be claimed, but there may be a record
-		if records, err := s.Shared.Get(ctx, q.Key); err == nil && len(records) > 0 && records[0].At >= q.NotBefore {
+		if records, err := s.inner().Get(ctx, q.Key); err == nil && len(records) > 0 && records[0].At >= q.NotBefore {
 			return polargate.SharedAnswer{Record: records[0], Found: true}, nil
 		}
 		return a, err
 	} else if err != nil {
 		return a, err
 	}
-	a, err = s.Shared.Lookup(ctx, q)
+	a, err = s.inner().Lookup(ctx, q)
 	a.Record.Data = s.read(a.Record.Data)
 	return a, err
 }
@@ -202,7 +211,7 @@ func (s *shakyStore) Get(ctx context.Context, keys ...string) ([]polargate.Share
 	if err := s.call(ctx, false, false); err != nil {
 		return nil, err
 	}
-	records, err := s.Shared.Get(ctx, keys...)
+	records, err := s.inner().Get(ctx, keys...)
 	for i := range records {
 		records[i].Data = s.read(records[i].Data)
 	}
@@ -213,49 +222,49 @@ func (s *shakyStore) Put(ctx context.Context, holder string, records ...polargat
 	if err := s.call(ctx, true, false); err != nil {
 		return nil, err
 	}
-	return s.Shared.Put(ctx, holder, records...)
+	return s.inner().Put(ctx, holder, records...)
 }
 
 func (s *shakyStore) Discard(ctx context.Context, records ...polargate.SharedRecord) error {
 	if err := s.call(ctx, true, false); err != nil {
 		return err
 	}
-	return s.Shared.Discard(ctx, records...)
+	return s.inner().Discard(ctx, records...)
 }
 
 func (s *shakyStore) Release(ctx context.Context, holder string, keys ...string) error {
 	if err := s.call(ctx, true, false); err != nil {
 		return err
 	}
-	return s.Shared.Release(ctx, holder, keys...)
+	return s.inner().Release(ctx, holder, keys...)
 }
 
 func (s *shakyStore) Take(ctx context.Context, b polargate.SharedBudget) (polargate.SharedTurn, error) {
 	if err := s.call(ctx, true, false); err != nil {
 		return polargate.SharedTurn{}, err
 	}
-	return s.Shared.Take(ctx, b)
+	return s.inner().Take(ctx, b)
 }
 
 func (s *shakyStore) Pause(ctx context.Context, budget string, d time.Duration) error {
 	if err := s.call(ctx, true, false); err != nil {
 		return err
 	}
-	return s.Shared.Pause(ctx, budget, d)
+	return s.inner().Pause(ctx, budget, d)
 }
 
 func (s *shakyStore) Beat(ctx context.Context, replica string, ttl time.Duration) (int, error) {
 	if err := s.call(ctx, true, false); err != nil {
 		return 0, err
 	}
-	return s.Shared.Beat(ctx, replica, ttl)
+	return s.inner().Beat(ctx, replica, ttl)
 }
 
 func (s *shakyStore) Load(ctx context.Context, key string) (polargate.SharedValue, error) {
 	if err := s.call(ctx, false, false); err != nil {
 		return polargate.SharedValue{}, err
 	}
-	value, err := s.Shared.Load(ctx, key)
+	value, err := s.inner().Load(ctx, key)
 	value.Data = s.read(value.Data)
 	return value, err
 }
@@ -264,7 +273,7 @@ func (s *shakyStore) Swap(ctx context.Context, key, version string, data []byte,
 	if err := s.call(ctx, true, false); err != nil {
 		return polargate.SharedValue{}, false, err
 	}
-	value, swapped, err := s.Shared.Swap(ctx, key, version, data, ttl)
+	value, swapped, err := s.inner().Swap(ctx, key, version, data, ttl)
 	if !swapped {
 		value.Data = s.read(value.Data)
 	}
@@ -275,7 +284,7 @@ func (s *shakyStore) Hint(ctx context.Context, keys ...string) error {
 	if err := s.call(ctx, true, true); err != nil {
 		return err
 	}
-	return s.Shared.Hint(ctx, keys...)
+	return s.inner().Hint(ctx, keys...)
 }
 
 func (s *shakyStore) Listen(ctx context.Context, heard func([]string, bool)) error {
@@ -287,7 +296,7 @@ func (s *shakyStore) Listen(ctx context.Context, heard func([]string, bool)) err
 	s.mu.Lock()
 	s.cut = cancel
 	s.mu.Unlock()
-	return s.Shared.Listen(ctx, heard)
+	return s.inner().Listen(ctx, heard)
 }
 
 // takes is how long a store takes for each call.
@@ -328,8 +337,9 @@ var storeFaults = []matrixFault{
 		strike: func(s *stage) { s.store.change(func(b []byte) []byte { return append([]byte{2}, b[1:]...) }) }},
 	{name: "the other replicas have another secret", by: "the store has only what was written with another secret",
 		strike: func(s *stage) {
-			s.store.Shared = polargate.SharedInMemory()
-			other := s.replica(s.store.Shared, "another secret of replicas")
+			store := polargate.SharedInMemory()
+			s.store.other.Store(&store)
+			other := s.replica(store, "another secret of replicas")
 			_, _ = other.Entitlements(s.t.Context(), polargate.ExternalID(kit.Paying))
 		}},
 }
