@@ -372,6 +372,9 @@ func (g *Gate) postOnce(ctx context.Context, op, text string, key Key) ([]byte, 
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxLeaseAnswer))
+	if err == nil {
+		err = ctx.Err() // a body that was given up may seem complete
+	}
 	if err != nil {
 		return nil, failed(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -480,6 +481,33 @@ func TestAFloatingLicenseSurvivesAnOutageOfLessThanAHeartbeat(t *testing.T) {
 			synctest.Wait()
 			require.Equal(t, polargate.Active, gate.Status().State)
 		}
+	})
+}
+
+type reading func([]byte) (int, error)
+
+func (r reading) Read(p []byte) (int, error) { return r(p) }
+
+// Over HTTP/1.1 and TLS, a body that was given up at times ends as if it were complete.
+func TestALeaseThatWasBrokenOffIsAskedForAgain(t *testing.T) {
+	inTime(t, nil, func(t *testing.T, v *vendor) {
+		v.says(func(r *http.Request, real func() *http.Response) (*http.Response, error) {
+			v.says(nil)
+			answer := real()
+			text, err := io.ReadAll(answer.Body)
+			require.NoError(t, err)
+			half := strings.NewReader(string(text[:len(text)/2]))
+			answer.Body = io.NopCloser(reading(func(p []byte) (int, error) {
+				<-r.Context().Done()
+				return half.Read(p)
+			}))
+			return answer, nil
+		})
+		gate := v.Open(func(c *polargate.Config) { c.CheckTimeout = 5 * time.Minute })
+		status, err := gate.Activate(t.Context(), v.Key.Key)
+		require.NoError(t, err)
+		assert.Equal(t, polargate.Active, status.State)
+		assert.Equal(t, 2, v.questions())
 	})
 }
 
