@@ -701,7 +701,11 @@ func (s *soakTest) sellOut() {
 	for i, name := range s.buyers {
 		refused := 0
 		s.eventually(name+" can use all that was bought", func() bool {
-			for refused < soakReplicas {
+			for tries := 0; refused < soakReplicas; tries++ {
+				if tries > 10_000 {
+					s.t.Errorf("replica %d reserves nothing for %s: %+v", (i+refused)%soakReplicas, name, s.report().Replicas)
+					return true
+				}
 				credited, _ := s.meters[name].now()
 				units := max(1, (credited-s.soldTo(name))/2)
 				switch status := s.sellTo(name, (i+refused)%soakReplicas, units, units, 0).Status; {
