@@ -271,7 +271,7 @@ func TestAnImportWithoutANetworkNeitherEndsATrialNorProlongsIt(t *testing.T) {
 				for _, feature := range []string{"basics", "sync", "export"} {
 					assert.Equal(t, status.Has(feature), gate.Has(feature))
 				}
-				time.Sleep(began.Add(14*kit.Day - time.Second).Sub(time.Now()))
+				time.Sleep(time.Until(began.Add(14*kit.Day - time.Second)))
 				status, _ = gate.Check(t.Context())
 				if c.has != nil {
 					assert.Equal(t, polargate.InTrial, status.State)
