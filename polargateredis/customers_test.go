@@ -594,7 +594,7 @@ func TestAFailoverUnderLoadLosesNoChange(t *testing.T) {
 	}
 	p := prefix()
 	one := func() *replica {
-		client := dial(t, rueidis.ClientOption{InitAddress: []string{watch.addr}, Sentinel: rueidis.SentinelOption{MasterSet: "main"}})
+		client := dial(t, behindSentinel(watch.addr))
 		return s.over(s.with(nil), store(t, client, p))
 	}
 	all := []*replica{one(), one(), one()}

@@ -10,7 +10,8 @@
 // while Polar is down. What the store promises is the interface polargate.Shared.
 //
 // The client is the program's own, and is used for other things as well if you like. It
-// may be one server, a cluster, or behind Sentinel. Server-assisted caching is not used,
+// may be one server, a cluster, or behind Sentinel, which needs two more options; see below.
+// Server-assisted caching is not used,
 // so DisableCache can be set, as it has to be where the server lacks CLIENT TRACKING.
 // Closing the client is up to the program, after it has closed its Customers.
 //
@@ -23,6 +24,25 @@
 // second. All reads go to the primary, whatever the client's SendToReplicas says. With
 // access control, a user needs ~inkwell:* and &inkwell:*, and +@read +@write +@pubsub
 // +@scripting +@connection.
+//
+// # Behind Sentinel
+//
+// A client learns of the next primary from Sentinel, over a connection of its own. By default
+// rueidis doesn't look whether that is alive: if it dies in silence, the client stays with the
+// last primary, which refuses to write, until the program starts anew. So let it ask:
+//
+//	rueidis.SentinelOption{
+//		MasterSet:               "main",
+//		Dialer:                  net.Dialer{Timeout: time.Second, KeepAlive: time.Second},
+//		TopologyRefreshInterval: 5 * time.Second,
+//	}
+//
+// TopologyRefreshInterval alone makes it worse: without a KeepAlive, the client waits on the dead
+// connection, and so does its Close. A cluster needs nothing. Nor does a name that moves to the next
+// primary, as hosted services have it: a Store that is told that its server only follows another one
+// ends the client's connections (QUIT), and the client looks the name up again.
+//
+// # Memory and persistence
 //
 // Everything in there ends by itself; nothing needs persistence. If memory runs out, set
 // maxmemory-policy to one that evicts (allkeys-lru): where the server refuses to write

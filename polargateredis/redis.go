@@ -92,14 +92,47 @@ func (s *Store) bound(ctx context.Context) (context.Context, context.CancelFunc)
 	return context.WithTimeout(ctx, s.timeout)
 }
 
-// run runs a script, which is sent once and named afterwards.
-func (s *Store) run(ctx context.Context, script *rueidis.Lua, keys []string, args ...string) ([]rueidis.RedisMessage, error) {
+// exec runs a script, which is sent once and named afterwards.
+func (s *Store) exec(ctx context.Context, script *rueidis.Lua, keys []string, args ...string) (rueidis.RedisMessage, error) {
 	ctx, cancel := s.bound(ctx)
 	defer cancel()
 	if err := ctx.Err(); err != nil {
+		return rueidis.RedisMessage{}, err
+	}
+	message, err := script.Exec(ctx, s.client, keys, args).ToMessage()
+	if failed, ok := rueidis.IsRedisErr(err); ok && strings.Contains(failed.Error(), "READONLY ") {
+		s.reconnect(ctx, keys[0])
+		err = fmt.Errorf("%w: %w", errFollows, err)
+	}
+	return message, err
+}
+
+// run runs a script that replies with a list.
+func (s *Store) run(ctx context.Context, script *rueidis.Lua, keys []string, args ...string) ([]rueidis.RedisMessage, error) {
+	message, err := s.exec(ctx, script, keys, args...)
+	if err != nil {
 		return nil, err
 	}
-	return script.Exec(ctx, s.client, keys, args).ToArray()
+	return message.ToArray()
+}
+
+// errFollows is what a call fails with after a failover that the client hasn't noticed.
+var errFollows = errors.New("polargateredis: the client is connected to a server that only follows another one, as after a failover. " +
+	"If that lasts: connect to the primary; a client behind Sentinel needs the options that the documentation of polargateredis has")
+
+// reconnect has the client of one server connect anew. A server that begins to follow another one
+// keeps its connections, so the client would stay with it, while its name may stand for the next
+// primary by now. Other clients learn of that from Sentinel or from the cluster.
+func (s *Store) reconnect(ctx context.Context, key string) {
+	if s.client.Mode() != rueidis.ClientModeStandalone {
+		return
+	}
+	// Without a key it is the connection that messages come by, and with one any of several: four
+	// by default. One that is left is met by a later call.
+	_ = s.client.Do(ctx, s.client.B().Arbitrary("QUIT").Build())
+	for range 8 {
+		_ = s.client.Do(ctx, s.client.B().Arbitrary("QUIT").Keys(key).Build())
+	}
 }
 
 // milliseconds writes a duration as Redis takes it.
@@ -299,9 +332,8 @@ func (s *Store) removeEqual(ctx context.Context, keys, args []string) error {
 	if len(keys) == 0 {
 		return ctx.Err()
 	}
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
-	return removeScript.Exec(ctx, s.client, keys, args).Error()
+	_, err := s.exec(ctx, removeScript, keys, args...)
+	return err
 }
 
 // Take counts units by Redis' own clock.
@@ -316,16 +348,17 @@ func (s *Store) Take(ctx context.Context, b polargate.SharedBudget) (polargate.S
 
 // Pause is a key that ends by itself.
 func (s *Store) Pause(ctx context.Context, budget string, d time.Duration) error {
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
-	return pauseScript.Exec(ctx, s.client, []string{s.paused(budget)}, []string{milliseconds(d)}).Error()
+	_, err := s.exec(ctx, pauseScript, []string{s.paused(budget)}, milliseconds(d))
+	return err
 }
 
 // Beat counts the replicas in a sorted set, by when they are forgotten.
 func (s *Store) Beat(ctx context.Context, replica string, ttl time.Duration) (int, error) {
-	ctx, cancel := s.bound(ctx)
-	defer cancel()
-	n, err := beatScript.Exec(ctx, s.client, []string{s.replicas()}, []string{replica, milliseconds(ttl)}).AsInt64()
+	message, err := s.exec(ctx, beatScript, []string{s.replicas()}, replica, milliseconds(ttl))
+	if err != nil {
+		return 0, err
+	}
+	n, err := message.AsInt64()
 	return int(n), err
 }
 

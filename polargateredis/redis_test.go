@@ -327,7 +327,7 @@ func TestOnePrimaryIsKilledUnderLoadAndNothingWrongIsDecided(t *testing.T) {
 
 	p := prefix()
 	client := func() rueidis.Client {
-		return dial(t, rueidis.ClientOption{InitAddress: []string{watch.addr}, Sentinel: rueidis.SentinelOption{MasterSet: "main"}})
+		return dial(t, behindSentinel(watch.addr))
 	}
 	writer, reader := store(t, client(), p), store(t, client(), p)
 	ears := []*ear{listen(t, writer), listen(t, reader)}

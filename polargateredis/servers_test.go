@@ -220,6 +220,16 @@ func dial(t testing.TB, option rueidis.ClientOption) rueidis.Client {
 	return client
 }
 
+// behindSentinel are the options for Sentinel, as the documentation has them.
+func behindSentinel(address string) rueidis.ClientOption {
+	return rueidis.ClientOption{
+		InitAddress: []string{address}, DisableCache: true,
+		Sentinel: rueidis.SentinelOption{
+			MasterSet: "main", Dialer: net.Dialer{Timeout: time.Second, KeepAlive: time.Second}, TopologyRefreshInterval: 5 * time.Second,
+		},
+	}
+}
+
 func store(t testing.TB, client rueidis.Client, prefix string) *Store {
 	t.Helper()
 	s, err := New(client, Options{Prefix: prefix})
@@ -255,7 +265,10 @@ func newProxy(t testing.TB, to string) *proxy {
 }
 
 func (p *proxy) serve(conn net.Conn) {
-	server, err := net.Dial("tcp", p.to)
+	p.mu.Lock()
+	to := p.to
+	p.mu.Unlock()
+	server, err := net.Dial("tcp", to)
 	p.mu.Lock()
 	if err != nil || p.cut {
 		p.mu.Unlock()
@@ -312,6 +325,13 @@ func (p *proxy) sever() (mend func()) {
 		defer p.mu.Unlock()
 		p.cut = false
 	}
+}
+
+// move has new connections lead to another server, and keeps those that there are.
+func (p *proxy) move(to string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.to = to
 }
 
 // ear listens and keeps what it hears.

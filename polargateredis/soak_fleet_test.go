@@ -89,11 +89,11 @@ type fleetReplica struct {
 }
 
 func (r *fleetReplica) start() error {
-	client, err := rueidis.NewClient(rueidis.ClientOption{
-		InitAddress: []string{r.task.Sentinel}, Sentinel: rueidis.SentinelOption{MasterSet: "main"}, DisableCache: true,
-		DialCtxFn: r.conns.dial, ConnWriteTimeout: 2 * time.Second, // also how long a connection may be silent
-		ReadBufferEachConn: 16 << 10, WriteBufferEachConn: 16 << 10, RingScaleEachConn: 6, // or they are most of the heap
-	})
+	option := behindSentinel(r.task.Sentinel)
+	option.DialCtxFn, option.ConnWriteTimeout = r.conns.dial, 2*time.Second // also how long a connection may be silent
+	// Or they are most of the heap.
+	option.ReadBufferEachConn, option.WriteBufferEachConn, option.RingScaleEachConn = 16<<10, 16<<10, 6
+	client, err := rueidis.NewClient(option)
 	switch {
 	case err == nil:
 		if r.client != nil {

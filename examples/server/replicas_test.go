@@ -181,6 +181,16 @@ func TestNoReplicaOutlivesADemoThatIsKilled(t *testing.T) {
 	d.nobodyListens()
 }
 
+func TestAClientBehindSentinelLooksWhetherSentinelIsThere(t *testing.T) {
+	t.Parallel()
+	option, err := redisOption("redis://sentinel.example.com:26379?master_set=main")
+	require.NoError(t, err)
+	assert.Equal(t, "main", option.Sentinel.MasterSet)
+	assert.Positive(t, option.Sentinel.Dialer.Timeout)
+	assert.Positive(t, option.Sentinel.Dialer.KeepAlive)
+	assert.Positive(t, option.Sentinel.TopologyRefreshInterval)
+}
+
 func TestTheDemoOfReplicasSaysThatRedisCannotBeReachedAndDoesNotSayThePassword(t *testing.T) {
 	t.Parallel()
 	closed := closedPort(t)

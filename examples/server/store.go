@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"strings"
 	"time"
 
@@ -72,5 +73,9 @@ func redisOption(address string) (rueidis.ClientOption, error) {
 	}
 	option.Dialer.Timeout = cmp.Or(option.Dialer.Timeout, time.Second) // for each address, when this server starts
 	option.DisableCache = true                                         // polargateredis never uses it, and not every server has it
+	// A client behind Sentinel (?master_set=name) must notice when that connection dies in silence,
+	// or it stays with the old primary after a failover.
+	option.Sentinel.Dialer = net.Dialer{Timeout: option.Dialer.Timeout, KeepAlive: time.Second}
+	option.Sentinel.TopologyRefreshInterval = 5 * time.Second
 	return option, nil
 }
