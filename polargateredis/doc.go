@@ -11,9 +11,9 @@
 //
 // The client is the program's own, and is used for other things as well if you like. It
 // may be one server, a cluster, or behind Sentinel, which needs two more options; see below.
-// Server-assisted caching is not used,
-// so DisableCache can be set, as it has to be where the server lacks CLIENT TRACKING.
-// Closing the client is up to the program, after it has closed its Customers.
+// Server-assisted caching is not used, so DisableCache can be set, as it has to be where the
+// server lacks CLIENT TRACKING. Closing the client is up to the program, after it has closed
+// its Customers.
 //
 // # What the server needs
 //
@@ -28,8 +28,9 @@
 // # Behind Sentinel
 //
 // A client learns of the next primary from Sentinel, over a connection of its own. By default
-// rueidis doesn't look whether that is alive: if it dies in silence, the client stays with the
-// last primary, which refuses to write, until the program starts anew. So let it ask:
+// rueidis doesn't look whether that is alive. If it dies in silence, the client stays with the last
+// primary, which refuses to write: until the operating system notices, which takes minutes, or for
+// ever if something in between goes on answering. So let it ask:
 //
 //	rueidis.SentinelOption{
 //		MasterSet:               "main",
