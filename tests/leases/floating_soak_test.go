@@ -3,7 +3,6 @@
 package leases
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -29,7 +28,6 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/polargate/polargate"
-	"github.com/polargate/polargate/internal/testprogram"
 	"github.com/polargate/polargate/lease"
 	"github.com/polargate/polargate/lease/issuer"
 	"github.com/polargate/polargate/polartest"
@@ -310,19 +308,7 @@ func TestFiftyFloatingComputersUnderFaults(t *testing.T) {
 	}
 }
 
-func (f *fleet) startSoaked(i int) *exec.Cmd {
-	task, err := json.Marshal(f.task)
-	require.NoError(f.t, err)
-	cmd := testprogram.Command(f.t, "soaked-issuer", string(task))
-	out, err := cmd.StdoutPipe()
-	require.NoError(f.t, err)
-	require.NoError(f.t, cmd.Start())
-	f.t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	address, err := bufio.NewReader(out).ReadString('\n')
-	require.NoError(f.t, err)
-	f.network.route(i, strings.TrimSpace(address))
-	return cmd
-}
+func (f *fleet) startSoaked(i int) *exec.Cmd { return f.startProgram("soaked-issuer", i) }
 
 // askServer asks a license server directly.
 func (f *fleet) askServer(i int, path string, v any) error {

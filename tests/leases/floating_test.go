@@ -221,10 +221,13 @@ type fleet struct {
 	started atomic.Int32
 }
 
-func (f *fleet) startServer(i int) *exec.Cmd {
+func (f *fleet) startServer(i int) *exec.Cmd { return f.startProgram("license-server", i) }
+
+// startProgram starts a license server, which is one of the programs of these tests.
+func (f *fleet) startProgram(name string, i int) *exec.Cmd {
 	task, err := json.Marshal(f.task)
 	require.NoError(f.t, err)
-	cmd := testprogram.Command(f.t, "license-server", string(task))
+	cmd := testprogram.Command(f.t, name, string(task))
 	out, err := cmd.StdoutPipe()
 	require.NoError(f.t, err)
 	require.NoError(f.t, cmd.Start())
